@@ -1,0 +1,31 @@
+"""What goes wrong, said in one line that names the thing and the way out."""
+
+
+class GatoError(Exception):
+    """A failure with a message for the user: one line, no traceback needed. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(GatoError):
+    """The command or call itself is wrong (unknown id, missing extra, bad option). Exit code 2."""
+
+    exit_code = 2
+
+
+class SpaceError(GatoError):
+    """A space that cannot be tokenised, or a value that does not belong to its space.
+
+    Attributes:
+        key: path of the leaf inside the nested space ("" at the root).
+        row: index of the offending timestep in the batch that was passed, or None.
+    """
+
+    def __init__(self, message: str, key: str = "", row: int | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.row = row
+
+
+class EnvironmentFault(GatoError):
+    """An environment raised, or returned an observation or reward that is not finite."""

@@ -1,0 +1,125 @@
+"""One loop for every actor: playing, collecting and evaluating only consume its stream of steps.
+
+    lane 0:  Step(seed=0, t=0) Step(seed=0, t=1, terminated) Step(seed=2, t=0) ...
+    lane 1:  Step(seed=1, t=0) Step(seed=1, t=1)             Step(seed=1, t=2, truncated) ...
+
+Every episode has a seed of its own; a lane that finishes takes the next seed while the others play on.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import iterate
+from numpy.typing import NDArray
+
+
+class Actor(Protocol):
+    """Whatever turns observations into actions: an expert, the agent, a random policy."""
+
+    def reset(self, lanes: int) -> None:
+        """Forget everything and prepare for `lanes` environments."""
+
+    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """Choose one action per lane.
+
+        Args:
+            observation: batch in the form of `VectorEnv.observation_space`, leading size `lanes`.
+            start: bool [lanes], true where this is the first observation of an episode.
+
+        Returns:
+            Batch in the form of `VectorEnv.action_space`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transition of one lane; `t` counts from 0 within the episode."""
+
+    lane: int
+    seed: int
+    t: int
+    obs: Any
+    action: Any
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+    next_obs: Any
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode ends with this step."""
+        return self.terminated or self.truncated
+
+
+def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) -> Iterator[Step]:
+    """Play one episode per seed and yield every step, lanes interleaved.
+
+    Args:
+        actor: reset once with the number of lanes, then asked for one batch of actions per step.
+        envs: vectorised environments made with `AutoresetMode.DISABLED`.
+        seeds: one environment seed per episode, taken in order as lanes become free.
+
+    Raises:
+        ValueError: if `envs` resets its lanes by itself, which would hide final observations.
+    """
+    if envs.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
+        raise ValueError("steps() resets lanes itself: make the vector environment with AutoresetMode.DISABLED")
+    queue = iter(seeds)
+    lanes = envs.num_envs
+    seed = [next(queue, None) for _ in range(lanes)]  # None: the lane has nothing left to play
+    if seed[0] is None:
+        return
+    # A vector environment steps every lane, so a lane without a seed replays the first one, unseen.
+    spare = seed[0]
+    t = [0] * lanes
+    start = np.ones(lanes, dtype=np.bool_)
+    actor.reset(lanes)
+    batch, _ = envs.reset(seed=[spare if s is None else s for s in seed])
+    obs = _lanes(envs.single_observation_space, envs.observation_space, batch)
+    while any(s is not None for s in seed):
+        actions = actor.act(batch, start)
+        batch, rewards, terminated, truncated, infos = envs.step(actions)
+        next_obs = _lanes(envs.single_observation_space, envs.observation_space, batch)
+        done = np.logical_or(terminated, truncated)
+        for lane, action in enumerate(iterate(envs.action_space, actions)):
+            s = seed[lane]
+            if s is not None:
+                yield Step(
+                    lane, s, t[lane], obs[lane], action, float(rewards[lane]),
+                    bool(terminated[lane]), bool(truncated[lane]), _lane_info(infos, lane), next_obs[lane],
+                )  # fmt: skip
+            t[lane] += 1
+            if done[lane]:
+                seed[lane], t[lane] = next(queue, None), 0
+        start = done
+        if done.any() and any(s is not None for s in seed):
+            batch, _ = envs.reset(
+                seed=[spare if s is None else s for s in seed], options={"reset_mask": done.astype(np.bool_)}
+            )
+            next_obs = _lanes(envs.single_observation_space, envs.observation_space, batch)
+        obs = next_obs
+
+
+def _lanes(single: Any, space: Any, batch: Any) -> list[Any]:
+    """Split a batched observation into one observation per lane."""
+    return list(iterate(space, batch))
+
+
+def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
+    """Undo Gymnasium's batching of infos for one lane: `_key` says in which lanes `key` was set."""
+    info: dict[str, Any] = {}
+    for key, value in infos.items():
+        if key.startswith("_") and key[1:] in infos:
+            continue
+        present = infos.get(f"_{key}")
+        if present is not None and not present[lane]:
+            continue
+        if isinstance(value, dict):
+            info[key] = _lane_info(value, lane)
+        else:
+            info[key] = value[lane]
+    return info
