@@ -1,0 +1,121 @@
+"""From an environment id to an environment, or to one line that says what is missing."""
+
+import difflib
+import importlib
+import logging
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, find_highest_version
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
+from gato_agent.envs.guard import Guard
+
+_log = logging.getLogger(__name__)
+
+
+def make(
+    env_id: str, *, render_mode: str | None = None, env_kwargs: Mapping[str, Any] | None = None
+) -> gym.Env[Any, Any]:
+    """Make the environment as `gymnasium.make(env_id)` does, inside a `Guard`.
+
+    Args:
+        env_id: a registered id, or `module:Env-v0` to import `module`, which registers it.
+        render_mode: one of the environment's render modes.
+        env_kwargs: arguments of its constructor; `max_episode_steps` changes the time limit.
+
+    Raises:
+        UsageError: unknown id, missing package, unsuitable `env_kwargs` or render mode.
+        EnvironmentFault: its constructor raised.
+    """
+    return _make(find_spec(env_id), render_mode, env_kwargs or {})
+
+
+def make_vector(
+    env_id: str, n: int, *, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None
+) -> SyncVectorEnv[Any, Any]:
+    """Make `n` lanes for `steps()`, which resets them itself; only lane 0 is rendered.
+
+    Raises:
+        UsageError: as `make` does, or fewer than one lane.
+        EnvironmentFault: as `make` does, or the lanes differ in their spaces.
+    """
+    if n < 1:
+        raise UsageError(f"{env_id}: {n} environments were asked for; at least 1 is needed")
+    spec = find_spec(env_id)
+    lanes = [_make(spec, render_mode if lane == 0 else None, env_kwargs or {}) for lane in range(n)]
+    for lane in lanes:
+        if (lane.observation_space, lane.action_space) != (lanes[0].observation_space, lanes[0].action_space):
+            raise EnvironmentFault(f"{env_id}: its spaces differ from one instance to the next; use one lane")
+    return SyncVectorEnv([lambda lane=lane: lane for lane in lanes], autoreset_mode=AutoresetMode.DISABLED)  # type: ignore[misc]
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """Look an id up in Gymnasium's registry, after importing the module that it may name.
+
+    Raises:
+        UsageError: no such id or module; the message has close matches.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, env_id)
+    spec = gym.registry.get(name)
+    if spec is None:
+        close = difflib.get_close_matches(name, gym.registry, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "module:Env-v0 imports the module that registers it"
+        raise UsageError(f"unknown environment {name}: {hint}")
+    latest = find_highest_version(spec.namespace, spec.name)
+    if spec.version is not None and latest is not None and latest > spec.version:
+        _log.warning("%s: version %d of this environment exists", name, latest)
+    return spec
+
+
+def _import(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{env_id}: no module named {error.name}; install it or add its folder to PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise EnvironmentFault(f"{env_id}: importing {module} raised {_one_line(error)}") from error
+
+
+def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    kwargs = dict(env_kwargs) if render_mode is None else {**env_kwargs, "render_mode": render_mode}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*render")  # said below, as an error
+            # Gymnasium's checker costs more than most steps; the guard does what is needed of it.
+            env = gym.make(spec, disable_env_checker=True, **kwargs)
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise UsageError(f"{spec.id} needs a package that is missing: {_install(error)}") from error
+    except TypeError as error:
+        if not kwargs:
+            raise EnvironmentFault(f"{spec.id}: making it raised {_one_line(error)}") from error
+        raise UsageError(f"{spec.id} does not take these arguments: {_one_line(error)}") from error
+    except GatoError:
+        raise
+    except Exception as error:
+        raise EnvironmentFault(f"{spec.id}: making it raised {_one_line(error)}") from error
+    modes = env.metadata.get("render_modes", [])
+    if render_mode is not None and render_mode not in modes:
+        raise UsageError(f"{spec.id} cannot render {render_mode!r}; it can render: {', '.join(modes) or 'nothing'}")
+    return Guard(env, spec.id)
+
+
+def _install(error: Exception) -> str:
+    """Name the command that installs what `error` misses."""
+    extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))
+    if extra is None:
+        return _one_line(error)
+    name = extra[1].replace("_", "-")
+    return f"pip install 'gato-agent[{name}]'" if name == "box2d" else f"pip install 'gymnasium[{name}]'"
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
