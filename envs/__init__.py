@@ -1,0 +1,1 @@
+"""What can be acted in: tasks, environments, the loop that every actor runs in. Knows nothing of the rest."""
