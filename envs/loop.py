@@ -26,11 +26,12 @@ class Actor(Protocol):
         """Choose one action per lane.
 
         Args:
-            observation: batch in the form of `VectorEnv.observation_space`, leading size `lanes`.
+            observation: batch in the form of `VectorEnv.observation_space`, leading size `lanes`; not to be
+                changed in place, because steps hold views of it.
             start: bool [lanes], true where this is the first observation of an episode.
 
         Returns:
-            Batch in the form of `VectorEnv.action_space`.
+            Batch in the form of `VectorEnv.action_space`; a new one every time, because steps hold views of it.
         """
 
 
@@ -68,45 +69,36 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
     """
     if envs.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
         raise ValueError("steps() resets lanes itself: make the vector environment with AutoresetMode.DISABLED")
-    queue = iter(seeds)
-    lanes = envs.num_envs
+    queue, lanes = iter(seeds), envs.num_envs
     seed = [next(queue, None) for _ in range(lanes)]  # None: the lane has nothing left to play
     if seed[0] is None:
         return
     # A vector environment steps every lane, so a lane without a seed replays the first one, unseen.
-    spare = seed[0]
-    t = [0] * lanes
-    start = np.ones(lanes, dtype=np.bool_)
+    spare, t, start = seed[0], [0] * lanes, np.ones(lanes, dtype=np.bool_)
+    reset: Any = envs.reset  # its declared type lacks the list of seeds
     actor.reset(lanes)
-    batch, _ = envs.reset(seed=[spare if s is None else s for s in seed])
-    obs = _lanes(envs.single_observation_space, envs.observation_space, batch)
-    while any(s is not None for s in seed):
+    batch, _ = reset(seed=[spare if s is None else s for s in seed])
+    obs = list(iterate(envs.observation_space, batch))
+    while True:
         actions = actor.act(batch, start)
         batch, rewards, terminated, truncated, infos = envs.step(actions)
-        next_obs = _lanes(envs.single_observation_space, envs.observation_space, batch)
-        done = np.logical_or(terminated, truncated)
-        for lane, action in enumerate(iterate(envs.action_space, actions)):
-            s = seed[lane]
-            if s is not None:
-                yield Step(
-                    lane, s, t[lane], obs[lane], action, float(rewards[lane]),
-                    bool(terminated[lane]), bool(truncated[lane]), _lane_info(infos, lane), next_obs[lane],
-                )  # fmt: skip
+        next_obs = list(iterate(envs.observation_space, batch))
+        results = zip(
+            iterate(envs.action_space, actions), rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True
+        )
+        for lane, (action, reward, terminal, cut) in enumerate(results):
+            if (s := seed[lane]) is not None:
+                info = _lane_info(infos, lane)
+                yield Step(lane, s, t[lane], obs[lane], action, reward, terminal, cut, info, next_obs[lane])
             t[lane] += 1
-            if done[lane]:
+            if terminal or cut:
                 seed[lane], t[lane] = next(queue, None), 0
-        start = done
-        if done.any() and any(s is not None for s in seed):
-            batch, _ = envs.reset(
-                seed=[spare if s is None else s for s in seed], options={"reset_mask": done.astype(np.bool_)}
-            )
-            next_obs = _lanes(envs.single_observation_space, envs.observation_space, batch)
-        obs = next_obs
-
-
-def _lanes(single: Any, space: Any, batch: Any) -> list[Any]:
-    """Split a batched observation into one observation per lane."""
-    return list(iterate(space, batch))
+        start, obs = np.logical_or(terminated, truncated), next_obs
+        if start.any():
+            if all(s is None for s in seed):
+                return
+            batch, _ = reset(seed=[spare if s is None else s for s in seed], options={"reset_mask": start.copy()})
+            obs = list(iterate(envs.observation_space, batch))
 
 
 def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
@@ -116,10 +108,6 @@ def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
         if key.startswith("_") and key[1:] in infos:
             continue
         present = infos.get(f"_{key}")
-        if present is not None and not present[lane]:
-            continue
-        if isinstance(value, dict):
-            info[key] = _lane_info(value, lane)
-        else:
-            info[key] = value[lane]
+        if present is None or present[lane]:
+            info[key] = _lane_info(value, lane) if isinstance(value, dict) else value[lane]
     return info
