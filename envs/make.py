@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import json
 import logging
 import re
 import warnings
@@ -119,3 +120,14 @@ def _install(error: Exception) -> str:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def parse_kwargs(text: str) -> dict[str, Any]:
+    """Read `--env-kwargs`, a JSON object; raises UsageError if it is none."""
+    try:
+        kwargs = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--env-kwargs {text!r} is not JSON ({error}): write '{{\"name\": value}}'") from error
+    if not isinstance(kwargs, dict):
+        raise UsageError(f"--env-kwargs {text!r} is not a JSON object: write '{{\"name\": value}}'")
+    return kwargs
