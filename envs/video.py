@@ -1,0 +1,93 @@
+"""Frames, streamed into an mp4 file: one frame in memory at a time, and a file that is whole or not there."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.files import temporary
+
+
+class VideoWriter:
+    """Encodes frames as H.264; the file appears under its name when it is closed.
+
+    In a `with` block it closes at the end, also when the block raises: the frames until then are worth seeing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
+        """Write to `path` (its folder is made), to be shown at `fps` frames a second."""
+        self.path = Path(path)
+        self._fps = fps
+        self._shape: tuple[int, ...] = ()
+        self._encoder: subprocess.Popen[bytes] | None = None  # started by the first frame, which tells the size
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe could fill up and stop the encoder
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        """Append one frame, uint8 [height, width, 3]; an odd side gets one black row or column more.
+
+        Raises:
+            GatoError: not such an array, not of the first frame's size, or the encoder failed.
+        """
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            what = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise GatoError(f"{self.path}: a video frame must be uint8 [height, width, 3], not {what}")
+        if self._encoder is None:
+            self._encoder, self._shape = self._start(frame), frame.shape
+        if frame.shape != self._shape:
+            sizes = " to ".join(f"{width}x{height}" for height, width, _ in (self._shape, frame.shape))
+            raise GatoError(f"{self.path}: the frame size changed from {sizes}; write a video per size")
+        assert self._encoder.stdin is not None
+        try:
+            self._encoder.stdin.write(np.ascontiguousarray(frame).data)
+        except BrokenPipeError as error:
+            raise self._failed() from error
+
+    def close(self) -> Path:
+        """Finish the file and return its path.
+
+        Raises:
+            GatoError: no frame was written, or the encoder failed; then there is no file.
+        """
+        if self._encoder is None:
+            raise GatoError(f"{self.path}: no frame was written, so there is no video")
+        self._encoder.communicate()
+        if self._encoder.returncode != 0:
+            raise self._failed()
+        temporary(self.path).replace(self.path)
+        return self.path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None or self._encoder is not None:
+            self.close()
+
+    def _start(self, frame: NDArray[np.uint8]) -> subprocess.Popen[bytes]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        height, width, _ = frame.shape
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
+        command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps}", "-i", "-"]
+        # yuv420p is what every player shows; it stores colour at half resolution, so sides must be even.
+        command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]
+        command += ["-movflags", "+faststart", "-f", "mp4", str(temporary(self.path))]
+        # In a session of its own: Ctrl-C is for the player, which then closes the video in order.
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said, start_new_session=True
+        )
+
+    def _failed(self) -> GatoError:
+        assert self._encoder is not None
+        self._encoder.kill()
+        self._encoder.wait()
+        temporary(self.path).unlink(missing_ok=True)
+        self._said.seek(0)
+        said = " ".join(self._said.read().decode(errors="replace").split())
+        return GatoError(f"{self.path}: the video encoder failed: {said or 'it ended early'}")
