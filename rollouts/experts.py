@@ -1,0 +1,175 @@
+"""From the name of an expert to an Actor that shows how a task is done."""
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, unquote
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.loop import Actor
+from gato_agent.envs.random_actor import RandomActor
+
+SHIPPED = Path(__file__).with_name("experts")
+Provenance = dict[str, str]
+
+
+class Expert(Actor, Protocol):
+    """An Actor that can say where it comes from.
+
+    Attributes:
+        provenance: kind, source (a name, never a path of this machine) and sha256.
+    """
+
+    provenance: Provenance
+
+    def seed(self, seed: int) -> None:
+        """Start random numbers, if any, from this seed at the next reset."""
+
+
+def load_expert(
+    spec: str,
+    env_id: str,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    seed: int = 0,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    folder: Path = Path("data/experts"),
+    train_steps: int | None = None,
+) -> Expert:
+    """Load the expert that `spec` names.
+
+    Args:
+        spec: `catalogue` (shipped with this package), `random`, `train` (with SB3, now; reused if `folder` has it),
+            the path of an SB3 or sb3-contrib zip or of its folder, or `module:callable`, where
+            `callable(observation_space, action_space)` returns an object with SB3's `predict` or an Actor's `act`.
+        env_id: the environment it is to act in.
+        observation_space: of single observations.
+        action_space: of single actions.
+        seed: of random actions and of training.
+        env_kwargs: arguments of the environment, for training.
+        folder: where trained experts are kept.
+        train_steps: environment steps of training; None for the number that suits the task.
+
+    Raises:
+        UsageError: there is no such expert; the message lists what there is.
+        GatoError: its file is damaged, of an unknown kind, or was made for other spaces.
+    """
+    if spec == "random":
+        return RandomExpert(action_space, seed)
+    if spec == "train":
+        from gato_agent.rollouts.training import train
+
+        path = train(env_id, env_kwargs or {}, seed, train_steps, folder / quote(env_id, safe=""))
+        return _load_sb3(path, "train", "stable-baselines3", observation_space, action_space)
+    if spec == "catalogue":
+        path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
+        if not path.is_file():
+            raise UsageError(
+                f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
+                f"--expert PATH (shipped: {', '.join(shipped())})"
+            )
+        return _load_sb3(path, "catalogue", env_id, observation_space, action_space)
+    if Path(spec).exists():
+        path = _model_file(Path(spec))
+        return _load_sb3(path, "sb3", path.name, observation_space, action_space)
+    if ":" in spec:
+        return CallableExpert(spec, observation_space, action_space)
+    raise UsageError(f"no expert {spec!r}: give the path of an SB3 zip, module:callable, catalogue, train or random")
+
+
+def shipped() -> list[str]:
+    """Ids of the environments that an expert is shipped for."""
+    return sorted(unquote(path.stem) for path in SHIPPED.glob("*.safetensors"))
+
+
+def _load_sb3(
+    path: Path, kind: str, source: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+) -> Expert:
+    from gato_agent.rollouts.policy import Policy, build
+    from gato_agent.rollouts.sb3 import read_zip
+
+    policy = Policy.from_file(path) if path.suffix == ".safetensors" else read_zip(path)
+    provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
+    return build(policy, observation_space, action_space, provenance)
+
+
+def _model_file(path: Path) -> Path:
+    """The zip itself, or the one in the folder: model.zip, or else the only one."""
+    if path.is_file():
+        return path
+    zips = sorted(path.glob("*.zip"))
+    named = [file for file in zips if file.name == "model.zip"] or zips
+    if len(named) != 1:
+        raise UsageError(f"{path} holds {len(zips)} zips and no model.zip: give the path of the SB3 zip itself")
+    return named[0]
+
+
+class RandomExpert(RandomActor):
+    """Uniform random actions as an expert, to collect what knows nothing."""
+
+    def __init__(self, action_space: gym.Space[Any], seed: int) -> None:
+        super().__init__(action_space, seed)
+        name = "gymnasium.Space.sample"
+        self.provenance = {"kind": "random", "source": name, "sha256": hashlib.sha256(name.encode()).hexdigest()}
+
+    def seed(self, seed: int) -> None:
+        """Start from this seed at the next reset."""
+        self._seed = seed
+
+
+class CallableExpert:
+    """What a user's `module:callable` returns, as an Actor; the name comes from the command line, never from a file."""
+
+    def __init__(self, spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        module_name, _, name = spec.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+            self._expert = getattr(module, name)(observation_space, action_space)
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"--expert {spec}: no module named {error.name}; install it or add its folder to PYTHONPATH"
+            ) from error
+        except AttributeError as error:
+            raise UsageError(f"--expert {spec}: {error}") from error
+        if not hasattr(self._expert, "act") and not hasattr(self._expert, "predict"):
+            raise UsageError(
+                f"--expert {spec}: returned {type(self._expert).__name__}, with neither predict() nor act()"
+            )
+        code = Path(module.__file__).read_bytes() if module.__file__ else b""
+        self.provenance = {"kind": "callable", "source": spec, "sha256": hashlib.sha256(code).hexdigest()}
+        self._spec = spec
+        self._state: Any = None
+
+    def seed(self, seed: int) -> None:
+        """Pass the seed on, if the expert takes one."""
+        if hasattr(self._expert, "seed"):
+            self._expert.seed(seed)
+
+    def reset(self, lanes: int) -> None:
+        """Pass the reset on, if the expert takes one."""
+        self._state = None
+        if hasattr(self._expert, "reset"):
+            self._expert.reset(lanes)
+
+    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """Ask the expert for one action per lane.
+
+        Raises:
+            GatoError: it raised.
+        """
+        try:
+            if hasattr(self._expert, "act"):
+                return self._expert.act(observation, start)
+            actions, self._state = self._expert.predict(
+                observation, state=self._state, episode_start=start, deterministic=True
+            )
+        except Exception as error:
+            raise GatoError(f"--expert {self._spec} raised {type(error).__name__}: {error}") from error
+        return actions

@@ -1,0 +1,178 @@
+"""Observation statistics of SB3's VecNormalize, read without running what a file says.
+
+A `vecnormalize.pkl` is a pickle. Unpickling normally calls whatever the file names; here every name becomes an inert
+`Record` of its arguments, and only names that such files have are admitted at all. The few numbers that are wanted
+are then taken out of the records.
+"""
+
+import io
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError
+
+MAX_BYTES = 2**26
+ADMITTED = re.compile(
+    r"stable_baselines3\.common\.(vec_env\.vec_normalize\.VecNormalize|running_mean_std\.RunningMeanStd)"
+    r"|gym(nasium)?\.spaces\.[a-z_]+\.[A-Za-z]+"
+    r"|numpy\.(ndarray|dtype|float64|float32|int64|bool_)"
+    r"|numpy\.(_core|core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+    r"|numpy\.random\.(_pickle\.__?[a-z_]+|_[a-z0-9_]+\.[A-Za-z0-9_]+|bit_generator\.__?[A-Za-z_]+)"
+    r"|numpy\.random\._pickle\.__generator_ctor|collections\.OrderedDict"
+)
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Shifts and scales observations as VecNormalize does.
+
+    Attributes:
+        mean: key -> float64 array of the observation's shape; key "" where the observation is no Dict.
+        var: the same for variances.
+        clip: bound on the magnitude of the result.
+        eps: added to the variance.
+    """
+
+    mean: dict[str, NDArray[np.float64]]
+    var: dict[str, NDArray[np.float64]]
+    clip: float
+    eps: float
+
+    def __call__(self, observation: Any) -> Any:
+        """Normalise a batch [B, ...] or a dict of batches to float32; keys without statistics stay as they are."""
+        if not isinstance(observation, dict):
+            return self._normalize("", observation)
+        return {key: self._normalize(key, obs) if key in self.mean else obs for key, obs in observation.items()}
+
+    def _normalize(self, key: str, obs: NDArray[Any]) -> NDArray[np.float32]:
+        scaled = (obs - self.mean[key]) / np.sqrt(self.var[key] + self.eps)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; Python writes floats so that they read back exactly."""
+        mean, var = ({key: array.tolist() for key, array in stats.items()} for stats in (self.mean, self.var))
+        return {"mean": mean, "var": var, "clip": self.clip, "eps": self.eps}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        mean, var = (
+            {key: np.asarray(values, np.float64) for key, values in data[name].items()} for name in ("mean", "var")
+        )
+        return cls(mean, var, float(data["clip"]), float(data["eps"]))
+
+
+def find_normalizer(model: Path) -> Normalizer | None:
+    """Look for the statistics of an SB3 zip: beside it, or where rl-zoo puts them (a folder named like the zip)."""
+    for folder in (model.parent, model.with_suffix("")):
+        for name, read in (("obs_norm.npz", read_npz), ("vecnormalize.pkl", read_pickle)):
+            if (folder / name).is_file():
+                return read(folder / name)
+    return None
+
+
+def read_npz(path: Path) -> Normalizer:
+    """Read `obs_norm.npz`: mean, var, clip, eps; for Dict observations <key>_mean and <key>_var.
+
+    Raises:
+        GatoError: the file is damaged or of another kind.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name], np.float64) for name in file.files}
+        clip, eps = float(arrays.pop("clip")), float(arrays.pop("eps"))
+        mean, var = (
+            {name[: -len(end)].removesuffix("_"): array for name, array in arrays.items() if name.endswith(end)}
+            for end in ("mean", "var")
+        )
+    except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
+        raise _damaged(path, error) from error
+    return _checked(path, mean, var, clip, eps)
+
+
+def write_npz(normalizer: Normalizer) -> bytes:
+    """The contents of an `obs_norm.npz`."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {"clip": np.float64(normalizer.clip), "eps": np.float64(normalizer.eps)}
+    for end, stats in (("mean", normalizer.mean), ("var", normalizer.var)):
+        arrays |= {f"{key}_{end}" if key else end: array for key, array in stats.items()}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def read_pickle(path: Path) -> Normalizer | None:
+    """Read SB3's `vecnormalize.pkl`; None if it normalises rewards only.
+
+    Raises:
+        GatoError: the file is damaged, or names something that no such file needs.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"over {MAX_BYTES} bytes")
+        state = _Unpickler(io.BytesIO(path.read_bytes())).load().state
+        if not state["norm_obs"]:
+            return None
+        keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}
+        mean, var = ({str(key): _array(rms.state[name]) for key, rms in keyed.items()} for name in ("mean", "var"))
+        clip, eps = float(state["clip_obs"]), float(state["epsilon"])
+    # A pickle is a program for a small machine: a broken one can fail in nearly any way.
+    except (pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError) as error:
+        raise _damaged(path, error) from error
+    return _checked(path, mean, var, clip, eps)
+
+
+class Record:
+    """What an admitted name is replaced by: remembers, and does nothing."""
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        """Keep the arguments, whether the pickle calls the class or asks for a new object."""
+        self = super().__new__(cls)
+        self.args, self.state = args, None
+        return self
+
+    args: tuple[Any, ...]
+    state: Any
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type[Record]:
+        if not ADMITTED.fullmatch(f"{module}.{name}"):
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which observation statistics do not need")
+        return type(name, (Record,), {})
+
+
+def _array(record: Record) -> NDArray[np.float64]:
+    """Take a float array out of the record of a pickled `numpy.ndarray` (protocols up to 4, and 5)."""
+    if type(record).__name__ == "_frombuffer":
+        data, dtype, shape, order = record.args
+    else:
+        _, shape, dtype, fortran, data = record.state
+        order = "F" if fortran else "C"
+    kind = dtype.args[0]
+    if kind not in ("f8", "f4"):
+        raise ValueError(f"statistics of type {kind!r}")
+    return np.frombuffer(bytes(data), f"{dtype.state[1]}{kind}").reshape(shape, order=order).astype(np.float64)
+
+
+def _checked(path: Path, mean: Any, var: Any, clip: float, eps: float) -> Normalizer:
+    if not mean or {k: v.shape for k, v in mean.items()} != {k: v.shape for k, v in var.items()}:
+        raise _damaged(path, "means and variances do not match")
+    return Normalizer(mean, var, clip, eps)
+
+
+def _damaged(path: Path, why: object) -> GatoError:
+    return GatoError(
+        f"{path} cannot be used as observation statistics ({why}): restore it from where the expert came from"
+    )

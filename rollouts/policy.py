@@ -1,0 +1,185 @@
+"""A trained Stable-Baselines3 policy as plain data, and that data as an Actor.
+
+Classes and their arguments are found by name in the tables below: a file has no say in what is imported or called.
+"""
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.rollouts.normalize import Normalizer
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.policies import BasePolicy
+
+FORMAT = 1
+POLICIES = {
+    f"{module}.{name}"
+    for module, names in {
+        "stable_baselines3.common.policies": "ActorCriticPolicy ActorCriticCnnPolicy MultiInputActorCriticPolicy",
+        "stable_baselines3.dqn.policies": "DQNPolicy CnnPolicy MultiInputPolicy",
+        "stable_baselines3.sac.policies": "SACPolicy CnnPolicy MultiInputPolicy",
+        "stable_baselines3.td3.policies": "TD3Policy CnnPolicy MultiInputPolicy",
+        "sb3_contrib.ars.policies": "ARSPolicy ARSLinearPolicy",
+        "sb3_contrib.qrdqn.policies": "QRDQNPolicy CnnPolicy MultiInputPolicy",
+        "sb3_contrib.tqc.policies": "TQCPolicy CnnPolicy MultiInputPolicy",
+        "sb3_contrib.common.recurrent.policies": (
+            "RecurrentActorCriticPolicy RecurrentActorCriticCnnPolicy RecurrentMultiInputActorCriticPolicy"
+        ),
+    }.items()
+    for name in names.split()
+}
+PLAIN = {  # arguments that are numbers, booleans, or lists and dicts of them
+    "net_arch", "log_std_init", "ortho_init", "full_std", "use_expln", "squash_output", "use_sde", "n_critics",
+    "n_quantiles", "clip_mean", "with_bias", "share_features_extractor", "normalize_images",
+    "features_extractor_kwargs", "lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm",
+    "lstm_kwargs",
+}  # fmt: skip
+NAMED = {  # arguments that are classes
+    "activation_fn": {f"torch.nn.modules.activation.{name}": f"torch.nn.{name}" for name in
+                      ("ReLU", "Tanh", "ELU", "LeakyReLU", "GELU", "SiLU", "Mish", "Sigmoid", "Softplus")},
+    "features_extractor_class": {name: name for name in
+                                 (f"stable_baselines3.common.torch_layers.{short}" for short in
+                                  ("FlattenExtractor", "NatureCNN", "CombinedExtractor"))},
+}  # fmt: skip
+UNUSED = {"optimizer_class", "optimizer_kwargs"}  # of no use to a policy that only acts
+NOT_ACTOR = (  # weights that no action depends on
+    "critic", "actor_target.", "q_net_target.", "quantile_net_target.", "value_net.", "mlp_extractor.value_net.",
+    "vf_features_extractor.", "lstm_critic.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """All that acting needs of a trained policy, as plain data.
+
+    Attributes:
+        policy: dotted name of the policy's class, one of POLICIES.
+        kwargs: its arguments beyond the spaces, JSON; classes by dotted name.
+        weights: name -> array, as in the class's state dict, without critics and target networks.
+        normalize: statistics of the observations it was trained on, if they were normalised.
+        notes: where it came from: algo, source, licence.
+    """
+
+    policy: str
+    kwargs: dict[str, Any]
+    weights: dict[str, NDArray[Any]]
+    normalize: Normalizer | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Identity of what it does: the same for a zip and for the file made from it."""
+        return hashlib.sha256(replace(self, notes={}).to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Serialise as safetensors with one metadata entry, canonical JSON."""
+        about = {
+            "format": FORMAT,
+            "policy": self.policy,
+            "kwargs": self.kwargs,
+            "normalize": self.normalize and self.normalize.to_json(),
+            "notes": self.notes,
+        }
+        return save(self.weights, {"gato": json.dumps(about, sort_keys=True, allow_nan=False)})
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read what `to_bytes` wrote; raises GatoError naming a file that is damaged or of another kind."""
+        data = path.read_bytes()
+        try:
+            weights = load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            about = json.loads(header["__metadata__"]["gato"])
+            if about["format"] != FORMAT:
+                raise GatoError(f"{path} has format {about['format']}, this version reads {FORMAT}: upgrade gato-agent")
+            stats = about["normalize"] and Normalizer.from_json(about["normalize"])
+            return cls(about["policy"], about["kwargs"], weights, stats, about["notes"])
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GatoError(f"{path} is no expert of gato-agent's, or damaged ({error}): restore it") from error
+
+
+class SB3Expert:
+    """A trained policy as an Actor: greedy, actions inside the space as SB3's `predict` gives them."""
+
+    def __init__(self, policy: "BasePolicy", normalize: Normalizer | None, provenance: dict[str, str]) -> None:
+        self.provenance = provenance
+        self._policy = policy
+        self._normalize = normalize
+        self._state: tuple[NDArray[Any], ...] | None = None
+
+    def seed(self, seed: int) -> None:
+        """Nothing to do: greedy actions need no random numbers."""
+
+    def reset(self, lanes: int) -> None:
+        """Forget the recurrent state, if there is one."""
+        self._state = None
+
+    def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[Any]:
+        """Greedy actions [lanes, ...] for a batch of observations."""
+        if self._normalize is not None:
+            observation = self._normalize(observation)
+        actions, self._state = self._policy.predict(observation, self._state, start, deterministic=True)
+        return actions
+
+
+def build(
+    policy: Policy, observation_space: gym.Space[Any], action_space: gym.Space[Any], provenance: dict[str, str]
+) -> SB3Expert:
+    """Make the policy's class for these spaces and give it the weights.
+
+    Raises:
+        GatoError: the policy was trained for other spaces.
+    """
+    import torch
+    from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+    from stable_baselines3.common.vec_env import VecTransposeImage
+
+    name = provenance["source"]
+    box = observation_space
+    if isinstance(box, gym.spaces.Box) and is_image_space(box) and not is_image_space_channels_first(box):
+        observation_space = VecTransposeImage.transpose_space(box)
+    if unknown := policy.kwargs.keys() - PLAIN - NAMED.keys():
+        raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
+    kwargs = {key: _resolve(value) if key in NAMED else value for key, value in policy.kwargs.items()}
+    if "ars" not in policy.policy:
+        kwargs["lr_schedule"] = _no_learning
+    try:
+        module: BasePolicy = _resolve(policy.policy)(observation_space, action_space, **kwargs)
+    except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        raise GatoError(f"expert {name} cannot act in these spaces ({error}): it was trained for others") from error
+    state = module.state_dict()
+    wanted = {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith(NOT_ACTOR)}
+    found = {key: array.shape for key, array in policy.weights.items()}
+    for key in sorted(wanted.keys() | found.keys()):
+        there, here = found.get(key, "absent"), wanted.get(key, "absent")
+        if there != here:
+            raise GatoError(
+                f"expert {name} does not fit: {key} is {there} in the file and {here} for this environment; "
+                "was it trained in another one, or behind a wrapper (such as TimeFeatureWrapper)?"
+            )
+    module.load_state_dict(state | {key: torch.tensor(array) for key, array in policy.weights.items()})
+    module.set_training_mode(False)
+    return SB3Expert(module, policy.normalize, provenance)
+
+
+def _resolve(name: str) -> Any:
+    """The class of that dotted name, if it is in the tables: a file has no say in what is imported."""
+    if name not in POLICIES and not any(name in table.values() for table in NAMED.values()):
+        raise GatoError(f"{name} is not a class that experts may use")
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _no_learning(_: float) -> float:
+    return 0.0

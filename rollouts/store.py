@@ -1,0 +1,195 @@
+"""A folder of episodes of one task by one expert: one file per episode, its number is its seed.
+
+    data/CartPole-v1/task.json            what, by whom, and how: all episodes in the folder share it
+    data/CartPole-v1/00000000.safetensors
+    data/CartPole-v1/00000001.safetensors ...
+
+An episode file exists whole or not at all, so whatever a killed run left behind can be continued.
+"""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+from urllib.parse import quote
+
+import gymnasium as gym
+
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import write_files
+from gato_agent.envs.structure import space_from_json
+from gato_agent.rollouts.episode import Episode
+
+FORMAT = 1
+HEADER = "task.json"
+EPISODE = re.compile(r"(\d{8,})\.safetensors")
+SETTINGS = {  # what all episodes of a folder share, and how the user may name it
+    "env_id": "environment",
+    "env_kwargs": "--env-kwargs",
+    "observation_space": "observation space",
+    "action_space": "action space",
+    "expert": "--expert",
+    "noise": "--noise",
+}
+
+
+class EpisodeStore:
+    """The episodes of one task. Reading needs no lock; writing goes through `create`.
+
+    Attributes:
+        folder: where the files are.
+        header: contents of task.json: format, env_id, env_kwargs, observation_space, action_space, expert
+            {kind, source, sha256}, noise, versions.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: IO[bytes] | None = None
+        self.header = _read_header(folder / HEADER)
+
+    @classmethod
+    def create(cls, root: Path, header: dict[str, Any]) -> Self:
+        """Open the folder of `header["env_id"]` under `root` for writing, making it if need be.
+
+        Raises:
+            UsageError: another collector writes to the folder, or it was made with other settings.
+        """
+        folder = folder_of(root, header["env_id"])
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+        try:
+            for leftover in folder.glob(".*.partial"):
+                leftover.unlink()
+            if not (folder / HEADER).exists():
+                text = json.dumps({"format": FORMAT, **header}, indent=1, sort_keys=True, allow_nan=False)
+                write_files({folder / HEADER: f"{text}\n".encode()})
+            store = cls(folder)
+            _check_same(folder, store.header, header)
+        except BaseException:
+            lock.close()
+            raise
+        store._lock = lock
+        return store
+
+    def close(self) -> None:
+        """Let other collectors write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def env_id(self) -> str:
+        """The environment that the episodes were played in."""
+        return str(self.header["env_id"])
+
+    @property
+    def observation_space(self) -> gym.Space[Any]:
+        """Space of single observations, rebuilt from JSON."""
+        return space_from_json(self.header["observation_space"])
+
+    @property
+    def action_space(self) -> gym.Space[Any]:
+        """Space of single actions, rebuilt from JSON."""
+        return space_from_json(self.header["action_space"])
+
+    def commit(self, episodes: Sequence[Episode]) -> None:
+        """Write episodes; when this returns, they survive a crash of the machine."""
+        if self._lock is None:
+            raise ValueError("only a store opened by EpisodeStore.create may be written")
+        write_files({self.path(episode.seed): episode.to_bytes() for episode in episodes})
+
+    def indices(self) -> list[int]:
+        """Numbers (= seeds) of the episodes that are there, ascending."""
+        with os.scandir(self.folder) as entries:
+            found = [EPISODE.fullmatch(entry.name) for entry in entries]
+        return sorted(int(match[1]) for match in found if match)
+
+    def read(self, index: int) -> Episode:
+        """Read one episode.
+
+        Raises:
+            GatoError: the file is missing, truncated or damaged; the message names it and what to do.
+        """
+        path = self.path(index)
+        again = "delete it and repeat the `gato-agent collect` command: it makes exactly what is missing"
+        try:
+            return Episode.from_bytes(path.read_bytes())
+        except FileNotFoundError:
+            raise GatoError(f"{path} does not exist: repeat the `gato-agent collect` command") from None
+        except GatoError as error:
+            raise GatoError(f"{path}: {error}; {again}") from error
+
+    def path(self, index: int) -> Path:
+        """The file of one episode."""
+        return self.folder / f"{index:08d}.safetensors"
+
+
+def folder_of(root: Path, env_id: str) -> Path:
+    """Folder of a task under `root`: its id with "/" and ":" as %2F and %3A."""
+    return root / quote(env_id, safe="")
+
+
+def open_stores(root: Path) -> list[EpisodeStore]:
+    """Open every task folder in `root`, by name; or `root` itself, if it is one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    headers = [root / HEADER] if (root / HEADER).is_file() else sorted(root.glob(f"*/{HEADER}"))
+    if not headers:
+        raise UsageError(f"no episodes in {root}: make some with `gato-agent collect --out {root}`")
+    return [EpisodeStore(header.parent) for header in headers]
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    way_out = "restore it, or collect into another --out"
+    try:
+        header = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"no episodes in {path.parent}: make some with `gato-agent collect`") from None
+    except ValueError as error:
+        raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
+    if not isinstance(header, dict) or not SETTINGS.keys() <= header.keys():
+        raise GatoError(f"{path} does not describe a task: {way_out}")
+    if header.get("format") != FORMAT:
+        raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
+    return header
+
+
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key, name in SETTINGS.items():
+        if found[key] != wanted[key]:
+            raise UsageError(
+                f"{folder} was collected with another {name} ({_short(found[key])}, now {_short(wanted[key])}): "
+                "repeat that, choose another --out, or delete the folder"
+            )
+
+
+def _short(value: Any) -> str:
+    """One setting in a few words."""
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{value['kind']} {value['source']} {value['sha256'][:8]}"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Hold the folder's lock; the system releases it when the file is closed or the process dies."""
+    file = (folder / ".lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(
+            f"another `gato-agent collect` writes to {folder}: wait for it to end, or choose another --out"
+        ) from None
+    return file
