@@ -1,9 +1,8 @@
 """Collect episodes of experts: environments x seeds -> stores. Killed at any moment, it goes on where it was."""
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,16 +13,17 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import iterate
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.loop import Step, steps
-from gato_agent.envs.make import make_vector
+from gato_agent.envs.make import make_vector, parse_kwargs
 from gato_agent.envs.structure import Columns, space_to_json, stack
+from gato_agent.envs.task import find
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.noise import Noisy
+from gato_agent.rollouts.progress import Update, progress
 from gato_agent.rollouts.store import EpisodeStore
 
 GROUP_SECONDS = 1.0  # a commit costs some 10 ms, as much as many a short episode: not after every one
@@ -60,7 +60,7 @@ def collect(config: CollectConfig) -> None:
         UsageError: bad arguments, unknown environment or expert, or a folder made with other settings.
         EnvironmentFault: an environment raised; complete episodes are on disk.
     """
-    kwargs = _parse_kwargs(config.env_kwargs)
+    kwargs = parse_kwargs(config.env_kwargs)
     if config.episodes < 1 or config.seed < 0:
         raise UsageError(f"--episodes {config.episodes} --seed {config.seed}: at least 1 episode, and no negative seed")
     if config.expert != "random":
@@ -91,11 +91,14 @@ def _collect_one(
         present = set(store.indices())
         missing = [seed for seed in seeds if seed not in present]
         played = (_play(actor, envs, seed, header) for seed in missing)
-        with _reporter(console, env_id, len(seeds), len(missing)) as report:
+        score, done = _catalogue_score(env_id), len(seeds) - len(missing)
+        if done:
+            console.print(f"{env_id}: {done:,} of {len(seeds):,} episodes were there before", highlight=False)
+        with progress(console, env_id, len(seeds), "episodes", done) as update:
+            report = _Report(update, done, score)
             for group in _groups(played, store):
                 report(group)
         episodes = [store.read(seed) for seed in seeds]
-    score = _catalogue_score(env_id)
     mean = np.mean([episode.total for episode in episodes])
     return [
         env_id, f"{expert.provenance['kind']} {expert.provenance['sha256'][:8]}", f"{len(episodes)}",
@@ -155,32 +158,23 @@ def _groups(episodes: Iterator[Episode], store: EpisodeStore) -> Iterator[list[E
         yield pending
 
 
-@contextlib.contextmanager
-def _reporter(console: Console, env_id: str, total: int, missing: int) -> Iterator[Callable[[list[Episode]], None]]:
-    """Yield what is called with each committed group: a progress bar on a terminal, else a line per group."""
-    score = _catalogue_score(env_id)
-    columns = (
-        TextColumn(env_id), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
-        TextColumn("{task.fields[rate]:,.0f} steps/s, mean return {task.fields[mean]:.2f}, catalogue expert " + score),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    began, done, taken, returns = time.monotonic(), total - missing, 0, 0.0
-    if done:
-        console.print(f"{env_id}: {done} of {total} episodes were there already", highlight=False)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(env_id, total=total, completed=done, rate=0.0, mean=0.0)
+class _Report:
+    """Figures over the episodes of this run, for the progress bar."""
 
-        def report(group: list[Episode]) -> None:
-            nonlocal done, taken, returns
-            done, taken = done + len(group), taken + sum(map(len, group))
-            returns += sum(episode.total for episode in group)
-            rate, mean = taken / (time.monotonic() - began), returns / (done - total + missing)
-            bar.update(task, completed=done, rate=rate, mean=mean)
-            if not console.is_terminal:
-                line = f"{env_id}: {done} of {total} episodes, {rate:,.0f} steps/s, mean return {mean:.2f}"
-                console.print(line, highlight=False, soft_wrap=True)
+    def __init__(self, update: Update, done: int, score: str) -> None:
+        self._update, self._done, self._score = update, done, score
+        self._returns: list[float] = []
+        self._steps = 0
+        self._began = time.monotonic()
 
-        yield report
+    def __call__(self, group: list[Episode]) -> None:
+        """Report episodes that are on disk."""
+        self._done += len(group)
+        self._steps += sum(map(len, group))
+        self._returns += [episode.total for episode in group]
+        rate = self._steps / (time.monotonic() - self._began)
+        text = f"{rate:,.0f} steps/s, mean return {np.mean(self._returns):.2f}, catalogue expert {self._score}"
+        self._update(self._done, text)
 
 
 def _header(
@@ -199,19 +193,7 @@ def _header(
     }
 
 
-def _parse_kwargs(text: str) -> dict[str, Any]:
-    try:
-        kwargs = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"--env-kwargs {text}: not JSON ({error}); write for instance '{{\"gravity\": -5}}'") from None
-    if not isinstance(kwargs, dict):
-        raise UsageError(f"--env-kwargs {text}: not a JSON object; write for instance '{{\"gravity\": -5}}'")
-    return kwargs
-
-
 def _catalogue_score(env_id: str) -> str:
     """The catalogue's expert score, in words."""
-    from gato_agent.envs.task import find
-
     task = find(env_id)
     return "unknown" if task is None or task.expert is None else f"{task.expert.mean:.2f}"

@@ -92,6 +92,11 @@ class EpisodeStore:
         return str(self.header["env_id"])
 
     @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Arguments that the environment was made with."""
+        return dict(self.header["env_kwargs"])
+
+    @property
     def observation_space(self) -> gym.Space[Any]:
         """Space of single observations, rebuilt from JSON."""
         return space_from_json(self.header["observation_space"])

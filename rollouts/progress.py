@@ -1,0 +1,35 @@
+"""How far a long job is: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Update = Callable[[int, str], None]
+
+
+@contextlib.contextmanager
+def progress(console: Console, title: str, total: int, unit: str, done: int = 0) -> Iterator[Update]:
+    """Yield a function of how many of `total` are done by now, and of what else is to be shown.
+
+    Args:
+        console: where to; off a terminal every call prints one line.
+        title: what is being worked on.
+        total: how many there are.
+        unit: what they are, in the plural.
+        done: how many of them were done before; the time left is judged by the others.
+    """
+    columns = (
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total, completed=done)
+
+        def update(now: int, text: str) -> None:
+            bar.update(task, completed=now, description=text)
+            if not console.is_terminal:
+                console.print(f"{title}: {now:,} of {total:,} {unit}, {text}", highlight=False, soft_wrap=True)
+
+        yield update
