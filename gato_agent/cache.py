@@ -1,0 +1,80 @@
+"""The key/value ring: two buffers, an index of what they hold, and `update`."""
+
+import torch
+from torch import Tensor
+
+from gato_agent.config import GatoConfig
+from gato_agent.spaces import PAD
+
+NEVER = -(2**62)  # token index of a slot that nothing may see
+
+
+class Cache:
+    """Keys and values of the last tokens of every lane.
+
+    The ring holds `context + longest_pass - 1` slots: the first query of a pass still needs `context - 1`
+    tokens before it when the last one has been written. Lanes share the write position and keep their own
+    token index, so each can restart alone.
+
+    Attributes:
+        k, v: [layer, lane, head, slot, head_size].
+        index: int64 [lane, slot], the token index of the key there, NEVER where there is none to see.
+        age: int64 [lane], index of the lane's next token.
+    """
+
+    def __init__(
+        self,
+        config: GatoConfig,
+        lanes: int,
+        longest_pass: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.context = config.context
+        self.slots = config.context + longest_pass - 1
+        shape = (config.layers, lanes, config.heads, self.slots, config.head_size)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.index = torch.full((lanes, self.slots), NEVER, device=device)
+        self.age = torch.zeros(lanes, dtype=torch.int64, device=device)
+        self._slot = torch.arange(self.slots, device=device)
+        self._here = self._slot[:0]
+        self._written = 0
+
+    def restart(self, lanes: Tensor, age: int = 0) -> None:
+        """Forget the episodes of some lanes, bool [lane]; their next token has index `age`."""
+        self.index.masked_fill_(lanes.unsqueeze(1), NEVER)
+        self.age.masked_fill_(lanes, age)
+
+    def advance(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Make room for the next tokens of every lane.
+
+        Args:
+            tokens: integer [lane, n], n at most `longest_pass`; PAD takes a slot that only it sees.
+
+        Returns:
+            Token index [lane, n], and who sees whom: bool [lane, 1, n, filled slots].
+        """
+        n = tokens.shape[1]
+        here = self._slot.roll(-(self._written % self.slots))[:n]
+        query = self.age.unsqueeze(1) + torch.arange(n, device=tokens.device)  # [lane, n]
+        self.index[:, here] = torch.where(tokens == PAD, NEVER, query)
+        self._here, self._written = here, self._written + n
+        self.age += n
+        key = self.index[:, None, : self.filled]  # [lane, 1, filled]
+        distance = query.unsqueeze(2) - key
+        seen = (distance >= 0) & (distance < self.context)
+        own = here.unsqueeze(1) == self._slot[: self.filled]  # [n, filled]
+        return query, (seen | own).unsqueeze(1)
+
+    @property
+    def filled(self) -> int:
+        """Number of slots that were ever written, counted from the first."""
+        return min(self._written, self.slots)
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's keys and values [lane, head, n, head_size]; return the filled part of the ring."""
+        self.k[layer, :, :, self._here] = k
+        self.v[layer, :, :, self._here] = v
+        return self.k[layer, :, :, : self.filled], self.v[layer, :, :, : self.filled]

@@ -1,0 +1,175 @@
+"""A checkpoint is one safetensors file: weights, and one JSON entry that says how to use them. It cannot run code."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from gato_agent.config import GatoConfig
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import write_files
+from gato_agent.envs.structure import space_from_json, space_to_json
+from gato_agent.model import Gato
+from gato_agent.spaces import SpaceTokenizer
+from gato_agent.text import TextTokenizer
+
+FORMAT = 1
+FILE = "model.safetensors"
+TEXT_MODEL = "text.model"  # name of the uint8 tensor that holds the SentencePiece model
+
+
+@dataclass(frozen=True)
+class TrainedTask:
+    """A task that a checkpoint was trained on: what its tokens mean."""
+
+    id: str
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    text_pieces: int = 32
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
+        """The task's tokenizer; raises UsageError if its observation is longer than the model's position table."""
+        tokenizer = SpaceTokenizer(
+            self.observation_space, self.action_space, config.vocabulary, text and text.encode, self.text_pieces
+        )
+        if tokenizer.n_obs > config.local_positions:
+            raise UsageError(
+                f"{self.id}: an observation takes {tokenizer.n_obs} tokens and the model has positions for "
+                f"{config.local_positions}; wrap the environment so that it observes less"
+            )
+        return tokenizer
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; inverse of `from_json`."""
+        return {
+            "id": self.id,
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "text_pieces": self.text_pieces,
+            "env_kwargs": self.env_kwargs,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(
+            str(data["id"]),
+            space_from_json(data["observation_space"]),
+            space_from_json(data["action_space"]),
+            int(data["text_pieces"]),
+            dict(data["env_kwargs"]),
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and all that is needed to use it."""
+
+    model: Gato
+    tasks: dict[str, TrainedTask]
+    text: TextTokenizer | None = None
+    training: dict[str, Any] = field(default_factory=dict)  # how it came about: arguments, steps, data
+    name: str = ""
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write `folder/model.safetensors` whole or not at all; return its path."""
+        tensors = {name: tensor.detach().cpu().to(dtype) for name, tensor in self.model.state_dict().items()}
+        if self.text is not None:
+            tensors[TEXT_MODEL] = torch.frombuffer(bytearray(self.text.model), dtype=torch.uint8)
+        about = {
+            "config": self.model.config.to_json(),
+            "tasks": [task.to_json() for task in self.tasks.values()],
+            "training": self.training,
+        }
+        path = folder / FILE
+        write_files({path: to_bytes(tensors, about)})
+        return path
+
+    @classmethod
+    def load(cls, reference: str | Path | None, device: torch.device | str = "cpu") -> Self:
+        """Load a checkpoint in float32, ready for evaluation.
+
+        Args:
+            reference: a run folder, a `.safetensors` file, or None for the weights shipped with this package.
+            device: where to put the weights.
+
+        Raises:
+            UsageError: nothing is there.
+            GatoError: the file is damaged, or of another kind or version.
+        """
+        path = locate(reference)
+        tensors, about = read(path)
+        try:
+            config = GatoConfig.from_json(about["config"])
+            tasks = [TrainedTask.from_json(task) for task in about["tasks"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise GatoError(f"{path} is not a gato-agent checkpoint: its description lacks or garbles {error}") from error
+        piece = tensors.pop(TEXT_MODEL, None)
+        text = None if piece is None else TextTokenizer.from_bytes(piece.numpy().tobytes())
+        with torch.device("meta"):
+            model = Gato(config)
+        model.rotary = type(model.rotary)(config.head_size)  # its buffer is computed, not stored
+        try:
+            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        except RuntimeError as error:
+            what = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise GatoError(f"{path} does not hold the weights that its description promises: {what}") from error
+        name = "shipped weights" if reference is None else str(reference)
+        return cls(model.to(device).eval(), {task.id: task for task in tasks}, text, about.get("training", {}), name)
+
+
+def locate(reference: str | Path | None) -> Path:
+    """Path of a checkpoint file; raises UsageError that says what was looked for."""
+    if reference is None:
+        return Path(str(files("gato_agent"))) / "weights" / FILE
+    path = Path(reference)
+    if path.is_dir():
+        path = path / FILE
+    if not path.is_file():
+        raise UsageError(f"no checkpoint at {path}: give a folder that `gato-agent train --out` wrote, or leave it out "
+                         "to use the shipped weights")  # fmt: skip
+    return path
+
+
+def to_bytes(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
+    """Serialise tensors and a JSON description; the same content gives the same bytes."""
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    about = {"format": FORMAT, "sha256": digest(tensors), **about}
+    return save(tensors, {"gato": json.dumps(about, sort_keys=True, allow_nan=False)})
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `to_bytes` made; raises GatoError naming the file if it is damaged or of another kind."""
+    advice = "train again, or restore it from a copy"
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("gato", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise GatoError(f"{path} is truncated or damaged ({error}): {advice}") from error
+    if not isinstance(about, dict) or "format" not in about:
+        raise GatoError(f"{path} is a safetensors file, but not one of gato-agent's: it has no 'gato' entry")
+    if about["format"] != FORMAT:
+        raise GatoError(f"{path} has format {about['format']} and this version reads {FORMAT}: upgrade gato-agent")
+    if about.pop("sha256", None) != digest(tensors):
+        raise GatoError(f"{path} is damaged (its tensors do not match their checksum): {advice}")
+    return tensors, about
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of all tensors."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(name.encode())
+        sha.update(np.ascontiguousarray(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+    return sha.hexdigest()

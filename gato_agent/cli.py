@@ -1,0 +1,85 @@
+"""The verbs. Each one's module, and with it torch or Stable-Baselines3, is imported only when it is called."""
+
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+from gato_agent.envs.errors import GatoError
+
+
+class Verb(NamedTuple):
+    """Where a verb lives: a dataclass of arguments, and a function that takes it."""
+
+    module: str
+    arguments: str
+    function: str
+    summary: str
+
+
+VERBS = {
+    "collect": Verb("gato_agent.rollouts.collect", "CollectConfig", "collect", "record episodes of an expert"),
+    "train": Verb("gato_agent.train", "TrainConfig", "train", "train an agent on recorded episodes"),
+    "evaluate": Verb("gato_agent.evaluate", "EvaluateConfig", "evaluate", "measure returns beside random and expert"),
+    "play": Verb("gato_agent.play", "PlayConfig", "play", "watch an agent"),
+    "info": Verb("gato_agent.info", "InfoConfig", "info", "sizes of models, checkpoints and environments"),
+}
+
+
+def usage() -> str:
+    """The overview that a bare `gato-agent` prints."""
+    verbs = "\n".join(f"    {name:<10}{verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: gato-agent VERB [options]\n\n"
+        "Collect expert episodes, train a Gato on them, evaluate it and watch it play.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "options:\n"
+        "    VERB --help   options of a verb\n"
+        "    --version     version of gato-agent\n"
+        "    --debug       show the traceback of an error\n\n"
+        "try:\n    gato-agent play --env CartPole-v1"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point; exits with 0, 1 (run-time error), 2 (usage error) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        sys.exit(run(arguments))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except GatoError as error:
+        if debug:
+            raise
+        print(f"gato-agent: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split()) or "no message"
+        print(f"gato-agent: {type(error).__name__}: {message} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one verb; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from gato_agent import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"gato-agent: error: no verb {arguments[0]!r}: choose one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    import tyro
+
+    name = arguments[0]
+    verb = VERBS[name]
+    module = import_module(verb.module)
+    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=arguments[1:])
+    getattr(module, verb.function)(config)
+    return 0

@@ -1,0 +1,98 @@
+"""Sizes of the model, published and small. No torch here, so that `--help` and `info` stay quick."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from gato_agent.envs.errors import UsageError
+from gato_agent.spaces import Vocabulary
+
+PUBLISHED_PARAMETERS = {"small": 79e6, "baseline": 364e6, "large": 1.18e9}  # Gato paper, table 5
+
+
+@dataclass(frozen=True)
+class GatoConfig:
+    """Shape of a Gato (Reed et al. 2022, table 5; small sizes are this project's own)."""
+
+    layers: int
+    heads: int
+    width: int
+    feed_forward: int
+    """Width of both halves of the GEGLU together: the gated product is half as wide."""
+    context: int
+    """Attention span in tokens: token i attends to the `context` latest tokens, itself included."""
+    text: int
+    """Number of text pieces, the first ids of the vocabulary."""
+    patch_channels: tuple[int, ...]
+    """Channels of the patch tower: the stem, then one residual unit each (multiples of 32; 64 for units)."""
+    local_positions: int = 512
+    """Longest observation in tokens."""
+    patch_positions: int = 128
+    stochastic_depth: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no model can have."""
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise UsageError(f"width {self.width} must split into {self.heads} heads of an even size: change either")
+        if self.feed_forward % 2:
+            raise UsageError(f"feed_forward {self.feed_forward} must be even: it holds the two halves of a GEGLU")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head's keys and values."""
+        return self.width // self.heads
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Id ranges: text, continuous, discrete, separator."""
+        return Vocabulary(self.text)
+
+    @classmethod
+    def nano(cls) -> Self:
+        """About a million parameters: trains in minutes on two cores."""
+        return cls(4, 4, 128, 512, 512, 512, (32, 64, 64, 128), stochastic_depth=0.0)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """About four million parameters: a generalist for a laptop."""
+        return cls(4, 8, 256, 1024, 1024, 512, (32, 64, 128, 256), stochastic_depth=0.0)
+
+    @classmethod
+    def small(cls) -> Self:
+        """The paper's 79M."""
+        return cls(8, 24, 768, 3072, 1024, 32_000, (96, 192, 384, 768))
+
+    @classmethod
+    def baseline(cls) -> Self:
+        """The paper's 364M."""
+        return cls(12, 12, 1536, 6144, 1024, 32_000, (96, 192, 384, 768))
+
+    @classmethod
+    def large(cls) -> Self:
+        """The paper's 1.18B."""
+        return cls(24, 16, 2048, 8192, 1024, 32_000, (96, 192, 384, 768))
+
+    @classmethod
+    def named(cls, size: str) -> Self:
+        """Configuration by name; raises UsageError that lists the names."""
+        if size not in SIZES:
+            raise UsageError(f"no size {size!r}: choose one of {', '.join(SIZES)}")
+        config: Self = getattr(cls, size)()
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json`; raises UsageError on unknown or missing fields."""
+        try:
+            return cls(**{**data, "patch_channels": tuple(data["patch_channels"])})
+        except (TypeError, KeyError) as error:
+            raise UsageError(f"not a model configuration of this version: {error}") from error
+
+
+SIZES = ("nano", "tiny", "small", "baseline", "large")

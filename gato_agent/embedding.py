@@ -1,0 +1,95 @@
+"""Tokens, image patches and positions -> vectors (Gato paper, sections 2.2 and C.2-C.3)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gato_agent.config import GatoConfig
+from gato_agent.spaces import PATCH, PATCH_SIZE
+
+NORM_GROUPS = 32
+CHANNELS = 4
+
+
+class ResidualUnit(nn.Module):
+    """ResNet-v2 unit that halves the resolution: norm and GELU come before each convolution."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(NORM_GROUPS, channels)
+        self.conv1 = nn.Conv2d(channels, out // 2, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(NORM_GROUPS, out // 2)
+        self.conv2 = nn.Conv2d(out // 2, out, 3, stride=2, padding=1, bias=False)
+        self.skip = nn.Conv2d(channels, out, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[k, channels, h, w] -> [k, out, h/2, w/2]."""
+        x = F.gelu(self.norm1(x))
+        return self.skip(x) + self.conv2(F.gelu(self.norm2(self.conv1(x))))  # type: ignore[no-any-return]
+
+
+class PatchEmbedding(nn.Module):
+    """A patch and its place in the image -> one vector."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        stem, *units = config.patch_channels
+        self.stem = nn.Conv2d(CHANNELS, stem, 7, stride=2, padding=3, bias=False)
+        self.units = nn.Sequential(*map(ResidualUnit, config.patch_channels, units))
+        self.project = nn.Linear(units[-1], config.width, bias=False) if units[-1] != config.width else nn.Identity()
+        self.row = nn.Embedding(config.patch_positions, config.width)
+        self.column = nn.Embedding(config.patch_positions, config.width)
+
+    def forward(self, patches: Tensor, intervals: Tensor) -> Tensor:
+        """Embed patches.
+
+        Args:
+            patches: uint8 [k, 16, 16, 4], channels last.
+            intervals: integer [k, 2, 2], (row | column, from | to), quantised to `patch_positions`.
+
+        Returns:
+            [k, width]
+        """
+        x = patches.permute(0, 3, 1, 2).to(self.stem.weight.dtype)
+        x = (x / 127.5 - 1) / PATCH_SIZE**0.5  # pixels in [-1, 1], then over sqrt(16): paper, section 2.1
+        x = self.units(self.stem(x)).mean(dim=(2, 3))  # [k, units[-1]]
+        rows, columns = self._positions(intervals).unbind(1)
+        return self.project(x) + self.row(rows) + self.column(columns)  # type: ignore[no-any-return]
+
+    def _positions(self, intervals: Tensor) -> Tensor:
+        """One position per interval: uniform within it in training, its rounded mean in evaluation. [k, 2]."""
+        low, high = intervals.unbind(2)
+        if self.training:
+            position = low + (torch.rand(low.shape, device=low.device) * (high - low)).long()
+        else:
+            position = torch.round((low + high) / 2).long()
+        return position.clamp(max=self.row.num_embeddings - 1)
+
+
+class Embedding(nn.Module):
+    """One table for text, values and separator; patches where the stream says PATCH; local positions."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.vocabulary.size, config.width)
+        self.local = nn.Embedding(config.local_positions, config.width)
+        self.patch = PatchEmbedding(config)
+
+    def forward(self, tokens: Tensor, local: Tensor, patches: Tensor | None, intervals: Tensor | None) -> Tensor:
+        """Embed a stream of tokens.
+
+        Args:
+            tokens: integer [batch, length]; ids, PAD or PATCH.
+            local: integer [batch, length]; position within the observation, -1 for separator and actions.
+            patches: uint8 [k, 16, 16, 4], one per PATCH in `tokens`, in row-major order; None if there are none.
+            intervals: integer [k, 2, 2], the place of each patch in its image.
+
+        Returns:
+            [batch, length, width]
+        """
+        x = self.table(tokens.clamp(min=0))
+        if patches is not None and len(patches):
+            assert intervals is not None
+            # The tower runs on patches alone: the TensorFlow version ran it on every token and masked afterwards.
+            x = x.masked_scatter((tokens == PATCH).unsqueeze(-1), self.patch(patches, intervals).to(x.dtype))
+        return x + torch.where(local.unsqueeze(-1) >= 0, self.local(local.clamp(min=0)), 0)

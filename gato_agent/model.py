@@ -1,0 +1,220 @@
+"""The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gato_agent.cache import Cache
+from gato_agent.config import GatoConfig
+from gato_agent.embedding import Embedding
+from gato_agent.spaces import PAD
+
+QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
+
+
+class Rows(NamedTuple):
+    """Which keys one block of queries reads, and which of them it may see."""
+
+    queries: slice
+    keys: slice
+    mask: Tensor  # bool [batch or 1, 1, queries, keys]
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al. 2021), by token index."""
+
+    inverse_period: Tensor
+
+    def __init__(self, head_size: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        # float64 angles: an episode may be millions of tokens long, and float32 would drift after thousands.
+        exponent = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
+        self.register_buffer("inverse_period", base**-exponent, persistent=False)
+
+    def forward(self, index: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Token index, integer [..., length] -> cos and sin [..., 1, length, head_size]."""
+        angle = index.unsqueeze(-1) * self.inverse_period  # [..., length, head_size / 2]
+        angle = torch.cat((angle, angle), dim=-1).unsqueeze(-3)
+        return angle.cos().to(dtype), angle.sin().to(dtype)
+
+    def _apply(self, fn: object, recurse: bool = True) -> "Rotary":
+        """Move with the model, but stay float64 when it is cast."""
+        kept = self.inverse_period
+        super()._apply(fn, recurse)  # type: ignore[arg-type]
+        self.inverse_period = kept.to(self.inverse_period.device)
+        return self
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + size/2) of x [..., length, size] by its angle."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention over the last `context` tokens."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
+        """[batch, length, width] -> the same; `rows` says who sees whom."""
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [b, h, n, d/h] each
+        q, k = rotate(q, *angles), rotate(k, *angles)
+        if cache is not None:
+            k, v = cache.update(k, v)  # [b, h, slots, d/h]
+        y = torch.cat(
+            [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask) for r in rows],
+            dim=2,
+        )
+        return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020): half of the hidden units gate the other half."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(config.width, config.feed_forward, bias=False)
+        self.out = nn.Linear(config.feed_forward // 2, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        value, gate = self.hidden(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))  # type: ignore[no-any-return]
+
+
+class StochasticDepth(nn.Module):
+    """Skips a sub-layer for a whole sequence with some probability, in training only (Huang et al. 2016)."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.keep = 1 - probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, ...] -> the same, zero for dropped sequences and scaled for the others."""
+        if not self.training or self.keep == 1:
+            return x
+        shape = (len(x),) + (1,) * (x.ndim - 1)
+        return x * (torch.rand(shape, device=x.device) < self.keep) / self.keep
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on the normalised stream and added back to it."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = Attention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.width)
+        self.feed_forward = FeedForward(config)
+        self.drop = StochasticDepth(config.stochastic_depth)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
+        """[batch, length, width] -> the same."""
+        x = x + self.drop(self.attention(self.attention_norm(x), angles, rows, cache))
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+
+
+class CachedLayer(NamedTuple):
+    """The cache as one layer sees it."""
+
+    cache: Cache
+    layer: int
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store this pass's keys and values; return all that are held."""
+        return self.cache.update(self.layer, k, v)
+
+
+class Gato(nn.Module):
+    """Tokens and patches in, hidden states out; `logits` turns those into scores of ids."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.rotary = Rotary(config.head_size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        initialise(self)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        patches: Tensor | None = None,
+        *,
+        local: Tensor | None = None,
+        intervals: Tensor | None = None,
+        segment: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Run the transformer over whole sequences, or over the next tokens of cached ones.
+
+        Args:
+            tokens: integer [batch, length]; ids, PAD (-1: never attended to) or PATCH (-2: the next patch).
+            patches: uint8 [k, 16, 16, 4], one per PATCH, row-major.
+            local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
+            intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
+            segment: integer [batch, length], episode of each token; tokens see their own episode only.
+            cache: holds what came before; `segment` must then be None, each lane being one episode.
+
+        Returns:
+            Hidden states [batch, length, width].
+        """
+        if local is None:
+            local = torch.full_like(tokens, -1)
+        if patches is not None and intervals is None:
+            whole = torch.tensor([[0, self.config.patch_positions]] * 2, device=tokens.device)
+            intervals = whole.expand(len(patches), 2, 2)
+        x = self.embedding(tokens, local, patches, intervals)
+        if cache is None:
+            index = torch.arange(tokens.shape[1], device=tokens.device)
+            rows = list(banded_rows(tokens, segment, self.config.context))
+        else:
+            index, seen = cache.advance(tokens)
+            rows = [Rows(slice(None), slice(None), seen)]
+        angles = self.rotary(index, x.dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
+        return F.linear(hidden, self.embedding.table.weight[low:high])
+
+
+def banded_rows(tokens: Tensor, segment: Tensor | None, context: int) -> Iterator[Rows]:
+    """Who sees whom in whole sequences, in blocks of queries that read little more than what they may see.
+
+    Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
+    which keeps its softmax defined.
+    """
+    length = tokens.shape[1]
+    index = torch.arange(length, device=tokens.device)
+    for start in range(0, length, QUERIES):
+        queries, keys = slice(start, start + QUERIES), slice(max(0, start - context + 1), start + QUERIES)
+        distance = index[queries, None] - index[None, keys]
+        mask = ((distance >= 0) & (distance < context)) & (tokens[:, None, keys] != PAD)
+        if segment is not None:
+            mask = mask & (segment[:, queries, None] == segment[:, None, keys])
+        yield Rows(queries, keys, (mask | (distance == 0)).unsqueeze(1))
+
+
+def initialise(model: Gato) -> None:
+    """Initial weights: tables .02, matrices 1/sqrt(fan-in), what ends a residual branch smaller by depth."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Linear):
+            depth = (2 * model.config.layers) ** -0.5 if name.endswith(".out") else 1.0
+            nn.init.normal_(module.weight, std=depth * module.in_features**-0.5)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)

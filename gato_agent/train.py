@@ -1,0 +1,273 @@
+"""Behaviour cloning: predict the expert's action tokens, and only those."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from gato_agent.agent import resolve_device
+from gato_agent.checkpoint import Checkpoint, TrainedTask, read, to_bytes
+from gato_agent.config import GatoConfig
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import write_files
+from gato_agent.model import Gato
+from gato_agent.progress import Progress
+from gato_agent.rollouts.store import open_stores
+from gato_agent.text import TextTokenizer
+from gato_agent.windows import Batch, TokenizedTask, Windows
+
+LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train an agent on collected episodes."""
+
+    data: Path = Path("data")
+    """Folder that `gato-agent collect --out` wrote; all its tasks are learned together."""
+    out: Path = Path("runs/gato")
+    """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
+    size: str = "nano"
+    """nano, tiny, small, baseline or large."""
+    steps: int = 400
+    """Optimizer steps; the schedule depends on them."""
+    batch_size: int = 8
+    """Windows per step; a window is twice the context long."""
+    learning_rate: float | None = None
+    """Peak learning rate; by default 1e-3 (nano), 6e-4 (tiny), 1e-4 (small, large), 2e-4 (baseline)."""
+    warmup: int = 50
+    """Steps of linear warm-up; a cosine to a tenth follows."""
+    weight_decay: float = 0.1
+    """Of matrices, as in AdamW."""
+    smooth_bins: float = 4.0
+    """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
+    text_pieces: int = 32
+    """Tokens that hold a text observation; shorter ones are padded."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Of initial weights, windows and stochastic depth."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    num_threads: int | None = None
+    """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Continue the run in `out` from its last checkpoint."""
+
+    def schedule(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then a cosine to a tenth."""
+        peak = self.learning_rate or LEARNING_RATE[self.size]
+        if step < self.warmup:
+            return peak * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+
+class Trainer:
+    """A model, its optimizer and a step counter, which together are the whole state of a run."""
+
+    def __init__(self, config: TrainConfig, model: Gato) -> None:
+        self.config, self.model, self.step = config, model, 0
+        decayed = [p for p in model.parameters() if p.ndim >= 2]
+        others = [p for p in model.parameters() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+    def update(self, batch: Batch) -> tuple[float, float]:
+        """One optimizer step; returns the loss per target in nats, and the gradient's norm before clipping to 1."""
+        self.model.train()
+        # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.schedule(self.step)
+        loss = action_loss(self.model, batch, self.config.smooth_bins)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        value = loss.item()
+        if not math.isfinite(value) or not math.isfinite(norm.item()):
+            raise GatoError(
+                f"step {self.step}: the loss is {value} and its gradient {norm.item()}; the last checkpoint is kept: "
+                "train again with a lower --learning-rate"
+            )
+        self.optimizer.step()
+        self.step += 1
+        return value, norm.item()
+
+    def to_bytes(self) -> bytes:
+        """Weights, both moments and the step."""
+        tensors = {}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state[parameter]
+            tensors |= {f"model.{name}": parameter.detach().cpu()}
+            tensors |= {f"{key}.{name}": state[key].cpu() for key in ("exp_avg", "exp_avg_sq")}
+        return to_bytes(tensors, {"step": self.step})
+
+    def load(self, path: Path) -> None:
+        """Continue from what `to_bytes` gave; raises GatoError if the file is damaged or of another model."""
+        tensors, about = read(path)
+        self.step = int(about["step"])
+        for name, parameter in self.model.named_parameters():
+            try:
+                parameter.data.copy_(tensors[f"model.{name}"])
+                moments = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
+            except (KeyError, RuntimeError) as error:
+                raise GatoError(f"{path} is of another model ({error}): use the run's own --size") from error
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+
+
+def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Tensor:
+    """Mean cross-entropy of the action tokens, over the ids legal for each: nats per target.
+
+    Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
+    """
+    hidden = model(
+        batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment
+    ).flatten(0, 1)
+    continuous = model.config.vocabulary.continuous
+    total, count = hidden.new_zeros(()), 0
+    for low, high, position, ids in batch.targets:
+        logits = model.logits(hidden[position], low, high).float()
+        target: Tensor = ids - low
+        if smooth_bins and continuous <= low < model.config.vocabulary.discrete:
+            target = gaussian(high - low, smooth_bins, logits.device)[target]
+        total = total + F.cross_entropy(logits, target, reduction="sum")
+        count += len(ids)
+    return total / max(1, count)
+
+
+def gaussian(bins: int, deviation: float, device: torch.device) -> Tensor:
+    """Row i: a discretised normal around bin i, in bins, normalised: [bins, bins]."""
+    index = torch.arange(bins, device=device)
+    return torch.softmax(-((index[:, None] - index) ** 2) / (2 * deviation**2), dim=1)
+
+
+def load_tasks(config: TrainConfig, size: GatoConfig) -> tuple[list[TrainedTask], list[TokenizedTask], Any]:
+    """Read all episodes below `config.data` and tokenize them."""
+    stores = open_stores(config.data)
+    if not stores:
+        raise UsageError(f"no episodes in {config.data}: collect some with `gato-agent collect --out {config.data}`")
+    episodes = {store: [store.read(i) for i in store.indices()] for store in stores}
+    texts = [t for many in episodes.values() for e in many for c in e.observations.values() if c.dtype == object for t in c]
+    text = TextTokenizer.train(texts, size.text) if texts else None
+    tasks = [
+        TrainedTask(store.env_id, store.observation_space, store.action_space, config.text_pieces, store.env_kwargs)
+        for store in stores
+    ]
+    tokenized = [
+        TokenizedTask(task.id, task.tokenizer(size, text), size.vocabulary.separator, episodes[store])
+        for task, store in zip(tasks, stores, strict=True)
+    ]
+    return tasks, tokenized, text
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, or resume training; returns the path of the finished model.
+
+    Raises:
+        UsageError: nothing to train on, or a run is already in `out` and `resume` is off.
+        GatoError: the loss is not finite, or a file is damaged.
+    """
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    device = resolve_device(config.device)
+    size = GatoConfig.named(config.size)
+    prepare_folder(config)
+    tasks, tokenized, text = load_tasks(config, size)
+    torch.manual_seed(config.seed)
+    trainer = Trainer(config, Gato(size).to(device))
+    if config.resume and (config.out / STATE).exists():
+        trainer.load(config.out / STATE)
+    windows = Windows(tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed)
+    console = Console()
+    console.print(
+        f"{len(tasks)} task(s), {sum(t.tokens for t in tokenized):,} tokens; {config.size}: "
+        f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {device}; "
+        f"steps {trainer.step} to {config.steps} of {config.batch_size * windows.window:,} tokens"
+    )
+    checkpoint = Checkpoint(
+        trainer.model, {t.id: t for t in tasks}, text, {"config": plain(config), "tokens": sum(t.tokens for t in tokenized)}
+    )
+    with Log(config.out / "log.jsonl", trainer.step) as log, Progress(config.steps, console) as progress:
+        for entry in run(trainer, windows, device):
+            log.write(entry)
+            progress.update(
+                trainer.step, loss=f"{entry['loss']:.4f}", tokens_per_second=f"{entry['tokens_per_second']:,.0f}"
+            )
+            if trainer.step % config.save_every == 0 or trainer.step == config.steps:
+                log.sync()
+                write_files({config.out / STATE: trainer.to_bytes()})
+    path = checkpoint.save(config.out)
+    console.print(f"trained: {path}")
+    return path
+
+
+def run(trainer: Trainer, windows: Windows, device: str) -> Iterator[dict[str, Any]]:
+    """Train to the last step, yielding one log entry per step."""
+    while trainer.step < trainer.config.steps:
+        began = time.perf_counter()
+        batch = windows.batch(trainer.step).to(device)
+        loss, norm = trainer.update(batch)
+        seconds = time.perf_counter() - began
+        yield {
+            "step": trainer.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": trainer.config.schedule(trainer.step - 1),
+            "tokens_per_second": batch.tokens.numel() / seconds,
+        }
+
+
+class Log:
+    """One JSON object a line and step; on resume it is cut back to the checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines[:step] if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_files({path: "".join(f"{line}\n" for line in kept).encode()})
+        self._file = path.open("a")
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append one entry."""
+        self._file.write(json.dumps(entry) + "\n")
+
+    def sync(self) -> None:
+        """Hand all entries to the operating system."""
+        self._file.flush()
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """The arguments that shape the result, as JSON."""
+    values = dataclasses.asdict(config)
+    return {key: str(v) if isinstance(v, Path) else v for key, v in values.items() if key not in ("resume", "out")}
+
+
+def prepare_folder(config: TrainConfig) -> None:
+    """Write config.json, or check that a resumed run has the same one."""
+    path, now = config.out / "config.json", plain(config)
+    if not config.resume or not path.exists():
+        if (config.out / STATE).exists() or path.exists():
+            raise UsageError(f"{config.out} holds a run already: continue it with --resume, or choose another --out")
+        write_files({path: json.dumps(now, indent=2).encode()})
+        return
+    before = json.loads(path.read_text())
+    changed = [f"{k} was {before.get(k)} and is {now.get(k)}" for k in now if before.get(k) != now.get(k)]
+    if changed:
+        raise UsageError(f"cannot resume {config.out} with other arguments: {'; '.join(changed)}")

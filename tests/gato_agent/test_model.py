@@ -1,0 +1,197 @@
+"""The model is what SPEC says, and none of what was wrong with its predecessors."""
+
+import dataclasses
+
+import pytest
+import torch
+from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+from gato_agent.model import Block, Gato, banded_rows
+from gato_agent.spaces import PAD, PATCH
+from torch import Tensor
+from torch.nn import functional as F
+
+NANO = dataclasses.replace(GatoConfig.nano(), context=32)
+
+
+@pytest.fixture
+def model() -> Gato:
+    torch.manual_seed(0)
+    return Gato(NANO).eval()
+
+
+def random_tokens(batch: int, length: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, NANO.vocabulary.size, (batch, length), generator=generator)
+
+
+def test_changing_a_token_changes_no_earlier_logit(model: Gato) -> None:
+    tokens = random_tokens(2, 100)
+    before = model.logits(model(tokens))
+    for t in (1, 31, 32, 33, 64, 99):
+        changed = tokens.clone()
+        changed[:, t] = changed[:, t] % 500 + 1
+        after = model.logits(model(changed))
+        assert torch.equal(before[:, :t], after[:, :t])
+        assert not torch.allclose(before[:, t], after[:, t])
+
+
+def test_blockwise_attention_equals_one_dense_mask() -> None:
+    torch.manual_seed(1)
+    length, context = 300, 32
+    tokens = random_tokens(2, length)
+    tokens[:, ::9] = PAD
+    segment = torch.arange(length).div(70, rounding_mode="floor").expand(2, -1)
+    q, k, v = torch.randn(3, 2, 4, length, 32).unbind()
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    dense = (distance >= 0) & (distance < context) & (segment[:, :, None] == segment[:, None, :])
+    dense = dense & (tokens != PAD)[:, None, :] | (distance == 0)
+    expected = F.scaled_dot_product_attention(q, k, v, dense.unsqueeze(1))
+    rows = banded_rows(tokens, segment, context)
+    parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask) for r in rows]
+    torch.testing.assert_close(torch.cat(parts, dim=2), expected)
+
+
+def test_attention_ends_at_the_context() -> None:
+    one_layer = Gato(dataclasses.replace(NANO, layers=1)).eval()
+    tokens = random_tokens(1, 80)
+    changed = tokens.clone()
+    changed[0, 10] = tokens[0, 10] % 500 + 1
+    before, after = one_layer(tokens), one_layer(changed)
+    assert not torch.allclose(before[0, 10 + 31], after[0, 10 + 31], atol=1e-7)
+    assert torch.equal(before[0, 10 + 32 :], after[0, 10 + 32 :])
+
+
+def test_nobody_else_sees_a_pad(model: Gato) -> None:
+    tokens = random_tokens(2, 60)
+    tokens[:, 10:20] = PAD
+    tokens[:, 0] = PAD
+    before = model(tokens)
+    with torch.no_grad():
+        model.embedding.table.weight[0] += 1  # what a PAD is embedded as; no other token here has id 0
+    after = model(tokens)
+    assert torch.equal(before[tokens != PAD], after[tokens != PAD])
+    assert torch.isfinite(after).all()
+
+
+def test_episodes_in_one_window_do_not_see_each_other(model: Gato) -> None:
+    first, second = random_tokens(1, 40, seed=1), random_tokens(1, 40, seed=2)
+    segment = torch.tensor([[0] * 40 + [1] * 40])
+    packed = model(torch.cat((first, second), dim=1), segment=segment)
+    torch.testing.assert_close(packed[:, :40], model(first))
+    torch.testing.assert_close(packed[:, 40:], model(second), atol=2e-6, rtol=1e-5)  # relative positions only
+
+
+def test_feed_forward_reads_what_attention_wrote() -> None:
+    """The TensorFlow version normalised the block's input there, which cut attention out of that branch."""
+    torch.manual_seed(0)
+    block = Block(NANO).eval()
+    x = torch.randn(2, 20, NANO.width)
+    rows = list(banded_rows(random_tokens(2, 20), None, NANO.context))
+    angles = Gato(NANO).rotary(torch.arange(20), x.dtype)
+    middle = x + block.attention(block.attention_norm(x), angles, rows, None)
+    expected = middle + block.feed_forward(block.feed_forward_norm(middle))
+    assert torch.equal(block(x, angles, rows, None), expected)
+
+
+def test_feed_forward_is_a_geglu() -> None:
+    torch.manual_seed(0)
+    layer = Block(NANO).feed_forward
+    x = torch.randn(3, NANO.width)
+    half = NANO.feed_forward // 2
+    value, gate = x @ layer.hidden.weight[:half].T, x @ layer.hidden.weight[half:].T
+    torch.testing.assert_close(layer(x), (value * F.gelu(gate)) @ layer.out.weight.T)
+
+
+def test_identical_timesteps_are_told_apart(model: Gato) -> None:
+    """The TensorFlow version knew no position in the sequence."""
+    timestep = random_tokens(1, 6)
+    hidden = model(timestep.repeat(1, 5))
+    for t in range(1, 5):
+        assert not torch.allclose(hidden[0, 5], hidden[0, 6 * t + 5], atol=1e-3)
+
+
+def test_batches_train_and_gradients_reach_every_weight() -> None:
+    """The TensorFlow version failed on a batch of more than one, and with `training=True`."""
+    torch.manual_seed(0)
+    model = Gato(dataclasses.replace(NANO, stochastic_depth=0.1)).train()
+    tokens = random_tokens(4, 50)
+    tokens[:, 10:12] = PATCH
+    patches = torch.randint(0, 256, (8, 16, 16, 4), dtype=torch.uint8)
+    local = torch.arange(50).expand(4, -1)
+    hidden = model(tokens, patches, local=local)
+    model.logits(hidden).logsumexp(-1).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_batch_rows_equal_single_rows(model: Gato) -> None:
+    tokens = random_tokens(3, 70)
+    together = model(tokens)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], model(tokens[i : i + 1]), atol=2e-6, rtol=1e-5)
+
+
+def test_head_is_the_token_table_and_may_be_sliced(model: Gato) -> None:
+    hidden = model(random_tokens(2, 10))
+    assert torch.equal(model.logits(hidden), hidden @ model.embedding.table.weight.T)
+    torch.testing.assert_close(model.logits(hidden, 100, 130), model.logits(hidden)[..., 100:130])
+    assert not any("head" in name for name, _ in model.named_parameters())
+
+
+def test_stochastic_depth_drops_whole_branches_in_training_only() -> None:
+    torch.manual_seed(0)
+    block = Block(dataclasses.replace(NANO, stochastic_depth=0.5))
+    x = torch.ones(1000, 3)
+    dropped = block.drop.train()(x)
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(dropped[:, 0], dropped[:, 2])
+    assert 0.4 < (dropped[:, 0] == 0).float().mean() < 0.6
+    assert torch.equal(block.drop.eval()(x), x)
+
+
+def test_patches_stand_where_they_are_and_nowhere_else(model: Gato) -> None:
+    tokens = random_tokens(2, 20)
+    tokens[0, 3] = tokens[0, 4] = tokens[1, 7] = PATCH
+    patches = torch.randint(0, 256, (3, 16, 16, 4), dtype=torch.uint8)
+    intervals = torch.tensor([[[0, 32], [0, 32]], [[0, 32], [32, 64]], [[32, 64], [0, 128]]])
+    x = model.embedding(tokens, torch.full_like(tokens, -1), patches, intervals)
+    embedded = model.embedding.patch(patches, intervals)
+    assert torch.equal(x[tokens == PATCH], embedded)
+    assert torch.equal(x[tokens != PATCH], model.embedding.table(tokens[tokens != PATCH]))
+
+
+def test_patch_position_is_the_rounded_mean_or_drawn_from_the_interval(model: Gato) -> None:
+    tower = model.embedding.patch
+    interval = torch.tensor([[[32, 64], [0, 26]]]).expand(5000, 2, 2)  # paper's example: row [.25, .5] -> 48
+    assert tower.eval()._positions(interval)[0].tolist() == [48, 13]
+    drawn = tower.train()._positions(interval)
+    assert set(drawn[:, 0].tolist()) == set(range(32, 64))
+    assert set(drawn[:, 1].tolist()) == set(range(26))
+
+
+def test_local_positions_are_added_to_observations_only(model: Gato) -> None:
+    tokens = random_tokens(1, 4)
+    local = torch.tensor([[0, 5, -1, -1]])
+    x = model.embedding(tokens, local, None, None)
+    expected = model.embedding.table(tokens)
+    expected[0, 0] += model.embedding.local.weight[0]
+    expected[0, 1] += model.embedding.local.weight[5]
+    assert torch.equal(x, expected)
+
+
+def test_angles_stay_exact_after_millions_of_tokens(model: Gato) -> None:
+    """In float32 the angle of token 10^7 would be off by half a radian."""
+    model = model.to(torch.bfloat16)
+    assert model.rotary.inverse_period.dtype == torch.float64
+    cos, _ = model.rotary(torch.tensor([10_000_001]), torch.float32)
+    assert cos[0, 0, 0].item() == pytest.approx(torch.tensor(10_000_001.0, dtype=torch.float64).cos().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parameter_counts(size: str) -> None:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Gato(GatoConfig.named(size)).parameters())
+    expected = {"nano": 1.28e6, "tiny": 4.11e6, "small": 79.6e6, "baseline": 343.5e6, "large": 1085e6}
+    assert count == pytest.approx(expected[size], rel=0.005)
+    if size in PUBLISHED_PARAMETERS:
+        assert count == pytest.approx(PUBLISHED_PARAMETERS[size], rel=0.09)
