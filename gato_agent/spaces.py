@@ -1,0 +1,214 @@
+"""Spaces <-> tokens: what a model reads and writes for any Gymnasium space (Gato paper, section 2.1 and appendix B).
+
+    vocabulary     text pieces | 1,024 continuous bins | 1,024 discrete values | separator
+    one timestep   text leaves, image leaves, then all other leaves, each by path | separator | action leaves by path
+
+For example, as actions and with 512 text pieces:
+
+    Box(-1, 1, (2,))       [0.5, -1.0]  ->  ids 512 + 768, 512 + 0   ->  the middles of these bins
+    Discrete(3, start=1)   2            ->  id 512 + 1024 + 1        ->  2
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.spaces import Space, Text
+from numpy.typing import NDArray
+
+from gato_agent.bins import BINS
+from gato_agent.codec import (
+    PATCH_SIZE,
+    Characters,
+    Elements,
+    column_of,
+    cut_patches,
+    intervals,
+    is_floating,
+    is_image,
+    shape_of,
+)  # fmt: skip
+from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
+
+__all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "SpaceTokenizer", "Vocabulary"]
+
+PAD, PATCH = -1, -2  # in token arrays, where there is no id: nothing, and the place of an image patch
+
+
+class Vocabulary(NamedTuple):
+    """Where each kind of token begins; `text` is the number of text pieces, the first ids."""
+
+    text: int
+
+    @property
+    def continuous(self) -> int:
+        """First id of the bins."""
+        return self.text
+
+    @property
+    def discrete(self) -> int:
+        """First id of the discrete values."""
+        return self.text + BINS
+
+    @property
+    def separator(self) -> int:
+        """Id between observation and action."""
+        return self.text + 2 * BINS
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return self.text + 2 * BINS + 1
+
+
+class SpaceTokenizer:
+    """Everything that tokens mean for one pair of spaces.
+
+    Args:
+        observation_space: any nesting of Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict and Tuple.
+        action_space: likewise.
+        vocabulary: where the ids begin.
+        text: string -> piece ids; without it, an observation with text cannot be encoded.
+        text_pieces: tokens of an observed text, which is padded to that length.
+
+    Attributes:
+        n_obs: tokens of an observation.
+        n_act: tokens of an action.
+        patch_slots: int64 [k], positions of image patches within the observation.
+        patch_intervals: int32 [k, 2, 2], (row | column, from | to) in 128ths of the padded image.
+        legal: int32 [n_act, 2], half-open range of ids for each action token.
+
+    Raises:
+        SpaceError: a space that has no tokens; says what to do instead.
+    """
+
+    def __init__(
+        self, observation_space: Space[Any], action_space: Space[Any], vocabulary: Vocabulary,
+        text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32,
+    ) -> None:  # fmt: skip
+        self._offset, self._pieces = vocabulary.text, lru_cache(maxsize=4096)(text) if text else None
+        observed = sorted(leaves(observation_space), key=lambda leaf: _rank(leaf.space))
+        self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
+        self._texts, self._images, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
+        self._tensors = _elements(tensors, action=False)
+        images = [intervals(*shape_of(leaf)[:2]) for leaf, _ in self._images]
+        slots = [at + np.arange(len(image)) for (_, at), image in zip(self._images, images, strict=True)]
+        self.patch_slots = np.concatenate([np.zeros(0, np.int64), *slots])
+        self.patch_intervals = np.concatenate([np.zeros((0, 2, 2), np.int32), *images])
+        self._text_room = {leaf.path: _tokens_observed(leaf, text_pieces) for leaf, _ in self._texts}
+
+        acted = leaves(action_space)
+        self.n_act, placed = _place(acted, [_tokens_acted(leaf) for leaf in acted])
+        strings = [Characters(leaf, at) for leaf, at in placed if isinstance(leaf.space, Text)]
+        numbers = _elements([p for p in placed if not isinstance(p[0].space, Text)], action=True)
+        self._actions: list[Characters | Elements] = [*strings, *numbers]
+        self._acted = [leaf.path for leaf in acted]
+        self.legal = np.zeros((self.n_act, 2), dtype=np.int32)
+        for part in self._actions:
+            self.legal[part.slots] = self._offset + part.legal
+        for space, count in ((observation_space, self.n_obs), (action_space, self.n_act)):
+            if not count:
+                raise space_error("", f"{space} has no elements: wrap the environment so that it has at least one")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of observation, separator and action."""
+        return self.n_obs + 1 + self.n_act
+
+    def encode_observations(self, columns: Columns) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Encode B observations.
+
+        Args:
+            columns: leaf path -> array [B, ...].
+
+        Returns:
+            Tokens int32 [B, n_obs]: ids, PAD or PATCH; and patches uint8 [B, k, 16, 16, 4] in the order of PATCH.
+
+        Raises:
+            SpaceError: a value that the space cannot have; names the leaf, the element and the row.
+        """
+        rows = len(next(iter(columns.values()), ()))
+        tokens = np.full((rows, self.n_obs), PAD, dtype=np.int32)
+        for leaf, at in self._texts:
+            for row, text in enumerate(column_of(leaf, columns, rows)):
+                pieces = self._encode_text(leaf.path, text, row)
+                tokens[row, at : at + len(pieces)] = pieces
+        tokens[:, self.patch_slots] = PATCH
+        patches = [cut_patches(column_of(leaf, columns, rows)) for leaf, _ in self._images]
+        for part in self._tensors:
+            tokens[:, part.slots] = self._offset + part.encode(columns, rows)
+        return tokens, np.concatenate([np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8), *patches], axis=1)
+
+    def _encode_text(self, path: str, text: str, row: int) -> Sequence[int]:
+        if self._pieces is None:
+            raise space_error(path, "is text, and this tokenizer was made without a text tokenizer: pass `text`")
+        pieces, room = self._pieces(text), self._text_room[path]
+        if len(pieces) > room:
+            what = f"{len(pieces)} text pieces where {room} have room: train with --text-pieces {len(pieces)} or more"
+            raise space_error(path, what, row)
+        if pieces and not 0 <= min(pieces) <= max(pieces) < self._offset:
+            what = f"text piece {max(pieces)} of a vocabulary of {self._offset}: use the text tokenizer of this size"
+            raise space_error(path, what, row)
+        return pieces
+
+    def encode_actions(self, columns: Columns) -> NDArray[np.int32]:
+        """Encode B actions as tokens int32 [B, n_act], all legal; finite numbers beyond their bounds are clipped.
+
+        Raises:
+            SpaceError: as `encode_observations`.
+        """
+        rows = len(next(iter(columns.values()), ()))
+        tokens = np.empty((rows, self.n_act), dtype=np.int32)
+        for part in self._actions:
+            tokens[:, part.slots] = self._offset + part.encode(columns, rows)
+        return tokens
+
+    def decode_actions(self, tokens: NDArray[np.integer[Any]]) -> Columns:
+        """Decode tokens [B, n_act] into actions that the space contains.
+
+        Raises:
+            SpaceError: a token outside its legal range.
+        """
+        ids = np.asarray(tokens, dtype=np.int64)
+        if ids.ndim != 2 or ids.shape[1] != self.n_act:
+            raise space_error("", f"action tokens of shape {list(ids.shape)} instead of [B, {self.n_act}]")
+        wrong = (ids < self.legal[:, 0]) | (ids >= self.legal[:, 1])
+        if wrong.any():
+            row, at = np.argwhere(wrong)[0].tolist()
+            low, high = self.legal[at].tolist()
+            raise space_error("", f"action token {at} is {ids[row, at]}, not one of {low} to {high - 1}", row)
+        ids = ids - self._offset
+        found: Columns = {}
+        for part in self._actions:
+            found |= part.decode(ids[:, part.slots])
+        return {path: found[path] for path in self._acted}
+
+
+def _rank(space: Space[Any]) -> int:
+    """Order within an observation: text, images, tensors."""
+    return 0 if isinstance(space, Text) else 1 if is_image(space) else 2
+
+
+def _tokens_observed(leaf: Leaf, text_pieces: int) -> int:
+    if isinstance(leaf.space, Text):
+        return min(text_pieces, 4 * leaf.space.max_length)  # a piece is at least a byte, a character at most four
+    return len(intervals(*shape_of(leaf)[:2])) if is_image(leaf.space) else math.prod(shape_of(leaf))
+
+
+def _tokens_acted(leaf: Leaf) -> int:
+    return leaf.space.max_length if isinstance(leaf.space, Text) else math.prod(shape_of(leaf))
+
+
+def _place(found: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, int]]]:
+    """Number of tokens, and each leaf with the place of its first."""
+    *starts, total = accumulate(sizes, initial=0)
+    return total, list(zip(found, starts, strict=True))
+
+
+def _elements(placed: list[tuple[Leaf, int]], action: bool) -> list[Elements]:
+    """One group for the integer leaves and one for the floating ones, where there are any."""
+    groups = [[p for p in placed if is_floating(p[0]) == floating] for floating in (False, True)]
+    return [Elements(group, action) for group in groups if group]
