@@ -55,7 +55,8 @@ def main(config: Config) -> None:
             for player in config.players:
                 score = measure(task, player, config)
                 print(f"{task.id:26} {player:6} {score.mean:10.3f} +- {score.std:8.3f}   {score.how}", flush=True)
-                tasks[task.id] = replace(tasks[task.id], **{player: score})
+                known = tasks[task.id]
+                tasks[task.id] = replace(known, random=score) if player == "random" else replace(known, expert=score)
         if config.write:
             file.write_text(to_toml(tasks.values()), encoding="utf-8")
 

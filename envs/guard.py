@@ -97,10 +97,9 @@ def _checker(space: gym.Space[Any]) -> Callable[[Any], bool]:
         return lambda value: all(check(item) for check, item in zip(checks, value, strict=True))
     shape, dtype = space.shape, space.dtype
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        # 0 * x is 0 unless x is NaN or infinite: one product is a quarter of the time of np.isfinite(x).all().
+        # 0 * x is 0 unless x is NaN or infinite: one silent product takes half the time of np.isfinite(x).all().
         zeros = np.zeros(space.shape, space.dtype)
-        dot: Callable[[Any], Any] = zeros.dot if zeros.ndim == 1 else lambda value: np.vdot(zeros, value)
-        return lambda value: value.shape == shape and bool(dot(value) == 0.0)
+        return lambda value: value.shape == shape and bool(np.vdot(zeros, value) == 0.0)
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
         return lambda value: value.shape == shape and value.dtype == dtype
     return lambda value: True

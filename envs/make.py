@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.envs.guard import Guard
+from gato_agent.envs.task import catalogue
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +50,11 @@ def make_vector(
     if n < 1:
         raise UsageError(f"{env_id}: {n} environments were asked for; at least 1 is needed")
     spec = find_spec(env_id)
-    lanes = [_make(spec, render_mode if lane == 0 else None, env_kwargs or {}) for lane in range(n)]
-    for lane in lanes:
-        if (lane.observation_space, lane.action_space) != (lanes[0].observation_space, lanes[0].action_space):
-            raise EnvironmentFault(f"{env_id}: its spaces differ from one instance to the next; use one lane")
-    return SyncVectorEnv([lambda lane=lane: lane for lane in lanes], autoreset_mode=AutoresetMode.DISABLED)  # type: ignore[misc]
+    lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}) for lane in range(n)]
+    try:
+        return SyncVectorEnv(lanes, autoreset_mode=AutoresetMode.DISABLED)
+    except RuntimeError as error:
+        raise EnvironmentFault(f"{env_id}: its spaces differ from one instance to the next; use one lane") from error
 
 
 def find_spec(env_id: str) -> EnvSpec:
@@ -93,7 +95,7 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
             warnings.filterwarnings("ignore", message=".*render")  # said below, as an error
             # Gymnasium's checker costs more than most steps; the guard does what is needed of it.
             env = gym.make(spec, disable_env_checker=True, **kwargs)
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise UsageError(f"{spec.id} needs a package that is missing: {_install(error)}") from error
     except TypeError as error:
         if not kwargs:
@@ -111,11 +113,11 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
 
 def _install(error: Exception) -> str:
     """Name the command that installs what `error` misses."""
-    extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))
+    extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))  # Gymnasium names the extra of its own that is needed
     if extra is None:
-        return _one_line(error)
-    name = extra[1].replace("_", "-")
-    return f"pip install 'gato-agent[{name}]'" if name == "box2d" else f"pip install 'gymnasium[{name}]'"
+        return f"{_one_line(error)}; install it with pip"
+    ours = {task.extra for task in catalogue().values()}
+    return f"pip install '{'gato-agent' if extra[1] in ours else 'gymnasium'}[{extra[1]}]'"
 
 
 def _one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ One TOML file per suite in `suites/`:
     versions = { gymnasium = "1.4.0" }
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def catalogue() -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for file in sorted(SUITES.glob("*.toml")):
         suite = read_suite(file)
-        for env_id in suite.keys() & tasks.keys():
+        for env_id in [env_id for env_id in suite if env_id in tasks]:
             raise GatoError(f"{file.name}: {env_id} is in {tasks[env_id].suite}.toml already; keep one of the two")
         tasks |= suite
     return tasks
@@ -79,41 +80,42 @@ def read_suite(file: Path) -> dict[str, Task]:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise GatoError(f"{file.name}: not valid TOML: {error}") from error
-    top = _checked(table, f"{file.name}: top level", required={"tasks": dict}, optional={"extra": str})
-    where = f"{file.name}: tasks"
+    top = _checked(table, f"{file.name}: ", required={"tasks": dict}, optional={"extra": str})
     return {
-        env_id: _task(env_id, value, f"{where}.{env_id}", file.stem, top.get("extra"))
+        env_id: _task(env_id, value, f"{file.name}: tasks.{env_id}.", file.stem, top.get("extra"))
         for env_id, value in top["tasks"].items()
     }
 
 
 def _task(env_id: str, table: Any, where: str, suite: str, extra: str | None) -> Task:
     known = _checked(table, where, required={}, optional={"horizon": int, "random": dict, "expert": dict})
-    scores = {name: _score(known[name], f"{where}.{name}") for name in ("random", "expert") if name in known}
+    scores = {name: _score(known[name], f"{where}{name}.") for name in ("random", "expert") if name in known}
     return Task(env_id, suite, known.get("horizon"), extra=extra, **scores)
 
 
 def _score(table: Any, where: str) -> Score:
     kinds = {"mean": float, "std": float, "episodes": int, "seeds": list, "how": str, "versions": dict}
     known = _checked(table, where, required=kinds, optional={})
-    _checked(known["versions"], f"{where}.versions", required={}, optional=dict.fromkeys(known["versions"], str))
+    _checked(known["versions"], f"{where}versions.", required={}, optional=dict.fromkeys(known["versions"], str))
     seeds, episodes = known["seeds"], known["episodes"]
     if [type(seed) for seed in seeds] != [int, int] or seeds[1] - seeds[0] + 1 != episodes:
-        raise GatoError(f"{where}.seeds is {seeds}, not the first and last of {episodes} seeds")
+        raise GatoError(f"{where}seeds is {seeds}, not the first and last of {episodes} seeds")
     return Score(**{**known, "seeds": tuple(seeds)})
 
 
 def _checked(table: Any, where: str, required: Mapping[str, type], optional: Mapping[str, type]) -> dict[str, Any]:
-    """Return `table` if it has every required key, no unknown one, and values of exactly these types."""
+    """Return `table` if it has every required key, no unknown one, and finite values of exactly these types."""
     if not isinstance(table, dict):
-        raise GatoError(f"{where} is not a table")
+        raise GatoError(f"{where.rstrip('.')} is not a table")
     kinds = {**required, **optional}
     for key, value in table.items():
         if key not in kinds:
-            raise GatoError(f"{where}.{key} is unknown; known here: {', '.join(kinds)}")
+            raise GatoError(f"{where}{key} is unknown; known here: {', '.join(kinds)}")
         if type(value) is not kinds[key]:
-            raise GatoError(f"{where}.{key} is {value!r}, not of type {kinds[key].__name__}")
+            raise GatoError(f"{where}{key} is {value!r}, not of type {kinds[key].__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise GatoError(f"{where}{key} is {value}, which is not finite")
     for key in required:
         if key not in table:
-            raise GatoError(f"{where}.{key} is missing")
+            raise GatoError(f"{where}{key} is missing")
     return table

@@ -30,13 +30,13 @@ class VideoWriter:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe could fill up and stop the encoder
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Append one frame, uint8 [height, width, 3]; an odd side gets one black row or column more.
+        """Append one frame, uint8 [height, width, 3]; at an odd side the last row or column is repeated.
 
         Raises:
             GatoError: not such an array, not of the first frame's size, or the encoder failed.
         """
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            what = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        if getattr(frame, "dtype", None) != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            what = f"{frame.dtype} {list(frame.shape)}" if hasattr(frame, "dtype") else type(frame).__name__
             raise GatoError(f"{self.path}: a video frame must be uint8 [height, width, 3], not {what}")
         if self._encoder is None:
             self._encoder, self._shape = self._start(frame), frame.shape
@@ -45,22 +45,23 @@ class VideoWriter:
             raise GatoError(f"{self.path}: the frame size changed from {sizes}; write a video per size")
         assert self._encoder.stdin is not None
         try:
-            self._encoder.stdin.write(np.ascontiguousarray(frame).data)
+            self._encoder.stdin.write(_even(frame).data)
         except BrokenPipeError as error:
             raise self._failed() from error
 
     def close(self) -> Path:
-        """Finish the file and return its path.
+        """Finish the file and return its path; a second call only returns the path.
 
         Raises:
             GatoError: no frame was written, or the encoder failed; then there is no file.
         """
         if self._encoder is None:
             raise GatoError(f"{self.path}: no frame was written, so there is no video")
-        self._encoder.communicate()
-        if self._encoder.returncode != 0:
-            raise self._failed()
-        temporary(self.path).replace(self.path)
+        if self._encoder.returncode is None:
+            self._encoder.communicate()
+            if self._encoder.returncode != 0:
+                raise self._failed()
+            temporary(self.path).replace(self.path)
         return self.path
 
     def __enter__(self) -> Self:
@@ -72,11 +73,10 @@ class VideoWriter:
 
     def _start(self, frame: NDArray[np.uint8]) -> subprocess.Popen[bytes]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        height, width, _ = frame.shape
+        height, width, _ = _even(frame).shape
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps}", "-i", "-"]
-        # yuv420p is what every player shows; it stores colour at half resolution, so sides must be even.
-        command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]
+        command += ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]  # yuv420p: what every player shows
         command += ["-movflags", "+faststart", "-f", "mp4", str(temporary(self.path))]
         # In a session of its own: Ctrl-C is for the player, which then closes the video in order.
         return subprocess.Popen(
@@ -85,9 +85,14 @@ class VideoWriter:
 
     def _failed(self) -> GatoError:
         assert self._encoder is not None
-        self._encoder.kill()
-        self._encoder.wait()
+        self._encoder.communicate()
         temporary(self.path).unlink(missing_ok=True)
         self._said.seek(0)
         said = " ".join(self._said.read().decode(errors="replace").split())
         return GatoError(f"{self.path}: the video encoder failed: {said or 'it ended early'}")
+
+
+def _even(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Make both sides even, because yuv420p keeps colours at half resolution; contiguous, to be written as bytes."""
+    height, width, _ = frame.shape
+    return np.ascontiguousarray(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))

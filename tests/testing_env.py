@@ -92,5 +92,5 @@ def likeness(space: Space[Any], action: Any, right: Any) -> float:
     return 1.0 - float(np.mean([np.mean(distance) for distance in distances]))
 
 
-gym.register("Testing-v0", entry_point=TestingEnv)
-gym.register("Identity-v0", entry_point=IdentityEnv)
+gym.register("Testing-v0", entry_point="tests.testing_env:TestingEnv")
+gym.register("Identity-v0", entry_point="tests.testing_env:IdentityEnv")

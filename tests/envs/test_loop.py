@@ -1,0 +1,178 @@
+"""The loop: the exact order of its calls, one seed an episode, and every kind of space."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from gato_agent.envs.loop import Step, steps
+from gato_agent.envs.make import make_vector
+from gato_agent.envs.random_actor import RandomActor
+from tests.testing_env import TestingEnv
+
+LENGTHS = {10: 3, 11: 2, 12: 2, 13: 1}  # steps of the episode with this seed
+
+
+class Taped:
+    """An actor that acts by observation alone, and keeps a record of its calls."""
+
+    def __init__(self, tape: list[Any]) -> None:
+        self.tape = tape
+
+    def reset(self, lanes: int) -> None:
+        self.tape.append(("actor.reset", lanes))
+
+    def act(self, observation: Any, start: Any) -> Any:
+        self.tape.append(("act", observation.tolist(), start.tolist()))
+        return observation[:, 1].astype(np.int64) % 2  # parity of t
+
+
+def taped_env(lane: int, tape: list[Any]) -> TestingEnv:
+    def reset(env: TestingEnv, seed: int | None, options: Any) -> Any:
+        tape.append((f"reset {lane}", seed))
+        return env.observe(), {}
+
+    def step(env: TestingEnv, action: Any) -> Any:
+        tape.append((f"step {lane}", int(action)))
+        done = env.t >= LENGTHS[env.seed]
+        return env.observe(), float(env.t), done and env.seed != 11, done and env.seed == 11, {"twice": 2 * env.t}
+
+    return TestingEnv(reset=reset, step=step)
+
+
+def vector(*envs: gym.Env[Any, Any], mode: AutoresetMode = AutoresetMode.DISABLED) -> SyncVectorEnv[Any, Any]:
+    return SyncVectorEnv([lambda env=env: env for env in envs], autoreset_mode=mode)  # type: ignore[misc]
+
+
+def play(seeds: list[int], lanes: int = 1) -> tuple[list[Step], list[Any]]:
+    tape: list[Any] = []
+    envs = vector(*(taped_env(lane, tape) for lane in range(lanes)))
+    return list(steps(Taped(tape), envs, seeds)), tape
+
+
+def test_two_lanes_call_in_this_order() -> None:
+    stream, tape = play([10, 11, 12, 13], lanes=2)
+    assert tape == [
+        ("actor.reset", 2),
+        ("reset 0", 10), ("reset 1", 11),
+        ("act", [[10, 0], [11, 0]], [True, True]), ("step 0", 0), ("step 1", 0),
+        ("act", [[10, 1], [11, 1]], [False, False]), ("step 0", 1), ("step 1", 1),
+        ("reset 1", 12),
+        ("act", [[10, 2], [12, 0]], [False, True]), ("step 0", 0), ("step 1", 0),
+        ("reset 0", 13),
+        ("act", [[13, 0], [12, 1]], [True, False]), ("step 0", 0), ("step 1", 1),
+    ]  # fmt: skip
+    assert [(step.lane, step.seed, step.t) for step in stream] == [
+        (0, 10, 0), (1, 11, 0), (0, 10, 1), (1, 11, 1), (0, 10, 2), (1, 12, 0), (0, 13, 0), (1, 12, 1),
+    ]  # fmt: skip
+
+
+def test_a_step_holds_what_happened() -> None:
+    first, last = play([11])[0]
+    assert (first.obs.tolist(), first.action, first.reward, first.next_obs.tolist()) == ([11, 0], 0, 1.0, [11, 1])
+    assert (first.terminated, first.truncated, first.done, first.info) == (False, False, False, {"twice": 2})
+    assert (last.obs.tolist(), last.action, last.reward, last.next_obs.tolist()) == ([11, 1], 1, 2.0, [11, 2])
+    assert (last.terminated, last.truncated, last.done, last.info) == (False, True, True, {"twice": 4})
+
+
+def test_the_last_observation_is_the_final_one_and_not_that_of_the_reset() -> None:
+    stream, _ = play([10, 11, 12, 13], lanes=2)
+    ends = {step.seed: step.next_obs.tolist() for step in stream if step.done}
+    assert ends == {seed: [seed, length] for seed, length in LENGTHS.items()}
+
+
+def test_every_observation_follows_from_the_one_before() -> None:
+    stream, _ = play([10, 11, 12, 13] * 3, lanes=3)
+    before: dict[int, Step] = {}
+    for step in stream:
+        if step.t:
+            assert step.obs.tolist() == before[step.lane].next_obs.tolist()
+        before[step.lane] = step
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 5, 8])
+def test_lanes_change_nothing_but_the_order(lanes: int) -> None:
+    def key(step: Step) -> Any:
+        return step.seed, step.t, step.obs.tolist(), int(step.action), step.reward, step.terminated, step.truncated
+
+    seeds = [13, 10, 12, 11]
+    assert sorted(map(key, play(seeds, lanes)[0])) == sorted(map(key, play(seeds)[0]))
+
+
+def test_spare_lanes_play_unseen() -> None:
+    stream, tape = play([10], lanes=3)
+    assert [(step.lane, step.t) for step in stream] == [(0, 0), (0, 1), (0, 2)]
+    assert tape[1:4] == [("reset 0", 10), ("reset 1", 10), ("reset 2", 10)]
+
+
+def test_no_seeds_no_steps() -> None:
+    assert play([]) == ([], [])
+
+
+def test_seeds_are_taken_one_at_a_time() -> None:
+    seeds = iter([10, 11, 12, 13])
+    next(steps(Taped([]), vector(taped_env(0, [])), seeds))
+    assert list(seeds) == [11, 12, 13]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_environments_that_reset_themselves_are_refused(mode: AutoresetMode) -> None:
+    with pytest.raises(ValueError, match=r"AutoresetMode\.DISABLED"):
+        next(steps(Taped([]), vector(TestingEnv(), mode=mode), [0]))
+
+
+def test_infos_of_some_lanes_only() -> None:
+    def step(env: TestingEnv, action: Any) -> Any:
+        info = {"name": f"s{env.seed}", "_own": 1, "deep": {"x": env.seed}} if env.seed else {}
+        return env.observe(), 0, True, False, info
+
+    stream = list(steps(Taped([]), vector(TestingEnv(step=step), TestingEnv(step=step)), [0, 5]))
+    assert [step.info for step in stream] == [{}, {"name": "s5", "_own": 1, "deep": {"x": 5}}]
+
+
+SPACES = [
+    Discrete(4, start=-2),
+    MultiDiscrete(np.array([[2, 3], [4, 5]])),
+    MultiBinary(3),
+    Box(-1, 1, (), np.float32),
+    Box(0, 255, (16, 16, 3), np.uint8),
+    Text(5),
+    Text(2, min_length=2, charset="ab"),
+    Dict(b=Discrete(3), a=Dict(text=Text(4), x=Box(-1, 1, (2,)))),
+    Tuple((Text(3), Text(3))),
+    Tuple((Discrete(2), Dict(z=Tuple((MultiBinary(2), Text(3)))), Box(-np.inf, np.inf, (1,)))),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_every_space_comes_through(space: Space[Any], lanes: int) -> None:
+    envs = make_vector("tests.testing_env:Identity-v0", lanes, env_kwargs={"space": space, "length": 4})
+    stream = list(steps(Echo(), envs, range(5)))
+    assert len(stream) == 5 * 4
+    for step in stream:
+        assert space.contains(step.obs)
+        assert space.contains(step.next_obs)
+        assert step.reward == 1.0
+
+
+class Echo:
+    """Returns the observation as the action, which is right in an Identity environment."""
+
+    def reset(self, lanes: int) -> None: ...
+
+    def act(self, observation: Any, start: Any) -> Any:
+        return observation
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_random_actions_lie_in_the_space_and_repeat(space: Space[Any]) -> None:
+    def actions(seed: int) -> list[Any]:
+        envs = make_vector("tests.testing_env:Identity-v0", 2, env_kwargs={"space": space, "length": 4})
+        return [step.action for step in steps(RandomActor(space, seed), envs, range(3))]
+
+    assert all(space.contains(action) for action in actions(0))
+    assert repr(actions(0)) == repr(actions(0)) != repr(actions(1))

@@ -1,0 +1,159 @@
+"""Making environments: every task repeats for a seed, and what cannot be made is said in one line."""
+
+import logging
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.spaces import Discrete
+from gymnasium.vector import AutoresetMode
+
+from gato_agent.envs.errors import EnvironmentFault, UsageError
+from gato_agent.envs.loop import steps
+from gato_agent.envs.make import make, make_vector
+from gato_agent.envs.random_actor import RandomActor
+from gato_agent.envs.task import catalogue
+from tests.testing_env import TestingEnv
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def digest(env_id: str, lanes: int = 1) -> str:
+    """Hash everything that random actions meet in four seeds."""
+    envs = make_vector(env_id, lanes)
+    stream = []
+    for step in steps(RandomActor(envs.single_action_space, seed=0), envs, range(4)):
+        arrays = [np.asarray(value).tobytes() for value in (step.obs, step.action, step.reward, step.next_obs)]
+        stream.append(repr((step.seed, step.t, step.terminated, step.truncated, arrays)))
+    return sha256("".join(stream).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("env_id", catalogue())
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_task_repeats_for_a_seed(env_id: str, lanes: int) -> None:
+    assert digest(env_id, lanes) == digest(env_id, lanes)
+
+
+def test_tasks_repeat_in_another_process() -> None:
+    code = "from tests.envs.test_make import digest; import sys; print(*map(digest, sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *catalogue()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [digest(env_id) for env_id in catalogue()]
+
+
+@pytest.mark.parametrize("env_id", catalogue())
+def test_it_is_what_gymnasium_makes(env_id: str) -> None:
+    ours, theirs = make(env_id), gym.make(env_id)
+    ours.action_space.seed(0)
+    for seed in (0, 1):
+        np.testing.assert_array_equal(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
+        done = False
+        while not done:
+            action = ours.action_space.sample()
+            mine, other = ours.step(action), theirs.step(action)
+            np.testing.assert_array_equal(mine[0], other[0])
+            assert mine[1:] == other[1:]
+            done = mine[2] or mine[3]
+
+
+def test_a_module_may_register_the_environment() -> None:
+    assert isinstance(make("tests.testing_env:Testing-v0").unwrapped, TestingEnv)
+
+
+def test_arguments_reach_the_constructor_and_the_time_limit() -> None:
+    assert make("Pendulum-v1", env_kwargs={"g": 1.62}).get_wrapper_attr("g") == 1.62
+    env = make("CartPole-v1", env_kwargs={"max_episode_steps": 1})
+    env.reset(seed=0)
+    assert env.step(0)[3] is True
+
+
+def test_only_lane_0_is_rendered(recwarn: pytest.WarningsRecorder) -> None:
+    envs = make_vector("CartPole-v1", 3, render_mode="rgb_array")
+    envs.reset(seed=0)
+    frames: tuple[Any, ...] = envs.render()
+    assert (frames[0].shape, frames[0].dtype, frames[1:]) == ((400, 600, 3), np.uint8, (None, None))
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "message"),
+    [
+        ("CartPol-v1", {}, r"unknown environment CartPol-v1: did you mean CartPole-v1"),
+        ("CartPole", {}, r"did you mean CartPole-v1"),
+        ("LunarLander-v2", {}, r"did you mean LunarLander-v3"),
+        ("Qwertyuiop-v7", {}, r"unknown environment Qwertyuiop-v7: module:Env-v0 imports the module that registers it"),
+        ("", {}, r"unknown environment"),
+        ("no_such.module:X-v0", {}, r"no_such\.module:X-v0: no module named no_such; install it or add .*PYTHONPATH"),
+        ("tests.testing_env:Testin-v0", {}, r"did you mean Testing-v0"),
+        ("CartPole-v1", {"render_mode": "hologram"}, r"cannot render 'hologram'; it can render: human, rgb_array"),
+        ("CartPole-v1", {"env_kwargs": {"gravitas": 1}}, r"does not take these arguments: .*'gravitas'"),
+    ],
+)
+def test_what_cannot_be_made_is_a_usage_error(env_id: str, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        make(env_id, **kwargs)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=message):
+        make_vector(env_id, 2, **kwargs)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith(("Box2D", "gymnasium.envs.box2d"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "Box2D", None)  # importing it fails
+    with pytest.raises(UsageError, match=r"LunarLander-v3 needs .*: pip install 'gato-agent\[box2d\]'$"):
+        make("LunarLander-v3")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "Gone-v0", "no_such_module:Env")
+    with pytest.raises(UsageError, match=r"Gone-v0 needs a package that is missing: .*'no_such_module'; install it"):
+        make("Gone-v0")
+
+
+def test_a_constructor_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> TestingEnv:
+        raise OSError("no robot\nat /dev/robot")
+
+    register(monkeypatch, "Broken-v0", broken)
+    with pytest.raises(EnvironmentFault, match=r"^Broken-v0: making it raised OSError: no robot at /dev/robot$"):
+        make("Broken-v0")
+
+
+def test_a_module_that_raises_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_module.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvironmentFault, match=r"importing broken_module raised ZeroDivisionError"):
+        make("broken_module:X-v0")
+
+
+def test_lanes_with_other_spaces_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter(range(2, 9))
+    register(monkeypatch, "Growing-v0", lambda: TestingEnv(action_space=Discrete(next(sizes))))
+    with pytest.raises(EnvironmentFault, match=r"Growing-v0: its spaces differ from one instance to the next"):
+        make_vector("Growing-v0", 2)
+
+
+def test_no_lanes_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        make_vector("CartPole-v1", 0)
+
+
+def test_an_old_version_is_noted_once(caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> None:
+    with caplog.at_level(logging.WARNING):
+        make_vector("CartPole-v0", 2)
+    assert caplog.messages == ["CartPole-v0: version 1 of this environment exists"]
+    assert not recwarn.list
+
+
+def register(monkeypatch: pytest.MonkeyPatch, env_id: str, entry_point: Any) -> None:
+    """Register for the length of one test."""
+    gym.register(env_id, entry_point=entry_point)
+    monkeypatch.setitem(gym.registry, env_id, gym.registry.pop(env_id))

@@ -1,0 +1,96 @@
+"""Tasks: the catalogue agrees with Gymnasium, and a suite is read strictly."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+from gato_agent.envs import task
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.task import Score, Task, catalogue, find, read_suite
+
+SCORE = """
+mean = 1.0
+std = 0.0
+episodes = 2
+seeds = [5, 6]
+how = "by hand"
+versions = { gymnasium = "1.4.0" }
+"""
+SUITE = f"""
+extra = "box2d"
+[tasks."A-v0"]
+horizon = 9
+[tasks."A-v0".expert]{SCORE}
+[tasks."B-v1"]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "toys.toml"
+    file.write_text(text)
+    return file
+
+
+def test_the_six_tasks_are_known() -> None:
+    names = "CartPole-v1 Acrobot-v1 MountainCar-v0 MountainCarContinuous-v0 Pendulum-v1 LunarLander-v3"
+    assert set(names.split()) <= set(catalogue())
+    assert {known.suite for known in catalogue().values()} >= {"classic", "box2d"}
+
+
+@pytest.mark.parametrize("known", catalogue().values(), ids=lambda known: known.id)
+def test_a_task_agrees_with_gymnasium_and_its_scores_were_measured(known: Task) -> None:
+    assert find(known.id) is known
+    assert gym.spec(known.id).max_episode_steps == known.horizon
+    assert known.random is not None
+    assert known.expert is not None
+    assert known.expert.mean > known.random.mean
+    for score in (known.random, known.expert):
+        assert (score.episodes, score.seeds) == (100, (1_000_000, 1_000_099))
+        assert "gymnasium" in score.versions
+
+
+def test_an_unknown_id_is_no_task() -> None:
+    assert find("Taxi-v3") is None
+
+
+def test_a_suite_becomes_tasks(tmp_path: Path) -> None:
+    score = Score(mean=1.0, std=0.0, episodes=2, seeds=(5, 6), how="by hand", versions={"gymnasium": "1.4.0"})
+    assert read_suite(written(tmp_path, SUITE)) == {
+        "A-v0": Task("A-v0", "toys", horizon=9, expert=score, extra="box2d"),
+        "B-v1": Task("B-v1", "toys", extra="box2d"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('extra = "box2d"', "extra = 1", r"^toys\.toml: extra is 1, not of type str$"),
+        ('extra = "box2d"', 'extras = "box2d"', r"^toys\.toml: extras is unknown; known here: tasks, extra$"),
+        ("horizon", "horizn", r"^toys\.toml: tasks\.A-v0\.horizn is unknown; known here: horizon, random, expert$"),
+        ("horizon = 9", "horizon = true", r"tasks\.A-v0\.horizon is True, not of type int"),
+        ("horizon = 9", "random = 9", r"tasks\.A-v0\.random is 9, not of type dict"),
+        ("mean = 1.0", "mean = 1", r"tasks\.A-v0\.expert\.mean is 1, not of type float"),
+        ("mean = 1.0", "mean = nan", r"tasks\.A-v0\.expert\.mean is nan, which is not finite"),
+        ("std = 0.0", "", r"tasks\.A-v0\.expert\.std is missing"),
+        ("[5, 6]", "[5, 7]", r"tasks\.A-v0\.expert\.seeds is \[5, 7\], not the first and last of 2 seeds"),
+        ("[5, 6]", "[5]", r"seeds is \[5\], not the first"),
+        ('"1.4.0"', "1.4", r"tasks\.A-v0\.expert\.versions\.gymnasium is 1\.4, not of type str"),
+        ('[tasks."B-v1"]', "[tasks]\nB = 1", r"toys\.toml: tasks\.B is not a table"),
+        ('[tasks."B-v1"]', "= 3", r"toys\.toml: not valid TOML"),
+        (SUITE, "", r"^toys\.toml: tasks is missing$"),
+        (SUITE, "tasks.X = 1", r"^toys\.toml: tasks\.X is not a table$"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_named(old: str, new: str, message: str, tmp_path: Path) -> None:
+    assert old in SUITE
+    with pytest.raises(GatoError, match=message):
+        read_suite(written(tmp_path, SUITE.replace(old, new, 1)))
+
+
+def test_a_task_in_two_suites_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "more.toml").write_text(SUITE)
+    written(tmp_path, SUITE)
+    monkeypatch.setattr(task, "SUITES", tmp_path)
+    with pytest.raises(GatoError, match=r"toys\.toml: A-v0 is in more\.toml already"):
+        catalogue.__wrapped__()  # not the one that is kept

@@ -1,0 +1,119 @@
+"""Videos: every frame arrives, in its colours, in a file that is whole or not there."""
+
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.make import make
+from gato_agent.envs.video import VideoWriter
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)]
+
+
+def plain(colour: tuple[int, int, int], height: int = 64, width: int = 96) -> Any:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def decoded(path: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Metadata and frames [height, width, 3]."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    width, height = meta["size"]
+    return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def test_frames_come_back_in_number_order_and_colour(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "colours.mp4"
+    with VideoWriter(path, fps=5) as video:
+        for colour in COLOURS * 3:
+            video.write(plain(colour))
+    meta, frames = decoded(path)
+    assert (meta["fps"], meta["codec"], meta["size"], len(frames)) == (5.0, "h264", (96, 64), 18)
+    for frame, colour in zip(frames, COLOURS * 3, strict=True):
+        np.testing.assert_allclose(frame.mean((0, 1)), colour, atol=4)
+    assert [file.name for file in path.parent.iterdir()] == ["colours.mp4"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (1, 1), (64, 33), (210, 160)])
+def test_odd_sides_are_made_even_and_nothing_is_scaled(height: int, width: int, tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "odd.mp4", fps=30)
+    writer.write(plain((200, 200, 200), height, width))
+    _, [frame] = decoded(writer.close())
+    assert frame.shape == (height + height % 2, width + width % 2, 3)
+    np.testing.assert_allclose(frame[:height, :width], 200, atol=8)
+
+
+def test_frames_need_not_be_contiguous(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "flipped.mp4", fps=30) as video:
+        left_red = np.concatenate([plain(COLOURS[0]), plain(COLOURS[2])], axis=1)
+        video.write(left_red[:, ::-1])
+    _, [frame] = decoded(tmp_path / "flipped.mp4")
+    assert frame[32, 10].argmax() == 2
+    assert frame[32, -10].argmax() == 0
+
+
+def test_it_appears_only_when_it_is_finished(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    path.write_bytes(b"the one before")
+    video = VideoWriter(path, fps=30)
+    video.write(plain(COLOURS[0]))
+    assert path.read_bytes() == b"the one before"
+    assert video.close() == path
+    assert video.close() == path
+    assert len(decoded(path)[1]) == 1
+
+
+def test_another_frame_size_is_refused_and_the_video_until_then_kept(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    with VideoWriter(path, 30) as video:
+        video.write(plain(COLOURS[0]))
+        with pytest.raises(GatoError, match=r"video\.mp4: the frame size changed from 96x64 to 96x32; "):
+            video.write(plain(COLOURS[0], height=32))
+    assert len(decoded(path)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "what"),
+    [
+        (None, "NoneType"),
+        (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\]"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]"),
+        (np.zeros((4, 4, 4), np.uint8), r"uint8 \[4, 4, 4\]"),
+    ],
+)
+def test_what_is_no_frame_is_refused(frame: Any, what: str, tmp_path: Path) -> None:
+    with pytest.raises(GatoError, match=rf"must be uint8 \[height, width, 3\], not {what}"):
+        VideoWriter(tmp_path / "video.mp4", fps=30).write(frame)
+
+
+def test_no_frames_no_video(tmp_path: Path) -> None:
+    with pytest.raises(GatoError, match="no frame was written"):
+        VideoWriter(tmp_path / "video.mp4", fps=30).close()
+    with pytest.raises(ZeroDivisionError), VideoWriter(tmp_path / "video.mp4", fps=30):
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_fails_is_heard_and_leaves_nothing(tmp_path: Path) -> None:
+    def film() -> None:
+        with VideoWriter(tmp_path / "video.mp4", fps=-1) as video:
+            video.write(plain(COLOURS[0], 512, 512))  # more than a pipe holds
+
+    with pytest.raises(GatoError, match=r"video\.mp4: the video encoder failed: .*framerate"):
+        film()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_is_filmed(tmp_path: Path) -> None:
+    env = make("CartPole-v1", render_mode="rgb_array")
+    env.reset(seed=0)
+    with VideoWriter(tmp_path / "pole.mp4", fps=env.metadata["render_fps"]) as video:
+        for _ in range(5):
+            env.step(1)
+            video.write(env.render())  # type: ignore[arg-type]
+    meta, frames = decoded(tmp_path / "pole.mp4")
+    assert (meta["fps"], meta["size"], len(frames)) == (50.0, (600, 400), 5)
