@@ -12,8 +12,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import iterate
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.loop import Step, steps
@@ -26,6 +27,7 @@ from gato_agent.rollouts.noise import Noisy
 from gato_agent.rollouts.progress import Update, progress
 from gato_agent.rollouts.store import EpisodeStore
 
+HEADINGS = ("environment", "expert", "episodes", "steps", "mean return", "catalogue expert")
 GROUP_SECONDS = 1.0  # a commit costs some 10 ms, as much as many a short episode: not after every one
 
 
@@ -68,7 +70,7 @@ def collect(config: CollectConfig) -> None:
 
         torch.set_num_threads(config.num_threads)
     console = Console()
-    table = Table("environment", "expert", "episodes", "steps", "mean return", "catalogue expert", "folder")
+    table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], title=f"episodes in {config.out}", box=box.SIMPLE)
     for env_id in config.env:
         with contextlib.closing(make_vector(env_id, 1, env_kwargs=kwargs)) as envs:
             table.add_row(*_collect_one(config, env_id, kwargs, envs, console))
@@ -98,12 +100,9 @@ def _collect_one(
             report = _Report(update, done, score)
             for group in _groups(played, store):
                 report(group)
-        episodes = [store.read(seed) for seed in seeds]
-    mean = np.mean([episode.total for episode in episodes])
-    return [
-        env_id, f"{expert.provenance['kind']} {expert.provenance['sha256'][:8]}", f"{len(episodes)}",
-        f"{sum(map(len, episodes)):,}", f"{mean:.2f}", score, str(store.folder),
-    ]  # fmt: skip
+        totals = [(len(episode), episode.total) for episode in map(store.read, seeds)]
+    lengths, returns = zip(*totals, strict=True)
+    return [env_id, expert.provenance["kind"], f"{len(totals):,}", f"{sum(lengths):,}", f"{np.mean(returns):.2f}", score]
 
 
 def _play(actor: Expert, envs: VectorEnv[Any, Any, Any], seed: int, header: dict[str, Any]) -> Episode:

@@ -153,7 +153,8 @@ def build(
         raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
     kwargs = {key: _resolve(value) if key in NAMED else value for key, value in policy.kwargs.items()}
     if "ars" not in policy.policy:
-        kwargs["lr_schedule"] = _no_learning
+        # An optimizer of torch's own would be of no use, and takes two seconds to import.
+        kwargs |= {"lr_schedule": _nothing, "optimizer_class": _nothing}
     try:
         module: BasePolicy = _resolve(policy.policy)(observation_space, action_space, **kwargs)
     except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
@@ -181,5 +182,6 @@ def _resolve(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _no_learning(_: float) -> float:
+def _nothing(*_: Any, **__: Any) -> float:
+    """Stand in for a learning rate and for an optimizer: the policy only acts."""
     return 0.0

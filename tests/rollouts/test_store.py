@@ -1,0 +1,160 @@
+"""A folder of episodes: whole or not at all, one writer, one set of settings."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.structure import space_to_json
+from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.store import EpisodeStore, folder_of, open_stores
+
+SPACES = Box(-1, 1, (2,)), Discrete(3)
+HEADER = {
+    "env_id": "ALE/Pong-v5",
+    "env_kwargs": {"frameskip": 4},
+    "observation_space": space_to_json(SPACES[0]),
+    "action_space": space_to_json(SPACES[1]),
+    "expert": {"kind": "sb3", "source": "model.zip", "sha256": "a" * 64},
+    "noise": False,
+    "versions": {"gymnasium": "1.4.0"},
+}
+
+
+def episode(seed: int) -> Episode:
+    observations = {"": np.full((2, 2), seed / 10, np.float32)}
+    return Episode(observations, {"": np.array([seed % 3])}, None, np.ones(1), True, False, None, seed)
+
+
+def test_what_is_committed_is_read_back(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        assert store.indices() == []
+        store.commit([episode(3), episode(1)])
+        store.commit([episode(123_456_789)])
+    (opened,) = open_stores(tmp_path)
+    assert opened.indices() == [1, 3, 123_456_789]
+    assert opened.read(3).to_bytes() == episode(3).to_bytes()
+    assert (opened.env_id, opened.env_kwargs) == ("ALE/Pong-v5", {"frameskip": 4})
+    assert (opened.observation_space, opened.action_space) == SPACES
+    assert opened.header["noise"] is False
+
+
+def test_folders_have_names_that_any_file_system_takes(tmp_path):
+    assert folder_of(tmp_path, "ALE/Pong-v5").name == "ALE%2FPong-v5"
+    assert folder_of(tmp_path, "mine:Env-v0").name == "mine%3AEnv-v0"
+
+
+def test_the_same_content_gives_the_same_files(tmp_path):
+    for root in ("a", "b"):
+        with EpisodeStore.create(tmp_path / root, HEADER) as store:
+            store.commit([episode(0), episode(1)])
+    a, b = (sorted((tmp_path / root).rglob("*")) for root in "ab")
+    assert [p.name for p in a] == [p.name for p in b]
+    assert all(x.read_bytes() == y.read_bytes() for x, y in zip(a, b, strict=True) if x.is_file())
+
+
+def test_open_stores_finds_all_of_a_root_or_the_one_named(tmp_path):
+    for env_id in ("B-v0", "A-v0"):
+        EpisodeStore.create(tmp_path, HEADER | {"env_id": env_id}).close()
+    (tmp_path / "experts" / "A-v0").mkdir(parents=True)
+    assert [store.env_id for store in open_stores(tmp_path)] == ["A-v0", "B-v0"]
+    assert [store.env_id for store in open_stores(tmp_path / "B-v0")] == ["B-v0"]
+
+
+def test_no_episodes_at_all_names_the_folder_and_the_command(tmp_path):
+    for call in (open_stores, EpisodeStore):
+        with pytest.raises(UsageError, match=f"no episodes in {tmp_path}.*gato-agent collect"):
+            call(tmp_path)
+
+
+def test_a_second_collector_is_refused_and_the_first_goes_on(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        with pytest.raises(UsageError, match=r"another `gato-agent collect` writes to .*ALE%2FPong-v5"):
+            EpisodeStore.create(tmp_path, HEADER)
+        assert open_stores(tmp_path)[0].indices() == []  # reading is free
+        store.commit([episode(0)])
+    EpisodeStore.create(tmp_path, HEADER).close()
+
+
+def test_a_store_opened_for_reading_does_not_write(tmp_path):
+    EpisodeStore.create(tmp_path, HEADER).close()
+    with pytest.raises(ValueError, match="create"):
+        open_stores(tmp_path)[0].commit([episode(0)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("noise", True, "--noise .false, now true."),
+        ("env_kwargs", {}, "--env-kwargs"),
+        ("expert", {"kind": "train", "source": "x", "sha256": "b" * 64}, "--expert .sb3 model.zip aaaaaaaa, now train x b"),
+        ("action_space", space_to_json(Discrete(4)), "action space"),
+        ("observation_space", space_to_json(Box(-1, 1, (3,))), "observation space"),
+    ],
+)  # fmt: skip
+def test_other_settings_are_refused_by_name_and_change_nothing(tmp_path, key, value, named):
+    EpisodeStore.create(tmp_path, HEADER).close()
+    with pytest.raises(UsageError, match=f"was collected with another {named}.*--out"):
+        EpisodeStore.create(tmp_path, HEADER | {key: value})
+    EpisodeStore.create(tmp_path, HEADER).close()  # nor does it keep the lock
+
+
+def test_other_versions_may_continue(tmp_path):
+    EpisodeStore.create(tmp_path, HEADER).close()
+    EpisodeStore.create(tmp_path, HEADER | {"versions": {"gymnasium": "1.5.0"}}).close()
+    assert open_stores(tmp_path)[0].header["versions"] == {"gymnasium": "1.4.0"}
+
+
+def test_leftovers_of_a_killed_run_are_removed_and_never_counted(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit([episode(0)])
+        leftover = store.folder / ".00000001.safetensors.partial"
+        leftover.write_bytes(b"half")
+    assert open_stores(tmp_path)[0].indices() == [0]
+    with EpisodeStore.create(tmp_path, HEADER):
+        assert not leftover.exists()
+
+
+def test_a_group_is_on_disk_whole_even_if_a_later_one_fails(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit([episode(0)])
+        unwritable = replace(episode(2), provenance={"noise": float("nan")})
+        with pytest.raises(ValueError, match="JSON"):
+            store.commit([episode(1), unwritable])
+        assert store.indices() == [0]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-1] + b"?"])
+def test_a_damaged_episode_is_named_with_the_way_out(tmp_path, damage):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit([episode(0)])
+        path = store.path(0)
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(GatoError, match=r"00000000\.safetensors: .*damaged.*delete it and repeat"):
+            store.read(0)
+
+
+def test_a_missing_episode_is_named(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store, pytest.raises(GatoError, match=r"00000005.* does not exist"):
+        store.read(5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "does not describe a task"),
+        ("{}", "does not describe a task"),
+        (json.dumps({"format": 9, **HEADER}), "format 9, this version reads 1: upgrade"),
+    ],
+)
+def test_a_damaged_header_is_named(tmp_path: Path, text, message):
+    folder = tmp_path / "A-v0"
+    folder.mkdir()
+    (folder / "task.json").write_text(text)
+    with pytest.raises(GatoError, match=f"task.json.*{message}"):
+        open_stores(tmp_path)
