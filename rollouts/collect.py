@@ -102,7 +102,14 @@ def _collect_one(
                 report(group)
         totals = [(len(episode), episode.total) for episode in map(store.read, seeds)]
     lengths, returns = zip(*totals, strict=True)
-    return [env_id, expert.provenance["kind"], f"{len(totals):,}", f"{sum(lengths):,}", f"{np.mean(returns):.2f}", score]
+    return [
+        env_id,
+        expert.provenance["kind"],
+        f"{len(totals):,}",
+        f"{sum(lengths):,}",
+        f"{np.mean(returns):.2f}",
+        score,
+    ]
 
 
 def _play(actor: Expert, envs: VectorEnv[Any, Any, Any], seed: int, header: dict[str, Any]) -> Episode:

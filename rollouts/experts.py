@@ -131,13 +131,17 @@ class CallableExpert:
         module_name, _, name = spec.partition(":")
         try:
             module = importlib.import_module(module_name)
-            self._expert = getattr(module, name)(observation_space, action_space)
+            make = getattr(module, name)
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"--expert {spec}: no module named {error.name}; install it or add its folder to PYTHONPATH"
             ) from error
         except AttributeError as error:
             raise UsageError(f"--expert {spec}: {error}") from error
+        try:
+            self._expert = make(observation_space, action_space)
+        except Exception as error:
+            raise GatoError(f"--expert {spec} raised {type(error).__name__}: {error}") from error
         if not hasattr(self._expert, "act") and not hasattr(self._expert, "predict"):
             raise UsageError(
                 f"--expert {spec}: returned {type(self._expert).__name__}, with neither predict() nor act()"

@@ -142,13 +142,8 @@ def build(
         GatoError: the policy was trained for other spaces.
     """
     import torch
-    from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-    from stable_baselines3.common.vec_env import VecTransposeImage
 
     name = provenance["source"]
-    box = observation_space
-    if isinstance(box, gym.spaces.Box) and is_image_space(box) and not is_image_space_channels_first(box):
-        observation_space = VecTransposeImage.transpose_space(box)
     if unknown := policy.kwargs.keys() - PLAIN - NAMED.keys():
         raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
     kwargs = {key: _resolve(value) if key in NAMED else value for key, value in policy.kwargs.items()}
@@ -156,9 +151,10 @@ def build(
         # An optimizer of torch's own would be of no use, and takes two seconds to import.
         kwargs |= {"lr_schedule": _nothing, "optimizer_class": _nothing}
     try:
-        module: BasePolicy = _resolve(policy.policy)(observation_space, action_space, **kwargs)
-    except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        module: BasePolicy = _resolve(policy.policy)(_channels_first(observation_space), action_space, **kwargs)
+    except (AssertionError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         raise GatoError(f"expert {name} cannot act in these spaces ({error}): it was trained for others") from error
+    _check_statistics(policy.normalize, observation_space, name)
     state = module.state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith(NOT_ACTOR)}
     found = {key: array.shape for key, array in policy.weights.items()}
@@ -172,6 +168,30 @@ def build(
     module.load_state_dict(state | {key: torch.tensor(array) for key, array in policy.weights.items()})
     module.set_training_mode(False)
     return SB3Expert(module, policy.normalize, provenance)
+
+
+def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
+    """The space that SB3 makes its networks for: images with their channels first."""
+    from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+    from stable_baselines3.common.vec_env import VecTransposeImage
+
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict({key: _channels_first(entry) for key, entry in space.items()})
+    if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
+
+
+def _check_statistics(normalize: Normalizer | None, space: gym.Space[Any], name: str) -> None:
+    shapes = (
+        {key: entry.shape for key, entry in space.items()} if isinstance(space, gym.spaces.Dict) else {"": space.shape}
+    )
+    for key, mean in normalize.mean.items() if normalize else ():
+        if shapes.get(key) != mean.shape:
+            raise GatoError(
+                f"expert {name} does not fit: the observation statistics beside it have shape {mean.shape}, and "
+                f"observations{key and ' ' + key} {shapes.get(key, 'no such entry')}; are they another expert's?"
+            )
 
 
 def _resolve(name: str) -> Any:

@@ -122,7 +122,8 @@ def test_random_damage_gives_the_named_error_or_the_same_arrays():
 @pytest.mark.parametrize("group", ["observations", "actions", "labels"])
 def test_wrong_numbers_of_rows_are_refused(group):
     whole = episode()
-    short = replace(whole, **{group: {path: column[:-1] for path, column in getattr(whole, group).items()}})
+    columns = {path: column[:-1] for path, column in getattr(whole, group).items()}
+    short = replace(whole, **{group: columns})  # type: ignore[arg-type]
     with pytest.raises(GatoError, match=f"{group} do not have"):
         Episode.from_bytes(short.to_bytes())
 

@@ -91,7 +91,7 @@ def test_a_store_opened_for_reading_does_not_write(tmp_path):
     [
         ("noise", True, "--noise .false, now true."),
         ("env_kwargs", {}, "--env-kwargs"),
-        ("expert", {"kind": "train", "source": "x", "sha256": "b" * 64}, "--expert .sb3 model.zip aaaaaaaa, now train x b"),
+        ("expert", {"kind": "train", "source": "x", "sha256": "b" * 64}, "--expert .sb3 model.zip a{8}, now train x b"),
         ("action_space", space_to_json(Discrete(4)), "action space"),
         ("observation_space", space_to_json(Box(-1, 1, (3,))), "observation space"),
     ],
@@ -128,7 +128,9 @@ def test_a_group_is_on_disk_whole_even_if_a_later_one_fails(tmp_path):
         assert store.indices() == [0]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-1] + b"?"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-1] + b"?"]
+)
 def test_a_damaged_episode_is_named_with_the_way_out(tmp_path, damage):
     with EpisodeStore.create(tmp_path, HEADER) as store:
         store.commit([episode(0)])

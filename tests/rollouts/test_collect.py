@@ -1,0 +1,261 @@
+"""Collecting repeats byte for byte, goes on where it was killed, and loses nothing."""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from gato_agent.envs.errors import EnvironmentFault, UsageError
+from gato_agent.rollouts import collect as module
+from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.store import EpisodeStore, open_stores
+from tests.testing_env import TestingEnv
+
+ROOT = Path(__file__).parents[2]
+
+
+class Faulty(TestingEnv):
+    """Raises in the second step of seed 3, unless told not to."""
+
+    faulty = True
+
+    def step(self, action):
+        if self.seed == 3 and self.t == 1 and self.faulty:
+            raise RuntimeError("the wheel came off")
+        return super().step(action)
+
+
+class Goal(TestingEnv):
+    """Reports success at the second step of even seeds only, and nothing of seed 1."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, info | ({} if self.seed == 1 else self.success())
+
+    def success(self):
+        return {"success": float(self.t == 2 and self.seed % 2 == 0)}
+
+
+gym.register("Faulty-v0", entry_point=lambda **kwargs: Faulty(**kwargs))
+gym.register("Goal-v0", entry_point=lambda **kwargs: Goal(**kwargs))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def config(out: Path, *env: str, expert: str = "random", episodes: int = 8, **more) -> CollectConfig:
+    return CollectConfig(env=env or ("CartPole-v1",), expert=expert, episodes=episodes, out=out, **more)
+
+
+@pytest.mark.parametrize("expert", ["random", "catalogue"])
+def test_data_repeat_byte_for_byte(tmp_path, expert):
+    envs = "CartPole-v1", "MountainCarContinuous-v0"
+    for name in ("a", "b"):
+        collect(config(tmp_path / name, *envs, expert=expert, episodes=3, noise=True))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert len(contents(tmp_path / "a")) == 2 * (3 + 2)
+
+
+def test_an_episode_does_not_depend_on_those_before_it(tmp_path):
+    collect(config(tmp_path / "whole", noise=True, episodes=6))
+    collect(config(tmp_path / "parts", noise=True, episodes=2, seed=4))
+    collect(config(tmp_path / "parts", noise=True, episodes=3))
+    collect(config(tmp_path / "parts", noise=True, episodes=6))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
+
+
+def test_what_is_there_is_not_made_again(tmp_path, capsys):
+    collect(config(tmp_path, episodes=4))
+    (store,) = open_stores(tmp_path)
+    store.path(2).unlink()
+    times = {index: store.path(index).stat().st_mtime_ns for index in (0, 1, 3)}
+    capsys.readouterr()
+    collect(config(tmp_path, episodes=4))
+    assert "3 of 4 episodes were there before" in capsys.readouterr().out
+    assert times == {index: store.path(index).stat().st_mtime_ns for index in (0, 1, 3)}
+    assert store.indices() == [0, 1, 2, 3]
+
+
+def test_an_episode_is_what_happened(tmp_path):
+    collect(config(tmp_path, episodes=3))
+    (store,) = open_stores(tmp_path)
+    for seed in range(3):
+        episode = store.read(seed)
+        env = gym.make("CartPole-v1")
+        obs, _ = env.reset(seed=seed)
+        np.testing.assert_array_equal(episode.observations[""][0], obs)
+        for t, action in enumerate(episode.actions[""]):
+            obs, reward, terminated, truncated, _ = env.step(action)
+            np.testing.assert_array_equal(episode.observations[""][t + 1], obs)
+            assert episode.rewards[t] == reward
+        assert (episode.terminated, episode.truncated) == (terminated, truncated)
+        assert episode.observations[""].dtype == np.float32
+        assert episode.seed == seed
+        assert episode.success is None
+        assert episode.labels is None
+        assert episode.provenance["env_id"] == "CartPole-v1"
+        assert episode.provenance["expert"]["kind"] == "random"
+        assert episode.provenance["noise"] == 0.0
+
+
+def test_noise_executes_other_actions_and_keeps_the_experts(tmp_path):
+    collect(config(tmp_path, "MountainCarContinuous-v0", expert="catalogue", noise=True, episodes=8))
+    (store,) = open_stores(tmp_path)
+    episodes = [store.read(seed) for seed in range(8)]
+    noisy = [episode for episode in episodes if episode.provenance["noise"]]
+    assert 2 < len(noisy) < 8
+    for episode in episodes:
+        differ = (episode.targets[""] != episode.actions[""]).any(1)
+        assert differ.any() == (episode in noisy) == (episode.labels is not None)
+        assert differ.mean() < 0.6
+    from gato_agent.rollouts.experts import load_expert
+
+    expert = load_expert("catalogue", store.env_id, store.observation_space, store.action_space)
+    whole = noisy[0]
+    starts = np.zeros(len(whole), np.bool_)
+    batch = expert.act(whole.observations[""][:-1], starts)  # a batch rounds differently in the last bits
+    np.testing.assert_allclose(batch, whole.targets[""], atol=1e-5)
+
+
+def test_success_at_any_step_is_success(tmp_path):
+    collect(config(tmp_path, "Goal-v0", episodes=4))
+    (store,) = open_stores(tmp_path)
+    assert [store.read(seed).success for seed in range(4)] == [True, None, True, False]
+
+
+def test_the_summary_and_the_lines_say_what_was_collected(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "GROUP_SECONDS", 0.0)
+    collect(config(tmp_path, expert="catalogue", episodes=2))
+    out = capsys.readouterr().out
+    assert re.search(r"CartPole-v1: 1 of 2 episodes, [\d,]+ steps/s, mean return 500.00, catalogue expert 500", out)
+    assert re.search(r"CartPole-v1 +catalogue +2 +1,000 +500.00 +500.00", out)
+
+
+def test_an_environment_that_raises_loses_nothing(tmp_path, monkeypatch):
+    with pytest.raises(EnvironmentFault, match="Faulty-v0: step 1 of seed 3 raised RuntimeError: the wheel came off"):
+        collect(config(tmp_path, "Faulty-v0", episodes=6))
+    assert open_stores(tmp_path)[0].indices() == [0, 1, 2]
+    monkeypatch.setattr(Faulty, "faulty", False)
+    collect(config(tmp_path, "Faulty-v0", episodes=6))
+    assert open_stores(tmp_path)[0].indices() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"noise": True}, "--noise .false, now true"),
+        ({"env_kwargs": '{"sutton_barto_reward": true}'}, "--env-kwargs"),
+        ({"expert": "catalogue"}, "--expert .random .*, now catalogue CartPole-v1"),
+    ],
+)
+def test_a_folder_made_with_other_settings_is_refused(tmp_path, change, message):
+    collect(config(tmp_path, episodes=1))
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=f"collected with another {message}.*another --out, or delete the folder"):
+        collect(config(tmp_path, episodes=2, **change))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episodes": 0}, "--episodes 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"env_kwargs": "[]"}, "--env-kwargs"),
+        ({"env": ("CartPole-v7",)}, "unknown environment CartPole-v7: did you mean"),
+        ({"expert": "nothing.zip"}, "no expert 'nothing.zip'"),
+    ],
+)
+def test_bad_arguments_leave_no_folder(tmp_path, change, message):
+    arguments = {"env": ("CartPole-v1",), "expert": "random", "out": tmp_path / "data"} | change
+    with pytest.raises(UsageError, match=re.escape(message)):
+        collect(CollectConfig(**arguments))
+    assert not (tmp_path / "data").exists()
+
+
+def test_importing_it_for_help_is_quick():
+    program = "import sys, gato_agent.rollouts.collect; assert not {'torch', 'stable_baselines3'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+# Killed at random moments
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from gato_agent.rollouts import collect as module
+module.GROUP_SECONDS = 0.02
+config = module.CollectConfig(
+    env=("CartPole-v1",), expert="random", noise=True, episodes=int(sys.argv[2]), out=Path(sys.argv[1])
+)
+module.collect(config)
+"""
+
+
+def start(out: Path, episodes: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-u", "-c", PROGRAM, str(out), str(episodes)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def kill_and_check(out: Path, episodes: int, rng: random.Random) -> int:
+    """Kill a collector in its work; return how many episodes are there."""
+    process = start(out, episodes)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(rng.randrange(1, 5))]
+    time.sleep(rng.random() * 0.05)
+    process.kill()
+    lines += process.stdout.read().splitlines()
+    assert process.wait() in (-signal.SIGKILL, 0)  # on a busy machine it may end before it is killed
+    (store,) = open_stores(out)
+    present = store.indices()
+    found = [int(match[1].replace(",", "")) for line in lines if (match := re.match(r"CartPole-v1: ([\d,]+) of", line))]
+    assert present[: max(found)] == list(range(max(found)))  # every episode that was reported
+    for index in present:
+        store.read(index)  # and every one that is there is whole
+    return len(present)
+
+
+@pytest.mark.parametrize(("moments", "episodes"), [(3, 500), pytest.param(20, 2000, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_files_are_those_of_an_undisturbed_run(tmp_path, moments, episodes):
+    rng = random.Random(0)
+    present = [kill_and_check(tmp_path / "killed", episodes, rng) for _ in range(moments)]
+    assert 0 < present[0] < episodes
+    assert present == sorted(present)
+    for name in ("killed", "undisturbed"):
+        assert start(tmp_path / name, episodes).communicate()[0]
+    killed, undisturbed = contents(tmp_path / "killed"), contents(tmp_path / "undisturbed")
+    assert len(undisturbed) == episodes + 2
+    assert killed == undisturbed
+
+
+def test_an_interrupt_keeps_complete_episodes(tmp_path, monkeypatch):
+    play = module._play
+    played: list[Episode] = []
+
+    def interrupted(*arguments):
+        if len(played) == 5:
+            raise KeyboardInterrupt
+        played.append(play(*arguments))
+        return played[-1]
+
+    monkeypatch.setattr(module, "_play", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(config(tmp_path))
+    assert open_stores(tmp_path)[0].indices() == [0, 1, 2, 3, 4]
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    collect(config(tmp_path, episodes=1))
+    (store,) = open_stores(tmp_path)
+    header = {key: value for key, value in store.header.items() if key != "format"}
+    with EpisodeStore.create(tmp_path, header), pytest.raises(UsageError, match="another `gato-agent collect`"):
+        collect(config(tmp_path, episodes=2))

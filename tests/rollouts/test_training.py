@@ -1,0 +1,99 @@
+"""`--expert train`: trained once, the same for a seed, kept where a repeated collect finds it."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Text
+
+from gato_agent.envs.errors import EnvironmentFault, UsageError
+from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.sb3 import read_zip
+from gato_agent.rollouts.store import open_stores
+from gato_agent.rollouts.training import TUNED, Settings, train
+from tests.testing_env import TestingEnv
+
+SHORT = "tests.testing_env:Testing-v0"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def hash_of(path: Path) -> str:
+    return read_zip(path).sha256
+
+
+def test_the_same_seed_trains_the_same_expert(tmp_path):
+    same = [train("CartPole-v1", {}, 0, 512, tmp_path / name) for name in ("a", "b")]
+    other = train("CartPole-v1", {}, 1, 512, tmp_path / "c")
+    assert same == [tmp_path / "a" / "model.zip", tmp_path / "b" / "model.zip"]
+    assert hash_of(same[0]) == hash_of(same[1]) != hash_of(other)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"model.zip"}
+
+
+def test_normalised_observations_are_kept_beside_the_zip(tmp_path):
+    path = train("Acrobot-v1", {}, 0, 512, tmp_path)
+    normalize = read_zip(path).normalize
+    assert normalize is not None
+    assert normalize.mean[""].shape == (6,)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.zip", "obs_norm.npz"}
+
+
+@pytest.mark.parametrize("env_id", [env_id for env_id in TUNED if "Bipedal" not in env_id])
+def test_every_tuned_setting_is_one_that_sb3_takes(tmp_path, env_id, monkeypatch):
+    short = {"n_steps": 16, "learning_starts": 0, "train_freq": 8, "gradient_steps": 1}
+    tuned = TUNED[env_id]
+    kwargs = {key: min(value, short[key]) if key in short else value for key, value in tuned.kwargs.items()}
+    monkeypatch.setitem(TUNED, env_id, Settings(tuned.steps, 2, tuned.normalize, tuned.algo, kwargs))
+    assert train(env_id, {}, 0, 64, tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    "space", [Box(0, 255, (40, 40, 3), np.uint8), Dict(a=Box(-1, 1, (2,)), b=Box(0, 1, (3,))), Discrete(4)]
+)
+def test_any_observations_that_sb3_knows(tmp_path, monkeypatch, space):
+    monkeypatch.setattr(TestingEnv, "observe", lambda self: space.sample())
+    path = train(SHORT, {"observation_space": space}, 0, 16, tmp_path)
+    normalize = read_zip(path).normalize
+    assert (normalize is None) == (not isinstance(space, Dict))
+
+
+def test_spaces_that_sb3_does_not_know_are_named(tmp_path):
+    with pytest.raises(UsageError, match=r"Testing-v0: Stable-Baselines3 cannot train in its spaces.*--expert PATH"):
+        train(SHORT, {"action_space": Text(3)}, 0, 16, tmp_path / "expert")
+    assert not (tmp_path / "expert").exists()
+
+
+def test_an_environment_that_raises_is_named_and_leaves_nothing(tmp_path):
+    def step(self, action):
+        raise RuntimeError("flat battery")
+
+    with pytest.raises(EnvironmentFault, match="flat battery"):
+        train(SHORT, {"step": step}, 0, 16, tmp_path / "expert")
+    assert not (tmp_path / "expert").exists()
+
+
+def test_collect_trains_once_and_goes_on_with_the_same_expert(tmp_path, capsys):
+    config = CollectConfig(env=("CartPole-v1",), expert="train", episodes=2, out=tmp_path, train_steps=512)
+    collect(config)
+    assert "CartPole-v1: training an expert with PPO: 512 of 512 steps" in capsys.readouterr().out
+    collect(CollectConfig(env=("CartPole-v1",), expert="train", episodes=4, out=tmp_path))
+    assert "using the expert trained before" in capsys.readouterr().out
+    (store,) = open_stores(tmp_path)
+    assert store.indices() == [0, 1, 2, 3]
+    assert store.header["expert"]["kind"] == "train"
+    assert store.header["expert"]["sha256"] == hash_of(tmp_path / "experts" / "CartPole-v1" / "model.zip")
+
+
+@pytest.mark.slow
+def test_cartpole_is_solved_in_about_a_minute(tmp_path):
+    began = time.monotonic()
+    collect(CollectConfig(env=("CartPole-v1",), expert="train", episodes=20, out=tmp_path))
+    (store,) = open_stores(tmp_path)
+    assert np.mean([store.read(seed).total for seed in range(20)]) >= 475
+    print(f"trained and collected in {time.monotonic() - began:.0f} s", file=sys.stderr)
