@@ -39,7 +39,7 @@ class Cache:
         self.index = torch.full((lanes, self.slots), NEVER, device=device)
         self.age = torch.zeros(lanes, dtype=torch.int64, device=device)
         self._slot = torch.arange(self.slots, device=device)
-        self._here = self._slot[:0]
+        self._moves: list[tuple[slice, slice]] = []  # from where in this pass to where in the ring
         self._written = 0
 
     def restart(self, lanes: Tensor, age: int = 0) -> None:
@@ -56,17 +56,21 @@ class Cache:
         Returns:
             Token index [lane, n], and who sees whom: bool [lane, 1, n, filled slots].
         """
-        n = tokens.shape[1]
-        here = self._slot.roll(-(self._written % self.slots))[:n]
-        query = self.age.unsqueeze(1) + torch.arange(n, device=tokens.device)  # [lane, n]
-        self.index[:, here] = torch.where(tokens == PAD, NEVER, query)
-        self._here, self._written = here, self._written + n
+        n, first = tokens.shape[1], self._written % self.slots
+        before = min(n, self.slots - first)  # tokens that fit before the ring's end; the others go to its beginning
+        self._moves = [(slice(0, before), slice(first, first + before))]
+        if before < n:
+            self._moves.append((slice(before, n), slice(0, n - before)))
+        query = self.age.unsqueeze(1) + self._slot[:n]  # [lane, n]
+        for source, target in self._moves:
+            self.index[:, target] = query[:, source].masked_fill(tokens[:, source] == PAD, NEVER)
         self.age += n
-        key = self.index[:, None, : self.filled]  # [lane, 1, filled]
-        distance = query.unsqueeze(2) - key
+        self._written += n
+        distance = query.unsqueeze(2) - self.index[:, None, : self.filled]  # [lane, n, filled]
         seen = (distance >= 0) & (distance < self.context)
-        own = here.unsqueeze(1) == self._slot[: self.filled]  # [n, filled]
-        return query, (seen | own).unsqueeze(1)
+        for source, target in self._moves:
+            seen[:, source, target].diagonal(dim1=1, dim2=2).fill_(True)  # a PAD sees itself
+        return query, seen.unsqueeze(1)
 
     @property
     def filled(self) -> int:
@@ -75,6 +79,8 @@ class Cache:
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's keys and values [lane, head, n, head_size]; return the filled part of the ring."""
-        self.k[layer, :, :, self._here] = k
-        self.v[layer, :, :, self._here] = v
-        return self.k[layer, :, :, : self.filled], self.v[layer, :, :, : self.filled]
+        all_k, all_v = self.k[layer], self.v[layer]
+        for source, target in self._moves:
+            all_k[:, :, target] = k[:, :, source]
+            all_v[:, :, target] = v[:, :, source]
+        return all_k[:, :, : self.filled], all_v[:, :, : self.filled]

@@ -75,12 +75,13 @@ class Embedding(nn.Module):
         self.local = nn.Embedding(config.local_positions, config.width)
         self.patch = PatchEmbedding(config)
 
-    def forward(self, tokens: Tensor, local: Tensor, patches: Tensor | None, intervals: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, local: Tensor | None, patches: Tensor | None, intervals: Tensor | None) -> Tensor:
         """Embed a stream of tokens.
 
         Args:
             tokens: integer [batch, length]; ids, PAD or PATCH.
-            local: integer [batch, length]; position within the observation, -1 for separator and actions.
+            local: integer [batch, length]; position within the observation, -1 for separator and actions; None for no
+                observations at all.
             patches: uint8 [k, 16, 16, 4], one per PATCH in `tokens`, in row-major order; None if there are none.
             intervals: integer [k, 2, 2], the place of each patch in its image.
 
@@ -92,4 +93,6 @@ class Embedding(nn.Module):
             assert intervals is not None
             # The tower runs on patches alone: the TensorFlow version ran it on every token and masked afterwards.
             x = x.masked_scatter((tokens == PATCH).unsqueeze(-1), self.patch(patches, intervals).to(x.dtype))
-        return x + torch.where(local.unsqueeze(-1) >= 0, self.local(local.clamp(min=0)), 0)
+        if local is not None:
+            x = x + self.local(local.clamp(min=0)) * (local >= 0).unsqueeze(-1)
+        return x

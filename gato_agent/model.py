@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
-from gato_agent.spaces import PAD
+from gato_agent.spaces import BINS, PAD
 
 QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
 
@@ -66,8 +66,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same; `rows` says who sees whom."""
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [b, h, n, d/h] each
-        q, k = rotate(q, *angles), rotate(k, *angles)
+        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
+        (q, k), v = rotate(qkv[:2], *angles), qkv[2]
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
         y = torch.cat(
@@ -169,8 +169,6 @@ class Gato(nn.Module):
         Returns:
             Hidden states [batch, length, width].
         """
-        if local is None:
-            local = torch.full_like(tokens, -1)
         if patches is not None and intervals is None:
             whole = torch.tensor([[0, self.config.patch_positions]] * 2, device=tokens.device)
             intervals = whole.expand(len(patches), 2, 2)
@@ -218,3 +216,16 @@ def initialise(model: Gato) -> None:
             nn.init.normal_(module.weight, std=depth * module.in_features**-0.5)
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
+    vocabulary = model.config.vocabulary
+    with torch.no_grad():
+        model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bins(model.config.width)
+
+
+def smooth_bins(width: int) -> Tensor:
+    """Initial embeddings of the 1,024 bins, of unit variance: neighbours start alike, so what one learns the other knows.
+
+    Random Fourier features (Rahimi & Recht 2007) of the bin's centre, from one to a hundred waves across [-1, 1].
+    """
+    value = torch.linspace(-1, 1, BINS).unsqueeze(1)
+    waves = 100 ** torch.rand(width)
+    return 2**0.5 * torch.cos(torch.pi * waves * value + 2 * torch.pi * torch.rand(width))  # [bins, width]

@@ -28,6 +28,7 @@ from gato_agent.windows import Batch, TokenizedTask, Windows
 
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 STATE = "state.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,11 @@ class Trainer:
         return value, norm.item()
 
     def to_bytes(self) -> bytes:
-        """Weights, both moments and the step."""
+        """Weights, the optimizer's moments and counts of those that ever had a gradient, and the step."""
         tensors = {}
         for name, parameter in self.model.named_parameters():
-            state = self.optimizer.state[parameter]
-            tensors |= {f"model.{name}": parameter.detach().cpu()}
-            tensors |= {f"{key}.{name}": state[key].cpu() for key in ("exp_avg", "exp_avg_sq")}
+            tensors[f"model.{name}"] = parameter.detach().cpu()
+            tensors |= {f"{key}.{name}": value.cpu() for key, value in self.optimizer.state[parameter].items()}
         return to_bytes(tensors, {"step": self.step})
 
     def load(self, path: Path) -> None:
@@ -121,10 +121,10 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             try:
                 parameter.data.copy_(tensors[f"model.{name}"])
-                moments = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
             except (KeyError, RuntimeError) as error:
                 raise GatoError(f"{path} is of another model ({error}): use the run's own --size") from error
-            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+            state = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
 
 
 def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Tensor:

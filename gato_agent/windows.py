@@ -73,8 +73,9 @@ class TokenizedTask:
     def fragment(self, rng: np.random.Generator, length: int) -> slice:
         """Rows of one episode, at most `length` tokens of whole timesteps and at least one timestep.
 
-        Starts are uniform over positions where a fragment of this length would touch the episode, so that every
-        timestep is seen equally often, the first ones mostly at the start of a window, as they are in play.
+        Starts are uniform over the positions where a fragment of this length would touch the episode, moved to its
+        beginning where they lie before it: every timestep is seen equally often, but for the first ones, which are
+        seen up to twice as often and mostly without a past, as they are in play.
         """
         count = max(1, length // self.rows.shape[1])
         episode = int(np.searchsorted(self.ends, rng.integers(len(self.rows)), side="right"))

@@ -1,0 +1,135 @@
+"""Windows: a pure function of (seed, step), made of whole episodes' own tokens, aimed at the expert's actions."""
+
+import numpy as np
+import pytest
+import torch
+from gato_agent.config import GatoConfig
+from gato_agent.envs.errors import GatoError
+from gato_agent.rollouts.episode import Episode
+from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
+from gato_agent.windows import Batch, TokenizedTask, Windows
+from gymnasium.spaces import Box, Dict, Discrete
+
+VOCABULARY = GatoConfig.nano().vocabulary
+OBSERVATION = Dict({"camera": Box(0, 255, (16, 32, 3), np.uint8), "x": Box(-1, 1, (2,))})
+ACTION = Dict({"a": Discrete(3), "b": Box(-1, 1, (1,))})
+
+
+def episode(length: int, seed: int, *, noisy: bool = True) -> Episode:
+    rng = np.random.default_rng(seed)
+    observations = {
+        "camera": rng.integers(0, 256, (length + 1, 16, 32, 3), dtype=np.uint8),
+        "x": rng.uniform(-1, 1, (length + 1, 2)).astype(np.float32),
+    }
+    actions, labels = (
+        {"a": rng.integers(0, 3, length), "b": rng.uniform(-1, 1, (length, 1)).astype(np.float32)} for _ in range(2)
+    )
+    return Episode(
+        observations=observations, actions=actions, labels=labels if noisy else None, rewards=np.ones(length),
+        terminated=True, truncated=False, success=None, seed=seed, provenance={},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def task() -> TokenizedTask:
+    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
+    return TokenizedTask("toy", tokenizer, VOCABULARY.separator, [episode(5, 0), episode(40, 1), episode(12, 2)])
+
+
+def same(a: Batch, b: Batch) -> bool:
+    flat = [[x.tokens, x.local, x.segment, x.patches, x.intervals, *(p for t in x.targets for p in t[2:])] for x in (a, b)]
+    return all(torch.equal(p, q) for p, q in zip(*flat, strict=True))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(task: TokenizedTask) -> None:
+    windows = Windows([task], window=100, batch_size=3, seed=7)
+    first = windows.batch(4)
+    windows.batch(0)
+    assert same(first, windows.batch(4))
+    assert same(first, Windows([task], window=100, batch_size=3, seed=7).batch(4))
+    assert not torch.equal(first.tokens, windows.batch(5).tokens)
+    assert not torch.equal(first.tokens, Windows([task], window=100, batch_size=3, seed=8).batch(4).tokens)
+
+
+def test_windows_are_full_and_begin_at_timesteps(task: TokenizedTask) -> None:
+    batch = Windows([task], window=100, batch_size=8, seed=0).batch(0)
+    assert batch.tokens.shape == batch.local.shape == batch.segment.shape == (8, 100)
+    assert (batch.tokens != PAD).all()
+    begins = torch.cat((torch.ones(8, 1, dtype=torch.bool), batch.segment[:, 1:] != batch.segment[:, :-1]), dim=1)
+    assert (batch.local[begins] == 0).all()
+    assert batch.patches is not None and batch.intervals is not None
+    assert len(batch.patches) == len(batch.intervals) == int((batch.tokens == PATCH).sum())
+
+
+def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedTask) -> None:
+    """Every fragment is found in the episodes, with its patches in order and each label one token ahead."""
+    tokenizer, step = task.tokenizer, task.tokenizer.tokens_per_step
+    batch = Windows([task], window=90, batch_size=6, seed=1).batch(3)
+    targets = {int(p): (int(i), t.low, t.high) for t in batch.targets for p, i in zip(t.position, t.id, strict=True)}
+    rows = {row.tobytes() + patch.tobytes(): n for n, (row, patch) in enumerate(zip(task.rows, task.patches, strict=True))}
+    patches = iter(batch.patches.numpy() if batch.patches is not None else ())
+    found = 0
+    for b in range(6):
+        tokens, local = batch.tokens[b].numpy().astype(np.int32), batch.local[b].numpy()
+        for at in np.flatnonzero(local == 0):
+            count = int((tokens[at : at + step] == PATCH).sum())
+            shown = np.array([next(patches) for _ in range(count)])
+            if at + step > 90:
+                continue
+            n = rows[tokens[at : at + step].tobytes() + shown.tobytes()]
+            for i in range(tokenizer.n_act):
+                label, low, high = targets.pop(b * 90 + at + tokenizer.n_obs + i)
+                assert label == task.labels[n, i]
+                assert (low, high) == tuple(tokenizer.legal[i])
+                found += 1
+    assert found > 50
+    assert all(p % 90 > 90 - step for p in targets)  # what is left belongs to timesteps cut by the window's end
+
+
+def test_clean_episodes_are_their_own_labels() -> None:
+    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
+    task = TokenizedTask("toy", tokenizer, VOCABULARY.separator, [episode(9, 0, noisy=False)])
+    assert np.array_equal(task.labels, task.rows[:, -2:])
+
+
+def test_timesteps_are_seen_equally_often_but_for_the_first(task: TokenizedTask) -> None:
+    rng = np.random.default_rng(0)
+    seen = np.zeros(len(task.rows))
+    for _ in range(20_000):
+        seen[task.fragment(rng, 10 * task.tokenizer.tokens_per_step)] += 1
+    inside = seen[task.ends[0] : task.ends[1]]
+    assert inside[10:].min() > 0.85 * inside[10:].max()
+    assert (inside[:10] > 0.85 * inside[10:].mean()).all()
+    assert inside.max() < 2 * inside[10:].max()
+
+
+def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
+    rng = np.random.default_rng(0)
+    for length in (1, 50, 1000):
+        for _ in range(500):
+            where = task.fragment(rng, length)
+            assert where.stop > where.start
+            assert np.searchsorted(task.ends, where.start, "right") == np.searchsorted(task.ends, where.stop - 1, "right")
+
+
+def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
+    tokenizer = SpaceTokenizer(Box(-1, 1, (3,)), Discrete(2), VOCABULARY)
+    other = TokenizedTask("other", tokenizer, VOCABULARY.separator, [
+        Episode(
+            observations={"": np.zeros((31, 3), np.float32)}, actions={"": np.zeros(30, np.int64)}, labels=None,
+            rewards=np.ones(30), terminated=True, truncated=False, success=None, seed=0, provenance={},
+        )
+    ])  # fmt: skip
+    windows = Windows([task, other], window=200, batch_size=4, seed=0, weights=[0.0, 1.0])
+    assert all(windows.batch(i).patches is None for i in range(5))
+    mixed = Windows([task, other], window=200, batch_size=4, seed=0).batch(0)
+    assert {(t.low - VOCABULARY.discrete, t.high - t.low) for t in mixed.targets} >= {(0, 2), (0, 3)}
+
+
+def test_an_observation_that_cannot_be_tokenised_is_named() -> None:
+    bad = episode(4, 3)
+    bad.observations["x"][2, 1] = np.nan
+    with pytest.raises(GatoError, match=r"toy: seed 3, step 2: .*x"):
+        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), VOCABULARY.separator, [bad])
+    with pytest.raises(GatoError, match="no episodes"):
+        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), VOCABULARY.separator, [])
