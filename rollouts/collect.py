@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.loop import Step, steps
-from gato_agent.envs.make import make_vector, parse_kwargs
+from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.structure import Columns, space_to_json, stack
 from gato_agent.envs.task import find
 from gato_agent.rollouts.episode import Episode
@@ -27,7 +27,8 @@ from gato_agent.rollouts.noise import Noisy
 from gato_agent.rollouts.progress import Update, progress
 from gato_agent.rollouts.store import EpisodeStore
 
-HEADINGS = ("environment", "expert", "episodes", "steps", "mean return", "catalogue expert")
+HEADINGS = ("environment", "expert", "episodes", "steps", "mean return", "catalogue")
+CAPTION = "catalogue: what an expert is known to score without noise"
 GROUP_SECONDS = 1.0  # a commit costs some 10 ms, as much as many a short episode: not after every one
 
 
@@ -63,14 +64,19 @@ def collect(config: CollectConfig) -> None:
         EnvironmentFault: an environment raised; complete episodes are on disk.
     """
     kwargs = parse_kwargs(config.env_kwargs)
+    if not config.env:
+        raise UsageError("--env: name at least one environment, such as CartPole-v1")
     if config.episodes < 1 or config.seed < 0:
         raise UsageError(f"--episodes {config.episodes} --seed {config.seed}: at least 1 episode, and no negative seed")
+    for env_id in config.env:
+        find_spec(env_id)  # a wrong name is said at once, not after the environments before it
     if config.expert != "random":
         import torch
 
         torch.set_num_threads(config.num_threads)
     console = Console()
-    table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], title=f"episodes in {config.out}", box=box.SIMPLE)
+    columns = (Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:])
+    table = Table(*columns, title=f"episodes in {config.out}", caption=CAPTION, box=box.SIMPLE, padding=0)
     for env_id in config.env:
         with contextlib.closing(make_vector(env_id, 1, env_kwargs=kwargs)) as envs:
             table.add_row(*_collect_one(config, env_id, kwargs, envs, console))

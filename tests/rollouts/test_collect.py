@@ -1,5 +1,6 @@
 """Collecting repeats byte for byte, goes on where it was killed, and loses nothing."""
 
+import io
 import random
 import re
 import signal
@@ -11,11 +12,13 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gato_agent.envs.errors import EnvironmentFault, UsageError
 from gato_agent.rollouts import collect as module
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.progress import progress
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from tests.testing_env import TestingEnv
 
@@ -140,6 +143,15 @@ def test_the_summary_and_the_lines_say_what_was_collected(tmp_path, capsys, monk
     assert re.search(r"CartPole-v1 +catalogue +2 +1,000 +500.00 +500.00", out)
 
 
+def test_a_terminal_gets_a_bar_instead_of_lines():
+    out = io.StringIO()
+    with progress(Console(file=out, force_terminal=True, width=120), "Thing-v0", 10, "episodes", 2) as update:
+        update(10, "mean return 1.00")
+    assert "Thing-v0" in out.getvalue()
+    assert "10/10" in out.getvalue()
+    assert "10 of 10" not in out.getvalue()
+
+
 def test_an_environment_that_raises_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(EnvironmentFault, match="Faulty-v0: step 1 of seed 3 raised RuntimeError: the wheel came off"):
         collect(config(tmp_path, "Faulty-v0", episodes=6))
@@ -168,10 +180,12 @@ def test_a_folder_made_with_other_settings_is_refused(tmp_path, change, message)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"env": ()}, "--env: name at least one environment"),
         ({"episodes": 0}, "--episodes 0"),
         ({"seed": -1}, "--seed -1"),
         ({"env_kwargs": "[]"}, "--env-kwargs"),
         ({"env": ("CartPole-v7",)}, "unknown environment CartPole-v7: did you mean"),
+        ({"env": ("CartPole-v1", "Nothing-v0")}, "unknown environment Nothing-v0"),
         ({"expert": "nothing.zip"}, "no expert 'nothing.zip'"),
     ],
 )
