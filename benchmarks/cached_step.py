@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import torch
 import tyro
+from rich.console import Console
+from rich.table import Table
+
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Prefill, control_step, greedy
 from gato_agent.model import Gato
-from rich.console import Console
-from rich.table import Table
 
 TASKS = {"4 observations, 1 action": (4, 1), "17 observations, 6 actions": (17, 6)}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import gymnasium as gym
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -40,7 +39,11 @@ class TrainedTask:
     def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
         """The task's tokenizer; raises UsageError if its observation is longer than the model's position table."""
         tokenizer = SpaceTokenizer(
-            self.observation_space, self.action_space, config.vocabulary, text and text.encode, self.text_pieces
+            self.observation_space,
+            self.action_space,
+            config.vocabulary,
+            text.encode if text else None,
+            self.text_pieces,
         )
         if tokenizer.n_obs > config.local_positions:
             raise UsageError(
@@ -113,12 +116,13 @@ class Checkpoint:
             config = GatoConfig.from_json(about["config"])
             tasks = [TrainedTask.from_json(task) for task in about["tasks"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise GatoError(f"{path} is not a gato-agent checkpoint: its description lacks or garbles {error}") from error
+            raise GatoError(
+                f"{path} is not a gato-agent checkpoint: its description lacks or garbles {error}"
+            ) from error
         piece = tensors.pop(TEXT_MODEL, None)
         text = None if piece is None else TextTokenizer.from_bytes(piece.numpy().tobytes())
         with torch.device("meta"):
             model = Gato(config)
-        model.rotary = type(model.rotary)(config.head_size)  # its buffer is computed, not stored
         try:
             model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
         except RuntimeError as error:
@@ -171,5 +175,5 @@ def digest(tensors: dict[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         sha.update(name.encode())
-        sha.update(np.ascontiguousarray(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+        sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

@@ -95,4 +95,4 @@ class Embedding(nn.Module):
             x = x.masked_scatter((tokens == PATCH).unsqueeze(-1), self.patch(patches, intervals).to(x.dtype))
         if local is not None:
             x = x + self.local(local.clamp(min=0)) * (local >= 0).unsqueeze(-1)
-        return x
+        return x  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
 from gato_agent.spaces import BINS, PAD
 
+Angles = tuple[Tensor, Tensor]  # cosine and sine
 QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
 
 
@@ -23,29 +24,22 @@ class Rows(NamedTuple):
     mask: Tensor  # bool [batch or 1, 1, queries, keys]
 
 
-class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021), by token index."""
+def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
+    """Rotary position embedding (Su et al. 2021) by token index.
 
-    inverse_period: Tensor
+    Args:
+        index: integer [..., length].
+        head_size: even; each pair of dimensions turns at a speed of its own.
+        dtype: of the result. The angles themselves are float64: an episode may last millions of tokens, and in
+            float32 they would drift after thousands.
 
-    def __init__(self, head_size: int, base: float = 10_000.0) -> None:
-        super().__init__()
-        # float64 angles: an episode may be millions of tokens long, and float32 would drift after thousands.
-        exponent = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
-        self.register_buffer("inverse_period", base**-exponent, persistent=False)
-
-    def forward(self, index: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Token index, integer [..., length] -> cos and sin [..., 1, length, head_size]."""
-        angle = index.unsqueeze(-1) * self.inverse_period  # [..., length, head_size / 2]
-        angle = torch.cat((angle, angle), dim=-1).unsqueeze(-3)
-        return angle.cos().to(dtype), angle.sin().to(dtype)
-
-    def _apply(self, fn: object, recurse: bool = True) -> "Rotary":
-        """Move with the model, but stay float64 when it is cast."""
-        kept = self.inverse_period
-        super()._apply(fn, recurse)  # type: ignore[arg-type]
-        self.inverse_period = kept.to(self.inverse_period.device)
-        return self
+    Returns:
+        Cosine and sine, each [..., 1, length, head_size].
+    """
+    speed = 10_000 ** -(torch.arange(0, head_size, 2, device=index.device, dtype=torch.float64) / head_size)
+    angle = index.unsqueeze(-1) * speed  # [..., length, head_size / 2]
+    angle = torch.cat((angle, angle), dim=-1).unsqueeze(-3)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -63,7 +57,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same; `rows` says who sees whom."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
@@ -71,7 +65,10 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
         y = torch.cat(
-            [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask) for r in rows],
+            [
+                F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
+                for r in rows
+            ],
             dim=2,
         )
         return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
@@ -117,7 +114,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         x = x + self.drop(self.attention(self.attention_norm(x), angles, rows, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
@@ -141,7 +138,6 @@ class Gato(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
-        self.rotary = Rotary(config.head_size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         initialise(self)
@@ -179,7 +175,7 @@ class Gato(nn.Module):
         else:
             index, seen = cache.advance(tokens)
             rows = [Rows(slice(None), slice(None), seen)]
-        angles = self.rotary(index, x.dtype)
+        angles = angles_of(index, self.config.head_size, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
         return self.norm(x)  # type: ignore[no-any-return]
@@ -218,11 +214,13 @@ def initialise(model: Gato) -> None:
             nn.init.kaiming_normal_(module.weight)
     vocabulary = model.config.vocabulary
     with torch.no_grad():
-        model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bins(model.config.width)
+        model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bins(
+            model.config.width
+        )
 
 
 def smooth_bins(width: int) -> Tensor:
-    """Initial embeddings of the 1,024 bins, of unit variance: neighbours start alike, so what one learns the other knows.
+    """Initial embeddings of the 1,024 bins, of unit variance: neighbours start alike and so learn from each other.
 
     Random Fourier features (Rahimi & Recht 2007) of the bin's centre, from one to a hundred waves across [-1, 1].
     """

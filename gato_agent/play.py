@@ -84,7 +84,7 @@ def play(config: PlayConfig) -> dict[str, Any]:
             for step in steps(agent, envs, range(config.seed, config.seed + config.episodes)):
                 total, count = total + step.reward, count + 1
                 if video is not None:
-                    video.write(envs.render()[0])
+                    video.write(np.asarray(envs.render()[0]))
                 if step.done:
                     episodes.append({"seed": step.seed, "return": total, "length": step.t + 1})
                     console.print(f"seed {step.seed}: return {total:.1f} in {step.t + 1} steps", highlight=False)

@@ -36,7 +36,11 @@ class Progress:
 
     def update(self, done: int, **figures: str) -> None:
         """Show that `done` steps are done, and the latest figures."""
-        text = self.title + "  " * bool(self.title) + "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+        text = (
+            self.title
+            + "  " * bool(self.title)
+            + "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+        )
         self._bar.update(self._task, completed=done, description=text)
         now = time.monotonic()
         if not self.console.is_terminal and (now - self._printed > EVERY or done == self.total):

@@ -31,6 +31,7 @@ from gato_agent.codec import (
     is_image,
     shape_of,
 )  # fmt: skip
+from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
 
 __all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "SpaceTokenizer", "Vocabulary"]
@@ -144,8 +145,11 @@ class SpaceTokenizer:
 
     def _encode_text(self, path: str, text: str, row: int) -> Sequence[int]:
         if self._pieces is None:
-            raise space_error(path, "is text, and this tokenizer was made without a text tokenizer: pass `text`")
-        pieces, room = self._pieces(text), self._text_room[path]
+            raise space_error(path, "is text, and this tokenizer was made without a text tokenizer: pass `text`", row)
+        try:
+            pieces, room = self._pieces(text), self._text_room[path]
+        except SpaceError as error:
+            raise space_error(path, str(error), row) from None
         if len(pieces) > room:
             what = f"{len(pieces)} text pieces where {room} have room: train with --text-pieces {len(pieces)} or more"
             raise space_error(path, what, row)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.agent import resolve_device
-from gato_agent.checkpoint import Checkpoint, TrainedTask, read, to_bytes
+from gato_agent.checkpoint import FILE, Checkpoint, TrainedTask, read, to_bytes
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
@@ -144,7 +144,7 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Tensor:
             target = gaussian(high - low, smooth_bins, logits.device)[target]
         total = total + F.cross_entropy(logits, target, reduction="sum")
         count += len(ids)
-    return total / max(1, count)
+    return total / max(1, count)  # type: ignore[no-any-return]
 
 
 def gaussian(bins: int, deviation: float, device: torch.device) -> Tensor:
@@ -159,7 +159,8 @@ def load_tasks(config: TrainConfig, size: GatoConfig) -> tuple[list[TrainedTask]
     if not stores:
         raise UsageError(f"no episodes in {config.data}: collect some with `gato-agent collect --out {config.data}`")
     episodes = {store: [store.read(i) for i in store.indices()] for store in stores}
-    texts = [t for many in episodes.values() for e in many for c in e.observations.values() if c.dtype == object for t in c]
+    columns = [c for many in episodes.values() for episode in many for c in episode.observations.values()]
+    texts = [text for column in columns if column.dtype == object for text in column]
     text = TextTokenizer.train(texts, size.text) if texts else None
     tasks = [
         TrainedTask(store.env_id, store.observation_space, store.action_space, config.text_pieces, store.env_kwargs)
@@ -196,9 +197,8 @@ def train(config: TrainConfig) -> Path:
         f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {device}; "
         f"steps {trainer.step} to {config.steps} of {config.batch_size * windows.window:,} tokens"
     )
-    checkpoint = Checkpoint(
-        trainer.model, {t.id: t for t in tasks}, text, {"config": plain(config), "tokens": sum(t.tokens for t in tokenized)}
-    )
+    about = {"config": plain(config), "tokens": sum(t.tokens for t in tokenized)}
+    checkpoint = Checkpoint(trainer.model, {t.id: t for t in tasks}, text, about)
     with Log(config.out / "log.jsonl", trainer.step) as log, Progress(config.steps, console) as progress:
         for entry in run(trainer, windows, device):
             log.write(entry)
@@ -206,11 +206,10 @@ def train(config: TrainConfig) -> Path:
                 trainer.step, loss=f"{entry['loss']:.4f}", tokens_per_second=f"{entry['tokens_per_second']:,.0f}"
             )
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
-                log.sync()
                 write_files({config.out / STATE: trainer.to_bytes()})
-    path = checkpoint.save(config.out)
-    console.print(f"trained: {path}")
-    return path
+                checkpoint.save(config.out)
+    console.print(f"trained: {config.out / FILE}")
+    return config.out / FILE
 
 
 def run(trainer: Trainer, windows: Windows, device: str) -> Iterator[dict[str, Any]]:
@@ -245,11 +244,8 @@ class Log:
         self._file.close()
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append one entry."""
+        """Append one entry; a reader sees it at once."""
         self._file.write(json.dumps(entry) + "\n")
-
-    def sync(self) -> None:
-        """Hand all entries to the operating system."""
         self._file.flush()
 
 

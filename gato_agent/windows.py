@@ -123,8 +123,14 @@ class Windows:
         windows = [_Window(self, rng) for _ in range(self.batch_size)]
         patches = [patch for w in windows for patch in w.patches]
         intervals = [interval for w in windows for interval in w.intervals]
+        tokens, local, segment = (
+            torch.from_numpy(np.stack(streams))
+            for streams in zip(*((w.tokens, w.local, w.segment) for w in windows), strict=True)
+        )
         return Batch(
-            *(torch.from_numpy(np.stack([getattr(w, name) for w in windows])) for name in _Window.STREAMS),
+            tokens,
+            local,
+            segment,
             torch.from_numpy(np.concatenate(patches)) if patches else None,
             torch.from_numpy(np.concatenate(intervals)).long() if intervals else None,
             self._targets(windows),
@@ -144,8 +150,6 @@ class Windows:
 
 class _Window:
     """One window under construction: fragments of episodes, one after the other, until it is full."""
-
-    STREAMS = ("tokens", "local", "segment")
 
     def __init__(self, source: Windows, rng: np.random.Generator) -> None:
         self.tokens = np.full(source.window, PAD, dtype=np.int64)

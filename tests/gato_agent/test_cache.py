@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
+
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Prefill, control_step
 from gato_agent.model import Gato
 from gato_agent.spaces import PAD
-from torch import Tensor
 
 OBSERVATION, ACTION = 4, 2
 STEP = OBSERVATION + 1 + ACTION

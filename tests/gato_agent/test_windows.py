@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
 from gato_agent.windows import Batch, TokenizedTask, Windows
-from gymnasium.spaces import Box, Dict, Discrete
 
 VOCABULARY = GatoConfig.nano().vocabulary
 OBSERVATION = Dict({"camera": Box(0, 255, (16, 32, 3), np.uint8), "x": Box(-1, 1, (2,))})
@@ -37,7 +38,9 @@ def task() -> TokenizedTask:
 
 
 def same(a: Batch, b: Batch) -> bool:
-    flat = [[x.tokens, x.local, x.segment, x.patches, x.intervals, *(p for t in x.targets for p in t[2:])] for x in (a, b)]
+    flat = [
+        [x.tokens, x.local, x.segment, x.patches, x.intervals, *(p for t in x.targets for p in t[2:])] for x in (a, b)
+    ]
     return all(torch.equal(p, q) for p, q in zip(*flat, strict=True))
 
 
@@ -66,7 +69,9 @@ def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedT
     tokenizer, step = task.tokenizer, task.tokenizer.tokens_per_step
     batch = Windows([task], window=90, batch_size=6, seed=1).batch(3)
     targets = {int(p): (int(i), t.low, t.high) for t in batch.targets for p, i in zip(t.position, t.id, strict=True)}
-    rows = {row.tobytes() + patch.tobytes(): n for n, (row, patch) in enumerate(zip(task.rows, task.patches, strict=True))}
+    rows = {
+        row.tobytes() + patch.tobytes(): n for n, (row, patch) in enumerate(zip(task.rows, task.patches, strict=True))
+    }
     patches = iter(batch.patches.numpy() if batch.patches is not None else ())
     found = 0
     for b in range(6):
@@ -109,7 +114,9 @@ def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
         for _ in range(500):
             where = task.fragment(rng, length)
             assert where.stop > where.start
-            assert np.searchsorted(task.ends, where.start, "right") == np.searchsorted(task.ends, where.stop - 1, "right")
+            assert np.searchsorted(task.ends, where.start, "right") == np.searchsorted(
+                task.ends, where.stop - 1, "right"
+            )
 
 
 def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:

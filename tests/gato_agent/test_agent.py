@@ -1,0 +1,163 @@
+"""The agent as an actor, as an SB3 policy, and as something that explains itself."""
+
+import dataclasses
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from gymnasium.vector.utils import batch_space, iterate
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from gato_agent.agent import Agent, find_task, resolve_device
+from gato_agent.checkpoint import Checkpoint, TrainedTask
+from gato_agent.config import GatoConfig
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.loop import steps
+from gato_agent.envs.make import make_vector
+from gato_agent.model import Gato
+
+SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
+RICH = Dict({"camera": Box(0, 255, (32, 20, 3), np.uint8), "goal": Tuple((Discrete(3), Box(-np.inf, np.inf, (2,))))})
+HANDS = Dict({"grip": Discrete(2, start=1), "move": Box(-2, 3, (2,)), "keys": MultiDiscrete([3, 4])})
+
+
+def checkpoint_for(*tasks: TrainedTask, seed: int = 0) -> Checkpoint:
+    torch.manual_seed(seed)
+    return Checkpoint(Gato(SMALL).eval(), {task.id: task for task in tasks}, name="test weights")
+
+
+def task_of(env_id: str) -> TrainedTask:
+    env = gym.make(env_id)
+    return TrainedTask(env_id, env.observation_space, env.action_space)
+
+
+def agent_for(observation: Space[Any], action: Space[Any], **kwargs: Any) -> Agent:
+    task = TrainedTask("Toy-v0", observation, action)
+    return Agent(checkpoint_for(task), task, **kwargs)
+
+
+def test_sb3_evaluates_it_unchanged() -> None:
+    task = task_of("CartPole-v1")
+    agent = Agent(checkpoint_for(task), task)
+    returns, lengths = evaluate_policy(
+        agent,
+        make_vec_env("CartPole-v1", 3, seed=0),
+        n_eval_episodes=7,
+        return_episode_rewards=True,  # type: ignore[arg-type]
+    )
+    assert len(returns) == 7
+    assert returns == lengths
+    again, _ = evaluate_policy(
+        agent,
+        make_vec_env("CartPole-v1", 3, seed=0),
+        n_eval_episodes=7,
+        return_episode_rewards=True,  # type: ignore[arg-type]
+    )
+    assert returns == again
+
+
+def test_predict_takes_one_observation_or_many() -> None:
+    agent = agent_for(Box(-1, 1, (3,)), Box(-2, 2, (2,)))
+    one = np.array([0.1, 0.2, -0.3], dtype=np.float32)
+    action, state = agent.predict(one)
+    assert action.shape == (2,)
+    assert agent.task.action_space.contains(action)
+    many, _ = agent.predict(np.stack([one, one]))
+    assert many.shape == (2, 2)
+    np.testing.assert_array_equal(many[0], action)
+    after, _ = agent.predict(np.stack([one, one]), state, np.array([False, True]))
+    np.testing.assert_array_equal(after[1], many[1])  # a new episode gives the first action again
+
+
+def test_actions_are_always_in_the_space_in_any_mix_of_lanes() -> None:
+    agent = agent_for(RICH, HANDS, temperature=5.0)
+    observations = batch_space(RICH, 3)
+    observations.seed(0)
+    agent.reset(3)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        actions = agent.act(observations.sample(), rng.random(3) < 0.2)
+        assert all(HANDS.contains(action) for action in iterate(batch_space(HANDS, 3), actions))
+
+
+def test_lanes_play_as_single_environments_do() -> None:
+    task = task_of("CartPole-v1")
+    agent = Agent(checkpoint_for(task), task)
+
+    def episodes(lanes: int) -> dict[int, list[tuple[int, Any]]]:
+        found: dict[int, list[tuple[int, Any]]] = {}
+        for step in steps(agent, make_vector("CartPole-v1", lanes), range(9)):
+            found.setdefault(step.seed, []).append((step.t, int(step.action)))
+        return found
+
+    assert episodes(1) == episodes(4)
+
+
+def test_sampling_repeats_with_its_seed_and_not_with_another() -> None:
+    observation = np.zeros((1, 3), dtype=np.float32)
+
+    def actions(seed: int) -> list[float]:
+        agent = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=1.0, seed=seed)
+        return [float(agent.act(observation)[0, 0]) for _ in range(10)]
+
+    assert actions(3) == actions(3) != actions(4)
+    greedy = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=1.0)
+    assert (
+        greedy.predict(observation[0], deterministic=True)[0] == greedy.predict(observation[0], deterministic=True)[0]
+    )
+    with pytest.raises(UsageError, match="negative"):
+        agent_for(Box(-1, 1, (3,)), Discrete(2), temperature=-1.0)
+
+
+def test_sampling_follows_the_distribution() -> None:
+    from gato_agent.decode import sampler
+
+    logits = torch.tensor([[0.0, 1.0, 2.0]])
+    choose = sampler(0.5, [torch.Generator().manual_seed(0)])
+    counts = np.bincount([int(choose(logits)) for _ in range(4000)], minlength=3) / 4000
+    np.testing.assert_allclose(counts, torch.softmax(logits / 0.5, -1)[0].numpy(), atol=0.02)
+
+
+def test_a_bad_observation_is_named() -> None:
+    agent = agent_for(Dict({"arm": Box(-1, 1, (3,))}), Discrete(2))
+    good = {"arm": np.zeros((2, 3), dtype=np.float32)}
+    agent.reset(2)
+    agent.act(good)
+    bad = {"arm": np.array([[0, 0, 0], [0, np.nan, 0]], dtype=np.float32)}
+    with pytest.raises(GatoError, match=r"Toy-v0: observation in lane 1, step 1: 'arm'"):
+        agent.act(bad)
+
+
+def test_a_task_is_found_by_id_or_by_its_spaces() -> None:
+    checkpoint = checkpoint_for(task_of("CartPole-v1"), task_of("Pendulum-v1"))
+    assert find_task(checkpoint, "CartPole-v1").id == "CartPole-v1"
+    assert find_task(checkpoint, gym.make("Pendulum-v1")).id == "Pendulum-v1"
+    assert find_task(checkpoint, make_vector("Pendulum-v1", 2)).id == "Pendulum-v1"
+    assert find_task(checkpoint, gym.make("CartPole-v0")).id == "CartPole-v1"  # same spaces, another id
+    with pytest.raises(UsageError, match=r"Acrobot-v1 .*plays CartPole-v1, Pendulum-v1.*collect"):
+        find_task(checkpoint, gym.make("Acrobot-v1"))
+    with pytest.raises(UsageError, match="collect --env Nothing-v0"):
+        find_task(checkpoint, "Nothing-v0")
+
+
+def test_a_task_whose_spaces_changed_is_refused() -> None:
+    changed = dataclasses.replace(task_of("CartPole-v1"), action_space=Discrete(3))
+    with pytest.raises(UsageError, match=r"CartPole-v1 has other spaces.*Discrete\(2\) and not Discrete\(3\)"):
+        find_task(checkpoint_for(changed), gym.make("CartPole-v1"))
+
+
+def test_an_observation_longer_than_the_position_table_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"Toy-v0: an observation takes 600 tokens .* 512"):
+        agent_for(Box(-1, 1, (600,)), Discrete(2))
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == "cpu"
+    if not torch.cuda.is_available():
+        assert resolve_device("auto") == "cpu"
+        with pytest.raises(UsageError, match="--device cpu"):
+            resolve_device("cuda")
