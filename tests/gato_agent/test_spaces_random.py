@@ -267,7 +267,7 @@ def check_beyond(rng: np.random.Generator, tokenizer: SpaceTokenizer, space: Spa
             nearest[path] = np.clip(beyond[path], leaf.low, leaf.high)
     tokens = tokenizer.encode_actions(beyond)
     assert np.array_equal(tokens, tokenizer.encode_actions(nearest))
-    for path, leaf, place in blocks(space):
+    for path, _, place in blocks(space):
         if beyond[path] is not columns[path]:
             assert np.array_equal(tokens[:, place], np.clip(tokens[:, place], *(tokenizer.legal[place] - [0, 1]).T))
     observed, _ = tokenizer.encode_observations(beyond)
