@@ -188,7 +188,8 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
         return checkpoint.tasks[env]
     observation_space = getattr(env, "single_observation_space", env.observation_space)
     action_space = getattr(env, "single_action_space", env.action_space)
-    name = env.spec.id if getattr(env, "spec", None) is not None else type(env).__name__
+    spec = getattr(env, "envs", [env])[0].spec  # a vector of environments that were made one by one has no spec
+    name = type(env).__name__ if spec is None else spec.id
     same = [
         task for task in checkpoint.tasks.values()
         if (task.observation_space, task.action_space) == (observation_space, action_space)

@@ -121,8 +121,7 @@ class Checkpoint:
             ) from error
         piece = tensors.pop(TEXT_MODEL, None)
         text = None if piece is None else TextTokenizer.from_bytes(piece.numpy().tobytes())
-        with torch.device("meta"):
-            model = Gato(config)
+        model = Gato.skeleton(config)
         try:
             model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
         except RuntimeError as error:

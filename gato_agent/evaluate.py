@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gato_agent.agent import Agent, find_task, resolve_device
 from gato_agent.checkpoint import Checkpoint
@@ -20,8 +21,8 @@ from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import make_vector, parse_kwargs
 from gato_agent.envs.task import find
-from gato_agent.progress import Progress
 from gato_agent.rollouts.experts import load_expert
+from gato_agent.rollouts.progress import progress
 from gato_agent.scores import ci95, normalized
 
 FIRST_SEED = 1_000_000  # collection counts seeds from 0, evaluation from here
@@ -115,10 +116,10 @@ def evaluate(config: EvaluateConfig) -> list[TaskScore]:
             actor, kwargs = make_actor(config, checkpoint, task, env_kwargs)
             seeds = range(config.seed, config.seed + config.episodes)
             returns = {}
-            with Progress(config.episodes, console, title=task) as progress:
+            with progress(console, task, config.episodes, "episodes", every=10.0) as update:
                 for seed, value, _ in episode_returns(actor, task, seeds, n_envs=config.n_envs, env_kwargs=kwargs):
                     returns[seed] = value
-                    progress.update(len(returns), mean_return=f"{np.mean(list(returns.values())):.1f}")
+                    update(len(returns), f"mean return {np.mean(list(returns.values())):.1f}")
             results.append(score(task, [returns[seed] for seed in seeds]))
         except GatoError as error:
             if len(tasks) == 1:
@@ -153,9 +154,10 @@ def make_actor(
 
 def table(results: list[TaskScore], title: str) -> Table:
     """The results as a person reads them."""
-    shown = Table("task", title=title)
-    for name in ("episodes", "mean", "95% interval", "std", "random", "expert", "normalised"):
+    shown = Table(Column("task", no_wrap=True), title=title, box=box.SIMPLE, padding=0)
+    for name in ("episodes", "mean", "95% interval", "random", "expert", "score"):
         shown.add_column(name, justify="right")
+    shown.caption = "score: (mean - random) / (expert - random)"
 
     def number(value: float | None, digits: int = 1) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
@@ -163,5 +165,5 @@ def table(results: list[TaskScore], title: str) -> Table:
     for r in results:
         interval = f"{r.ci95[0]:.1f} to {r.ci95[1]:.1f}"
         references = number(r.random), number(r.expert), number(r.normalized, 3)
-        shown.add_row(r.task, str(r.episodes), number(r.mean), interval, number(r.std), *references)
+        shown.add_row(r.task, str(r.episodes), number(r.mean), interval, *references)
     return shown

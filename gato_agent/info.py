@@ -39,13 +39,10 @@ def info(config: InfoConfig) -> None:
 
 def size_table(size: str) -> Table:
     """Shape and parameters of a named size, beside the published count."""
-    import torch
-
     from gato_agent.model import Gato
 
     config = GatoConfig.named(size)
-    with torch.device("meta"):
-        model = Gato(config)
+    model = Gato.skeleton(config)
     shown = Table("", "value", title=f"gato {size}", show_header=False)
     for name in ("layers", "heads", "width", "feed_forward", "context"):
         shown.add_row(name.replace("_", " "), str(getattr(config, name)))

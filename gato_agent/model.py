@@ -1,11 +1,12 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
@@ -140,7 +141,14 @@ class Gato(nn.Module):
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        initialise(self)
+        if not self.norm.weight.is_meta:
+            initialise(self)
+
+    @classmethod
+    def skeleton(cls, config: GatoConfig) -> "Gato":
+        """A model without memory or values for its weights, to be counted or filled from a checkpoint."""
+        with torch.device("meta"), _NoInitialisation():
+            return cls(config)
 
     def forward(
         self,
@@ -183,6 +191,15 @@ class Gato(nn.Module):
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
         return F.linear(hidden, self.embedding.table.weight[low:high])
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips torch.nn.init: on the meta device its random numbers do nothing but import half of torch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def banded_rows(tokens: Tensor, segment: Tensor | None, context: int) -> Iterator[Rows]:

@@ -19,7 +19,7 @@ from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import steps
-from gato_agent.envs.make import make_vector, parse_kwargs
+from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.video import VideoWriter
 from gato_agent.evaluate import FIRST_SEED
 
@@ -65,6 +65,7 @@ def play(config: PlayConfig) -> dict[str, Any]:
         raise UsageError(f"--episodes {config.episodes}: at least one is needed")
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
+    find_spec(config.env)  # a misspelt id is said before anything is loaded
     console, device = Console(), resolve_device(config.device)
     checkpoint = Checkpoint.load(config.checkpoint, device)
     console.print(f"{config.env} with {checkpoint.name} on {device}", highlight=False)

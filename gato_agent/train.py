@@ -21,7 +21,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.model import Gato
-from gato_agent.progress import Progress
+from gato_agent.rollouts.progress import progress
 from gato_agent.rollouts.store import open_stores
 from gato_agent.text import TextTokenizer
 from gato_agent.windows import Batch, TokenizedTask, Windows
@@ -55,6 +55,8 @@ class TrainConfig:
     """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
     text_pieces: int = 32
     """Tokens that hold a text observation; shorter ones are padded."""
+    mixture: str = "{}"
+    """How often tasks are drawn, as JSON: {"LunarLander-v3": 3} for three times as often as those not named."""
     save_every: int = 50
     """Steps between checkpoints."""
     seed: int = 0
@@ -173,6 +175,20 @@ def load_tasks(config: TrainConfig, size: GatoConfig) -> tuple[list[TrainedTask]
     return tasks, tokenized, text
 
 
+def mixture(text: str, tasks: list[str]) -> list[float]:
+    """Weights of tasks from `--mixture`; raises UsageError for anything but positive numbers of known tasks."""
+    try:
+        given = json.loads(text)
+        wrong = [name for name, weight in given.items() if name not in tasks or not 0 < float(weight) < math.inf]
+    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"--mixture {text!r} is no JSON object of numbers: write '{{\"CartPole-v1\": 2}}'") from error
+    if wrong:
+        raise UsageError(
+            f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) with a weight > 0"
+        )
+    return [float(given.get(name, 1.0)) for name in tasks]
+
+
 def train(config: TrainConfig) -> Path:
     """Train, or resume training; returns the path of the finished model.
 
@@ -190,7 +206,10 @@ def train(config: TrainConfig) -> Path:
     trainer = Trainer(config, Gato(size).to(device))
     if config.resume and (config.out / STATE).exists():
         trainer.load(config.out / STATE)
-    windows = Windows(tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed)
+    weights = mixture(config.mixture, [task.id for task in tasks])
+    windows = Windows(
+        tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed, weights=weights
+    )
     console = Console()
     console.print(
         f"{len(tasks)} task(s), {sum(t.tokens for t in tokenized):,} tokens; {config.size}: "
@@ -199,12 +218,11 @@ def train(config: TrainConfig) -> Path:
     )
     about = {"config": plain(config), "tokens": sum(t.tokens for t in tokenized)}
     checkpoint = Checkpoint(trainer.model, {t.id: t for t in tasks}, text, about)
-    with Log(config.out / "log.jsonl", trainer.step) as log, Progress(config.steps, console) as progress:
+    bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
+    with Log(config.out / "log.jsonl", trainer.step) as log, bar as update:
         for entry in run(trainer, windows, device):
             log.write(entry)
-            progress.update(
-                trainer.step, loss=f"{entry['loss']:.4f}", tokens_per_second=f"{entry['tokens_per_second']:,.0f}"
-            )
+            update(trainer.step, f"loss {entry['loss']:.4f}, {entry['tokens_per_second']:,.0f} tokens/s")
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
                 write_files({config.out / STATE: trainer.to_bytes()})
                 checkpoint.save(config.out)

@@ -57,6 +57,20 @@ class TestingEnv(gym.Env[Any, Any]):
         return function(self) if function else np.full((16, 16, 3), self.t, np.uint8)
 
 
+class FaultyEnv(TestingEnv):
+    """Raises, or observes a NaN, in step `fault_step` of every episode."""
+
+    def __init__(self, fault: str = "raise", fault_step: int = 3) -> None:
+        super().__init__(length=10)
+        self.fault, self.fault_step = fault, fault_step
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = super().step(action)
+        if self.t == self.fault_step + 1 and self.fault == "raise":
+            raise ValueError("the motor is on fire")
+        return (np.array([np.nan, 0.0]) if self.t == self.fault_step + 1 else obs, *rest)
+
+
 class IdentityEnv(gym.Env[Any, Any]):
     """Observes a sample of `space`, which is the right action: `likeness` of the two is the reward."""
 
@@ -94,3 +108,4 @@ def likeness(space: Space[Any], action: Any, right: Any) -> float:
 
 gym.register("Testing-v0", entry_point="tests.testing_env:TestingEnv")
 gym.register("Identity-v0", entry_point="tests.testing_env:IdentityEnv")
+gym.register("Faulty-v0", "tests.testing_env:FaultyEnv", order_enforce=False)

@@ -1,6 +1,7 @@
 """The verbs, as a person types them: what they print, write and answer to mistakes."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -8,23 +9,24 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+
 from gato_agent.cli import VERBS, main
 
 CHECKPOINT_BYTES = 1000
 
 
-def cli(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cli(line: str, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "gato_agent", *map(str, arguments)]
+    command = [sys.executable, "-m", "gato_agent", *shlex.split(line)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
     assert result.returncode == expect, result.stdout + result.stderr
     return result
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int) -> str:
+def fails(capsys: pytest.CaptureFixture[str], line: str, code: int) -> str:
     """Run a command that must fail with one clear line; returns it."""
     with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
+        main(shlex.split(line))
     captured = capsys.readouterr()
     assert stop.value.code == code, captured.err
     assert "Traceback" not in captured.err
@@ -37,20 +39,19 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int)
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set and a run, made by the verbs."""
     folder = tmp_path_factory.mktemp("user")
-    cli("collect", "--env", "CartPole-v1", "--episodes", "3", "--out", "data", cwd=folder)
-    arguments = "--data data --out runs/cartpole --steps 2 --batch-size 1 --num-threads 1"
-    cli("train", *arguments.split(), cwd=folder)
+    cli("collect --env CartPole-v1 --episodes 3 --out data", cwd=folder)
+    cli("train --data data --out runs/cartpole --steps 2 --batch-size 1 --num-threads 1", cwd=folder)
     return folder
 
 
 def test_a_bare_command_shows_its_verbs_at_once() -> None:
-    cli()
+    cli("")
     began = time.perf_counter()
-    shown = cli().stdout
+    shown = cli("").stdout
     assert time.perf_counter() - began < 2.0  # half a second on a quiet machine
     assert all(verb in shown for verb in VERBS)
-    probe = "import gato_agent.cli, sys; gato_agent.cli.run([]); print([m for m in ('torch', 'gymnasium') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.endswith("[]\n")
+    probe = "import sys, gato_agent.cli as c; c.run([]); print({'torch', 'gymnasium', 'stable_baselines3'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.endswith("set()\n")
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,8 +64,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_play_writes_a_video_and_json(trained: Path) -> None:
-    arguments = "--env CartPole-v1 --checkpoint runs/cartpole --render video --episodes 2 --seed 5 --json play.json"
-    shown = cli("play", *arguments.split(), "--video", "v/cart.mp4", cwd=trained).stdout
+    line = "play --env CartPole-v1 --checkpoint runs/cartpole --render video --video v/cart.mp4"
+    shown = cli(f"{line} --episodes 2 --seed 5 --json play.json", cwd=trained).stdout
     assert "v/cart.mp4" in shown
     result = json.loads((trained / "play.json").read_text())
     assert set(result) == {"env", "checkpoint", "device", "episodes", "mean_return", "steps_per_second"}
@@ -75,11 +76,28 @@ def test_play_writes_a_video_and_json(trained: Path) -> None:
 
 
 def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
-    arguments = "--checkpoint runs/cartpole --env CartPole-v1 --episodes 4 --seed 5 --n-envs 3 --json scores.json"
-    cli("evaluate", *arguments.split(), cwd=trained)
+    common = "--checkpoint runs/cartpole --env CartPole-v1 --episodes 4 --seed 5"
+    cli(f"evaluate {common} --n-envs 3 --json scores.json", cwd=trained)
     (task,) = json.loads((trained / "scores.json").read_text())["tasks"]
     assert set(task) == {"task", "episodes", "mean", "std", "ci95", "random", "expert", "normalized"}
-    cli("play", *"--env CartPole-v1 --checkpoint runs/cartpole --render none --episodes 4 --seed 5 --json p.json".split(), cwd=trained)
+    cli(
+        "play",
+        *[
+            "--env",
+            "CartPole-v1",
+            "--checkpoint",
+            "runs/cartpole",
+            "--render",
+            "none",
+            "--episodes",
+            "4",
+            "--seed",
+            "5",
+            "--json",
+            "p.json",
+        ],
+        cwd=trained,
+    )
     played = json.loads((trained / "p.json").read_text())
     assert task["mean"] == played["mean_return"]
     assert task["expert"] == 500.0
@@ -87,16 +105,16 @@ def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
 
 
 def test_experts_are_evaluated_like_agents(tmp_path: Path) -> None:
-    cli("evaluate", *"--expert catalogue --env CartPole-v1 --episodes 3 --json s.json".split(), cwd=tmp_path)
+    cli("evaluate --expert catalogue --env CartPole-v1 --episodes 3 --json s.json", cwd=tmp_path)
     (task,) = json.loads((tmp_path / "s.json").read_text())["tasks"]
     assert (task["mean"], task["normalized"]) == (500.0, 1.0)
 
 
 def test_info(trained: Path) -> None:
-    shown = cli("info", "--size", "large").stdout
+    shown = cli("info --size large").stdout
     assert "1,085,345,792" in shown
     assert "1,180,000,000" in shown
-    shown = cli("info", "--checkpoint", trained / "runs/cartpole", "--env", "CartPole-v1").stdout
+    shown = cli("info --checkpoint runs/cartpole --env CartPole-v1", cwd=trained).stdout
     assert "CartPole-v1" in shown
     assert "85.3" in shown  # steps of six tokens in a context of 512
 
@@ -122,7 +140,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("command", "code", "says"), MISTAKES, ids=[m[0].split(" -")[0] + "-" + m[2] for m in MISTAKES])
+@pytest.mark.parametrize(
+    ("command", "code", "says"), MISTAKES, ids=[m[0].split(" -")[0] + "-" + m[2] for m in MISTAKES]
+)
 def test_mistakes_are_answered_in_one_line(
     command: str, code: int, says: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,11 +154,11 @@ def test_mistakes_are_answered_in_one_line(
         "out": tmp_path,
         "truncated": tmp_path / "truncated.safetensors",
     }
-    assert says in fails(capsys, *command.format(**places).split(), code=code)
+    assert says in fails(capsys, command.format(**places), code)
 
 
 def test_wrong_options_are_usage_errors() -> None:
-    result = cli("play", "--env", "CartPole-v1", "--no-such-option", expect=2)
+    result = cli("play --env CartPole-v1 --no-such-option", expect=2)
     assert "Traceback" not in result.stderr
 
 
@@ -146,15 +166,18 @@ def test_wrong_options_are_usage_errors() -> None:
 def test_a_failing_environment_is_named(
     fault: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    env_kwargs = json.dumps({"fault": fault, "fault_step": 3})
-    arguments = ["collect", "--env", "tests.testing_env:Faulty-v0", "--expert", "random", "--out", tmp_path]
-    line = fails(capsys, *arguments, "--episodes", "2", "--env-kwargs", env_kwargs, code=1)
+    line = fails(
+        capsys,
+        f"collect --env tests.testing_env:Faulty-v0 --expert random --episodes 2 --out {tmp_path} "
+        f"--env-kwargs '{json.dumps({'fault': fault, 'fault_step': 3})}'",
+        code=1,
+    )
     assert says in line and "Faulty-v0" in line and "seed 0" in line and "step 3" in line
 
 
-def test_one_failing_task_keeps_the_others(trained: Path, tmp_path: Path) -> None:
-    arguments = ["evaluate", "--expert", "random", "--env", "CartPole-v1", "Nothing-v0", "--episodes", "2"]
-    result = cli(*arguments, "--json", tmp_path / "s.json", expect=1)
+def test_one_failing_task_keeps_the_others(tmp_path: Path) -> None:
+    line = "evaluate --expert random --env CartPole-v1 Nothing-v0 --episodes 2 --json s.json"
+    result = cli(line, expect=1, cwd=tmp_path)
     assert "Nothing-v0" in result.stderr
     data = json.loads((tmp_path / "s.json").read_text())
     assert [task["task"] for task in data["tasks"]] == ["CartPole-v1"]
@@ -162,5 +185,5 @@ def test_one_failing_task_keeps_the_others(trained: Path, tmp_path: Path) -> Non
 
 
 def test_debug_shows_the_traceback() -> None:
-    result = cli("play", "--env", "CartPole-v9", "--debug", expect=1)
+    result = cli("play --env CartPole-v9 --debug", expect=1)
     assert "Traceback" in result.stderr

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gato_agent.scores import ci95, normalized
 
 

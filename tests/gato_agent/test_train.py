@@ -20,7 +20,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.model import Gato
 from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.train import TrainConfig, Trainer, action_loss, gaussian, train
+from gato_agent.train import TrainConfig, Trainer, action_loss, gaussian, mixture, train
 from gato_agent.windows import Batch, Targets
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=64, layers=2)
@@ -125,6 +125,13 @@ def test_a_run_is_refused_where_one_is_and_resumed_only_as_it_was(data: Path, tm
         train(dataclasses.replace(config, batch_size=2, resume=True))
     with pytest.raises(UsageError, match=r"collect"):
         train(dataclasses.replace(config, data=tmp_path / "nothing", out=tmp_path / "other"))
+
+
+def test_the_mixture_is_checked() -> None:
+    assert mixture('{"b": 3}', ["a", "b"]) == [1.0, 3.0]
+    for wrong in ('{"c": 1}', '{"a": 0}', '{"a": -1}', '{"a": "x"}', "[1]", "x", '{"a": NaN}'):
+        with pytest.raises(UsageError, match=r"--mixture"):
+            mixture(wrong, ["a", "b"])
 
 
 def kill_until_done(command: list[str], moments: random.Random, kills: int) -> int:
