@@ -4,7 +4,6 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -44,13 +43,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_bare_command_shows_its_verbs_at_once() -> None:
-    cli("")
-    began = time.perf_counter()
-    shown = cli("").stdout
-    assert time.perf_counter() - began < 2.0  # half a second on a quiet machine
-    assert all(verb in shown for verb in VERBS)
-    probe = "import sys, gato_agent.cli as c; c.run([]); print({'torch', 'gymnasium', 'stable_baselines3'} & {*sys.modules})"
+def test_a_bare_command_shows_its_verbs_and_imports_nothing_heavy() -> None:
+    assert all(verb in cli("").stdout for verb in VERBS)
+    heavy = "{'torch', 'gymnasium', 'stable_baselines3', 'tyro', 'rich'}"
+    probe = f"import sys, gato_agent.cli as cli; cli.run([]); print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.endswith("set()\n")
 
 
@@ -80,24 +76,7 @@ def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
     cli(f"evaluate {common} --n-envs 3 --json scores.json", cwd=trained)
     (task,) = json.loads((trained / "scores.json").read_text())["tasks"]
     assert set(task) == {"task", "episodes", "mean", "std", "ci95", "random", "expert", "normalized"}
-    cli(
-        "play",
-        *[
-            "--env",
-            "CartPole-v1",
-            "--checkpoint",
-            "runs/cartpole",
-            "--render",
-            "none",
-            "--episodes",
-            "4",
-            "--seed",
-            "5",
-            "--json",
-            "p.json",
-        ],
-        cwd=trained,
-    )
+    cli(f"play {common} --render none --json p.json", cwd=trained)
     played = json.loads((trained / "p.json").read_text())
     assert task["mean"] == played["mean_return"]
     assert task["expert"] == 500.0
