@@ -1,6 +1,10 @@
 """Any string comes back exactly, whatever the tokenizer was trained on."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -57,6 +61,24 @@ def test_same_texts_give_the_same_bytes(missions):
     again = TextTokenizer.train(iter(MISSIONS * 3), 512)
     assert again.model == missions.model
     assert TextTokenizer.train([*MISSIONS, "some other words"], 512).model != missions.model
+
+
+def test_processes_agree():
+    """The order of a set of strings differs from process to process; the bytes of a model must not."""
+    code = (
+        "import hashlib; from gato_agent.text import TextTokenizer\n"
+        "texts = [chr(0x4E00 + i) for i in range(300)]  # more than have a piece, and all as frequent\n"
+        "print(hashlib.sha256(TextTokenizer.train(texts, 300).model).hexdigest())"
+    )
+    root = Path(__file__).parents[2]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            check=True, capture_output=True,
+        ).stdout
+        for seed in "12"
+    ]  # fmt: skip
+    assert len(runs[0]) > 60 and runs[0] == runs[1]
 
 
 def test_long_texts_are_learned_from():
