@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from gato_agent import run_folder
 from gato_agent.agent import resolve_device
 from gato_agent.checkpoint import FILE, Checkpoint, TrainedTask, read, to_bytes
 from gato_agent.config import GatoConfig
@@ -200,7 +201,7 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     size = GatoConfig.named(config.size)
-    prepare_folder(config)
+    run_folder.prepare(config.out, plain(config), resume=config.resume)
     tasks, tokenized, text = load_tasks(config, size)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, Gato(size).to(device))
@@ -219,7 +220,7 @@ def train(config: TrainConfig) -> Path:
     about = {"config": plain(config), "tokens": sum(t.tokens for t in tokenized)}
     checkpoint = Checkpoint(trainer.model, {t.id: t for t in tasks}, text, about)
     bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
-    with Log(config.out / "log.jsonl", trainer.step) as log, bar as update:
+    with run_folder.Log(config.out / "log.jsonl", trainer.step) as log, bar as update:
         for entry in run(trainer, windows, device):
             log.write(entry)
             update(trainer.step, f"loss {entry['loss']:.4f}, {entry['tokens_per_second']:,.0f} tokens/s")
@@ -246,42 +247,7 @@ def run(trainer: Trainer, windows: Windows, device: str) -> Iterator[dict[str, A
         }
 
 
-class Log:
-    """One JSON object a line and step; on resume it is cut back to the checkpoint."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines[:step] if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_files({path: "".join(f"{line}\n" for line in kept).encode()})
-        self._file = path.open("a")
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, entry: dict[str, Any]) -> None:
-        """Append one entry; a reader sees it at once."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-
-
 def plain(config: TrainConfig) -> dict[str, Any]:
     """The arguments that shape the result, as JSON."""
     values = dataclasses.asdict(config)
     return {key: str(v) if isinstance(v, Path) else v for key, v in values.items() if key not in ("resume", "out")}
-
-
-def prepare_folder(config: TrainConfig) -> None:
-    """Write config.json, or check that a resumed run has the same one."""
-    path, now = config.out / "config.json", plain(config)
-    if not config.resume or not path.exists():
-        if (config.out / STATE).exists() or path.exists():
-            raise UsageError(f"{config.out} holds a run already: continue it with --resume, or choose another --out")
-        write_files({path: json.dumps(now, indent=2).encode()})
-        return
-    before = json.loads(path.read_text())
-    changed = [f"{k} was {before.get(k)} and is {now.get(k)}" for k in now if before.get(k) != now.get(k)]
-    if changed:
-        raise UsageError(f"cannot resume {config.out} with other arguments: {'; '.join(changed)}")

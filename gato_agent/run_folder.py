@@ -1,0 +1,47 @@
+"""A run is one folder: config.json, log.jsonl, and what `train` saves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gato_agent.envs.errors import UsageError
+from gato_agent.envs.files import write_files
+
+
+def prepare(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
+    """Write config.json, or check that a resumed run has the same one.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` is off, or was made with other arguments.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        write_files({path: json.dumps(config, indent=2).encode()})
+        return
+    if not resume:
+        raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
+    before = json.loads(path.read_text())
+    changed = [f"{k} was {before.get(k)} and is {v}" for k, v in config.items() if before.get(k) != v]
+    if changed:
+        raise UsageError(f"cannot resume {folder} with other arguments: {'; '.join(changed)}")
+
+
+class Log:
+    """One JSON object a line and step; on resume it is cut back to the checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines[:step] if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_files({path: "".join(f"{line}\n" for line in kept).encode()})
+        self._file = path.open("a")
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append one entry; a reader sees it at once."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
