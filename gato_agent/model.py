@@ -1,6 +1,7 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -37,10 +38,15 @@ def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
     Returns:
         Cosine and sine, each [..., 1, length, head_size].
     """
-    speed = 10_000 ** -(torch.arange(0, head_size, 2, device=index.device, dtype=torch.float64) / head_size)
-    angle = index.unsqueeze(-1) * speed  # [..., length, head_size / 2]
+    angle = index.unsqueeze(-1) * speeds(head_size, index.device)  # [..., length, head_size / 2]
     angle = torch.cat((angle, angle), dim=-1).unsqueeze(-3)
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@lru_cache
+def speeds(head_size: int, device: torch.device) -> Tensor:
+    """Radians per token of each pair of dimensions, float64 [head_size / 2]."""
+    return 10_000 ** -(torch.arange(0, head_size, 2, device=device, dtype=torch.float64) / head_size)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
