@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -150,6 +151,7 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Tensor:
     return total / max(1, count)  # type: ignore[no-any-return]
 
 
+@lru_cache
 def gaussian(bins: int, deviation: float, device: torch.device) -> Tensor:
     """Row i: a discretised normal around bin i, in bins, normalised: [bins, bins]."""
     index = torch.arange(bins, device=device)
@@ -217,7 +219,10 @@ def train(config: TrainConfig) -> Path:
         f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {device}; "
         f"steps {trainer.step} to {config.steps} of {config.batch_size * windows.window:,} tokens"
     )
-    about = {"config": plain(config), "tokens": sum(t.tokens for t in tokenized)}
+    about = {
+        "config": {k: v for k, v in plain(config).items() if k != "data"},
+        "tokens": sum(t.tokens for t in tokenized),
+    }
     checkpoint = Checkpoint(trainer.model, {t.id: t for t in tasks}, text, about)
     bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
     with run_folder.Log(config.out / "log.jsonl", trainer.step) as log, bar as update:

@@ -73,14 +73,17 @@ class TokenizedTask:
     def fragment(self, rng: np.random.Generator, length: int) -> slice:
         """Rows of one episode, at most `length` tokens of whole timesteps and at least one timestep.
 
-        Starts are uniform over the positions where a fragment of this length would touch the episode, moved to its
-        beginning where they lie before it: every timestep is seen equally often, but for the first ones, which are
-        seen up to twice as often and mostly without a past, as they are in play.
+        Starts are uniform over all positions where a fragment of this length would touch an episode, moved to the
+        episode's beginning where they lie before it: every timestep of every episode is seen equally often, but for
+        the first ones, which are seen up to twice as often and mostly without a past, as they are in play.
         """
         count = max(1, length // self.rows.shape[1])
-        episode = int(np.searchsorted(self.ends, rng.integers(len(self.rows)), side="right"))
+        before = count - 1  # positions ahead of an episode's first row
+        positions = self.ends + before * np.arange(1, len(self.ends) + 1)
+        position = int(rng.integers(positions[-1]))
+        episode = int(np.searchsorted(positions, position, side="right"))
         begin, end = int(self.ends[episode - 1]) if episode else 0, int(self.ends[episode])
-        start = max(begin, int(rng.integers(begin - count + 1, end)))
+        start = max(begin, position - before * (episode + 1))
         return slice(start, min(end, start + count))
 
 
