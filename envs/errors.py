@@ -29,3 +29,14 @@ class SpaceError(GatoError):
 
 class EnvironmentFault(GatoError):
     """An environment raised, or returned an observation or reward that is not finite."""
+
+
+def at_least(minimum: float, **options: float | None) -> None:
+    """Refuse numbers below `minimum`; None is an option that was not given.
+
+    Raises:
+        UsageError: naming the first option that is smaller, or not a number.
+    """
+    for name, value in options.items():
+        if value is not None and not value >= minimum:  # so written, it refuses NaN too
+            raise UsageError(f"--{name.replace('_', '-')} {value}: at least {minimum} is needed")
