@@ -1,5 +1,7 @@
 """The trained model as an actor, and as a Stable-Baselines3 policy."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +14,7 @@ from gato_agent import decode
 from gato_agent.cache import Cache
 from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
+from gato_agent.envs.make import make_vector
 from gato_agent.envs.structure import Columns, batch, columns, row, stack
 from gato_agent.spaces import PAD
 
@@ -44,11 +47,7 @@ class Agent:
         self.seed = seed
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
         self._legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
-        # The last action token comes first and the separator last; neither has a place in the observation.
-        self._local = torch.tensor([[-1, *range(self.tokenizer.n_obs), -1]], device=self.device)
-        self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).to(self.device)
-        self._separator = self.config.vocabulary.separator
-        self.reset(1)
+        self._cache: Cache | None = None
 
     @classmethod
     def from_pretrained(
@@ -78,9 +77,12 @@ class Agent:
 
     def reset(self, lanes: int = 1) -> None:
         """Forget everything and prepare for `lanes` environments."""
-        self.lanes = lanes
-        self._cache = Cache(self.config, lanes, self.tokenizer.n_obs + 2, device=self.device)
-        self._last = torch.full((lanes, 1), PAD, device=self.device)
+        n_obs, separator = self.tokenizer.n_obs, self.config.vocabulary.separator
+        self._cache = Cache(self.config, lanes, n_obs + 2, device=self.device)
+        # What enters the model in each step: last action token, observation, separator.
+        self._tokens = torch.full((lanes, n_obs + 2), separator, device=self.device)
+        self._local = torch.tensor([[-1, *range(n_obs), -1]], device=self.device).expand(lanes, -1)
+        self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).to(self.device).repeat(lanes, 1, 1)
         self._fresh = np.ones(lanes, dtype=np.bool_)
         self._steps = np.zeros(lanes, dtype=np.int64)
         generators = [torch.Generator().manual_seed(self.seed + lane) for lane in range(lanes)]
@@ -92,6 +94,7 @@ class Agent:
         Args:
             observation: batch in the form of `VectorEnv.observation_space`.
             start: bool [lanes], where an episode begins; by default all lanes begin at the first call after `reset`.
+                Without a `reset`, the first call prepares as many lanes as the batch has.
 
         Returns:
             Batch in the form of `VectorEnv.action_space`.
@@ -120,10 +123,10 @@ class Agent:
             Action (or batch of actions, as the observation was), and the state for the next call.
         """
         space, action_space = self.task.observation_space, self.task.action_space
-        single = space.contains(observation)
+        single = is_single(space, observation)
         given = stack(space, [observation]) if single else columns(space, observation)
         if state is None:
-            self.reset(len(next(iter(given.values()))))
+            self.reset(lanes_of(given))
             episode_start = None
         choose, self._choose = self._choose, decode.greedy if deterministic else self._choose
         try:
@@ -134,29 +137,30 @@ class Agent:
 
     def _act(self, observation: Columns, start: NDArray[np.bool_] | None) -> Columns:
         """Encode, decode, decode again: observations -> tokens -> action tokens -> actions."""
-        self._restart(self._fresh if start is None else start)
+        if self._cache is None:
+            self.reset(lanes_of(observation))
+            assert self._cache is not None
+        lanes = len(self._tokens)
+        if lanes_of(observation) != lanes:
+            raise UsageError(f"{self.task.id}: {lanes_of(observation)} observations for {lanes} lanes: call reset(n)")
+        self._restart(self._cache, self._fresh if start is None else np.asarray(start, dtype=np.bool_))
         tokens, patches = self._encode(observation)
-        separator = np.full((self.lanes, 1), self._separator)
-        stream = torch.from_numpy(np.concatenate((tokens, separator), axis=1)).to(self.device, torch.int64)
-        prefill = decode.Prefill(
-            torch.cat((self._last, stream), dim=1),
-            self._local.expand(self.lanes, -1),
-            torch.from_numpy(patches.reshape(-1, *patches.shape[2:])).to(self.device) if patches.size else None,
-            self._intervals.repeat(self.lanes, 1, 1) if patches.size else None,
-        )
+        self._tokens[:, 1:-1] = torch.from_numpy(tokens)
+        shown = torch.from_numpy(patches.reshape(-1, *patches.shape[2:])).to(self.device) if patches.size else None
+        prefill = decode.Prefill(self._tokens, self._local, shown, self._intervals)
         action = decode.control_step(self.model, self._cache, prefill, self._legal, self._choose)
-        self._last = action[:, -1:]
+        self._tokens[:, 0] = action[:, -1]
         self._steps += 1
         return self.tokenizer.decode_actions(action.cpu().numpy())
 
-    def _restart(self, start: NDArray[np.bool_]) -> None:
+    def _restart(self, cache: Cache, start: NDArray[np.bool_]) -> None:
         """Begin new episodes in some lanes; in their first pass a PAD stands where the last action token would."""
         if start.any():
             lanes = torch.from_numpy(start).to(self.device)
-            self._cache.restart(lanes, age=-1)  # so that the PAD has index -1 and the observation begins at 0
-            self._last = self._last.masked_fill(lanes.unsqueeze(1), PAD)
+            cache.restart(lanes, age=-1)  # so that the PAD has index -1 and the observation begins at 0
+            self._tokens[:, 0].masked_fill_(lanes, PAD)
             self._steps[start] = 0
-        self._fresh = np.zeros(self.lanes, dtype=np.bool_)
+            self._fresh[:] = False
 
     def _encode(self, observation: Columns) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """Tokens [lanes, n_obs] and patches [lanes, k, 16, 16, 4] of a batch of observations."""
@@ -167,42 +171,91 @@ class Agent:
             raise GatoError(f"{self.task.id}: observation{where}: {error}") from error
 
 
+def is_single(space: gym.Space[Any], observation: Any) -> bool:
+    """Whether this is one observation and not a batch: told by the dimensions of its first leaf, as SB3 does."""
+    if isinstance(space, gym.spaces.Dict):
+        key = min(space.spaces)
+        return is_single(space.spaces[key], observation[key])
+    if isinstance(space, gym.spaces.Tuple):
+        return is_single(space.spaces[0], observation[0])
+    if isinstance(space, gym.spaces.Text):
+        return isinstance(observation, str)
+    return bool(np.ndim(observation) == len(space.shape or ()))
+
+
+def lanes_of(observation: Columns) -> int:
+    """Number of observations in a batch."""
+    return len(next(iter(observation.values())))
+
+
 def resolve_device(device: str) -> str:
-    """`auto` -> CUDA where there is one; raises UsageError for a device that is not there."""
+    """`auto` -> CUDA where there is one; raises UsageError for a device that is unknown or not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"no CUDA device here for --device {device}: use --device cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
     return device
 
 
 def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
-    """The checkpoint's task of this environment: by id, else by equal spaces; UsageError says what it does know."""
-    known = ", ".join(checkpoint.tasks)
+    """The checkpoint's task of an environment, or of an id: by id, else by equal spaces.
+
+    Raises:
+        UsageError: it knows neither, or knows the id with other spaces; the message says what it does know.
+    """
     if isinstance(env, str):
-        if env not in checkpoint.tasks:
-            raise UsageError(
-                f"{checkpoint.name} was not trained on {env} (it plays {known}): "
-                f"train on it with `gato-agent collect --env {env}` and `gato-agent train`"
-            )
-        return checkpoint.tasks[env]
-    observation_space = getattr(env, "single_observation_space", env.observation_space)
-    action_space = getattr(env, "single_action_space", env.action_space)
-    spec = getattr(env, "envs", [env])[0].spec  # a vector of environments that were made one by one has no spec
+        if env in checkpoint.tasks:
+            return checkpoint.tasks[env]
+        raise _unknown(checkpoint, env)
+    spaces = (
+        getattr(env, "single_observation_space", env.observation_space),
+        getattr(env, "single_action_space", env.action_space),
+    )
+    spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # a vector of environments often has none itself
     name = type(env).__name__ if spec is None else spec.id
-    same = [
-        task for task in checkpoint.tasks.values()
-        if (task.observation_space, task.action_space) == (observation_space, action_space)
-    ]  # fmt: skip
+    same = [task for task in checkpoint.tasks.values() if (task.observation_space, task.action_space) == spaces]
     task = checkpoint.tasks.get(name)
     if task is not None and task not in same:
         raise UsageError(
-            f"{name} has other spaces than {checkpoint.name} was trained on: observations {observation_space} and not "
-            f"{task.observation_space}, actions {action_space} and not {task.action_space}; collect and train again"
+            f"{name} has other spaces than {checkpoint.name} was trained on: observations {spaces[0]} and not "
+            f"{task.observation_space}, actions {spaces[1]} and not {task.action_space}; collect and train again"
         )
     if task is None and len(same) != 1:
-        raise UsageError(
-            f"{checkpoint.name} does not know {name} with observations {observation_space} and actions {action_space} "
-            f"(it plays {known}): collect episodes of it and train"
-        )
+        raise _unknown(checkpoint, name)
     return task or same[0]
+
+
+def _unknown(checkpoint: Checkpoint, name: str) -> UsageError:
+    return UsageError(
+        f"{checkpoint.name} was not trained on {name} (it plays {', '.join(checkpoint.tasks)}): "
+        f"use `gato-agent collect --env {name}` and `gato-agent train`"
+    )
+
+
+@contextmanager
+def seat(
+    checkpoint: Checkpoint, env_id: str, lanes: int, *, env_kwargs: Mapping[str, Any] | None = None,
+    render_mode: str | None = None, device: str = "cpu", temperature: float = 0.0, seed: int = 0,
+) -> Iterator[tuple[Agent, gym.vector.VectorEnv[Any, Any, Any]]]:  # fmt: skip
+    """An agent and the environments it is to play, which are closed afterwards.
+
+    Args:
+        checkpoint: must know the environment.
+        env_id: plain id of the environment.
+        lanes: number of environments.
+        env_kwargs: their arguments; by default those that the agent was trained with.
+        render_mode: of the first of them.
+        device: see `Agent`.
+        temperature: see `Agent`.
+        seed: see `Agent`.
+
+    Raises:
+        UsageError: unknown environment, or one that the checkpoint does not know.
+    """
+    if not env_kwargs and env_id in checkpoint.tasks:
+        env_kwargs = checkpoint.tasks[env_id].env_kwargs
+    with closing(make_vector(env_id, lanes, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
+        task = find_task(checkpoint, envs)
+        yield Agent(checkpoint, task, device=device, temperature=temperature, seed=seed), envs

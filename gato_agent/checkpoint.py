@@ -64,7 +64,9 @@ class TrainedTask:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote. An id is a name and no more: it never makes us import a module."""
+        if ":" in str(data["id"]):
+            raise ValueError(f"the id {data['id']!r}, which would import a module")
         return cls(
             str(data["id"]),
             space_from_json(data["observation_space"]),
@@ -115,18 +117,18 @@ class Checkpoint:
         try:
             config = GatoConfig.from_json(about["config"])
             tasks = [TrainedTask.from_json(task) for task in about["tasks"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise GatoError(
-                f"{path} is not a gato-agent checkpoint: its description lacks or garbles {error}"
-            ) from error
-        piece = tensors.pop(TEXT_MODEL, None)
-        text = None if piece is None else TextTokenizer.from_bytes(piece.numpy().tobytes())
+            piece = tensors.pop(TEXT_MODEL, None)
+            text = None if piece is None else TextTokenizer(piece.numpy().tobytes())
+        except (GatoError, LookupError, TypeError, ValueError) as error:
+            raise GatoError(f"{path} does not describe a checkpoint of this version: {error}") from error
         model = Gato.skeleton(config)
-        try:
-            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-        except RuntimeError as error:
-            what = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise GatoError(f"{path} does not hold the weights that its description promises: {what}") from error
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        for name in expected.keys() ^ tensors.keys():
+            raise GatoError(f"{path} {'lacks' if name in expected else 'has too many'} weights: {name}")
+        for name, shape in expected.items():
+            if tensors[name].shape != shape:
+                raise GatoError(f"{path}: {name} has shape {tuple(tensors[name].shape)} instead of {tuple(shape)}")
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
         name = "shipped weights" if reference is None else str(reference)
         return cls(model.to(device).eval(), {task.id: task for task in tasks}, text, about.get("training", {}), name)
 
@@ -147,8 +149,8 @@ def locate(reference: str | Path | None) -> Path:
 def to_bytes(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     """Serialise tensors and a JSON description; the same content gives the same bytes."""
     tensors = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
-    about = {"format": FORMAT, "sha256": digest(tensors), **about}
-    return save(tensors, {"gato": json.dumps(about, sort_keys=True, allow_nan=False)})
+    about = {"format": FORMAT, **about}
+    return save(tensors, {"gato": canonical({**about, "sha256": digest(tensors, about)})})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -164,15 +166,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise GatoError(f"{path} is a safetensors file, but not one of gato-agent's: it has no 'gato' entry")
     if about["format"] != FORMAT:
         raise GatoError(f"{path} has format {about['format']} and this version reads {FORMAT}: upgrade gato-agent")
-    if about.pop("sha256", None) != digest(tensors):
-        raise GatoError(f"{path} is damaged (its tensors do not match their checksum): {advice}")
+    if about.pop("sha256", None) != digest(tensors, about):
+        raise GatoError(f"{path} is damaged (it does not match its checksum): {advice}")
     return tensors, about
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of all tensors."""
-    sha = hashlib.sha256()
+def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """SHA-256 over the description, and over names, dtypes, shapes and bytes of all tensors."""
+    sha = hashlib.sha256(canonical(about).encode())
     for name, tensor in sorted(tensors.items()):
-        sha.update(name.encode())
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def canonical(data: dict[str, Any]) -> str:
+    """JSON that is the same for the same content."""
+    return json.dumps(data, sort_keys=True, allow_nan=False)

@@ -26,16 +26,19 @@ class GatoConfig:
     text: int
     """Number of text pieces, the first ids of the vocabulary."""
     patch_channels: tuple[int, ...]
-    """Channels of the patch tower: the stem, then one residual unit each (multiples of 32; 64 for units)."""
+    """Channels of the patch tower: the stem, a multiple of 32, then one residual unit each, multiples of 64."""
     local_positions: int = 512
     """Longest observation in tokens."""
-    patch_positions: int = 128
     stochastic_depth: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse shapes that no model can have."""
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UsageError(f"width {self.width} must split into {self.heads} heads of an even size: change either")
+        if len(self.patch_channels) < 2 or any(channels % 32 for channels in self.patch_channels):
+            raise UsageError(
+                f"patch_channels {self.patch_channels} must be two or more multiples of 32: stem and units"
+            )
         if self.feed_forward % 2:
             raise UsageError(f"feed_forward {self.feed_forward} must be even: it holds the two halves of a GEGLU")
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gato_agent.config import GatoConfig
-from gato_agent.spaces import PATCH, PATCH_SIZE
+from gato_agent.spaces import PATCH, PATCH_SIZE, POSITIONS
 
 NORM_GROUPS = 32
 CHANNELS = 4
@@ -37,15 +37,15 @@ class PatchEmbedding(nn.Module):
         self.stem = nn.Conv2d(CHANNELS, stem, 7, stride=2, padding=3, bias=False)
         self.units = nn.Sequential(*map(ResidualUnit, config.patch_channels, units))
         self.project = nn.Linear(units[-1], config.width, bias=False) if units[-1] != config.width else nn.Identity()
-        self.row = nn.Embedding(config.patch_positions, config.width)
-        self.column = nn.Embedding(config.patch_positions, config.width)
+        self.row = nn.Embedding(POSITIONS, config.width)
+        self.column = nn.Embedding(POSITIONS, config.width)
 
     def forward(self, patches: Tensor, intervals: Tensor) -> Tensor:
         """Embed patches.
 
         Args:
             patches: uint8 [k, 16, 16, 4], channels last.
-            intervals: integer [k, 2, 2], (row | column, from | to), quantised to `patch_positions`.
+            intervals: integer [k, 2, 2], (row | column, from | to), in 128ths of the image.
 
         Returns:
             [k, width]

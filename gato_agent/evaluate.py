@@ -1,31 +1,30 @@
 """Returns over whole episodes, beside what a random and an expert actor score."""
 
+import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.agent import Agent, find_task, resolve_device
+from gato_agent.agent import resolve_device, seat
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import Actor, steps
-from gato_agent.envs.make import make_vector, parse_kwargs
+from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.task import find
 from gato_agent.rollouts.experts import load_expert
 from gato_agent.rollouts.progress import progress
-from gato_agent.scores import ci95, normalized
-
-FIRST_SEED = 1_000_000  # collection counts seeds from 0, evaluation from here
+from gato_agent.scores import FIRST_SEED, ci95, normalized
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class EvaluateConfig:
     seed: int = FIRST_SEED
     """Seed of the first episode; the others follow."""
     n_envs: int = 16
-    """Environments that are played at once."""
+    """Environments that an agent plays at once; an expert plays one. Sampled actions depend on it."""
     temperature: float = 0.0
     """0 for the likeliest action, otherwise sampled."""
     device: str = "auto"
@@ -53,7 +52,14 @@ class EvaluateConfig:
     env_kwargs: str = "{}"
     """JSON object of arguments for the environments."""
     json: Path | None = None
-    """Write the results to this file too."""
+    """Write the results to this file too, after every task."""
+
+    def check(self) -> None:
+        """Raise UsageError for an option that cannot be."""
+        at_least(1, episodes=self.episodes, n_envs=self.n_envs, num_threads=self.num_threads)
+        at_least(0, seed=self.seed, temperature=self.temperature)
+        if self.expert == "train":
+            raise UsageError("--expert train is for collect, which keeps the expert: evaluate the zip that it made")
 
 
 @dataclass(frozen=True)
@@ -70,86 +76,97 @@ class TaskScore:
     normalized: float | None
 
 
-def score(task: str, returns: list[float]) -> TaskScore:
-    """Summarise returns beside the catalogue's random and expert scores."""
-    known = find(task)
+def score(task: str, returns: list[float], *, comparable: bool = True) -> TaskScore:
+    """Summarise returns beside the catalogue's random and expert scores, where the environment is `comparable`."""
+    known = find(task) if comparable else None
     random = known.random.mean if known and known.random else None
     expert = known.expert.mean if known and known.expert else None
     mean = float(np.mean(returns))
-    deviation = float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
     return TaskScore(
-        task, len(returns), mean, deviation, ci95(returns), random, expert, normalized(mean, random, expert)
-    )
+        task, len(returns), mean, float(np.std(returns)), ci95(returns), random, expert,
+        normalized(mean, random, expert),
+    )  # fmt: skip
 
 
 def episode_returns(
-    actor: Actor, task: str, seeds: range, *, n_envs: int, env_kwargs: dict[str, Any]
+    actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]
 ) -> Iterator[tuple[int, float, int]]:
     """Play one episode per seed and yield (seed, return, length) as each ends."""
     total: dict[int, float] = defaultdict(float)
-    with closing(make_vector(task, max(1, min(n_envs, len(seeds))), env_kwargs=env_kwargs)) as envs:
-        for step in steps(actor, envs, seeds):
-            total[step.seed] += step.reward
-            if step.done:
-                yield step.seed, total.pop(step.seed), step.t + 1
+    for step in steps(actor, envs, seeds):
+        total[step.seed] += step.reward
+        if step.done:
+            yield step.seed, total.pop(step.seed), step.t + 1
 
 
 def evaluate(config: EvaluateConfig) -> list[TaskScore]:
     """Evaluate every environment, show a table, and write the JSON; a task that fails does not stop the others.
 
     Raises:
-        UsageError: nothing to evaluate, or an id or file that does not exist.
+        UsageError: nothing to evaluate, or an id, file or option that cannot be.
         GatoError: some task failed; the others' results have been shown and written.
     """
-    if config.episodes < 1:
-        raise UsageError(f"--episodes {config.episodes}: at least one is needed")
+    config.check()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    console, env_kwargs = Console(), parse_kwargs(config.env_kwargs)
+    console = Console()
     checkpoint = None if config.expert else Checkpoint.load(config.checkpoint, resolve_device(config.device))
-    tasks = config.env or tuple(checkpoint.tasks if checkpoint else ())
+    tasks = [find_spec(name).id for name in config.env or (checkpoint.tasks if checkpoint else ())]
     if not tasks:
         raise UsageError("which environments? name them with --env")
-    results, failures = [], []
-    for task in tasks:
-        try:
-            actor, kwargs = make_actor(config, checkpoint, task, env_kwargs)
-            seeds = range(config.seed, config.seed + config.episodes)
-            returns = {}
-            with progress(console, task, config.episodes, "episodes", every=10.0) as update:
-                for seed, value, _ in episode_returns(actor, task, seeds, n_envs=config.n_envs, env_kwargs=kwargs):
-                    returns[seed] = value
-                    update(len(returns), f"mean return {np.mean(list(returns.values())):.1f}")
-            results.append(score(task, [returns[seed] for seed in seeds]))
-        except GatoError as error:
-            if len(tasks) == 1:
-                raise
-            failures.append(f"{task}: {error}")
     name = config.expert or (checkpoint.name if checkpoint else "")
-    console.print(table(results, name))
-    if config.json:
-        data = {"actor": name, "tasks": [asdict(result) for result in results], "failed": failures}
-        write_files({config.json: json.dumps(data, indent=2).encode()})
+    results: list[TaskScore] = []
+    failures: dict[str, GatoError] = {}
+    try:
+        for task in tasks:
+            try:
+                results.append(evaluate_one(config, checkpoint, task, console))
+            except GatoError as error:
+                failures[task] = error
+            if config.json:
+                failed = {task: str(error) for task, error in failures.items()}
+                data = {"actor": name, "tasks": [asdict(result) for result in results], "failed": failed}
+                write_files({config.json: json.dumps(data, indent=2).encode()})
+    finally:
+        if results:
+            console.print(table(results, name))
+    if len(tasks) == 1 and failures:
+        raise failures[tasks[0]]
     if failures:
-        raise GatoError(f"{len(failures)} of {len(tasks)} tasks failed: {'; '.join(failures)}")
+        said = "; ".join(f"{task}: {error}" for task, error in failures.items())
+        raise GatoError(f"{len(failures)} of {len(tasks)} tasks failed: {said}")
     return results
 
 
-def make_actor(
-    config: EvaluateConfig, checkpoint: Checkpoint | None, task: str, env_kwargs: dict[str, Any]
-) -> tuple[Actor, dict[str, Any]]:
-    """The actor to measure, and the arguments of its environment (those it was trained with, unless given)."""
-    if checkpoint is None:
-        assert config.expert is not None
-        with closing(make_vector(task, 1, env_kwargs=env_kwargs)) as envs:
-            spaces = envs.single_observation_space, envs.single_action_space
-        return load_expert(config.expert, task, *spaces, seed=config.seed), env_kwargs
-    trained = checkpoint.tasks.get(task)
-    kwargs = env_kwargs or (trained.env_kwargs if trained else {})
-    with closing(make_vector(task, 1, env_kwargs=kwargs)) as envs:
-        found = find_task(checkpoint, envs)
-    device = resolve_device(config.device)
-    return Agent(checkpoint, found, device=device, temperature=config.temperature, seed=config.seed), kwargs
+def evaluate_one(config: EvaluateConfig, checkpoint: Checkpoint | None, task: str, console: Console) -> TaskScore:
+    """Play one task's episodes, showing progress."""
+    kwargs = parse_kwargs(config.env_kwargs)
+    seeds = range(config.seed, config.seed + config.episodes)
+    returns: dict[int, float] = {}
+    with contextlib.ExitStack() as stack:
+        if checkpoint is None:
+            actor, envs = stack.enter_context(_expert(config, task, kwargs))
+        else:
+            kwargs = kwargs or (checkpoint.tasks[task].env_kwargs if task in checkpoint.tasks else {})
+            actor, envs = stack.enter_context(seat(
+                checkpoint, task, min(config.n_envs, config.episodes), env_kwargs=kwargs,
+                device=resolve_device(config.device), temperature=config.temperature, seed=config.seed,
+            ))  # fmt: skip
+        update = stack.enter_context(progress(console, task, config.episodes, "episodes", every=10.0))
+        for seed, value, _ in episode_returns(actor, envs, seeds):
+            returns[seed] = value
+            update(len(returns), f"mean return {np.mean(list(returns.values())):.1f}")
+    return score(task, [returns[seed] for seed in seeds], comparable=not kwargs)
+
+
+@contextlib.contextmanager
+def _expert(
+    config: EvaluateConfig, task: str, env_kwargs: dict[str, Any]
+) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
+    """An expert and its environment: one lane, as it is collected from."""
+    with contextlib.closing(make_vector(task, 1, env_kwargs=env_kwargs)) as envs:
+        spaces = envs.single_observation_space, envs.single_action_space
+        yield load_expert(config.expert or "", task, *spaces, config.seed), envs
 
 
 def table(results: list[TaskScore], title: str) -> Table:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
-from gato_agent.spaces import BINS, PAD
+from gato_agent.spaces import BINS, PAD, POSITIONS
 
 Angles = tuple[Tensor, Tensor]  # cosine and sine
 QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
@@ -180,7 +180,7 @@ class Gato(nn.Module):
             Hidden states [batch, length, width].
         """
         if patches is not None and intervals is None:
-            whole = torch.tensor([[0, self.config.patch_positions]] * 2, device=tokens.device)
+            whole = torch.tensor([[0, POSITIONS]] * 2, device=tokens.device)
             intervals = whole.expand(len(patches), 2, 2)
         x = self.embedding(tokens, local, patches, intervals)
         if cache is None:

@@ -4,26 +4,31 @@ import json
 import os
 import sys
 import time
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from rich.console import Console
 
-from gato_agent.agent import Agent, find_task, resolve_device
+from gato_agent.agent import Agent, resolve_device, seat
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import steps
-from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
+from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.video import VideoWriter
-from gato_agent.evaluate import FIRST_SEED
+from gato_agent.scores import FIRST_SEED
 
 DEFAULT_FPS = 30
+MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
+say = partial(Console(soft_wrap=True).print, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -59,52 +64,74 @@ def play(config: PlayConfig) -> dict[str, Any]:
 
     Raises:
         UsageError: unknown environment or checkpoint, or one that does not know the environment.
-        EnvironmentFault: the environment raised, or cannot render.
+        EnvironmentFault: the environment raised, or cannot render; what was played before is written.
     """
-    if config.episodes < 1:
-        raise UsageError(f"--episodes {config.episodes}: at least one is needed")
+    at_least(1, episodes=config.episodes, num_threads=config.num_threads)
+    at_least(0, seed=config.seed, temperature=config.temperature)
+    env_id = find_spec(config.env).id  # a misspelt id is said before anything is loaded
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    find_spec(config.env)  # a misspelt id is said before anything is loaded
-    console, device = Console(), resolve_device(config.device)
+    device = resolve_device(config.device)
     checkpoint = Checkpoint.load(config.checkpoint, device)
-    console.print(f"{config.env} with {checkpoint.name} on {device}", highlight=False)
-    render = config.render if config.render != "auto" else ("human" if has_display() else "video")
-    mode = {"human": "human", "video": "rgb_array", "none": None}[render]
-    trained = checkpoint.tasks.get(config.env)
-    kwargs = parse_kwargs(config.env_kwargs) or (trained.env_kwargs if trained else {})
-    with closing(make_vector(config.env, 1, env_kwargs=kwargs, render_mode=mode)) as envs:
-        agent = Agent(
-            checkpoint, find_task(checkpoint, envs), device=device, temperature=config.temperature, seed=config.seed
-        )
-        path = config.video or Path("videos") / f"{quote(config.env, safe='')}.mp4"
+    render = _render(config.render)
+    path = config.video or Path("videos") / f"{quote(env_id, safe='')}.mp4"
+    say(f"{env_id} with {checkpoint.name} on {device}")
+    episodes: list[dict[str, Any]] = []
+    with seat(
+        checkpoint, env_id, 1, env_kwargs=parse_kwargs(config.env_kwargs), render_mode=MODES[render], device=device,
+        temperature=config.temperature, seed=config.seed,
+    ) as (agent, envs):  # fmt: skip
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS
-        episodes, total, count = [], 0.0, 0
         began = time.perf_counter()
-        with VideoWriter(path, fps) if render == "video" else nullcontext() as video:
-            for step in steps(agent, envs, range(config.seed, config.seed + config.episodes)):
-                total, count = total + step.reward, count + 1
-                if video is not None:
-                    video.write(np.asarray(envs.render()[0]))
-                if step.done:
-                    episodes.append({"seed": step.seed, "return": total, "length": step.t + 1})
-                    console.print(f"seed {step.seed}: return {total:.1f} in {step.t + 1} steps", highlight=False)
-                    total = 0.0
-        seconds = time.perf_counter() - began
-    if render == "video":
-        console.print(f"video: {path}", highlight=False)
-    result = {
-        "env": config.env,
-        "checkpoint": checkpoint.name,
+        try:
+            with VideoWriter(path, fps) if render == "video" else nullcontext() as video:
+                for episode in _episodes(agent, envs, range(config.seed, config.seed + config.episodes), video):
+                    episodes.append(episode)
+                    say("seed {seed}: return {return:.1f} in {length} steps".format(**episode))
+        finally:
+            result = _result(env_id, checkpoint.name, device, episodes, time.perf_counter() - began)
+            if path.exists() and render == "video":
+                say(f"video: {path}")
+            if config.json and episodes:
+                write_files({config.json: json.dumps(result, indent=2).encode()})
+    say(f"mean return {result['mean_return']:.1f}, {result['steps_per_second']:.0f} steps/s")
+    return result
+
+
+def _episodes(
+    agent: Agent, envs: VectorEnv[Any, Any, Any], seeds: range, video: VideoWriter | None
+) -> Iterator[dict[str, Any]]:
+    """Play and film, yielding each episode's seed, return and length."""
+    total = 0.0
+    for step in steps(agent, envs, seeds):
+        total += step.reward
+        if video is not None:
+            frames = envs.render() or ()
+            video.write(np.asarray(frames[0]))
+        if step.done:
+            yield {"seed": step.seed, "return": total, "length": step.t + 1}
+            total = 0.0
+
+
+def _result(env: str, checkpoint: str, device: str, episodes: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """What `--json` writes."""
+    return {
+        "env": env,
+        "checkpoint": checkpoint,
         "device": device,
         "episodes": episodes,
-        "mean_return": float(np.mean([e["return"] for e in episodes])),
-        "steps_per_second": count / seconds,
+        "mean_return": float(np.mean([e["return"] for e in episodes])) if episodes else None,
+        "steps_per_second": sum(e["length"] for e in episodes) / seconds,
     }
-    console.print(f"mean return {result['mean_return']:.1f}, {count / seconds:.0f} steps/s", highlight=False)
-    if config.json:
-        write_files({config.json: json.dumps(result, indent=2).encode()})
-    return result
+
+
+def _render(asked: str) -> str:
+    """How to show the game: a window needs a display, and without one a video is as good."""
+    if asked in ("auto", "human") and not has_display():
+        if asked == "human":
+            say("there is no display for a window here: writing a video")
+        return "video"
+    return "human" if asked == "auto" else asked
 
 
 def has_display() -> bool:

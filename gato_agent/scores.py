@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+
+FIRST_SEED = 1_000_000  # collection counts seeds from 0, evaluation from here
 
 
 def normalized(score: float, random: float | None, expert: float | None) -> float | None:
@@ -18,6 +19,8 @@ def normalized(score: float, random: float | None, expert: float | None) -> floa
 
 def ci95(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95% interval of the mean: percentile bootstrap with 10,000 resamples (`scipy.stats.bootstrap`)."""
+    from scipy import stats  # takes a second to import, and playing needs none of it
+
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) < 2 or np.ptp(sample) == 0:
         return float(sample.mean()), float(sample.mean())

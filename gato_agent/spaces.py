@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gato_agent.bins import BINS
 from gato_agent.codec import (
     PATCH_SIZE,
+    POSITIONS,
     Characters,
     Elements,
     column_of,
@@ -34,7 +35,7 @@ from gato_agent.codec import (
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
 
-__all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "SpaceTokenizer", "Vocabulary"]
+__all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "SpaceTokenizer", "Vocabulary"]
 
 PAD, PATCH = -1, -2  # in token arrays, where there is no id: nothing, and the place of an image patch
 

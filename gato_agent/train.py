@@ -1,6 +1,7 @@
 """Behaviour cloning: predict the expert's action tokens, and only those."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import time
@@ -8,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -20,7 +22,7 @@ from gato_agent import run_folder
 from gato_agent.agent import resolve_device
 from gato_agent.checkpoint import FILE, Checkpoint, TrainedTask, read, to_bytes
 from gato_agent.config import GatoConfig
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.model import Gato
 from gato_agent.rollouts.progress import progress
@@ -30,6 +32,7 @@ from gato_agent.windows import Batch, TokenizedTask, Windows
 
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 STATE = "state.safetensors"
+Text = TextTokenizer | None
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
 
 
@@ -41,8 +44,8 @@ class TrainConfig:
     """Folder that `gato-agent collect --out` wrote; all its tasks are learned together."""
     out: Path = Path("runs/gato")
     """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
-    size: str = "nano"
-    """nano, tiny, small, baseline or large."""
+    size: Literal["nano", "tiny", "small", "baseline", "large"] = "nano"
+    """Size of the model; the last three are the paper's."""
     steps: int = 400
     """Optimizer steps; the schedule depends on them."""
     batch_size: int = 8
@@ -57,6 +60,10 @@ class TrainConfig:
     """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
     text_pieces: int = 32
     """Tokens that hold a text observation; shorter ones are padded."""
+    text_model: Path | None = None
+    """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which model.safetensors is stored; training and play use float32."""
     mixture: str = "{}"
     """How often tasks are drawn, as JSON: {"LunarLander-v3": 3} for three times as often as those not named."""
     save_every: int = 50
@@ -69,6 +76,14 @@ class TrainConfig:
     """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in `out` from its last checkpoint."""
+
+    def check(self) -> None:
+        """Raise UsageError for an option that cannot be."""
+        at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
+        at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads)
+        at_least(0, warmup=self.warmup, seed=self.seed, smooth_bins=self.smooth_bins, weight_decay=self.weight_decay)
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise UsageError(f"--learning-rate {self.learning_rate}: it must be above 0")
 
     def schedule(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine to a tenth."""
@@ -100,15 +115,15 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        value = loss.item()
-        if not math.isfinite(value) or not math.isfinite(norm.item()):
+        figures = loss.item(), norm.item()
+        if not all(map(math.isfinite, figures)):
             raise GatoError(
-                f"step {self.step}: the loss is {value} and its gradient {norm.item()}; the last checkpoint is kept: "
-                "train again with a lower --learning-rate"
+                f"step {self.step}: the loss is {figures[0]} and its gradient {figures[1]}; the last checkpoint is "
+                "kept: train again with a lower --learning-rate"
             )
         self.optimizer.step()
         self.step += 1
-        return value, norm.item()
+        return figures
 
     def to_bytes(self) -> bytes:
         """Weights, the optimizer's moments and counts of those that ever had a gradient, and the step."""
@@ -158,24 +173,40 @@ def gaussian(bins: int, deviation: float, device: torch.device) -> Tensor:
     return torch.softmax(-((index[:, None] - index) ** 2) / (2 * deviation**2), dim=1)
 
 
-def load_tasks(config: TrainConfig, size: GatoConfig) -> tuple[list[TrainedTask], list[TokenizedTask], Any]:
-    """Read all episodes below `config.data` and tokenize them."""
+def load_tasks(config: TrainConfig, size: GatoConfig) -> tuple[dict[str, TrainedTask], list[TokenizedTask], Text]:
+    """Read all episodes below `config.data` and tokenize them.
+
+    Returns:
+        Tasks by id, their tokens in the same order, and the text tokenizer if there is text.
+    """
     stores = open_stores(config.data)
-    if not stores:
-        raise UsageError(f"no episodes in {config.data}: collect some with `gato-agent collect --out {config.data}`")
-    episodes = {store: [store.read(i) for i in store.indices()] for store in stores}
-    columns = [c for many in episodes.values() for episode in many for c in episode.observations.values()]
-    texts = [text for column in columns if column.dtype == object for text in column]
-    text = TextTokenizer.train(texts, size.text) if texts else None
-    tasks = [
-        TrainedTask(store.env_id, store.observation_space, store.action_space, config.text_pieces, store.env_kwargs)
+    episodes = [[store.read(i) for i in store.indices()] for store in stores]
+    columns = [column for many in episodes for episode in many for column in episode.observations.values()]
+    text = _text(config, size, [text for column in columns if column.dtype == object for text in column])
+    tasks = {
+        store.env_id: TrainedTask(
+            store.env_id, store.observation_space, store.action_space, config.text_pieces, store.env_kwargs
+        )
         for store in stores
-    ]
+    }
     tokenized = [
-        TokenizedTask(task.id, task.tokenizer(size, text), size.vocabulary.separator, episodes[store])
-        for task, store in zip(tasks, stores, strict=True)
+        TokenizedTask(task.id, task.tokenizer(size, text), size.vocabulary.separator, many)
+        for task, many in zip(tasks.values(), episodes, strict=True)
     ]
     return tasks, tokenized, text
+
+
+def _text(config: TrainConfig, size: GatoConfig, texts: list[str]) -> Text:
+    """The user's text model, or one trained on the data, or none where nothing is to be read."""
+    if config.text_model is None:
+        return TextTokenizer.train(texts, size.text) if texts else None
+    text = TextTokenizer.from_file(config.text_model)
+    if text.size > size.text:
+        raise UsageError(
+            f"--text-model {config.text_model} has {text.size} pieces and {config.size} has room for {size.text}: "
+            "train a smaller one, or choose another --size"
+        )
+    return text
 
 
 def mixture(text: str, tasks: list[str]) -> list[float]:
@@ -199,39 +230,43 @@ def train(config: TrainConfig) -> Path:
         UsageError: nothing to train on, or a run is already in `out` and `resume` is off.
         GatoError: the loss is not finite, or a file is damaged.
     """
+    config.check()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     size = GatoConfig.named(config.size)
-    run_folder.prepare(config.out, plain(config), resume=config.resume)
     tasks, tokenized, text = load_tasks(config, size)
+    weights = mixture(config.mixture, list(tasks))
+    shaping = {**plain(config), "data_sha256": sha256(tokenized)}
+    run_folder.prepare(config.out, shaping, resume=config.resume)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, Gato(size).to(device))
-    if config.resume and (config.out / STATE).exists():
+    if (config.out / STATE).exists():
         trainer.load(config.out / STATE)
-    weights = mixture(config.mixture, [task.id for task in tasks])
     windows = Windows(
         tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed, weights=weights
     )
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(
         f"{len(tasks)} task(s), {sum(t.tokens for t in tokenized):,} tokens; {config.size}: "
         f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {device}; "
         f"steps {trainer.step} to {config.steps} of {config.batch_size * windows.window:,} tokens"
     )
-    about = {
-        "config": {k: v for k, v in plain(config).items() if k != "data"},
-        "tokens": sum(t.tokens for t in tokenized),
-    }
-    checkpoint = Checkpoint(trainer.model, {t.id: t for t in tasks}, text, about)
+
+    def save() -> None:
+        # The state comes last: what a killed run has not recorded as done, it does again on resuming.
+        checkpoint = Checkpoint(trainer.model, tasks, text, {"config": shaping, "step": trainer.step})
+        checkpoint.save(config.out, getattr(torch, config.weights))
+        write_files({config.out / STATE: trainer.to_bytes()})
+
     bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
     with run_folder.Log(config.out / "log.jsonl", trainer.step) as log, bar as update:
         for entry in run(trainer, windows, device):
             log.write(entry)
             update(trainer.step, f"loss {entry['loss']:.4f}, {entry['tokens_per_second']:,.0f} tokens/s")
-            if trainer.step % config.save_every == 0 or trainer.step == config.steps:
-                write_files({config.out / STATE: trainer.to_bytes()})
-                checkpoint.save(config.out)
+            if trainer.step % config.save_every == 0 and trainer.step < config.steps:
+                save()
+    save()
     console.print(f"trained: {config.out / FILE}")
     return config.out / FILE
 
@@ -253,6 +288,15 @@ def run(trainer: Trainer, windows: Windows, device: str) -> Iterator[dict[str, A
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:
-    """The arguments that shape the result, as JSON."""
-    values = dataclasses.asdict(config)
-    return {key: str(v) if isinstance(v, Path) else v for key, v in values.items() if key not in ("resume", "out")}
+    """The arguments that shape the result, as JSON; not where its files are."""
+    places = ("data", "out", "resume", "text_model")
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in places}
+
+
+def sha256(tasks: list[TokenizedTask]) -> str:
+    """Digest of all that is learned from."""
+    sha = hashlib.sha256()
+    for task in tasks:
+        for array in (task.rows, task.labels, task.patches, task.ends):
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

@@ -58,17 +58,20 @@ class TestingEnv(gym.Env[Any, Any]):
 
 
 class FaultyEnv(TestingEnv):
-    """Raises, or observes a NaN, in step `fault_step` of every episode."""
+    """Raises, or observes a NaN, in step `fault_step` of episodes with seed `fault_seed`, by default of all."""
 
-    def __init__(self, fault: str = "raise", fault_step: int = 3) -> None:
-        super().__init__(length=10)
-        self.fault, self.fault_step = fault, fault_step
+    def __init__(
+        self, fault: str = "raise", fault_step: int = 3, fault_seed: int | None = None, render_mode: str | None = None
+    ) -> None:
+        super().__init__(length=10, render_mode=render_mode)
+        self.fault, self.fault_step, self.fault_seed = fault, fault_step, fault_seed
 
     def step(self, action: Any) -> Any:
         obs, *rest = super().step(action)
-        if self.t == self.fault_step + 1 and self.fault == "raise":
+        due = self.t == self.fault_step + 1 and self.fault_seed in (None, self.seed)
+        if due and self.fault == "raise":
             raise ValueError("the motor is on fire")
-        return (np.array([np.nan, 0.0]) if self.t == self.fault_step + 1 else obs, *rest)
+        return (np.array([np.nan, 0.0]) if due and self.fault == "nan" else obs, *rest)
 
 
 class IdentityEnv(gym.Env[Any, Any]):

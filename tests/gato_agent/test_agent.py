@@ -155,9 +155,37 @@ def test_an_observation_longer_than_the_position_table_is_refused() -> None:
         agent_for(Box(-1, 1, (600,)), Discrete(2))
 
 
+def test_a_single_observation_is_told_from_a_batch_whatever_its_values() -> None:
+    agent = agent_for(Box(-1, 1, (3,)), Discrete(2))
+    for odd in ([0.0, 5.0, 0.0], np.zeros(3, np.float64)):
+        action, _ = agent.predict(np.asarray(odd))
+        assert agent.task.action_space.contains(action)
+    with pytest.raises(GatoError, match=r"nan"):
+        agent.predict(np.array([np.nan, 0, 0], dtype=np.float32))
+    nested = agent_for(RICH, HANDS)
+    action, _ = nested.predict(RICH.sample())
+    assert HANDS.contains(action)
+
+
+def test_the_number_of_lanes_is_checked() -> None:
+    agent = agent_for(Box(-1, 1, (3,)), Discrete(2))
+    agent.reset(2)
+    with pytest.raises(UsageError, match=r"3 observations for 2 lanes: call reset"):
+        agent.act(np.zeros((3, 3), np.float32))
+
+
+def test_vectors_without_a_spec_are_found_by_their_spaces() -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    checkpoint = checkpoint_for(task_of("CartPole-v1"))
+    assert find_task(checkpoint, DummyVecEnv([lambda: gym.make("CartPole-v1")])).id == "CartPole-v1"
+
+
 def test_devices() -> None:
     assert resolve_device("cpu") == "cpu"
+    with pytest.raises(UsageError, match=r"--device gpu cannot be used here"):
+        resolve_device("gpu")
     if not torch.cuda.is_available():
         assert resolve_device("auto") == "cpu"
-        with pytest.raises(UsageError, match="--device cpu"):
+        with pytest.raises(UsageError, match=r"try cpu"):
             resolve_device("cuda")

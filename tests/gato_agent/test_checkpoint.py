@@ -57,7 +57,7 @@ def test_half_precision_is_stored_and_read_as_float32(checkpoint: Checkpoint, tm
     assert back.text is not None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header", "bit", "empty", "pickle"])
+@pytest.mark.parametrize("damage", ["truncated", "header", "bit", "bound", "empty", "pickle"])
 def test_a_damaged_file_is_named(checkpoint: Checkpoint, tmp_path: Path, damage: str) -> None:
     path = checkpoint.save(tmp_path)
     data = bytearray(path.read_bytes())
@@ -67,6 +67,7 @@ def test_a_damaged_file_is_named(checkpoint: Checkpoint, tmp_path: Path, damage:
         "truncated": bytes(data[: len(data) // 2]),
         "header": b"\xff" * 16 + bytes(data[16:]),
         "bit": bytes(data),
+        "bound": bytes(data).replace(b'\\"n\\": 3', b'\\"n\\": 4', 1),
         "empty": b"",
         "pickle": pickle.dumps({"weights": 1}),
     }[damage])  # fmt: skip
@@ -83,10 +84,10 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(GatoError, match=r"format 99.*upgrade"):
         Checkpoint.load(path)
     path.write_bytes(to_bytes({"x": torch.zeros(2)}, {"config": {}, "tasks": []}))
-    with pytest.raises(GatoError, match=r"configuration"):
+    with pytest.raises(GatoError, match=r"model\.safetensors does not describe .*configuration"):
         Checkpoint.load(path)
     path.write_bytes(to_bytes({"x": torch.zeros(2)}, {"config": GatoConfig.nano().to_json(), "tasks": []}))
-    with pytest.raises(GatoError, match=r"does not hold the weights"):
+    with pytest.raises(GatoError, match=r"(lacks|has too many) weights"):
         Checkpoint.load(path)
     with pytest.raises(UsageError, match=r"no checkpoint at .*nowhere"):
         Checkpoint.load(tmp_path / "nowhere")
@@ -112,6 +113,11 @@ def test_a_hostile_description_is_refused(tmp_path: Path) -> None:
     }
     task = {"id": "x", "observation_space": space, "action_space": space, "text_pieces": 1, "env_kwargs": {}}
     path.write_bytes(to_bytes({}, {"config": GatoConfig.nano().to_json(), "tasks": [task]}))
-    with pytest.raises(GatoError):
+    with pytest.raises(GatoError, match=r"model\.safetensors does not describe"):
+        Checkpoint.load(path)
+    good = {"kind": "Discrete", "n": 2, "start": 0, "shape": [], "dtype": "int64"}
+    task = {"id": "evil:X-v0", "observation_space": good, "action_space": good, "text_pieces": 1, "env_kwargs": {}}
+    path.write_bytes(to_bytes({}, {"config": GatoConfig.nano().to_json(), "tasks": [task]}))
+    with pytest.raises(GatoError, match=r"import a module"):
         Checkpoint.load(path)
     assert not Path("canary").exists()

@@ -1,6 +1,7 @@
 """The verbs, as a person types them: what they print, write and answer to mistakes."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from gato_agent.cli import VERBS, main
 CHECKPOINT_BYTES = 1000
 
 
-def cli(line: str, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+def cli(
+    line: str, expect: int = 0, cwd: Path | None = None, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with `path` to import from."""
     command = [sys.executable, "-m", "gato_agent", *shlex.split(line)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    variables = {**os.environ, "PYTHONPATH": str(path)} if path else None
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, env=variables)
     assert result.returncode == expect, result.stdout + result.stderr
     return result
 
@@ -105,14 +109,22 @@ MISTAKES = [
     ("play --env CartPole-v1 --checkpoint {truncated}", 1, "damaged"),
     ("play --env CartPole-v1 --checkpoint {run} --render none --env-kwargs nonsense", 2, "not JSON"),
     ("play --env CartPole-v1 --checkpoint {run} --render none --env-kwargs [1]", 2, "not a JSON object"),
-    ("play --env CartPole-v1 --checkpoint {run} --render none --episodes 0", 2, "at least one"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --episodes 0", 2, "at least 1"),
     ("evaluate --checkpoint {run} --env Nothing-v0", 2, "unknown environment Nothing-v0"),
-    ("evaluate --checkpoint {run} --episodes 0", 2, "at least one"),
+    ("evaluate --checkpoint {run} --episodes 0", 2, "at least 1"),
     ("evaluate --expert random", 2, "--env"),
     ("collect --env CartPole-v1 --expert nowhere.zip --out {out}", 2, "nowhere.zip"),
     ("collect --env CartPole-v1 --episodes 0 --out {out}", 2, "at least 1"),
     ("train --data {out}/empty --out {out}/run", 2, "gato-agent collect"),
-    ("train --data {data} --out {out}/run --size huge", 2, "nano, tiny, small, baseline, large"),
+    ("train --data {data} --out {out}/run --steps 0", 2, "--steps 0: at least 1"),
+    ("train --data {data} --out {out}/run --save-every 0", 2, "--save-every 0: at least 1"),
+    ("train --data {data} --out {out}/run --learning-rate 0", 2, "--learning-rate 0"),
+    ("train --data {data} --out {out}/run --device gpu", 2, "--device gpu"),
+    ("train --data {data} --out {out}/run --text-model {out}/no.model", 2, "no.model"),
+    ("evaluate --checkpoint {run} --n-envs 0", 2, "--n-envs 0: at least 1"),
+    ("evaluate --checkpoint {run} --seed -5", 2, "--seed -5: at least 0"),
+    ("evaluate --expert train --env CartPole-v1", 2, "collect"),
+    ("evaluate --checkpoint {run} --env CartPole-v1 Nothing-v0", 2, "Nothing-v0"),
     ("train --data {data} --out {run}", 2, "--resume"),
     ("info", 2, "--size"),
     ("fly", 2, "no verb 'fly'"),
@@ -155,12 +167,25 @@ def test_a_failing_environment_is_named(
 
 
 def test_one_failing_task_keeps_the_others(tmp_path: Path) -> None:
-    line = "evaluate --expert random --env CartPole-v1 Nothing-v0 --episodes 2 --json s.json"
-    result = cli(line, expect=1, cwd=tmp_path)
-    assert "Nothing-v0" in result.stderr
+    line = "evaluate --expert random --env tests.testing_env:Faulty-v0 CartPole-v1 --episodes 2 --json s.json"
+    result = cli(line, expect=1, cwd=tmp_path, path=Path(__file__).parents[2])
+    assert "the motor is on fire" in result.stderr
     data = json.loads((tmp_path / "s.json").read_text())
     assert [task["task"] for task in data["tasks"]] == ["CartPole-v1"]
-    assert len(data["failed"]) == 1
+    assert list(data["failed"]) == ["Faulty-v0"]
+
+
+def test_a_fault_in_a_later_episode_keeps_the_earlier_ones(tmp_path: Path) -> None:
+    house = Path(__file__).parents[2]
+    collect = """collect --env tests.testing_env:Faulty-v0 --expert random --episodes 2 --out d --env-kwargs"""
+    cli(f"""{collect} '{{"fault": "none"}}'""", cwd=tmp_path, path=house)
+    cli("train --data d --out r --steps 1 --batch-size 1", cwd=tmp_path)
+    line = "play --env tests.testing_env:Faulty-v0 --checkpoint r --episodes 5 --seed 7 --json p.json"
+    kwargs = """--env-kwargs '{"fault": "raise", "fault_seed": 9}'"""
+    result = cli(f"{line} {kwargs}", expect=1, cwd=tmp_path, path=house)
+    assert "step 3 of seed 9" in result.stderr
+    assert "video: videos/Faulty-v0.mp4" in result.stdout
+    assert [e["seed"] for e in json.loads((tmp_path / "p.json").read_text())["episodes"]] == [7, 8]
 
 
 def test_debug_shows_the_traceback() -> None:
