@@ -31,6 +31,11 @@ class EnvironmentFault(GatoError):
     """An environment raised, or returned an observation or reward that is not finite."""
 
 
+def one_line(error: BaseException) -> str:
+    """The type and message of an exception, whose message may have many lines or none."""
+    return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+
+
 def at_least(minimum: float, **options: float | None) -> None:
     """Refuse numbers below `minimum`; None is an option that was not given.
 

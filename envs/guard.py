@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from gato_agent.envs.errors import EnvironmentFault
+from gato_agent.envs.errors import EnvironmentFault, one_line
 
 
 class Guard(gym.Wrapper[Any, Any, Any, Any]):
@@ -74,8 +74,7 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
         return f"reset with seed {self._seed}"
 
     def _raised(self, where: str, error: Exception) -> EnvironmentFault:
-        message = " ".join(str(error).split())
-        return EnvironmentFault(f"{self._id}: {where} raised {type(error).__name__}{': ' * bool(message)}{message}")
+        return EnvironmentFault(f"{self._id}: {where} raised {one_line(error)}")
 
     def _check(self, obs: Any, reward: Any, info: Any, where: Callable[[], str]) -> None:
         try:

@@ -1,10 +1,8 @@
 """From an environment id to an environment, or to one line that says what is missing."""
 
 import difflib
-import importlib
 import json
 import logging
-import re
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -14,9 +12,9 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, one_line
 from gato_agent.envs.guard import Guard
-from gato_agent.envs.task import catalogue
+from gato_agent.envs.packages import bring_missing, bring_suite, import_named
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +31,7 @@ def make(
 
     Raises:
         UsageError: unknown id, missing package, unsuitable `env_kwargs` or render mode.
+        GatoError: `module` raised.
         EnvironmentFault: its constructor raised.
     """
     return _make(find_spec(env_id), render_mode, env_kwargs or {})
@@ -60,32 +59,29 @@ def make_vector(
 def find_spec(env_id: str) -> EnvSpec:
     """Look an id up in Gymnasium's registry, after importing the module that it may name.
 
+    From then on `find_spec(env_id).id` is enough to make it, and is what may be stored: no file is to name a module.
+
     Raises:
-        UsageError: no such id or module; the message has close matches.
+        UsageError: no such id or module; the message has the extra that brings it, or close matches.
+        GatoError: the module raised.
     """
     module, _, name = env_id.rpartition(":")
     if module:
-        _import(module, env_id)
+        import_named(module, env_id)
     spec = gym.registry.get(name)
     if spec is None:
-        close = difflib.get_close_matches(name, gym.registry, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "module:Env-v0 imports the module that registers it"
-        raise UsageError(f"unknown environment {name}: {hint}")
+        raise UsageError(f"unknown environment {name}: {_hint(name)}")
     latest = find_highest_version(spec.namespace, spec.name)
     if spec.version is not None and latest is not None and latest > spec.version:
         _log.warning("%s: version %d of this environment exists", name, latest)
     return spec
 
 
-def _import(module: str, env_id: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{env_id}: no module named {error.name}; install it or add its folder to PYTHONPATH"
-        ) from error
-    except Exception as error:
-        raise EnvironmentFault(f"{env_id}: importing {module} raised {_one_line(error)}") from error
+def _hint(name: str) -> str:
+    if command := bring_suite(name):
+        return f"it comes with {command}"
+    close = difflib.get_close_matches(name, gym.registry, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else "module:Env-v0 imports the module that registers it"
 
 
 def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
@@ -96,32 +92,19 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
             # Gymnasium's checker costs more than most steps; the guard does what is needed of it.
             env = gym.make(spec, disable_env_checker=True, **kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise UsageError(f"{spec.id} needs a package that is missing: {_install(error)}") from error
+        raise UsageError(f"{spec.id} needs a package that is missing: {bring_missing(error)}") from error
     except TypeError as error:
         if not kwargs:
-            raise EnvironmentFault(f"{spec.id}: making it raised {_one_line(error)}") from error
-        raise UsageError(f"{spec.id} does not take these arguments: {_one_line(error)}") from error
+            raise EnvironmentFault(f"{spec.id}: making it raised {one_line(error)}") from error
+        raise UsageError(f"{spec.id} does not take these arguments: {one_line(error)}") from error
     except GatoError:
         raise
     except Exception as error:
-        raise EnvironmentFault(f"{spec.id}: making it raised {_one_line(error)}") from error
+        raise EnvironmentFault(f"{spec.id}: making it raised {one_line(error)}") from error
     modes = env.metadata.get("render_modes", [])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"{spec.id} cannot render {render_mode!r}; it can render: {', '.join(modes) or 'nothing'}")
     return Guard(env, spec.id)
-
-
-def _install(error: Exception) -> str:
-    """Name the command that installs what `error` misses."""
-    extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))  # Gymnasium names the extra of its own that is needed
-    if extra is None:
-        return f"{_one_line(error)}; install it with pip"
-    ours = {task.extra for task in catalogue().values()}
-    return f"pip install '{'gato-agent' if extra[1] in ours else 'gymnasium'}[{extra[1]}]'"
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def parse_kwargs(text: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From the name of an expert to an Actor that shows how a task is done."""
 
 import hashlib
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +10,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor
+from gato_agent.envs.packages import import_named
 from gato_agent.envs.random_actor import RandomActor
 
 SHIPPED = Path(__file__).with_name("experts")
@@ -129,19 +129,14 @@ class CallableExpert:
 
     def __init__(self, spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
         module_name, _, name = spec.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-            make = getattr(module, name)
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f"--expert {spec}: no module named {error.name}; install it or add its folder to PYTHONPATH"
-            ) from error
-        except AttributeError as error:
-            raise UsageError(f"--expert {spec}: {error}") from error
+        module = import_named(module_name, f"--expert {spec}")
+        if not hasattr(module, name):
+            raise UsageError(f"--expert {spec}: module {module_name} has no attribute {name!r}")
+        make = getattr(module, name)
         try:
             self._expert = make(observation_space, action_space)
         except Exception as error:
-            raise GatoError(f"--expert {spec} raised {type(error).__name__}: {error}") from error
+            raise GatoError(f"--expert {spec} raised {one_line(error)}") from error
         if not hasattr(self._expert, "act") and not hasattr(self._expert, "predict"):
             raise UsageError(
                 f"--expert {spec}: returned {type(self._expert).__name__}, with neither predict() nor act()"
@@ -175,5 +170,5 @@ class CallableExpert:
                 observation, state=self._state, episode_start=start, deterministic=True
             )
         except Exception as error:
-            raise GatoError(f"--expert {self._spec} raised {type(error).__name__}: {error}") from error
+            raise GatoError(f"--expert {self._spec} raised {one_line(error)}") from error
         return actions

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from gato_agent.envs.errors import GatoError
+from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.rollouts.normalize import Normalizer
 
 if TYPE_CHECKING:
@@ -153,7 +153,9 @@ def build(
     try:
         module: BasePolicy = _resolve(policy.policy)(_channels_first(observation_space), action_space, **kwargs)
     except (AssertionError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-        raise GatoError(f"expert {name} cannot act in these spaces ({error}): it was trained for others") from error
+        raise GatoError(
+            f"expert {name} cannot act in these spaces ({one_line(error)}): it was trained for others"
+        ) from error
     _check_statistics(policy.normalize, observation_space, name)
     state = module.state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith(NOT_ACTOR)}

@@ -1,10 +1,10 @@
-"""Numbers given on the command line are checked in one way."""
+"""Numbers given on the command line are checked in one way, and errors take one line."""
 
 import math
 
 import pytest
 
-from gato_agent.envs.errors import UsageError, at_least
+from gato_agent.envs.errors import UsageError, at_least, one_line
 
 
 def test_at_least_takes_the_minimum_more_and_what_was_not_given() -> None:
@@ -15,3 +15,8 @@ def test_at_least_takes_the_minimum_more_and_what_was_not_given() -> None:
 def test_at_least_names_the_option_as_typed_and_its_value(value: float) -> None:
     with pytest.raises(UsageError, match=rf"^--num-threads {value}: at least 1 is needed$"):
         at_least(1, episodes=1, num_threads=value)
+
+
+def test_an_exception_takes_one_line() -> None:
+    assert one_line(ValueError("no robot\n  at /dev/robot")) == "ValueError: no robot at /dev/robot"
+    assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"

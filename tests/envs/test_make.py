@@ -4,7 +4,9 @@ import logging
 import subprocess
 import sys
 from hashlib import sha256
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -13,9 +15,9 @@ import pytest
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode
 
-from gato_agent.envs.errors import EnvironmentFault, UsageError
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.envs.loop import steps
-from gato_agent.envs.make import make, make_vector
+from gato_agent.envs.make import find_spec, make, make_vector
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.envs.task import catalogue
 from tests.testing_env import TestingEnv
@@ -64,6 +66,7 @@ def test_it_is_what_gymnasium_makes(env_id: str) -> None:
 
 def test_a_module_may_register_the_environment() -> None:
     assert isinstance(make("tests.testing_env:Testing-v0").unwrapped, TestingEnv)
+    assert find_spec("tests.testing_env:Testing-v0").id == "Testing-v0"
 
 
 def test_arguments_reach_the_constructor_and_the_time_limit() -> None:
@@ -112,6 +115,42 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         make("LunarLander-v3")
 
 
+@pytest.mark.parametrize(("extra", "package"), [("mujoco", "gato-agent"), ("toy-text", "gymnasium")])
+def test_an_extra_is_ours_where_we_have_one(monkeypatch: pytest.MonkeyPatch, extra: str, package: str) -> None:
+    def needy() -> TestingEnv:
+        raise gym.error.DependencyNotInstalled(f'not installed, run `pip install "gymnasium[{extra}]"`')
+
+    register(monkeypatch, "Needy-v0", needy)
+    with pytest.raises(UsageError, match=rf"^Needy-v0 needs .*: pip install '{package}\[{extra}\]'$"):
+        make("Needy-v0")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "extra"),
+    [
+        ("ALE/Pong-v5", "ale_py", "atari"),
+        ("MiniGrid-Empty-8x8-v0", "minigrid", "minigrid"),
+        ("BabyAI-GoToObj-v0", "minigrid", "minigrid"),
+        ("Meta-World/MT1", "metaworld", "metaworld"),
+    ],
+)
+def test_a_suite_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, env_id: str, module: str, extra: str
+) -> None:
+    monkeypatch.delitem(gym.registry, env_id, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)  # importing it fails
+    way_out = rf"pip install 'gato-agent\[{extra}\]'$"
+    with pytest.raises(UsageError, match=f"^unknown environment {env_id}: it comes with {way_out}"):
+        make(env_id)
+    with pytest.raises(UsageError, match=f"^{module}:{env_id}: no module named {module}; {way_out}"):
+        make(f"{module}:{env_id}")
+    installed = ModuleType(module)
+    installed.__spec__ = ModuleSpec(module, None)
+    monkeypatch.setitem(sys.modules, module, installed)
+    with pytest.raises(UsageError, match=f"^unknown environment {env_id}: (did you mean|module:Env-v0)"):
+        make(env_id)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "Gone-v0", "no_such_module:Env")
     with pytest.raises(UsageError, match=r"Gone-v0 needs a package that is missing: .*'no_such_module'; install it"):
@@ -127,10 +166,10 @@ def test_a_constructor_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -
         make("Broken-v0")
 
 
-def test_a_module_that_raises_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_module.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EnvironmentFault, match=r"importing broken_module raised ZeroDivisionError"):
+    with pytest.raises(GatoError, match=r"^broken_module:X-v0: importing broken_module raised ZeroDivisionError"):
         make("broken_module:X-v0")
 
 

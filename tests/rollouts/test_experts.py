@@ -316,7 +316,7 @@ def test_an_expert_that_is_not_there_says_what_there_is():
         load_expert("nothing.zip", "CartPole-v1", *spaces)
     with pytest.raises(UsageError, match="no module named not_there"):
         load_expert("not_there:expert", "CartPole-v1", *spaces)
-    with pytest.raises(UsageError, match="no attribute 'expert'"):
+    with pytest.raises(UsageError, match="--expert json:expert: module json has no attribute 'expert'"):
         load_expert("json:expert", "CartPole-v1", *spaces)
     with pytest.raises(UsageError, match=r"neither predict\(\) nor act\(\)"):
         load_expert("builtins:isinstance", "CartPole-v1", spaces[0], Box)  # type: ignore[arg-type]
@@ -432,6 +432,9 @@ def test_a_users_own_expert(tmp_path, monkeypatch):
     assert taken[:4] == [0, 1, 0, 1]  # its state is kept between steps
     assert expert.provenance["kind"] == "callable"
     assert expert.provenance["source"] == "my_experts:predicts"
+    (tmp_path / "broken_experts.py").write_text("raise ValueError('not\\nready')")
+    with pytest.raises(GatoError, match=r"^--expert broken_experts:x: importing broken_experts raised .*: not ready$"):
+        load_expert("broken_experts:x", "CartPole-v1", *spaces_of("CartPole-v1"))
     failing = load_expert("my_experts:acts", "CartPole-v1", *spaces_of("CartPole-v1"))
     with pytest.raises(GatoError, match="my_experts:acts raised ValueError: no idea"):
         failing.act(None, STARTS)
