@@ -11,7 +11,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     When this returns, all of them are on disk. When it does not, each is either as it was before or whole.
     """
     for path, data in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary(path).open("wb") as file:
             file.write(data)
             file.flush()
@@ -22,13 +22,21 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         sync_folder(folder)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing, so that they too survive a crash."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def temporary(path: Path) -> Path:
     """The name under which `path` is written before it is complete."""
     return path.with_name(f".{path.name}.partial")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
+    """Make new names inside `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import gymnasium as gym
 
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import make_folder, write_files
 from gato_agent.envs.structure import space_from_json
 from gato_agent.rollouts.episode import Episode
 
@@ -56,9 +56,12 @@ class EpisodeStore:
 
         Raises:
             UsageError: another collector writes to the folder, or it was made with other settings.
+            ValueError: the id names a module.
         """
+        if ":" in header["env_id"]:
+            raise ValueError(f"store the registered id, find_spec({header['env_id']!r}).id: no file may name a module")
         folder = folder_of(root, header["env_id"])
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = _lock(folder)
         try:
             for leftover in folder.glob(".*.partial"):
@@ -139,7 +142,7 @@ class EpisodeStore:
 
 
 def folder_of(root: Path, env_id: str) -> Path:
-    """Folder of a task under `root`: its id with "/" and ":" as %2F and %3A."""
+    """Folder of a task under `root`: its id with "/" as %2F."""
     return root / quote(env_id, safe="")
 
 
@@ -165,6 +168,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
     if not isinstance(header, dict) or not SETTINGS.keys() <= header.keys():
         raise GatoError(f"{path} does not describe a task: {way_out}")
+    if not isinstance(header["env_id"], str) or ":" in header["env_id"]:
+        raise GatoError(f"{path} has env_id {header['env_id']!r}, and no file may name a module to import: {way_out}")
     if header.get("format") != FORMAT:
         raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
     return header

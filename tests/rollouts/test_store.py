@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.structure import space_to_json
 from gato_agent.rollouts.episode import Episode
@@ -45,7 +46,23 @@ def test_what_is_committed_is_read_back(tmp_path):
 
 def test_folders_have_names_that_any_file_system_takes(tmp_path):
     assert folder_of(tmp_path, "ALE/Pong-v5").name == "ALE%2FPong-v5"
-    assert folder_of(tmp_path, "mine:Env-v0").name == "mine%3AEnv-v0"
+
+
+def test_the_folder_itself_survives_a_crash(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    EpisodeStore.create(tmp_path / "data", HEADER).close()
+    assert synced == [tmp_path, tmp_path / "data", tmp_path / "data" / "ALE%2FPong-v5"]
+
+
+def test_no_header_names_a_module_to_import(tmp_path):
+    with pytest.raises(ValueError, match=r"store the registered id, find_spec\('mine:Env-v0'\)\.id"):
+        EpisodeStore.create(tmp_path, HEADER | {"env_id": "mine:Env-v0"})
+    assert not list(tmp_path.iterdir())
+    for env_id in ("mine:Env-v0", ["mine:Env-v0"], None):
+        (tmp_path / "task.json").write_text(json.dumps({"format": 1, **HEADER, "env_id": env_id}))
+        with pytest.raises(GatoError, match=r"task\.json has env_id .*no file may name a module to import: restore it"):
+            open_stores(tmp_path)
 
 
 def test_the_same_content_gives_the_same_files(tmp_path):
