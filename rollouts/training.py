@@ -5,6 +5,7 @@ rewards for any other. One thread and one seed, so training repeats exactly on o
 """
 
 import io
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
 from gato_agent.rollouts.normalize import Normalizer, write_npz
@@ -94,6 +95,8 @@ TUNED = {
     ),
 }  # fmt: skip
 DEFAULT = Settings(500_000, 8, True, kwargs={"n_steps": 256, "batch_size": 128, "gae_lambda": 0.95, "gamma": 0.99})
+ABOUT = "training.json"
+OPTIONS = {"seed": "--seed", "steps": "--train-steps", "env_kwargs": "--env-kwargs"}  # what it holds
 EVERY_SECONDS = 2.0  # between two reports
 
 
@@ -102,21 +105,25 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
 
     Args:
         env_id: what to train on.
-        env_kwargs: arguments of the environment.
+        env_kwargs: arguments of the environment, JSON.
         seed: of everything random.
         steps: environment steps; None for the task's settings.
-        folder: gets `model.zip` and, for normalised observations, `obs_norm.npz`, whole or not at all.
+        folder: gets `model.zip`, `training.json` (seed, steps and env_kwargs) and, for normalised observations,
+            `obs_norm.npz`, whole or not at all.
 
     Raises:
-        UsageError: Stable-Baselines3 cannot train in these spaces.
+        UsageError: Stable-Baselines3 cannot train in these spaces, or `folder` has an expert trained otherwise.
+        GatoError: `training.json` is damaged or missing.
         EnvironmentFault: the environment raised.
     """
     path, console = folder / "model.zip", Console()
-    if path.exists():
-        console.print(f"{env_id}: using the expert trained before ({path})", highlight=False, soft_wrap=True)
-        return path
     settings = TUNED.get(env_id, DEFAULT)
     steps = steps or settings.steps
+    asked = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}
+    if path.exists():
+        _check_same(folder, asked)
+        console.print(f"{env_id}: using the expert trained before ({path})", highlight=False, soft_wrap=True)
+        return path
     venv = DummyVecEnv([lambda: Monitor(make(env_id, env_kwargs=env_kwargs)) for _ in range(settings.lanes)])
     try:
         norm_obs = settings.normalize and _floats(venv.observation_space)
@@ -126,8 +133,26 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
             model.learn(steps, callback=_Report(update))
     finally:
         venv.close()
-    write_files(_files(model, envs, folder) if isinstance(envs, VecNormalize) and norm_obs else {path: _zip(model)})
+    # The zip last: once it is there, all are.
+    statistics = {folder / "obs_norm.npz": _statistics(envs)} if isinstance(envs, VecNormalize) and norm_obs else {}
+    write_files({folder / ABOUT: json.dumps(asked, sort_keys=True).encode(), **statistics, path: _zip(model)})
     return path
+
+
+def _check_same(folder: Path, asked: dict[str, Any]) -> None:
+    """Refuse an expert that was trained with other settings than those asked for."""
+    way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
+    try:
+        found = json.loads((folder / ABOUT).read_bytes())
+        differing = [
+            f"{OPTIONS[key]} {json.dumps(found[key])}, now {json.dumps(asked[key])}"
+            for key in OPTIONS
+            if found[key] != asked[key]
+        ]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise GatoError(f"{folder / ABOUT} does not say how its expert was trained ({error}): {way_out}") from error
+    if differing:
+        raise UsageError(f"the expert in {folder} was trained with {' and '.join(differing)}: {way_out}")
 
 
 def _algorithm(env_id: str, settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
@@ -141,10 +166,9 @@ def _algorithm(env_id: str, settings: Settings, envs: Any, seed: int) -> BaseAlg
             policy, envs, seed=seed, device="cpu", **settings.kwargs
         )
     except (AssertionError, NotImplementedError, ValueError) as error:
-        what = " ".join(str(error).split())
         raise UsageError(
-            f"{env_id}: Stable-Baselines3 cannot train in its spaces ({what}); give an expert with --expert PATH or "
-            "--expert module:callable"
+            f"{env_id}: Stable-Baselines3 cannot train in its spaces ({one_line(error)}); give an expert with "
+            "--expert PATH or --expert module:callable"
         ) from error
     return model
 
@@ -156,13 +180,12 @@ def _floats(space: gym.Space[Any]) -> bool:
     return isinstance(space, gym.spaces.Box) and not is_image_space(space)
 
 
-def _files(model: BaseAlgorithm, envs: VecNormalize, folder: Path) -> dict[Path, bytes]:
-    """The statistics first: once the zip is there, both are."""
+def _statistics(envs: VecNormalize) -> bytes:
+    """The contents of `obs_norm.npz`."""
     stats: Any = envs.obs_rms
     keyed = stats if isinstance(stats, dict) else {"": stats}
     mean, var = ({key: np.asarray(getattr(rms, name)) for key, rms in keyed.items()} for name in ("mean", "var"))
-    normalizer = Normalizer(mean, var, float(envs.clip_obs), float(envs.epsilon))
-    return {folder / "obs_norm.npz": write_npz(normalizer), folder / "model.zip": _zip(model)}
+    return write_npz(Normalizer(mean, var, float(envs.clip_obs), float(envs.epsilon)))
 
 
 def _zip(model: BaseAlgorithm) -> bytes:

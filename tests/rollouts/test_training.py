@@ -1,27 +1,36 @@
 """`--expert train`: trained once, the same for a seed, kept where a repeated collect finds it."""
 
+import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete, Text
 
-from gato_agent.envs.errors import EnvironmentFault, UsageError
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.sb3 import read_zip
 from gato_agent.rollouts.store import open_stores
 from gato_agent.rollouts.training import TUNED, Settings, train
 from tests.testing_env import TestingEnv
 
-SHORT = "tests.testing_env:Testing-v0"
-
 
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+def registered(monkeypatch: pytest.MonkeyPatch, **kwargs: Any) -> str:
+    """The id of a TestingEnv with these arguments, which need not be JSON."""
+    monkeypatch.setitem(gym.registry, "Training-v0", EnvSpec("Training-v0", lambda: TestingEnv(**kwargs)))
+    return "Training-v0"
 
 
 def hash_of(path: Path) -> str:
@@ -33,7 +42,7 @@ def test_the_same_seed_trains_the_same_expert(tmp_path):
     other = train("CartPole-v1", {}, 1, 512, tmp_path / "c")
     assert same == [tmp_path / "a" / "model.zip", tmp_path / "b" / "model.zip"]
     assert hash_of(same[0]) == hash_of(same[1]) != hash_of(other)
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"model.zip"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"model.zip", "training.json"}
 
 
 def test_normalised_observations_are_kept_beside_the_zip(tmp_path):
@@ -41,7 +50,36 @@ def test_normalised_observations_are_kept_beside_the_zip(tmp_path):
     normalize = read_zip(path).normalize
     assert normalize is not None
     assert normalize.mean[""].shape == (6,)
-    assert {file.name for file in tmp_path.iterdir()} == {"model.zip", "obs_norm.npz"}
+    assert {file.name for file in tmp_path.iterdir()} == {"model.zip", "obs_norm.npz", "training.json"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "--seed 0, now 1:"),
+        ({"steps": 64}, "--train-steps 32, now 64:"),
+        ({"steps": None}, "--train-steps 32, now 100000:"),
+        ({"env_kwargs": {"sutton_barto_reward": True}}, '--env-kwargs {}, now {"sutton_barto_reward": true}:'),
+        ({"seed": 1, "steps": 64}, "--seed 0, now 1 and --train-steps 32, now 64:"),
+    ],
+)
+def test_an_expert_that_was_trained_otherwise_is_not_used(tmp_path, change, message):
+    arguments = {"env_id": "CartPole-v1", "env_kwargs": {}, "seed": 0, "steps": 32, "folder": tmp_path}
+    path = train(**arguments)
+    before = path.read_bytes()
+    assert train(**arguments) == path
+    with pytest.raises(UsageError, match=f"was trained with {re.escape(message)} repeat .*--out, or delete {tmp_path}"):
+        train(**arguments | change)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"seed": 0}'])
+def test_an_expert_that_does_not_say_how_it_was_trained_is_not_used(tmp_path, text):
+    (tmp_path / "model.zip").write_bytes(b"")
+    if text is not None:
+        (tmp_path / "training.json").write_text(text)
+    with pytest.raises(GatoError, match=r"training\.json does not say how .*or delete"):
+        train("CartPole-v1", {}, 0, 32, tmp_path)
 
 
 @pytest.mark.parametrize("env_id", [env_id for env_id in TUNED if "Bipedal" not in env_id])
@@ -58,23 +96,23 @@ def test_every_tuned_setting_is_one_that_sb3_takes(tmp_path, env_id, monkeypatch
 )
 def test_any_observations_that_sb3_knows(tmp_path, monkeypatch, space):
     monkeypatch.setattr(TestingEnv, "observe", lambda self: space.sample())
-    path = train(SHORT, {"observation_space": space}, 0, 16, tmp_path)
+    path = train(registered(monkeypatch, observation_space=space), {}, 0, 16, tmp_path)
     normalize = read_zip(path).normalize
     assert (normalize is None) == (not isinstance(space, Dict))
 
 
-def test_spaces_that_sb3_does_not_know_are_named(tmp_path):
-    with pytest.raises(UsageError, match=r"Testing-v0: Stable-Baselines3 cannot train in its spaces.*--expert PATH"):
-        train(SHORT, {"action_space": Text(3)}, 0, 16, tmp_path / "expert")
+def test_spaces_that_sb3_does_not_know_are_named(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"Training-v0: Stable-Baselines3 cannot train in its spaces.*--expert PATH"):
+        train(registered(monkeypatch, action_space=Text(3)), {}, 0, 16, tmp_path / "expert")
     assert not (tmp_path / "expert").exists()
 
 
-def test_an_environment_that_raises_is_named_and_leaves_nothing(tmp_path):
+def test_an_environment_that_raises_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     def step(self, action):
         raise RuntimeError("flat battery")
 
     with pytest.raises(EnvironmentFault, match="flat battery"):
-        train(SHORT, {"step": step}, 0, 16, tmp_path / "expert")
+        train(registered(monkeypatch, step=step), {}, 0, 16, tmp_path / "expert")
     assert not (tmp_path / "expert").exists()
 
 
@@ -82,7 +120,7 @@ def test_collect_trains_once_and_goes_on_with_the_same_expert(tmp_path, capsys):
     config = CollectConfig(env=("CartPole-v1",), expert="train", episodes=2, out=tmp_path, train_steps=512)
     collect(config)
     assert "CartPole-v1: training an expert with PPO: 512 of 512 steps" in capsys.readouterr().out
-    collect(CollectConfig(env=("CartPole-v1",), expert="train", episodes=4, out=tmp_path))
+    collect(replace(config, episodes=4))
     assert "using the expert trained before" in capsys.readouterr().out
     (store,) = open_stores(tmp_path)
     assert store.indices() == [0, 1, 2, 3]
