@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.structure import Columns, space_to_json, stack
@@ -37,7 +37,7 @@ class CollectConfig:
     """Collect episodes of an expert, one file per episode. Run it again to complete what was interrupted."""
 
     env: tuple[str, ...]
-    """Environment ids, one or several; module:Env-v0 imports the module first."""
+    """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
     expert: str = "catalogue"
     """catalogue (shipped), train (with SB3, now), random, module:callable, or the path of an SB3 zip or its folder."""
     episodes: int = 100
@@ -66,10 +66,9 @@ def collect(config: CollectConfig) -> None:
     kwargs = parse_kwargs(config.env_kwargs)
     if not config.env:
         raise UsageError("--env: name at least one environment, such as CartPole-v1")
-    if config.episodes < 1 or config.seed < 0:
-        raise UsageError(f"--episodes {config.episodes} --seed {config.seed}: at least 1 episode, and no negative seed")
-    for env_id in config.env:
-        find_spec(env_id)  # a wrong name is said at once, not after the environments before it
+    at_least(1, episodes=config.episodes, num_threads=config.num_threads, train_steps=config.train_steps)
+    at_least(0, seed=config.seed)
+    ids = [find_spec(env_id).id for env_id in config.env]  # a wrong one is said before any episode is played
     if config.expert != "random":
         import torch
 
@@ -77,7 +76,7 @@ def collect(config: CollectConfig) -> None:
     console = Console()
     columns = (Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:])
     table = Table(*columns, title=f"episodes in {config.out}", caption=CAPTION, box=box.SIMPLE, padding=0)
-    for env_id in config.env:
+    for env_id in ids:
         with contextlib.closing(make_vector(env_id, 1, env_kwargs=kwargs)) as envs:
             table.add_row(*_collect_one(config, env_id, kwargs, envs, console))
     console.print(table)
@@ -99,7 +98,7 @@ def _collect_one(
         present = set(store.indices())
         missing = [seed for seed in seeds if seed not in present]
         played = (_play(actor, envs, seed, header) for seed in missing)
-        score, done = _catalogue_score(env_id), len(seeds) - len(missing)
+        score, done = _catalogue_score(env_id, kwargs), len(seeds) - len(missing)
         if done:
             console.print(f"{env_id}: {done:,} of {len(seeds):,} episodes were there before", highlight=False)
         with progress(console, env_id, len(seeds), "episodes", done) as update:
@@ -205,7 +204,7 @@ def _header(
     }
 
 
-def _catalogue_score(env_id: str) -> str:
-    """The catalogue's expert score, in words."""
-    task = find(env_id)
+def _catalogue_score(env_id: str, kwargs: dict[str, Any]) -> str:
+    """The catalogue's expert score, in words; of an environment with other arguments it says nothing."""
+    task = None if kwargs else find(env_id)
     return "unknown" if task is None or task.expert is None else f"{task.expert.mean:.2f}"

@@ -143,6 +143,24 @@ def test_the_summary_and_the_lines_say_what_was_collected(tmp_path, capsys, monk
     assert re.search(r"CartPole-v1 +catalogue +2 +1,000 +500.00 +500.00", out)
 
 
+def test_an_environment_with_other_arguments_is_not_compared_with_the_catalogue(tmp_path, capsys):
+    collect(config(tmp_path, "Pendulum-v1", expert="catalogue", episodes=1, env_kwargs='{"g": 1.62}'))
+    out = capsys.readouterr().out
+    assert "catalogue expert unknown" in out
+    assert re.search(r"Pendulum-v1 +catalogue +1 +200 +-[\d.]+ +unknown", out)
+
+
+def test_a_module_is_imported_once_and_never_stored(tmp_path, capsys):
+    collect(config(tmp_path, "tests.testing_env:Testing-v0", episodes=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["Testing-v0"]
+    (store,) = open_stores(tmp_path)
+    assert store.env_id == store.read(0).provenance["env_id"] == "Testing-v0"
+    assert "testing_env" not in capsys.readouterr().out
+    assert not [name for name, data in contents(tmp_path).items() if b"testing_env" in data]
+    collect(config(tmp_path / "known", "math:CartPole-v1", expert="catalogue", episodes=1))  # its expert is found
+    assert [path.name for path in (tmp_path / "known").iterdir()] == ["CartPole-v1"]
+
+
 def test_a_terminal_gets_a_bar_instead_of_lines():
     out = io.StringIO()
     with progress(Console(file=out, force_terminal=True, width=120), "Thing-v0", 10, "episodes", 2) as update:
@@ -182,7 +200,9 @@ def test_a_folder_made_with_other_settings_is_refused(tmp_path, change, message)
     [
         ({"env": ()}, "--env: name at least one environment"),
         ({"episodes": 0}, "--episodes 0"),
-        ({"seed": -1}, "--seed -1"),
+        ({"seed": -1}, "--seed -1: at least 0"),
+        ({"num_threads": 0}, "--num-threads 0: at least 1"),
+        ({"expert": "train", "train_steps": 0}, "--train-steps 0: at least 1"),
         ({"env_kwargs": "[]"}, "--env-kwargs"),
         ({"env": ("CartPole-v7",)}, "unknown environment CartPole-v7: did you mean"),
         ({"env": ("CartPole-v1", "Nothing-v0")}, "unknown environment Nothing-v0"),
