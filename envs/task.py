@@ -31,7 +31,10 @@ SUITES = Path(__file__).parent / "suites"
 
 @dataclass(frozen=True)
 class Score:
-    """Returns of one player on one task, and all that it takes to measure them again."""
+    """Returns of one player on one task, and all that it takes to measure them again.
+
+    `std` is that of the episodes themselves (ddof=0), as Stable-Baselines3's `evaluate_policy` gives it.
+    """
 
     mean: float
     std: float
