@@ -8,7 +8,6 @@ One lane, one episode a seed, from seed 1,000,000 on, as in every evaluation.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,10 +17,11 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from gato_agent.envs.loop import Actor, steps
+from gato_agent.envs.loop import Actor
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.envs.task import SUITES, Score, Task, read_suite
+from gato_agent.evaluate import episode_returns
 from gato_agent.rollouts.experts import load_expert
 
 HEADER = """\
@@ -63,7 +63,7 @@ def main(config: Config) -> None:
 
 def measure(task: Task, player: str, config: Config) -> Score:
     """Play `config.episodes` episodes; mean and (population) standard deviation of their returns."""
-    returns: dict[int, float] = defaultdict(float)
+    seeds = range(config.seed, config.seed + config.episodes)
     with closing(make_vector(task.id, 1)) as envs:
         packages = ["gymnasium", "numpy", *({"box2d": ["Box2D"]}.get(task.extra or "", []))]
         if player == "random":
@@ -73,12 +73,10 @@ def measure(task: Task, player: str, config: Config) -> Score:
             expert = load_expert(config.expert, task.id, envs.single_observation_space, envs.single_action_space, 0)
             actor, how = expert, "{kind} {source}, greedy, sha256 {sha256}".format(**expert.provenance)
             packages += ["stable-baselines3", "torch"]
-        for step in steps(actor, envs, range(config.seed, config.seed + config.episodes)):
-            returns[step.seed] += step.reward
-    values = list(returns.values())
+        values = [value for _, value, _ in episode_returns(actor, envs, seeds)]
     mean, std = round(float(np.mean(values)), 3), round(float(np.std(values)), 3)
-    seeds = (config.seed, config.seed + config.episodes - 1)
-    return Score(mean, std, config.episodes, seeds, how, {package: version(package) for package in packages})
+    versions = {package: version(package) for package in packages}
+    return Score(mean, std, config.episodes, (seeds[0], seeds[-1]), how, versions)
 
 
 def to_toml(tasks: Collection[Task]) -> str:
