@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gato_agent import decode
 from gato_agent.cache import Cache
 from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.envs.errors import GatoError, SpaceError, UsageError
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.structure import Columns, batch, columns, row, stack
 from gato_agent.spaces import PAD
@@ -77,6 +77,7 @@ class Agent:
 
     def reset(self, lanes: int = 1) -> None:
         """Forget everything and prepare for `lanes` environments."""
+        at_least(1, lanes=lanes)
         n_obs, separator = self.tokenizer.n_obs, self.config.vocabulary.separator
         self._cache = Cache(self.config, lanes, n_obs + 2, device=self.device)
         # What enters the model in each step: last action token, observation, separator.
@@ -143,7 +144,10 @@ class Agent:
         lanes = len(self._tokens)
         if lanes_of(observation) != lanes:
             raise UsageError(f"{self.task.id}: {lanes_of(observation)} observations for {lanes} lanes: call reset(n)")
-        self._restart(self._cache, self._fresh if start is None else np.asarray(start, dtype=np.bool_))
+        start = self._fresh if start is None else np.asarray(start, dtype=np.bool_)
+        if start.shape != (lanes,):
+            raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
+        self._restart(self._cache, start)
         tokens, patches = self._encode(observation)
         self._tokens[:, 1:-1] = torch.from_numpy(tokens)
         shown = torch.from_numpy(patches.reshape(-1, *patches.shape[2:])).to(self.device) if patches.size else None

@@ -37,7 +37,7 @@ class TrainedTask:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
-        """The task's tokenizer; raises UsageError if its observation is longer than the model's position table."""
+        """The task's tokenizer; raises UsageError if a space has no tokens, or more than the model has positions."""
         tokenizer = SpaceTokenizer(
             self.observation_space,
             self.action_space,

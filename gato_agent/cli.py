@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 from typing import NamedTuple
 
-from gato_agent.envs.errors import GatoError
+from gato_agent.envs.errors import GatoError, UsageError
 
 
 class Verb(NamedTuple):
@@ -54,6 +54,11 @@ def main(argv: list[str] | None = None) -> None:
             raise
         print(f"gato-agent: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"gato-agent: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise
@@ -75,6 +80,10 @@ def run(arguments: list[str]) -> int:
     if arguments[0] not in VERBS:
         print(f"gato-agent: error: no verb {arguments[0]!r}: choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
+    twice = [flag for flag in flags if flags.count(flag) > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice; for several values write them after one {twice[0]}")
     import tyro
 
     name = arguments[0]

@@ -100,7 +100,7 @@ class Elements:
             offset = index if self.all_discrete else np.where(self.discrete, index, self._rounded(index))
             x = self.rules.base + offset.view(np.uint64) - self.rules.bias
         return {
-            leaf.path: x[:, a:b].reshape(-1, *shape_of(leaf)).astype(leaf.space.dtype)
+            leaf.path: x[:, a:b].reshape(len(x), *shape_of(leaf)).astype(leaf.space.dtype)
             for leaf, a, b in zip(self.leaves, self.starts, self.starts[1:], strict=False)
         }
 

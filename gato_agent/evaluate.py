@@ -13,6 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from gato_agent.agent import resolve_device, seat
@@ -171,7 +172,7 @@ def _expert(
 
 def table(results: list[TaskScore], title: str) -> Table:
     """The results as a person reads them."""
-    shown = Table(Column("task", no_wrap=True), title=title, box=box.SIMPLE, padding=0)
+    shown = Table(Column("task", no_wrap=True), title=escape(title), box=box.SIMPLE, padding=0)
     for name in ("episodes", "mean", "95% interval", "random", "expert", "score"):
         shown.add_column(name, justify="right")
     shown.caption = "score: (mean - random) / (expert - random)"

@@ -28,7 +28,7 @@ from gato_agent.scores import FIRST_SEED
 
 DEFAULT_FPS = 30
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
-say = partial(Console(soft_wrap=True).print, highlight=False)
+say = partial(Console(soft_wrap=True, markup=False).print, highlight=False)
 
 
 @dataclass(frozen=True)

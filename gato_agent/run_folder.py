@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 
 
@@ -13,6 +13,7 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
 
     Raises:
         UsageError: the folder holds a run and `resume` is off, or was made with other arguments.
+        GatoError: its config.json is damaged.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -20,7 +21,10 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
         return
     if not resume:
         raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
-    before = json.loads(path.read_text())
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
     changed = [f"{k} was {before.get(k)} and is {v}" for k, v in config.items() if before.get(k) != v]
     if changed:
         raise UsageError(f"cannot resume {folder} with other arguments: {'; '.join(changed)}")
@@ -30,9 +34,8 @@ class Log:
     """One JSON object a line and step; on resume it is cut back to the checkpoint."""
 
     def __init__(self, path: Path, step: int) -> None:
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines[:step] if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_files({path: "".join(f"{line}\n" for line in kept).encode()})
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        write_files({path: "".join(f"{line}\n" for line in lines[:step]).encode()})
         self._file = path.open("a")
 
     def __enter__(self) -> "Log":

@@ -136,6 +136,8 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Continue from what `to_bytes` gave; raises GatoError if the file is damaged or of another model."""
         tensors, about = read(path)
+        if "step" not in about:
+            raise GatoError(f"{path} holds no state of training: restore it, or train again into another --out")
         self.step = int(about["step"])
         for name, parameter in self.model.named_parameters():
             try:
@@ -237,7 +239,8 @@ def train(config: TrainConfig) -> Path:
     size = GatoConfig.named(config.size)
     tasks, tokenized, text = load_tasks(config, size)
     weights = mixture(config.mixture, list(tasks))
-    shaping = {**plain(config), "data_sha256": sha256(tokenized)}
+    shaping = {**plain(config), "num_threads": torch.get_num_threads(), "device": device}
+    shaping["data_sha256"] = sha256(tokenized)
     run_folder.prepare(config.out, shaping, resume=config.resume)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, Gato(size).to(device))
@@ -246,7 +249,7 @@ def train(config: TrainConfig) -> Path:
     windows = Windows(
         tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed, weights=weights
     )
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     console.print(
         f"{len(tasks)} task(s), {sum(t.tokens for t in tokenized):,} tokens; {config.size}: "
         f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {device}; "

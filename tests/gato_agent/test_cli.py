@@ -127,6 +127,8 @@ MISTAKES = [
     ("evaluate --checkpoint {run} --env CartPole-v1 Nothing-v0", 2, "Nothing-v0"),
     ("train --data {data} --out {run}", 2, "--resume"),
     ("info", 2, "--size"),
+    ("evaluate --checkpoint {run} --env CartPole-v1 --env Acrobot-v1", 2, "--env is given twice"),
+    ("train --data {data} --out {out}/file/run --steps 1", 1, "/file: "),
     ("fly", 2, "no verb 'fly'"),
 ]
 
@@ -139,6 +141,7 @@ def test_mistakes_are_answered_in_one_line(
 ) -> None:
     whole = (trained / "runs/cartpole/model.safetensors").read_bytes()
     (tmp_path / "truncated.safetensors").write_bytes(whole[:-CHECKPOINT_BYTES])
+    (tmp_path / "file").write_bytes(b"")
     places = {
         "run": trained / "runs/cartpole",
         "data": trained / "data",
