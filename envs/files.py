@@ -24,10 +24,10 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are missing, so that they too survive a crash."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+    new = [place for place in (folder, *folder.parents) if not place.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in reversed(new):
+        sync_folder(place.parent)
 
 
 def temporary(path: Path) -> Path:

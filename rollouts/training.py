@@ -118,7 +118,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
     """
     path, console = folder / "model.zip", Console()
     settings = TUNED.get(env_id, DEFAULT)
-    steps = steps or settings.steps
+    steps = settings.steps if steps is None else steps
     asked = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}
     if path.exists():
         _check_same(folder, asked)

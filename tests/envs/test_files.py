@@ -41,3 +41,5 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"")
     with pytest.raises(FileExistsError):
         make_folder(tmp_path / "data")
+    with pytest.raises(NotADirectoryError):
+        make_folder(tmp_path / "data" / "new")
