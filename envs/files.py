@@ -1,8 +1,12 @@
 """A file exists whole or not at all."""
 
+import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
+
+from gato_agent.envs.errors import UsageError
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -10,16 +14,44 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
     When this returns, all of them are on disk. When it does not, each is either as it was before or whole.
     """
-    for path, data in files.items():
-        make_folder(path.parent)
-        with temporary(path).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        for path, data in files.items():
+            make_folder(path.parent)
+            with temporary(path).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        for path in files:
+            temporary(path).unlink(missing_ok=True)  # a full disk must not stay full of what nobody can read
+        error.filename = error.filename or str(path)
+        raise
     for path in files:
         temporary(path).replace(path)
     for folder in {path.parent for path in files}:
         sync_folder(folder)
+
+
+def lock_folder(folder: Path, verb: str) -> IO[bytes]:
+    """Keep other processes from writing to a folder, until the file is closed or this process dies.
+
+    Args:
+        folder: is made if need be.
+        verb: what the other process would be doing, for the message.
+
+    Raises:
+        UsageError: another process holds the lock.
+    """
+    make_folder(folder)
+    file = (folder / ".lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(
+            f"another `gato-agent {verb}` writes to {folder}: wait for it to end, or choose another --out"
+        ) from None
+    return file
 
 
 def make_folder(folder: Path) -> None:

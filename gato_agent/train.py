@@ -1,17 +1,15 @@
 """Behaviour cloning: predict the expert's action tokens, and only those."""
 
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -20,19 +18,17 @@ from torch.nn import functional as F
 
 from gato_agent import run_folder
 from gato_agent.agent import resolve_device
-from gato_agent.checkpoint import FILE, Checkpoint, TrainedTask, read, to_bytes
+from gato_agent.checkpoint import FILE, Checkpoint, read, to_bytes
 from gato_agent.config import GatoConfig
+from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import GatoError, UsageError, at_least
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.model import Gato
 from gato_agent.rollouts.progress import progress
-from gato_agent.rollouts.store import open_stores
-from gato_agent.text import TextTokenizer
-from gato_agent.windows import Batch, TokenizedTask, Windows
+from gato_agent.windows import Batch, Windows
 
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 STATE = "state.safetensors"
-Text = TextTokenizer | None
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
 
 
@@ -175,56 +171,6 @@ def gaussian(bins: int, deviation: float, device: torch.device) -> Tensor:
     return torch.softmax(-((index[:, None] - index) ** 2) / (2 * deviation**2), dim=1)
 
 
-def load_tasks(config: TrainConfig, size: GatoConfig) -> tuple[dict[str, TrainedTask], list[TokenizedTask], Text]:
-    """Read all episodes below `config.data` and tokenize them.
-
-    Returns:
-        Tasks by id, their tokens in the same order, and the text tokenizer if there is text.
-    """
-    stores = open_stores(config.data)
-    episodes = [[store.read(i) for i in store.indices()] for store in stores]
-    columns = [column for many in episodes for episode in many for column in episode.observations.values()]
-    text = _text(config, size, [text for column in columns if column.dtype == object for text in column])
-    tasks = {
-        store.env_id: TrainedTask(
-            store.env_id, store.observation_space, store.action_space, config.text_pieces, store.env_kwargs
-        )
-        for store in stores
-    }
-    tokenized = [
-        TokenizedTask(task.id, task.tokenizer(size, text), size.vocabulary.separator, many)
-        for task, many in zip(tasks.values(), episodes, strict=True)
-    ]
-    return tasks, tokenized, text
-
-
-def _text(config: TrainConfig, size: GatoConfig, texts: list[str]) -> Text:
-    """The user's text model, or one trained on the data, or none where nothing is to be read."""
-    if config.text_model is None:
-        return TextTokenizer.train(texts, size.text) if texts else None
-    text = TextTokenizer.from_file(config.text_model)
-    if text.size > size.text:
-        raise UsageError(
-            f"--text-model {config.text_model} has {text.size} pieces and {config.size} has room for {size.text}: "
-            "train a smaller one, or choose another --size"
-        )
-    return text
-
-
-def mixture(text: str, tasks: list[str]) -> list[float]:
-    """Weights of tasks from `--mixture`; raises UsageError for anything but positive numbers of known tasks."""
-    try:
-        given = json.loads(text)
-        wrong = [name for name, weight in given.items() if name not in tasks or not 0 < float(weight) < math.inf]
-    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"--mixture {text!r} is no JSON object of numbers: write '{{\"CartPole-v1\": 2}}'") from error
-    if wrong:
-        raise UsageError(
-            f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) with a weight > 0"
-        )
-    return [float(given.get(name, 1.0)) for name in tasks]
-
-
 def train(config: TrainConfig) -> Path:
     """Train, or resume training; returns the path of the finished model.
 
@@ -237,34 +183,39 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     size = GatoConfig.named(config.size)
-    tasks, tokenized, text = load_tasks(config, size)
-    weights = mixture(config.mixture, list(tasks))
-    shaping = {**plain(config), "num_threads": torch.get_num_threads(), "device": device}
-    shaping["data_sha256"] = sha256(tokenized)
-    run_folder.prepare(config.out, shaping, resume=config.resume)
-    torch.manual_seed(config.seed)
-    trainer = Trainer(config, Gato(size).to(device))
-    if (config.out / STATE).exists():
-        trainer.load(config.out / STATE)
+    data = load_data(config.data, size, config.text_pieces, config.text_model)
+    shaping = {**plain(config), "num_threads": torch.get_num_threads(), "device": device, "data_sha256": data.sha256()}
     windows = Windows(
-        tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed, weights=weights
-    )
-    console = Console(soft_wrap=True, markup=False)
+        data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
+        weights=mixture(config.mixture, list(data.tasks)),
+    )  # fmt: skip
+    with closing(lock_folder(config.out, "train")):
+        run_folder.prepare(config.out, shaping, resume=config.resume)
+        torch.manual_seed(config.seed)
+        trainer = Trainer(config, Gato(size).to(device))
+        if (config.out / STATE).exists():
+            trainer.load(config.out / STATE)
+        return _train(trainer, windows, data, shaping)
+
+
+def _train(trainer: Trainer, windows: Windows, data: Data, shaping: dict[str, Any]) -> Path:
+    """Train to the last step, saving now and then and at the end."""
+    config, console = trainer.config, Console(soft_wrap=True, markup=False)
     console.print(
-        f"{len(tasks)} task(s), {sum(t.tokens for t in tokenized):,} tokens; {config.size}: "
-        f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {device}; "
+        f"{len(data.tasks)} task(s), {data.tokens:,} tokens; {config.size}: "
+        f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {shaping['device']}; "
         f"steps {trainer.step} to {config.steps} of {config.batch_size * windows.window:,} tokens"
     )
 
     def save() -> None:
         # The state comes last: what a killed run has not recorded as done, it does again on resuming.
-        checkpoint = Checkpoint(trainer.model, tasks, text, {"config": shaping, "step": trainer.step})
+        checkpoint = Checkpoint(trainer.model, data.tasks, data.text, {"config": shaping, "step": trainer.step})
         checkpoint.save(config.out, getattr(torch, config.weights))
         write_files({config.out / STATE: trainer.to_bytes()})
 
     bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
     with run_folder.Log(config.out / "log.jsonl", trainer.step) as log, bar as update:
-        for entry in run(trainer, windows, device):
+        for entry in run(trainer, windows, shaping["device"]):
             log.write(entry)
             update(trainer.step, f"loss {entry['loss']:.4f}, {entry['tokens_per_second']:,.0f} tokens/s")
             if trainer.step % config.save_every == 0 and trainer.step < config.steps:
@@ -294,12 +245,3 @@ def plain(config: TrainConfig) -> dict[str, Any]:
     """The arguments that shape the result, as JSON; not where its files are."""
     places = ("data", "out", "resume", "text_model")
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in places}
-
-
-def sha256(tasks: list[TokenizedTask]) -> str:
-    """Digest of all that is learned from."""
-    sha = hashlib.sha256()
-    for task in tasks:
-        for array in (task.rows, task.labels, task.patches, task.ends):
-            sha.update(np.ascontiguousarray(array).data)
-    return sha.hexdigest()

@@ -7,7 +7,6 @@
 An episode file exists whole or not at all, so whatever a killed run left behind can be continued.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from urllib.parse import quote
 import gymnasium as gym
 
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import make_folder, write_files
+from gato_agent.envs.files import lock_folder, make_folder, write_files
 from gato_agent.envs.structure import space_from_json
 from gato_agent.rollouts.episode import Episode
 
@@ -62,7 +61,7 @@ class EpisodeStore:
             raise ValueError(f"store the registered id, find_spec({header['env_id']!r}).id: no file may name a module")
         folder = folder_of(root, header["env_id"])
         make_folder(folder)
-        lock = _lock(folder)
+        lock = lock_folder(folder, "collect")
         try:
             for leftover in folder.glob(".*.partial"):
                 leftover.unlink()
@@ -190,16 +189,3 @@ def _short(value: Any) -> str:
         return f"{value['kind']} {value['source']} {value['sha256'][:8]}"
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """Hold the folder's lock; the system releases it when the file is closed or the process dies."""
-    file = (folder / ".lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UsageError(
-            f"another `gato-agent collect` writes to {folder}: wait for it to end, or choose another --out"
-        ) from None
-    return file

@@ -6,22 +6,30 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from itertools import count
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Text
 from torch.nn import functional as F
 
 from gato_agent.agent import Agent
-from gato_agent.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoint import Checkpoint, TrainedTask, read
 from gato_agent.config import GatoConfig
+from gato_agent.data import load_data, mixture
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.model import Gato
 from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.train import TrainConfig, Trainer, action_loss, gaussian, mixture, train
+from gato_agent.spaces import PAD
+from gato_agent.text import TextTokenizer
+from gato_agent.train import TrainConfig, Trainer, action_loss, gaussian, train
 from gato_agent.windows import Batch, Targets
+from tests.testing_env import TestingEnv
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=64, layers=2)
 
@@ -134,37 +142,128 @@ def test_the_mixture_is_checked() -> None:
             mixture(wrong, ["a", "b"])
 
 
-def kill_until_done(command: list[str], moments: random.Random, kills: int) -> int:
-    """Run a command that resumes, killing it at random moments; returns how many kills hit a running process."""
-    hits = 0
-    for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            process.wait(moments.uniform(2.0, 9.0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            hits += 1
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return hits
+def test_a_run_goes_on_only_with_the_data_it_began_with(tmp_path: Path) -> None:
+    more = CollectConfig(env=("CartPole-v1",), expert="random", episodes=2, out=tmp_path / "data")
+    collect(more)
+    config = TrainConfig(data=more.out, out=tmp_path / "run", steps=1, batch_size=1, num_threads=1)
+    train(config)
+    collect(dataclasses.replace(more, episodes=3))
+    with pytest.raises(UsageError, match=r"data_sha256 was \w+ and is \w+"):
+        train(dataclasses.replace(config, resume=True))
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_training_ends_bit_identical(data: Path, tmp_path: Path, kills: int) -> None:
-    steps = 12 if kills == 1 else 120
+def test_a_command_with_the_wrong_data_can_simply_be_corrected(data: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=data, out=tmp_path / "run", steps=1, batch_size=1, num_threads=1)
+    for wrong in ({"data": tmp_path / "nothing"}, {"mixture": '{"Pendulum-v1": 2}'}):
+        with pytest.raises(UsageError):
+            train(dataclasses.replace(config, **wrong))
+        assert not config.out.exists()
+    assert train(config).exists()
 
-    def command(out: str) -> list[str]:
-        arguments = f"train --data {data} --out {tmp_path / out} --steps {steps} --batch-size 1 --save-every 2".split()
-        return [sys.executable, "-m", "gato_agent", *arguments, "--num-threads", "1", "--resume"]
 
-    subprocess.run(command("undisturbed"), check=True, stdout=subprocess.DEVNULL)
-    hits = kill_until_done(command("killed"), random.Random(0), kills)
-    assert kills == 1 or hits >= 10
+def words() -> TestingEnv:
+    """Observes an order to go somewhere."""
+    return TestingEnv(
+        observation_space=Text(12, charset="abcdefghijklmnopqrstuvwxyz "),
+        reset=lambda env, seed, options: ("go left", {}),
+        step=lambda env, action: ("go right", 1.0, env.t >= 3, False, {}),
+    )
+
+
+def test_a_text_model_of_ones_own_and_bfloat16_are_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gym.registry, "Words-v0", EnvSpec("Words-v0", entry_point=words))
+    collect(CollectConfig(env=("Words-v0",), expert="random", episodes=2, out=tmp_path / "data"))
+    text = TextTokenizer.train(["go right to the left"], 300)
+    (tmp_path / "own.model").write_bytes(text.model)
+    config = TrainConfig(
+        data=tmp_path / "data", out=tmp_path / "run", text_model=tmp_path / "own.model", steps=1, batch_size=1,
+        weights="bfloat16", num_threads=1,
+    )  # fmt: skip
+    (task,) = load_data(config.data, GatoConfig.nano(), 32, config.text_model).tokenized
+    assert task.rows[1, :32].tolist() == text.encode("go right") + [PAD] * (32 - len(text.encode("go right")))
+    path = train(config)
+    kept = Checkpoint.load(path).text
+    assert kept is not None
+    assert kept.model == text.model != TextTokenizer.train(["go left", "go right"], 512).model
+    float32 = sum(4 * p.numel() for p in Gato(GatoConfig.nano()).parameters())
+    assert path.stat().st_size - len(text.model) == pytest.approx(float32 / 2, rel=0.01)
+
+    (tmp_path / "own.model").write_bytes(TextTokenizer.train(map(str, range(1000)), 600).model)
+    with pytest.raises(UsageError, match=r"own.model has \d+ pieces and nano has room for 512"):
+        train(dataclasses.replace(config, out=tmp_path / "other"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A short run that saves three times, and was never stopped."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    config = TrainConfig(data=data, out=out, steps=6, batch_size=1, save_every=2, num_threads=1)
+    train(config)
+    return config
+
+
+def assert_same_run(a: Path, b: Path) -> None:
     for name in ("model.safetensors", "state.safetensors"):
-        assert (tmp_path / "undisturbed" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
-    logs = [[json.loads(x) for x in (tmp_path / out / "log.jsonl").open()] for out in ("undisturbed", "killed")]
-    assert [e["loss"] for e in logs[0]] == [e["loss"] for e in logs[1]]
-    assert [e["step"] for e in logs[1]] == list(range(1, steps + 1))
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+    logs = [[json.loads(line) for line in (run / "log.jsonl").open()] for run in (a, b)]
+    steps, others = ([(entry["step"], entry["loss"]) for entry in log] for log in logs)
+    assert steps == others
+    assert [step for step, _ in steps] == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.parametrize(("file", "model_at", "state_at"), [("model", 4, 4), ("state", 6, 4)])
+def test_a_save_broken_off_between_its_files_is_made_good(
+    file: str, model_at: int, state_at: int, undisturbed: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state never runs ahead of the model; what it does not record is done again."""
+    config = dataclasses.replace(undisturbed, out=tmp_path)
+    saves, rename = count(1), Path.replace
+
+    def full_disk(path: Path, target: Path) -> Path:
+        if target.name == f"{file}.safetensors" and next(saves) == 3:
+            raise OSError("the disk is full")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full_disk)
+        with pytest.raises(OSError, match="the disk is full"):
+            train(config)
+    assert read(tmp_path / "model.safetensors")[1]["training"]["step"] == model_at
+    assert read(tmp_path / "state.safetensors")[1]["step"] == state_at
+    train(dataclasses.replace(config, resume=True))
+    assert_same_run(undisturbed.out, tmp_path)
+
+
+def kill_at(command: list[str], log: Path, lines: int, delay: float) -> bool:
+    """Run a command that resumes, and kill it a moment after it has made its log so long; whether it was running."""
+    before = log.stat().st_ino if log.exists() else None
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        if log.exists() and log.stat().st_ino != before and log.read_bytes().count(b"\n") >= lines:
+            time.sleep(delay)
+            process.kill()
+            break
+        time.sleep(0.01)
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("kills", "steps"), [(1, 6), pytest.param(20, 60, marks=pytest.mark.slow)])
+def test_killed_training_ends_bit_identical(kills: int, steps: int, undisturbed: TrainConfig, tmp_path: Path) -> None:
+    whole = dataclasses.replace(undisturbed, steps=steps)
+    if steps != undisturbed.steps:
+        whole = dataclasses.replace(whole, out=tmp_path / "whole")
+        train(whole)
+    config = dataclasses.replace(whole, out=tmp_path / "killed", resume=True)
+    arguments = f"--data {config.data} --out {config.out} --steps {steps} --batch-size 1 --save-every 2 --num-threads 1"
+    command = [sys.executable, "-m", "gato_agent", "train", *arguments.split(), "--resume"]
+    moments = random.Random(0)
+    lengths = sorted(moments.sample(range(3, steps - 1), kills))
+    hits = [kill_at(command, config.out / "log.jsonl", length, moments.uniform(0, 0.1)) for length in lengths]
+    assert hits == [True] * kills
+    train(config)
+    assert_same_run(whole.out, config.out)
 
 
 def test_an_identity_task_is_learned(tmp_path: Path) -> None:
