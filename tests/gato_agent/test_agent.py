@@ -105,12 +105,23 @@ def test_sampling_repeats_with_its_seed_and_not_with_another() -> None:
         return [float(agent.act(observation)[0, 0]) for _ in range(10)]
 
     assert actions(3) == actions(3) != actions(4)
-    greedy = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=1.0)
-    assert (
-        greedy.predict(observation[0], deterministic=True)[0] == greedy.predict(observation[0], deterministic=True)[0]
-    )
     with pytest.raises(UsageError, match="negative"):
         agent_for(Box(-1, 1, (3,)), Discrete(2), temperature=-1.0)
+
+
+def test_deterministic_predictions_are_greedy_whatever_the_temperature() -> None:
+    observations = np.random.default_rng(0).uniform(-1, 1, (8, 3)).astype(np.float32)
+
+    def actions(temperature: float, *, deterministic: bool) -> list[float]:
+        agent, state, found = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=temperature), None, []
+        for observation in observations:
+            action, state = agent.predict(observation, state, deterministic=deterministic)
+            found.append(float(action[0]))
+        return found
+
+    greedy = actions(0.0, deterministic=False)
+    assert actions(1.0, deterministic=True) == greedy
+    assert not set(actions(1.0, deterministic=False)) & set(greedy)  # among 1,024 bins none is met by chance
 
 
 def test_sampling_follows_the_distribution() -> None:

@@ -76,12 +76,13 @@ def test_play_writes_a_video_and_json(trained: Path) -> None:
 
 
 def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
-    common = "--checkpoint runs/cartpole --env CartPole-v1 --episodes 4 --seed 5"
+    common = "--checkpoint runs/cartpole --env CartPole-v1 --episodes 4"
     cli(f"evaluate {common} --n-envs 3 --json scores.json", cwd=trained)
     (task,) = json.loads((trained / "scores.json").read_text())["tasks"]
     assert set(task) == {"task", "episodes", "mean", "std", "ci95", "random", "expert", "normalized"}
     cli(f"play {common} --render none --json p.json", cwd=trained)
     played = json.loads((trained / "p.json").read_text())
+    assert [e["seed"] for e in played["episodes"]] == list(range(1_000_000, 1_000_004))  # never those of collection
     assert task["mean"] == played["mean_return"]
     assert task["expert"] == 500.0
     assert task["normalized"] == pytest.approx((task["mean"] - task["random"]) / (task["expert"] - task["random"]))

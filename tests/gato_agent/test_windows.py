@@ -64,6 +64,23 @@ def test_windows_are_full_and_begin_at_timesteps(task: TokenizedTask) -> None:
     assert len(batch.patches) == len(batch.intervals) == int((batch.tokens == PATCH).sum())
 
 
+def test_every_fragment_is_a_segment_of_its_own(task: TokenizedTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes that share a window do not see each other, even where they are of one task."""
+    fragment, lengths = task.fragment, list[int]()
+
+    def counted(rng: np.random.Generator, length: int) -> slice:
+        where = fragment(rng, length)
+        lengths.append((where.stop - where.start) * task.tokenizer.tokens_per_step)
+        return where
+
+    monkeypatch.setattr(task, "fragment", counted)
+    segment = Windows([task], window=1000, batch_size=1).batch(0).segment[0].numpy()
+    begins = np.cumsum(lengths)[:-1]
+    assert len(begins) >= 3
+    assert np.array_equal(np.flatnonzero(np.diff(segment)) + 1, begins)  # constant inside, another at each begin
+    assert len(set(segment.tolist())) == len(lengths)  # and none comes back
+
+
 def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedTask) -> None:
     """Every fragment is found in the episodes, with its patches in order and each label one token ahead."""
     tokenizer, step = task.tokenizer, task.tokenizer.tokens_per_step

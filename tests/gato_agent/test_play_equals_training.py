@@ -1,0 +1,111 @@
+"""Play shows the model the very stream that it was trained on: at every choice the logits are the same."""
+
+import dataclasses
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Text
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from gato_agent import decode
+from gato_agent.agent import Agent
+from gato_agent.checkpoint import Checkpoint, TrainedTask
+from gato_agent.config import GatoConfig
+from gato_agent.envs.structure import Columns, columns
+from gato_agent.model import Gato
+from gato_agent.rollouts.episode import Episode
+from gato_agent.spaces import PAD, PATCH
+from gato_agent.text import TextTokenizer
+from gato_agent.windows import TokenizedTask, Windows
+
+SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
+OBSERVATION = Dict({
+    "camera": Box(0, 255, (20, 32, 3), np.uint8),  # four patches of different intervals
+    "goal": Text(4, charset="abc"),  # at most four pieces of six
+    "near": Discrete(3),
+    "x": Box(-np.inf, np.inf, (2,)),
+})  # fmt: skip
+ACTION = Dict({"grip": Discrete(3), "move": Box(-1, 2, (2,))})
+STEPS, RESTART = 40, 23  # lane 1 plays two episodes
+TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    model = Gato(SMALL).eval()
+    with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
+        for block in model.blocks:
+            block.attention.qkv.weight[: 2 * SMALL.width] *= 2
+    return Checkpoint(model, {TASK.id: TASK}, TextTokenizer.train(["abc"], 300))
+
+
+def recording(seen: list[Tensor]) -> Callable[..., decode.Choose]:
+    """A `decode.sampler` that keeps the logits it chooses from."""
+    sampler = decode.sampler
+
+    def make(*args: Any) -> decode.Choose:
+        choose = sampler(*args)
+
+        def record(logits: Tensor) -> Tensor:
+            seen.append(logits)
+            return choose(logits)
+
+        return record
+
+    return make
+
+
+def lane_of(batches: list[Columns], lane: int) -> Columns:
+    return {path: np.stack([batch[path][lane] for batch in batches]) for path in batches[0]}
+
+
+def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
+    """Logits of all action tokens in order, from the one window that holds the whole episode and nothing else."""
+    tokenizer = TASK.tokenizer(SMALL, checkpoint.text)
+    task = TokenizedTask(TASK.id, tokenizer, SMALL.vocabulary.separator, [episode])
+    windows = Windows([task], window=task.tokens, batch_size=1)
+    batch = next(batch for batch in map(windows.batch, count()) if batch.segment.max() == batch.segment.min())
+    assert {PAD, PATCH} < set(batch.tokens[0].tolist())
+    model = checkpoint.model
+    with torch.inference_mode():
+        hidden = model(
+            batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment
+        )[0]
+        logits = {
+            at: model.logits(hidden[at], low, high)
+            for low, high, position, _ in batch.targets
+            for at in position.tolist()
+        }
+    return [logits[at] for at in sorted(logits)]
+
+
+def test_logits_in_play_are_those_of_training(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(decode, "sampler", recording(seen))
+    agent = Agent(checkpoint, TASK, temperature=1.0)
+    agent.reset(2)
+    space = batch_space(OBSERVATION, 2)
+    space.seed(0)
+    observations = [space.sample() for _ in range(STEPS + 1)]
+    actions = [agent.act(o, np.array([t == 0, t in (0, RESTART)])) for t, o in enumerate(observations[:-1])]
+
+    n_act, worst = len(agent.tokenizer.legal), 0.0
+    assert n_act == 3
+    assert len(seen) == STEPS * n_act
+    for lane, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
+        episode = Episode(
+            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], lane),
+            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], lane),
+            labels=None, rewards=np.ones(end - begin), terminated=True, truncated=False, success=None, seed=0,
+        )  # fmt: skip
+        played = seen[begin * n_act : end * n_act]
+        for cached, expected in zip(played, uncached(checkpoint, episode), strict=True):
+            scale = max(1.0, expected.abs().max().item())
+            worst = max(worst, (cached[lane] - expected).abs().max().item() / scale)
+    assert worst < 1e-5
