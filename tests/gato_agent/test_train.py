@@ -170,9 +170,7 @@ def words() -> TestingEnv:
     )
 
 
-def test_a_text_model_of_ones_own_and_bfloat16_are_kept(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_model_of_ones_own_and_bfloat16_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gym.registry, "Words-v0", EnvSpec("Words-v0", entry_point=words))
     collect(CollectConfig(env=("Words-v0",), expert="random", episodes=2, out=tmp_path / "data"))
     text = TextTokenizer.train(["go right to the left"], 300)
@@ -182,7 +180,8 @@ def test_a_text_model_of_ones_own_and_bfloat16_are_kept(
         weights="bfloat16", num_threads=1,
     )  # fmt: skip
     (task,) = load_data(config.data, GatoConfig.nano(), 32, config.text_model).tokenized
-    assert task.rows[1, :32].tolist() == text.encode("go right") + [PAD] * (32 - len(text.encode("go right")))
+    pieces = text.encode("go right")
+    assert task.rows[1, :32].tolist() == pieces + [PAD] * (32 - len(pieces))
     path = train(config)
     kept = Checkpoint.load(path).text
     assert kept is not None
@@ -191,7 +190,7 @@ def test_a_text_model_of_ones_own_and_bfloat16_are_kept(
     assert path.stat().st_size - len(text.model) == pytest.approx(float32 / 2, rel=0.01)
 
     (tmp_path / "own.model").write_bytes(TextTokenizer.train(map(str, range(1000)), 600).model)
-    with pytest.raises(UsageError, match=r"own.model has \d+ pieces and nano has room for 512"):
+    with pytest.raises(UsageError, match=r"own\.model has 600 pieces and .* room for 512"):
         train(dataclasses.replace(config, out=tmp_path / "other"))
 
 
