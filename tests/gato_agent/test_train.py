@@ -231,8 +231,11 @@ def test_a_save_broken_off_between_its_files_is_made_good(
             train(config)
     assert read(tmp_path / "model.safetensors")[1]["training"]["step"] == model_at
     assert read(tmp_path / "state.safetensors")[1]["step"] == state_at
+    done = (tmp_path / "log.jsonl").read_text().splitlines()[:state_at]
     train(dataclasses.replace(config, resume=True))
     assert_same_run(undisturbed.out, tmp_path)
+    # Speeds are logged too, so these are the same lines only where nothing that was done is done again.
+    assert (tmp_path / "log.jsonl").read_text().splitlines()[:state_at] == done
 
 
 def kill_at(command: list[str], log: Path, lines: int, delay: float) -> bool:
