@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import UsageError, at_least
+from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.structure import Columns, space_to_json, stack
@@ -123,18 +123,25 @@ def _play(actor: Expert, envs: VectorEnv[Any, Any, Any], seed: int, header: dict
     noisy = actor if isinstance(actor, Noisy) else None
     taken: list[Step] = []
     labels: list[Any] = []
+    space = envs.single_action_space
     for step in steps(actor, envs, [seed]):
         taken.append(step)
         if noisy is not None:
             labels.extend(iterate(envs.action_space, noisy.label))
+        wanted = labels[-1] if noisy else step.action
+        if not space.contains(wanted):  # nothing could be learned from it
+            where = f"{header['env_id']}: step {step.t} of seed {seed}"
+            raise GatoError(
+                f"{where}: the expert's action {wanted!r} is not in {space}: clip or round it in the expert"
+            )
     last = taken[-1]
     reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
-    actions = stack(envs.single_action_space, [step.action for step in taken])
+    actions = stack(space, [step.action for step in taken])
     provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
     return Episode(
         observations=stack(envs.single_observation_space, [step.obs for step in taken] + [last.next_obs]),
         actions=actions,
-        labels=_differing(stack(envs.single_action_space, labels), actions) if noisy else None,
+        labels=_differing(stack(space, labels), actions) if noisy else None,
         rewards=np.array([step.reward for step in taken], np.float64),
         terminated=last.terminated,
         truncated=last.truncated,

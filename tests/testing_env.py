@@ -57,7 +57,7 @@ class TestingEnv(gym.Env[Any, Any]):
         return function(self) if function else np.full((16, 16, 3), self.t, np.uint8)
 
 
-class FaultyEnv(TestingEnv):
+class BurningEnv(TestingEnv):
     """Raises, or observes a NaN, in step `fault_step` of episodes with seed `fault_seed`, by default of all."""
 
     def __init__(
@@ -111,4 +111,4 @@ def likeness(space: Space[Any], action: Any, right: Any) -> float:
 
 gym.register("Testing-v0", entry_point="tests.testing_env:TestingEnv")
 gym.register("Identity-v0", entry_point="tests.testing_env:IdentityEnv")
-gym.register("Faulty-v0", "tests.testing_env:FaultyEnv", order_enforce=False)
+gym.register("Burning-v0", "tests.testing_env:BurningEnv", order_enforce=False)

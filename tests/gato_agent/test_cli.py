@@ -163,32 +163,32 @@ def test_a_failing_environment_is_named(
 ) -> None:
     line = fails(
         capsys,
-        f"collect --env tests.testing_env:Faulty-v0 --expert random --episodes 2 --out {tmp_path} "
+        f"collect --env tests.testing_env:Burning-v0 --expert random --episodes 2 --out {tmp_path} "
         f"--env-kwargs '{json.dumps({'fault': fault, 'fault_step': 3})}'",
         code=1,
     )
-    assert says in line and "Faulty-v0" in line and "seed 0" in line and "step 3" in line
+    assert says in line and "Burning-v0" in line and "seed 0" in line and "step 3" in line
 
 
 def test_one_failing_task_keeps_the_others(tmp_path: Path) -> None:
-    line = "evaluate --expert random --env tests.testing_env:Faulty-v0 CartPole-v1 --episodes 2 --json s.json"
+    line = "evaluate --expert random --env tests.testing_env:Burning-v0 CartPole-v1 --episodes 2 --json s.json"
     result = cli(line, expect=1, cwd=tmp_path, path=Path(__file__).parents[2])
     assert "the motor is on fire" in result.stderr
     data = json.loads((tmp_path / "s.json").read_text())
     assert [task["task"] for task in data["tasks"]] == ["CartPole-v1"]
-    assert list(data["failed"]) == ["Faulty-v0"]
+    assert list(data["failed"]) == ["Burning-v0"]
 
 
 def test_a_fault_in_a_later_episode_keeps_the_earlier_ones(tmp_path: Path) -> None:
     house = Path(__file__).parents[2]
-    collect = """collect --env tests.testing_env:Faulty-v0 --expert random --episodes 2 --out d --env-kwargs"""
+    collect = """collect --env tests.testing_env:Burning-v0 --expert random --episodes 2 --out d --env-kwargs"""
     cli(f"""{collect} '{{"fault": "none"}}'""", cwd=tmp_path, path=house)
     cli("train --data d --out r --steps 1 --batch-size 1", cwd=tmp_path)
-    line = "play --env tests.testing_env:Faulty-v0 --checkpoint r --episodes 5 --seed 7 --json p.json"
+    line = "play --env tests.testing_env:Burning-v0 --checkpoint r --episodes 5 --seed 7 --json p.json"
     kwargs = """--env-kwargs '{"fault": "raise", "fault_seed": 9}'"""
     result = cli(f"{line} {kwargs}", expect=1, cwd=tmp_path, path=house)
     assert "step 3 of seed 9" in result.stderr
-    assert "video: videos/Faulty-v0.mp4" in result.stdout
+    assert "video: videos/Burning-v0.mp4" in result.stdout
     assert [e["seed"] for e in json.loads((tmp_path / "p.json").read_text())["episodes"]] == [7, 8]
 
 

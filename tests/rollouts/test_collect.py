@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gato_agent.envs.errors import EnvironmentFault, UsageError
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.rollouts import collect as module
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
@@ -293,3 +293,25 @@ def test_a_folder_in_use_is_refused(tmp_path):
     header = {key: value for key, value in store.header.items() if key != "format"}
     with EpisodeStore.create(tmp_path, header), pytest.raises(UsageError, match="another `gato-agent collect`"):
         collect(config(tmp_path, episodes=2))
+
+
+def out_of_space(observation_space, action_space):
+    """An expert that answers 2 in Discrete(2) from the third step on."""
+
+    class Wild:
+        def predict(self, observation, state=None, episode_start=None, deterministic=True):
+            return (observation[..., 1] >= 2).astype(np.int64) * 2, None
+
+    return Wild()
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_an_expert_that_leaves_the_action_space_is_named(tmp_path, monkeypatch, noise):
+    monkeypatch.setattr("gato_agent.rollouts.noise.LEVELS", (0.0,))
+    settings = config(tmp_path, "tests.testing_env:Testing-v0", expert=f"{__name__}:out_of_space", noise=noise)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[out_of_space.__module__])
+    with pytest.raises(
+        GatoError, match=r"Testing-v0: step 2 of seed 0: the expert's action .*2.* is not in Discrete\(2\)"
+    ):
+        collect(settings)
+    assert not list(tmp_path.rglob("*.safetensors"))
