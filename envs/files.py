@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +23,9 @@ def write_files(files: Mapping[Path, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
-        for path in files:
-            temporary(path).unlink(missing_ok=True)  # a full disk must not stay full of what nobody can read
+        for partial in map(temporary, files):
+            with suppress(OSError):  # a full disk must not stay full of what nobody can read
+                partial.unlink()
         error.filename = error.filename or str(path)
         raise
     for path in files:

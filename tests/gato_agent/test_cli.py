@@ -129,7 +129,7 @@ MISTAKES = [
     ("train --data {data} --out {run}", 2, "--resume"),
     ("info", 2, "--size"),
     ("evaluate --checkpoint {run} --env CartPole-v1 --env Acrobot-v1", 2, "--env is given twice"),
-    ("train --data {data} --out {out}/file/run --steps 1", 1, "/file: "),
+    ("train --data {data} --out {out}/file/run --steps 1", 1, "/file"),
     ("fly", 2, "no verb 'fly'"),
 ]
 
