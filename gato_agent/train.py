@@ -44,7 +44,7 @@ class TrainConfig:
     """Size of the model; the last three are the paper's."""
     steps: int = 400
     """Optimizer steps; the schedule depends on them."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Windows per step; a window is twice the context long."""
     learning_rate: float | None = None
     """Peak learning rate; by default 1e-3 (nano), 6e-4 (tiny), 1e-4 (small, large), 2e-4 (baseline)."""
