@@ -100,6 +100,10 @@ class Checkpoint:
         write_files({path: to_bytes(tensors, about)})
         return path
 
+    def sha256(self) -> str:
+        """Digest of the weights."""
+        return digest({name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}, {})
+
     @classmethod
     def load(cls, reference: str | Path | None, device: torch.device | str = "cpu") -> Self:
         """Load a checkpoint in float32, ready for evaluation.

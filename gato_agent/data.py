@@ -38,7 +38,13 @@ class Data:
         return sha.hexdigest()
 
 
-def load_data(folder: Path, config: GatoConfig, text_pieces: int, text_model: Path | None = None) -> Data:
+def load_data(
+    folder: Path,
+    config: GatoConfig,
+    text_pieces: int,
+    text_model: Path | None = None,
+    text: TextTokenizer | None = None,
+) -> Data:
     """Read all episodes below a folder and tokenize them.
 
     Args:
@@ -46,6 +52,7 @@ def load_data(folder: Path, config: GatoConfig, text_pieces: int, text_model: Pa
         config: of the model that is to learn.
         text_pieces: tokens of an observed text.
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
+        text: a tokenizer that the model knows already, which goes before either.
 
     Raises:
         UsageError: there is nothing, or a space or text model that does not fit the model.
@@ -54,7 +61,7 @@ def load_data(folder: Path, config: GatoConfig, text_pieces: int, text_model: Pa
     stores = open_stores(folder)
     episodes = [[store.read(i) for i in store.indices()] for store in stores]
     columns = [column for many in episodes for episode in many for column in episode.observations.values()]
-    text = _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
+    text = text or _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
     tasks = [
         TrainedTask(store.env_id, store.observation_space, store.action_space, text_pieces, store.env_kwargs)
         for store in stores

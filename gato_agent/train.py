@@ -42,6 +42,8 @@ class TrainConfig:
     """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
     size: Literal["nano", "tiny", "small", "baseline", "large"] = "nano"
     """Size of the model; the last three are the paper's."""
+    init: Path | None = None
+    """Checkpoint whose weights and text model to begin with, of the same size."""
     steps: int = 400
     """Optimizer steps; the schedule depends on them."""
     batch_size: int = 4
@@ -183,8 +185,13 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     size = GatoConfig.named(config.size)
-    data = load_data(config.data, size, config.text_pieces, config.text_model)
+    start = Checkpoint.load(config.init, device) if config.init else None
+    if start and start.model.config != size:
+        raise UsageError(f"--init {config.init} is no {config.size} model: give its own --size")
+    data = load_data(config.data, size, config.text_pieces, config.text_model, start.text if start else None)
     shaping = {**plain(config), "num_threads": torch.get_num_threads(), "device": device, "data_sha256": data.sha256()}
+    if start:
+        shaping["init_sha256"] = start.sha256()
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
         weights=mixture(config.mixture, list(data.tasks)),
@@ -192,7 +199,7 @@ def train(config: TrainConfig) -> Path:
     with closing(lock_folder(config.out, "train")):
         run_folder.prepare(config.out, shaping, resume=config.resume)
         torch.manual_seed(config.seed)
-        trainer = Trainer(config, Gato(size).to(device))
+        trainer = Trainer(config, start.model if start else Gato(size).to(device))
         if (config.out / STATE).exists():
             trainer.load(config.out / STATE)
         return _train(trainer, windows, data, shaping)
@@ -243,5 +250,5 @@ def run(trainer: Trainer, windows: Windows, device: str) -> Iterator[dict[str, A
 
 def plain(config: TrainConfig) -> dict[str, Any]:
     """The arguments that shape the result, as JSON; not where its files are."""
-    places = ("data", "out", "resume", "text_model")
+    places = ("data", "out", "resume", "text_model", "init")
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in places}

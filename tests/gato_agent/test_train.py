@@ -135,6 +135,17 @@ def test_a_run_is_refused_where_one_is_and_resumed_only_as_it_was(data: Path, tm
         train(dataclasses.replace(config, data=tmp_path / "nothing", out=tmp_path / "other"))
 
 
+def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path) -> None:
+    first = TrainConfig(data=data, out=tmp_path / "first", steps=1, batch_size=1, num_threads=1)
+    weights = Checkpoint.load(train(first)).model.state_dict()
+    # A step this small changes nothing that float32 could show beside a weight.
+    second = dataclasses.replace(first, out=tmp_path / "second", init=tmp_path / "first", learning_rate=1e-30)
+    for name, tensor in Checkpoint.load(train(second)).model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    with pytest.raises(UsageError, match=r"no tiny model"):
+        train(dataclasses.replace(second, out=tmp_path / "third", size="tiny"))
+
+
 def test_the_mixture_is_checked() -> None:
     assert mixture('{"b": 3}', ["a", "b"]) == [1.0, 3.0]
     for wrong in ('{"c": 1}', '{"a": 0}', '{"a": -1}', '{"a": "x"}', "[1]", "x", '{"a": NaN}'):
