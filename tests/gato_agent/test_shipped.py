@@ -1,0 +1,58 @@
+"""The weights in the package play what the README says, and its snippets run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gato_agent.agent import Agent
+from gato_agent.checkpoint import Checkpoint
+from gato_agent.envs.task import find
+from gato_agent.evaluate import FIRST_SEED, episode_returns
+from gato_agent.scores import normalized
+
+README = Path(__file__).parents[2] / "README.md"
+TASKS = (
+    "Acrobot-v1",
+    "CartPole-v1",
+    "LunarLander-v3",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Pendulum-v1",
+)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Checkpoint:
+    return Checkpoint.load(None)
+
+
+def mean_return(checkpoint: Checkpoint, task: str, episodes: int) -> float:
+    agent = Agent(checkpoint, checkpoint.tasks[task])
+    seeds = range(FIRST_SEED, FIRST_SEED + episodes)
+    return float(np.mean([value for _, value, _ in episode_returns(agent, task, seeds, n_envs=25, env_kwargs={})]))
+
+
+def test_shipped_weights_know_six_tasks(shipped: Checkpoint) -> None:
+    assert tuple(sorted(shipped.tasks)) == TASKS
+
+
+def test_shipped_weights_balance_the_pole(shipped: Checkpoint) -> None:
+    assert mean_return(shipped, "CartPole-v1", 5) >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_shipped_weights_are_near_the_expert(shipped: Checkpoint, task: str) -> None:
+    mean, known = mean_return(shipped, task, 50), find(task)
+    assert known is not None and known.random is not None and known.expert is not None
+    if task == "CartPole-v1":
+        assert mean >= 490
+    score = normalized(mean, known.random.mean, known.expert.mean)
+    assert score is not None and score >= 0.9
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README.read_text(), re.S))
+def test_readme_snippets_run(snippet: str) -> None:
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
