@@ -10,7 +10,7 @@ An episode file exists whole or not at all, so whatever a killed run left behind
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import quote
@@ -108,11 +108,11 @@ class EpisodeStore:
         """Space of single actions, rebuilt from JSON."""
         return space_from_json(self.header["action_space"])
 
-    def commit(self, episodes: Sequence[Episode]) -> None:
-        """Write episodes; when this returns, they survive a crash of the machine."""
+    def commit(self, episodes: Mapping[int, bytes]) -> None:
+        """Write the bytes of episodes, by number; when this returns, they survive a crash of the machine."""
         if self._lock is None:
             raise ValueError("only a store opened by EpisodeStore.create may be written")
-        write_files({self.path(episode.seed): episode.to_bytes() for episode in episodes})
+        write_files({self.path(index): data for index, data in episodes.items()})
 
     def indices(self) -> list[int]:
         """Numbers (= seeds) of the episodes that are there, ascending."""
