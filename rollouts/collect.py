@@ -22,11 +22,12 @@ from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.player import Failed, Job, Played, Players, Result, idle_pulse
 from gato_agent.rollouts.report import Report, Row
+from gato_agent.rollouts.seal import seal
 from gato_agent.rollouts.store import EpisodeStore
 from gato_agent.rollouts.workers import play_in_processes
 from gato_agent.spaces import SpaceTokenizer, Vocabulary
 
-HEADINGS = ("environment", "expert", "episodes", "steps", "mean return", "catalogue")
+HEADINGS = ("environment", "expert", "episodes", "steps", "mean return", "catalogue", "MB")
 CAPTION = "catalogue: what an expert is known to score without noise"
 SAID = 5  # failures that are told one by one at the end
 
@@ -60,6 +61,8 @@ class CollectConfig:
     hangs or crashes takes everything with it."""
     timeout: float = 300.0
     """Seconds after which a step that has not ended counts as hanging; its seed is given up."""
+    seal: bool = True
+    """Pack the episodes of an environment into few large files when all are there; more may be collected later."""
     num_threads: int = 1
     """Threads of each expert's network; small ones are fastest with one."""
 
@@ -85,6 +88,8 @@ def collect(config: CollectConfig) -> None:
         table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], box=box.SIMPLE, padding=0)
         table.title, table.caption = f"episodes in {config.out}", CAPTION
         for store in stores:
+            if config.seal and set(_seeds(config)) <= set(store.indices()):
+                seal(store)
             table.add_row(*_summary(store, _seeds(config)))
     console.print(table)
     if failures:
@@ -182,11 +187,12 @@ def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generat
 
 def _summary(store: EpisodeStore, seeds: range) -> list[str]:
     """One row of the table: all episodes that were asked for and are there."""
-    episodes = [store.read(seed) for seed in store.indices() if seed in seeds]
-    mean = f"{np.mean([episode.total for episode in episodes]):.2f}" if episodes else "-"
-    steps = sum(map(len, episodes))
+    figures = [store.figures(seed) for seed in store.indices() if seed in seeds]
+    mean = f"{np.mean([each.total for each in figures]):.2f}" if figures else "-"
+    steps = sum(each.steps for each in figures)
     return [
-        store.env_id, store.header["expert"]["kind"], f"{len(episodes):,}", f"{steps:,}", mean, _catalogue_score(store)
+        store.env_id, store.header["expert"]["kind"], f"{len(figures):,}", f"{steps:,}", mean, _catalogue_score(store),
+        f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip
 
 
