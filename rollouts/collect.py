@@ -14,20 +14,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import EnvironmentFault, SpaceError, UsageError, at_least
+from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.structure import space_to_json
 from gato_agent.envs.task import catalogue, find
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.experts import Expert, load_expert
+from gato_agent.rollouts.keep import Rule, kept, write_rule
 from gato_agent.rollouts.player import Failed, Job, Played, Players, Result, idle_pulse
 from gato_agent.rollouts.report import Report, Row
 from gato_agent.rollouts.seal import seal
-from gato_agent.rollouts.store import EpisodeStore
+from gato_agent.rollouts.store import EpisodeStore, check_learnable
 from gato_agent.rollouts.workers import play_in_processes
-from gato_agent.spaces import SpaceTokenizer, Vocabulary
 
-HEADINGS = ("environment", "expert", "episodes", "steps", "mean return", "catalogue", "MB")
+HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
 CAPTION = "catalogue: what an expert is known to score without noise"
 SAID = 5  # failures that are told one by one at the end
 
@@ -61,6 +61,11 @@ class CollectConfig:
     hangs or crashes takes everything with it."""
     timeout: float = 300.0
     """Seconds after which a step that has not ended counts as hanging; its seed is given up."""
+    keep_above: float | None = None
+    """Mark the episodes whose return is at least this share of the expert's (0.8 in the paper), and use only those in
+    training and export. All stay on disk; deleting keep.json undoes it."""
+    success_only: bool = False
+    """Mark the episodes that succeeded, likewise, in environments that report success."""
     seal: bool = True
     """Pack the episodes of an environment into few large files when all are there; more may be collected later."""
     num_threads: int = 1
@@ -80,6 +85,8 @@ def collect(config: CollectConfig) -> None:
     at_least(0, seed=config.seed, workers=config.workers)
     if not config.timeout > 0:
         raise UsageError(f"--timeout {config.timeout}: it must be above 0")
+    rule = Rule(config.keep_above, config.success_only)
+    rule.check()
     console = Console()
     jobs = [_prepare(config, env, kwargs) for env in _environments(config)]
     with ExitStack() as stack:
@@ -90,6 +97,8 @@ def collect(config: CollectConfig) -> None:
         for store in stores:
             if config.seal and set(_seeds(config)) <= set(store.indices()):
                 seal(store)
+            if rule != Rule():
+                write_rule(store, rule)
             table.add_row(*_summary(store, _seeds(config)))
     console.print(table)
     if failures:
@@ -122,10 +131,7 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any]) -> Job:
     env_id = find_spec(env).id
     with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        try:
-            SpaceTokenizer(*spaces, Vocabulary(0))
-        except SpaceError as error:
-            raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
+        check_learnable(env_id, *spaces)
         folder = config.out / "experts"
         expert = load_expert(
             config.expert, env_id, *spaces, config.seed,
@@ -187,12 +193,13 @@ def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generat
 
 def _summary(store: EpisodeStore, seeds: range) -> list[str]:
     """One row of the table: all episodes that were asked for and are there."""
-    figures = [store.figures(seed) for seed in store.indices() if seed in seeds]
+    there = [seed for seed in store.indices() if seed in seeds]
+    figures = [store.figures(seed) for seed in there]
     mean = f"{np.mean([each.total for each in figures]):.2f}" if figures else "-"
     steps = sum(each.steps for each in figures)
     return [
-        store.env_id, store.header["expert"]["kind"], f"{len(figures):,}", f"{steps:,}", mean, _catalogue_score(store),
-        f"{store.size() / 1e6:.2f}",
+        store.env_id, store.header["expert"]["kind"], f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
+        f"{steps:,}", mean, _catalogue_score(store), f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip
 
 

@@ -19,11 +19,12 @@ from urllib.parse import quote
 
 import gymnasium as gym
 
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.structure import space_from_json
 from gato_agent.rollouts.episode import Episode, Figures
 from gato_agent.rollouts.shard import WAY_OUT, Shard
+from gato_agent.spaces import SpaceTokenizer, Vocabulary
 
 FORMAT = 1
 HEADER = "task.json"
@@ -141,11 +142,15 @@ class EpisodeStore:
 
     def shards(self) -> list[Shard]:
         """The sealed files, by name, opened once; raises GatoError if one is damaged."""
-        paths = sorted(self.folder / match[0] for match in self._named(SHARD))
+        paths = self.shard_paths()
         known = {path: shard for path, shard in self._shards.items() if path in paths and shard.is_current()}
         self._shards = {path: known.get(path) or Shard(path) for path in paths}
         self._sealed = {seed: shard for shard in self._shards.values() for seed in shard.seeds}
         return list(self._shards.values())
+
+    def shard_paths(self) -> list[Path]:
+        """Where the sealed files are, in order."""
+        return sorted(self.folder / match[0] for match in self._named(SHARD))
 
     def _named(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
         with os.scandir(self.folder) as entries:
@@ -183,13 +188,21 @@ class EpisodeStore:
         return self.folder / f"{index:08d}.safetensors"
 
 
+def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+    """Raise UsageError for spaces that have no tokens, so that nothing is stored that nothing can learn from."""
+    try:
+        SpaceTokenizer(observation_space, action_space, Vocabulary(0))
+    except SpaceError as error:
+        raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
+
+
 def folder_of(root: Path, env_id: str) -> Path:
     """Folder of a task under `root`: its id with "/" as %2F."""
     return root / quote(env_id, safe="")
 
 
-def open_stores(root: Path) -> list[EpisodeStore]:
-    """Open every task folder in `root`, by name; or `root` itself, if it is one.
+def task_folders(root: Path) -> list[Path]:
+    """Folders of tasks in `root`, by name; or `root` itself, if it is one.
 
     Raises:
         UsageError: there is none.
@@ -197,7 +210,12 @@ def open_stores(root: Path) -> list[EpisodeStore]:
     headers = [root / HEADER] if (root / HEADER).is_file() else sorted(root.glob(f"*/{HEADER}"))
     if not headers:
         raise UsageError(f"no episodes in {root}: make some with `gato-agent collect --out {root}`")
-    return [EpisodeStore(header.parent) for header in headers]
+    return [header.parent for header in headers]
+
+
+def open_stores(root: Path) -> list[EpisodeStore]:
+    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does."""
+    return [EpisodeStore(folder) for folder in task_folders(root)]
 
 
 def _read_header(path: Path) -> dict[str, Any]:
