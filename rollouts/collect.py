@@ -21,6 +21,7 @@ from gato_agent.envs.task import catalogue, find
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.keep import Rule, kept, write_rule
+from gato_agent.rollouts.on_ray import play_on_ray
 from gato_agent.rollouts.player import Failed, Job, Played, Players, Result, idle_pulse
 from gato_agent.rollouts.report import Report, Row
 from gato_agent.rollouts.seal import seal
@@ -56,9 +57,12 @@ class CollectConfig:
     """Arguments of the environments, as JSON."""
     train_steps: int | None = None
     """Environment steps of --expert train; by default what suits the environment."""
-    workers: int = 1
-    """Processes that play; the episodes are the same whatever their number. 0 plays in this process, where a step that
-    hangs or crashes takes everything with it."""
+    workers: int | None = None
+    """Processes that play, 1 by default; the episodes are the same whatever their number. 0 plays in this process,
+    where a step that hangs or crashes takes everything with it."""
+    ray: str | None = None
+    """Play on a Ray cluster, by default with a worker for each of its CPUs: its address, auto, or local to start one
+    here. Files and modules that are named must be readable there."""
     timeout: float = 300.0
     """Seconds after which a step that has not ended counts as hanging; its seed is given up."""
     keep_above: float | None = None
@@ -83,6 +87,8 @@ def collect(config: CollectConfig) -> None:
     kwargs = parse_kwargs(config.env_kwargs)
     at_least(1, episodes=config.episodes, num_threads=config.num_threads, train_steps=config.train_steps)
     at_least(0, seed=config.seed, workers=config.workers)
+    if config.ray and config.workers == 0:
+        raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
     if not config.timeout > 0:
         raise UsageError(f"--timeout {config.timeout}: it must be above 0")
     rule = Rule(config.keep_above, config.success_only)
@@ -166,9 +172,7 @@ def _collect(
         Row(store.env_id, config.episodes, config.episodes - len(seeds), _catalogue_score(store))
         for store, seeds in zip(stores, missing, strict=True)
     ]
-    play: Play = _play_here
-    if config.workers:
-        play = partial(play_in_processes, workers=config.workers, timeout=config.timeout)
+    play = _way_to_play(config)
     failures: list[Failed] = []
     with Report(console, rows) as report, Committer(stores) as committer, closing(play(jobs, missing)) as results:
         for group in results:
@@ -181,6 +185,14 @@ def _collect(
             report(committer.turn())
         report(committer.finish())
     return failures
+
+
+def _way_to_play(config: CollectConfig) -> Play:
+    if config.ray:
+        return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
+    if config.workers == 0:
+        return _play_here
+    return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout)
 
 
 def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:

@@ -162,8 +162,9 @@ class Players:
         for seed in seeds:
             try:
                 player = self._ready(self._jobs[job])
-            except GatoError as error:
-                yield Failed(job, None, str(error))
+            except Exception as error:  # noqa: BLE001  # said with its job; all others go on
+                said = str(error) if isinstance(error, GatoError) else f"{self._jobs[job].env_id}: {one_line(error)}"
+                yield Failed(job, None, said)
                 return
             pulse[STEP], pulse[SEED] = 0, seed
             result = self._result(player, job, seed, pulse)
