@@ -69,7 +69,7 @@ def checksum(arrays: Mapping[str, NDArray[Any]], start: int = 0) -> int:
     """CRC-32 over names, kinds and bytes, in the order of names: safetensors itself notices only truncation."""
     crc = start
     for name, array in sorted(arrays.items()):
-        crc = zlib.crc32(array.data, zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc))
+        crc = zlib.crc32(array.data, zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), crc))
     return crc
 
 

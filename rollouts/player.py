@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
-from gymnasium.vector.utils import iterate
 
 from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
+from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import Columns, stack
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import load_expert
@@ -87,6 +88,7 @@ class Player:
         self.job = job
         self._envs = make_vector(job.env, 1, env_kwargs=kwargs)
         self._space = self._envs.single_action_space
+        self._one = only_one(self._space)
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
@@ -118,18 +120,14 @@ class Player:
         for step in steps(actor, self._envs, [seed]):
             taken.append(step)
             if noisy is not None:
-                labels.extend(iterate(self._envs.action_space, noisy.label))
-            wanted = labels[-1] if noisy else step.action
-            if not space.contains(wanted):  # nothing could be learned from it
-                where = f"{self.job.env_id}: step {step.t} of seed {seed}"
-                raise GatoError(
-                    f"{where}: the expert's action {wanted!r} is not in {space}: clip or round it in the expert"
-                )
+                labels.append(self._one(noisy.label))
             pulse[STEP] = len(taken)
             pulse[BEATS] += 1
         last = taken[-1]
+        executed = [step.action for step in taken]
+        self._check(labels if noisy else executed, seed)
         reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
-        actions = stack(space, [step.action for step in taken])
+        actions = stack(space, executed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
         return Episode(
             observations=stack(self._envs.single_observation_space, [step.obs for step in taken] + [last.next_obs]),
@@ -142,6 +140,32 @@ class Player:
             seed=seed,
             provenance=provenance | {"noise": noisy.level if noisy else 0.0},
         )
+
+    def _check(self, actions: list[Any], seed: int) -> None:
+        """Raise GatoError for the expert's first action outside the space: nothing could be learned from it."""
+        if _surely_inside(self._space, actions):
+            return
+        for t, action in enumerate(actions):
+            if not self._space.contains(action):
+                raise GatoError(
+                    f"{self.job.env_id}: step {t} of seed {seed}: the expert's action {action!r} is not in "
+                    f"{self._space}: clip or round it in the expert"
+                )
+
+
+def _surely_inside(space: gym.Space[Any], values: list[Any]) -> bool:
+    """Whether all values are in a space; false where only `contains` can tell, which takes longer than many a step."""
+    if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+        return False
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        return False
+    if array.dtype != space.dtype or array.shape[1:] != space.shape:
+        return False
+    if isinstance(space, gym.spaces.Discrete):
+        return bool(((array >= space.start) & (array < space.start + space.n)).all())
+    return bool(((array >= space.low) & (array <= space.high)).all())
 
 
 def _differing(labels: Columns, actions: Columns) -> Columns | None:

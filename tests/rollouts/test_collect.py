@@ -152,14 +152,14 @@ def test_the_summary_and_the_lines_say_what_was_collected(tmp_path, capsys, monk
         r"CartPole-v1: [123] of 4 episodes, [\d,]+ steps/s, mean return 500.00, catalogue expert 500.00, 0:00:\d\d left"
     )
     assert re.search(line, out)
-    assert re.search(r"CartPole-v1 +catalogue +4 +2,000 +500.00 +500.00 +0.\d\d", out)
+    assert re.search(r"CartPole-v1 +catalogue +4 +4 +2,000 +500.00 +500.00 +0.\d\d", out)
 
 
 def test_an_environment_with_other_arguments_is_not_compared_with_the_catalogue(tmp_path, capsys):
     collect(config(tmp_path, "Pendulum-v1", expert="catalogue", episodes=1, env_kwargs='{"g": 1.62}'))
     out = capsys.readouterr().out
     assert "catalogue expert unknown" in out
-    assert re.search(r"Pendulum-v1 +catalogue +1 +200 +-[\d.]+ +unknown", out)
+    assert re.search(r"Pendulum-v1 +catalogue +1 +1 +200 +-[\d.]+ +unknown", out)
 
 
 def test_a_module_is_imported_once_and_never_stored(tmp_path, capsys):
