@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Box, Dict, Text
 
 from tests.testing_env import TestingEnv
 
@@ -40,5 +41,18 @@ class WorkerEnv(TestingEnv):
         return (obs, *rest)
 
 
+class GridEnv(TestingEnv):
+    """Observes a picture and a sentence, both random but for the seed."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        space = Dict(image=Box(0, 255, (16, 16, 3), np.uint8), mission=Text(30))
+        super().__init__(length=20, observation_space=space, render_mode=render_mode)
+
+    def observe(self) -> Any:
+        picture = self.np_random.integers(256, size=(16, 16, 3), dtype=np.uint8)
+        return {"image": picture, "mission": f"go to ball {self.np_random.integers(1000)}"}
+
+
+gym.register("Grid-v0", entry_point="tests.rollouts.faulty_env:GridEnv")
 gym.register("Worker-v0", entry_point="tests.rollouts.faulty_env:WorkerEnv")
 gym.register("Other-v0", entry_point="tests.rollouts.faulty_env:WorkerEnv")
