@@ -49,8 +49,10 @@ NAMED = {  # arguments that are classes
     "activation_fn": {f"torch.nn.modules.activation.{name}": f"torch.nn.{name}" for name in
                       ("ReLU", "Tanh", "ELU", "LeakyReLU", "GELU", "SiLU", "Mish", "Sigmoid", "Softplus")},
     "features_extractor_class": {name: name for name in
-                                 (f"stable_baselines3.common.torch_layers.{short}" for short in
-                                  ("FlattenExtractor", "NatureCNN", "CombinedExtractor"))},
+                                 ("stable_baselines3.common.torch_layers.FlattenExtractor",
+                                  "stable_baselines3.common.torch_layers.NatureCNN",
+                                  "stable_baselines3.common.torch_layers.CombinedExtractor",
+                                  "gato_agent.rollouts.planes.PlanesCNN")},
 }  # fmt: skip
 UNUSED = {"optimizer_class", "optimizer_kwargs"}  # of no use to a policy that only acts
 NOT_ACTOR = (  # weights that no action depends on
