@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
@@ -67,7 +68,7 @@ def load_expert(
         from gato_agent.rollouts.training import train
 
         path = train(env_id, env_kwargs or {}, seed, train_steps, folder / quote(env_id, safe=""))
-        return _load_sb3(path, "train", "stable-baselines3", observation_space, action_space)
+        return _load_sb3(path, "train", "stable-baselines3", env_id, observation_space, action_space)
     if spec == "catalogue":
         path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
         if not path.is_file():
@@ -75,10 +76,10 @@ def load_expert(
                 f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
                 f"--expert PATH (shipped: {', '.join(shipped())})"
             )
-        return _load_sb3(path, "catalogue", env_id, observation_space, action_space)
+        return _load_sb3(path, "catalogue", env_id, env_id, observation_space, action_space)
     if Path(spec).exists():
         path = _model_file(Path(spec))
-        return _load_sb3(path, "sb3", path.name, observation_space, action_space)
+        return _load_sb3(path, "sb3", path.name, env_id, observation_space, action_space)
     if ":" in spec:
         return CallableExpert(spec, observation_space, action_space)
     raise UsageError(f"no expert {spec!r}: give the path of an SB3 zip, module:callable, catalogue, train or random")
@@ -90,14 +91,27 @@ def shipped() -> list[str]:
 
 
 def _load_sb3(
-    path: Path, kind: str, source: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+    path: Path, kind: str, source: str, env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]
 ) -> Expert:
+    """A policy from its file; a zip does not say behind which wrappers it was trained, so those are tried that fit."""
     from gato_agent.rollouts.policy import Policy, build
     from gato_agent.rollouts.sb3 import read_zip
+    from gato_agent.rollouts.wrappers import candidates
 
-    policy = Policy.from_file(path) if path.suffix == ".safetensors" else read_zip(path)
-    provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
-    return build(policy, observation_space, action_space, provenance)
+    plain = path.suffix == ".safetensors"
+    policy = Policy.from_file(path) if plain else read_zip(path)
+    spec = gym.registry.get(env_id)
+    known = [policy.wrappers] if plain else candidates(env_id, spec.max_episode_steps if spec else None)
+    misfit: GatoError | None = None
+    for wrappers in known:
+        policy = replace(policy, wrappers=wrappers)
+        provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
+        try:
+            return build(policy, observation_space, action_space, provenance)
+        except GatoError as error:
+            misfit = misfit or error
+    assert misfit is not None
+    raise misfit
 
 
 def _model_file(path: Path) -> Path:
