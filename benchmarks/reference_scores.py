@@ -70,7 +70,8 @@ def measure(task: Task, player: str, config: Config) -> Score:
             actor: Actor = RandomActor(envs.single_action_space, seed=0)
             how = "uniformly random actions"
         else:
-            expert = load_expert(config.expert, task.id, envs.single_observation_space, envs.single_action_space, 0)
+            spaces = envs.single_observation_space, envs.single_action_space
+            expert = load_expert(config.expert, task.id, *spaces, envs=envs)
             actor, how = expert, "{kind} {source}, greedy, sha256 {sha256}".format(**expert.provenance)
             packages += ["stable-baselines3", "torch"]
         values = [value for _, value, _ in episode_returns(actor, envs, seeds)]

@@ -39,7 +39,8 @@ class CollectConfig:
     env: tuple[str, ...]
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
     expert: str = "catalogue"
-    """catalogue (shipped), train (with SB3, now), random, module:callable, or the path of an SB3 zip or its folder."""
+    """catalogue (shipped or scripted), scripted, train (with SB3, now), random, module:callable, or the path of an SB3
+    zip or its folder."""
     episodes: int = 100
     """Episodes of each environment."""
     noise: bool = False
@@ -89,7 +90,7 @@ def _collect_one(
     spaces = envs.single_observation_space, envs.single_action_space
     expert = load_expert(
         config.expert, env_id, *spaces, config.seed,
-        env_kwargs=kwargs, folder=config.out / "experts", train_steps=config.train_steps,
+        envs=envs, env_kwargs=kwargs, folder=config.out / "experts", train_steps=config.train_steps,
     )  # fmt: skip
     header = _header(env_id, kwargs, spaces, expert, config.noise)
     actor = Noisy(expert, spaces[1]) if config.noise else expert
