@@ -1,11 +1,13 @@
 """BabyAI's own bot as an expert. It looks into the environment, and answers for any state that an episode comes to.
 
 The bot keeps a plan and has to be told which action was executed. That may be another than it chose (noise, a learner),
-so it is read off the environment itself. Where the bot gets lost, it plans afresh with what it has seen so far.
+so it is read off the environment itself. Where the bot gets lost, it plans afresh with what it has seen so far. Where
+there is no plan at all (some episodes lock a key into the room that it opens), it waits.
 """
 
 import hashlib
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +16,12 @@ import minigrid.utils.baby_ai_bot as babyai_bot
 import numpy as np
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.errors import one_line
 
-MOST_LOOKS = 300  # at the plan before one action; honest planning takes some ten
+MOST_LOOKS = 100  # at the plan before one action; honest planning takes some ten
 MOST_IDLE = 3  # steps on which nothing happens, then the plan is taken for stuck
 LOST = (AssertionError, AttributeError, LookupError, TypeError, RuntimeError, babyai_bot.DisappearedBoxError)
+_log = logging.getLogger(__name__)
 
 
 class Scene(NamedTuple):
@@ -41,51 +44,43 @@ class BabyAIExpert:
             "source": "minigrid BabyAIBot",
             "sha256": hashlib.sha256(code).hexdigest(),
         }
-        self._env_id = env_id
-        self._envs: list[Any] = [env.unwrapped for env in envs]
-        self._guides = [Guide(env) for env in self._envs]
+        self._guides = [Guide(env_id, env.unwrapped) for env in envs]
 
     def seed(self, seed: int) -> None:
         """Nothing to do: the bot draws no random numbers."""
 
     def reset(self, lanes: int) -> None:
         """Prepare for the lanes that the environments were given for; raises ValueError for another number."""
-        if lanes != len(self._envs):
-            raise ValueError(f"the bot looks into {len(self._envs)} environments, not into {lanes}")
+        if lanes != len(self._guides):
+            raise ValueError(f"the bot looks into {len(self._guides)} environments, not into {lanes}")
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The bots' actions [lanes]; they look at the environments and at no observation.
-
-        Raises:
-            GatoError: a bot cannot help in this state.
-        """
-        try:
-            return np.array([guide.next(bool(new)) for guide, new in zip(self._guides, start, strict=True)])
-        except LOST as error:
-            raise GatoError(
-                f"{self._env_id}: the bot cannot help here ({one_line(error)}); it does not solve every level: "
-                "give another --expert, or leave this task out"
-            ) from error
+        """The bots' actions [lanes]; they look at the environments and at no observation."""
+        return np.array([guide.next(bool(new)) for guide, new in zip(self._guides, start, strict=True)])
 
 
 class Guide:
     """Follows one lane and says what to do next."""
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env_id: str, env: Any) -> None:
+        self._env_id = env_id
         self._env = env
         self._bot: Any = None
         self._before: Scene | None = None
         self._idle = 0
+        self._lost: Scene | None = None  # where there was no plan
 
     def next(self, start: bool) -> int:
-        """The action for the state that the environment is in; raises one of LOST if there is no plan even afresh."""
+        """The action for the state that the environment is in."""
         scene = look(self._env)
         if start or self._before is None:
-            self._bot, self._idle, taken = Bot(self._env), 0, None
+            self._bot, self._idle, self._lost, taken = Bot(self._env), 0, None, None
         else:
             taken = executed(self._before, scene, self._env.actions)
             self._idle = self._idle + 1 if taken == self._env.actions.done else 0
         self._before = scene
+        if scene == self._lost:
+            return int(self._env.actions.done)
         if self._idle <= MOST_IDLE:
             try:
                 action = self._bot.replan(taken)
@@ -93,9 +88,19 @@ class Guide:
                     return int(action)
             except LOST:
                 pass  # most often because an action was executed that it would not have chosen
-        self._idle = 0
-        self._bot = Bot(self._env, self._bot.vis_mask)
-        return int(self._bot.replan())
+        return self._afresh(scene)
+
+    def _afresh(self, scene: Scene) -> int:
+        """Begin a new plan with what was seen; `done`, which does nothing, where there is none."""
+        try:
+            self._bot, self._idle = Bot(self._env, self._bot.vis_mask), 0
+            return int(self._bot.replan())
+        except LOST as error:
+            if self._lost is None:
+                why = one_line(error)
+                _log.warning("%s: the bot knows no way in this episode (%s): it waits for its end", self._env_id, why)
+            self._lost = scene
+            return int(self._env.actions.done)
 
 
 class Bot(babyai_bot.BabyAIBot):
