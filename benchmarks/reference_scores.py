@@ -121,7 +121,7 @@ def measure(env_id: str, player: Player, config: Config) -> Score:
         else:
             actor, how, more = expert_of(task, config, envs)
             packages += more
-        until, full, successes = zip(*(play(actor, envs, seed, task.success) for seed in seeds), strict=True)
+        until, full, successes = zip(*play(actor, envs, seeds, task.success), strict=True)
     versions = {package: version(package) for package in packages}
     score = Score(*moments(until if kwargs else full), config.episodes, (seeds[0], seeds[-1]), how, versions)
     if task.success:
@@ -145,16 +145,20 @@ def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tup
     return expert, how, ["stable-baselines3", "torch"]
 
 
-def play(actor: Actor, envs: VectorEnv[Any, Any, Any], seed: int, success: str | None) -> tuple[float, float, bool]:
-    """Return of one episode until its first success, return until its end, and whether there was success."""
+def play(
+    actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int], success: str | None
+) -> Iterator[tuple[float, float, bool]]:
+    """Yield of each episode: return until its first success, return until its end, and whether there was success."""
     until = total = 0.0
     reached = False
-    for step in steps(actor, envs, [seed]):
+    for step in steps(actor, envs, seeds):
         total += step.reward
         if not reached:
             until = total
             reached = success is not None and bool(step.info.get(success, False))
-    return until, total, reached
+        if step.done:
+            yield until, total, reached
+            until, total, reached = 0.0, 0.0, False
 
 
 def moments(values: Iterable[float]) -> tuple[float, float]:
