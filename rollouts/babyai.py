@@ -44,7 +44,7 @@ class BabyAIExpert:
             "source": "minigrid BabyAIBot",
             "sha256": hashlib.sha256(code).hexdigest(),
         }
-        self._guides = [Guide(env_id, env.unwrapped) for env in envs]
+        self._guides = [Guide(env_id, env) for env in envs]
 
     def seed(self, seed: int) -> None:
         """Nothing to do: the bot draws no random numbers."""
@@ -62,9 +62,10 @@ class BabyAIExpert:
 class Guide:
     """Follows one lane and says what to do next."""
 
-    def __init__(self, env_id: str, env: Any) -> None:
+    def __init__(self, env_id: str, env: gym.Env[Any, Any]) -> None:
         self._env_id = env_id
-        self._env = env
+        self._lane = env
+        self._env: Any = env.unwrapped
         self._bot: Any = None
         self._before: Scene | None = None
         self._idle = 0
@@ -72,6 +73,7 @@ class Guide:
 
     def next(self, start: bool) -> int:
         """The action for the state that the environment is in."""
+        self._env = self._lane.unwrapped
         scene = look(self._env)
         if start or self._before is None:
             self._bot, self._idle, self._lost, taken = Bot(self._env), 0, None, None
