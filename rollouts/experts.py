@@ -117,6 +117,11 @@ def _load_sb3(
 
     plain = path.suffix == ".safetensors"
     policy = Policy.from_file(path) if plain else read_zip(path)
+    if policy.policy == "baby-a3c":
+        from gato_agent.rollouts.atari import AtariExpert
+
+        provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
+        return AtariExpert(policy, observation_space, action_space, provenance)
     spec = gym.registry.get(env_id)
     known = [policy.wrappers] if plain else candidates(env_id, spec.max_episode_steps if spec else None)
     misfit: GatoError | None = None

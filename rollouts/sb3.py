@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import re
+import struct
 import sys
 import zipfile
 from dataclasses import replace
@@ -38,7 +39,7 @@ def read_zip(path: Path) -> Policy:
         actor = {name: tensor.numpy() for name, tensor in state.items() if not name.startswith(NOT_ACTOR)}
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
         raise GatoError(f"{path} is no SB3 model, or truncated or damaged ({error}): {advice}") from error
-    except (pickle.UnpicklingError, RuntimeError, AttributeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, struct.error) as error:
         what = str(error).strip().splitlines()[0]
         raise GatoError(f"{path}: policy.pth is damaged, or more than weights ({what}): {advice}") from error
     try:
