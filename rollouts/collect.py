@@ -39,8 +39,8 @@ class CollectConfig:
     env: tuple[str, ...]
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
     expert: str = "catalogue"
-    """catalogue (shipped or scripted), scripted, train (with SB3, now), random, module:callable, or the path of an SB3
-    zip or its folder."""
+    """catalogue (shipped or scripted), scripted, train (with SB3, now), random, module:callable, the path of an SB3 zip
+    or its folder, or hub:ORG/NAME."""
     episodes: int = 100
     """Episodes of each environment."""
     noise: bool = False

@@ -50,9 +50,9 @@ def load_expert(
 
     Args:
         spec: `catalogue` (shipped with this package, or else scripted), `scripted`, `random`, `train` (with SB3, now;
-            reused if `folder` has it), the path of an SB3 or sb3-contrib zip or of its folder, or `module:callable`,
-            where `callable(observation_space, action_space)` returns an object with SB3's `predict` or an Actor's
-            `act`.
+            reused if `folder` has it), the path of an SB3 or sb3-contrib zip or of its folder, `hub:ORG/NAME` (a zip
+            on the Hugging Face hub), or `module:callable`, where `callable(observation_space, action_space)` returns
+            an object with SB3's `predict` or an Actor's `act`.
         env_id: the environment it is to act in.
         observation_space: of single observations.
         action_space: of single actions.
@@ -89,10 +89,16 @@ def load_expert(
     if Path(spec).exists():
         path = _model_file(Path(spec))
         return _load_sb3(path, "sb3", path.name, env_id, observation_space, action_space)
+    if spec.startswith("hub:"):
+        from gato_agent.rollouts.hub import fetch
+
+        path, name = fetch(spec)
+        return _load_sb3(path, "hub", name, env_id, observation_space, action_space)
     if ":" in spec:
         return CallableExpert(spec, observation_space, action_space)
     raise UsageError(
-        f"no expert {spec!r}: give the path of an SB3 zip, module:callable, catalogue, scripted, train or random"
+        f"no expert {spec!r}: give the path of an SB3 zip, hub:ORG/NAME, module:callable, catalogue, scripted, train or "
+        "random"
     )
 
 
