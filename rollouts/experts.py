@@ -97,8 +97,8 @@ def load_expert(
     if ":" in spec:
         return CallableExpert(spec, observation_space, action_space)
     raise UsageError(
-        f"no expert {spec!r}: give the path of an SB3 zip, hub:ORG/NAME, module:callable, catalogue, scripted, train or "
-        "random"
+        f"no expert {spec!r}: give the path of an SB3 zip, hub:ORG/NAME, module:callable, catalogue, scripted, train "
+        "or random"
     )
 
 

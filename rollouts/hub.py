@@ -48,9 +48,7 @@ def _download(hub: Any, repo: str, file: str) -> Path | None:
     except errors.LocalEntryNotFoundError as error:  # the hub cannot be reached, and the cache does not have it
         if hub.try_to_load_from_cache(repo, file) is hub._CACHED_NO_EXIST:
             return None
-        raise GatoError(
-            f"{PREFIX}{repo}/{file} cannot be downloaded ({one_line(error)}): is there a network?"
-        ) from error
+        raise GatoError(f"{PREFIX}{repo}/{file} cannot be reached ({one_line(error)}): is there a network?") from error
     except errors.EntryNotFoundError:
         return None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
