@@ -176,7 +176,7 @@ def write_suite(file: Path, tasks: Collection[Task]) -> None:
 def to_toml(tasks: Collection[Task]) -> str:
     """The text of a suite's file."""
     first = next(iter(tasks))
-    shared = [key for key in SHARED if getattr(first, key) and len({json.dumps(getattr(t, key)) for t in tasks}) == 1]
+    shared = [key for key in SHARED if len({getattr(task, key) for task in tasks}) == 1]
     lines = [HEADER, *entries(first, ["extra", *shared])]
     for task in tasks:
         lines += ["", f"[tasks.{json.dumps(task.id)}]", *entries(task, [key for key in TASK if key not in shared])]
@@ -190,8 +190,9 @@ def to_toml(tasks: Collection[Task]) -> str:
 def entries(task: Task, keys: Iterable[str]) -> Iterator[str]:
     """Yield one line for each of these that the task has."""
     for key in keys:
-        if getattr(task, key) not in (None, ()):
-            yield f"{key} = {to_value(getattr(task, key))}"
+        value = task.view.to_json() if key == "view" else getattr(task, key)
+        if value:
+            yield f"{key} = {to_value(value)}"
 
 
 def vars_of(score: Score) -> dict[str, Any]:

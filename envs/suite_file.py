@@ -4,11 +4,12 @@
 
     [tasks."LunarLander-v3"]
     horizon = 1000
+    text_pieces = 8
     tokens_per_timestep = 10
     success = "success"
     expert_kind = "catalogue"
     expert_source = "stable-baselines3 ppo, rl-trained-agents"
-    view = [{ keep = "", index = [0, 1, 2] }]
+    view = [{ select = "", index = [0, 1, 2] }]  # as in views.py
 
     [tasks."LunarLander-v3".expert]     # and .random
     mean = 242.1
@@ -32,9 +33,10 @@ from typing import Any
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.task import Score, Task
+from gato_agent.envs.views import View
 
 SHARED = {"success": str, "expert_kind": str, "expert_source": str, "view": list}
-TASK = {"horizon": int, "tokens_per_timestep": int, **SHARED}
+TASK = {"horizon": int, "text_pieces": int, "tokens_per_timestep": int, **SHARED}
 SCORE = {"mean": float, "std": float, "episodes": int, "seeds": list, "how": str, "versions": dict}
 EXTRAS = {"success": float, "horizon_mean": float, "horizon_std": float}
 
@@ -61,7 +63,11 @@ def _task(env_id: str, table: Any, where: str, suite: str, shared: Mapping[str, 
     known = _checked(table, where, required={}, optional={**TASK, "random": dict, "expert": dict})
     entries: dict[str, Any] = {**shared, **known}
     entries |= {name: _score(known[name], f"{where}{name}.") for name in ("random", "expert") if name in known}
-    return Task(**{**entries, "id": env_id, "suite": suite, "view": tuple(entries.get("view", ()))})
+    try:
+        entries["view"] = View.from_json(entries.get("view", []))
+    except GatoError as error:
+        raise GatoError(f"{where}view: {error}") from None
+    return Task(id=env_id, suite=suite, **entries)
 
 
 def _score(table: Any, where: str) -> Score:

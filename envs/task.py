@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.views import EVERYTHING, View
 
 SUITES = Path(__file__).parent / "suites"
 
@@ -50,8 +50,9 @@ class Task:
         suite: its family, which is the name of the table that it stands in.
         horizon: steps that an episode can have at most; `make` sees to it where Gymnasium has no limit.
         extra: extra of this package that installs the suite.
-        view: what of an observation becomes tokens, as `views.py` has it; empty for all of it.
-        tokens_per_timestep: observation, separator and action, through the view and with 32 pieces a text.
+        view: what of an observation becomes tokens, without steps all of it.
+        text_pieces: tokens that an observed text is given, where a task needs fewer or more than 32.
+        tokens_per_timestep: observation, separator and action, through the view.
         success: name of the entry of `info` that says so, where the task has a notion of success.
         expert_kind: what `gato-agent collect --expert` gets for it; None where there is none.
         expert_source: by whom the expert was made.
@@ -65,7 +66,8 @@ class Task:
     random: Score | None = None
     expert: Score | None = None
     extra: str | None = None
-    view: tuple[Mapping[str, Any], ...] = ()
+    view: View = EVERYTHING
+    text_pieces: int | None = None
     tokens_per_timestep: int | None = None
     success: str | None = None
     expert_kind: str | None = None
