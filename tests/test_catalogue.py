@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gato_agent.envs.make import find_spec, make
-from gato_agent.envs.structure import Columns, row
+from gato_agent.envs.structure import Columns, brief, row
 from gato_agent.envs.task import Task, catalogue, families
 from gato_agent.envs.view_steps import Select
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer, Vocabulary
@@ -88,6 +88,7 @@ def test_a_task_goes_through_tokens_and_its_actions_come_back(family: str) -> No
         spaces = met.observation_space, met.action_space
         tokenizer = SpaceTokenizer(*spaces, VOCABULARY, pieces, task.text_pieces or 32, task.view)
         assert tokenizer.tokens_per_step == task.tokens_per_timestep, task.id
+        assert (brief(spaces[0]), brief(spaces[1])) == (task.observes, task.acts)
         observations, actions = joined(met.observations), joined(met.actions)
         tokens, patches = tokenizer.encode_observations(observations)
         assert tokens.shape[1] == tokenizer.n_obs
