@@ -19,6 +19,7 @@ from rich.console import Console
 
 from gato_agent.agent import Agent, resolve_device, seat
 from gato_agent.checkpoint import Checkpoint
+from gato_agent.engine import Precision
 from gato_agent.envs.errors import at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import steps
@@ -51,6 +52,8 @@ class PlayConfig:
     """0 for the likeliest action, otherwise sampled."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: Precision = "float32"
+    """Of the weights, on a CPU: bfloat16 and int8 are faster for large models."""
     num_threads: int | None = None
     """CPU threads."""
     env_kwargs: str = "{}"
@@ -79,7 +82,7 @@ def play(config: PlayConfig) -> dict[str, Any]:
     episodes: list[dict[str, Any]] = []
     with seat(
         checkpoint, env_id, 1, env_kwargs=parse_kwargs(config.env_kwargs), render_mode=MODES[render], device=device,
-        temperature=config.temperature, seed=config.seed,
+        temperature=config.temperature, seed=config.seed, precision=config.precision,
     ) as (agent, envs):  # fmt: skip
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS
         began = time.perf_counter()
