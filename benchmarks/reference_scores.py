@@ -140,7 +140,7 @@ def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tup
 
     torch.set_num_threads(1)
     spec = config.expert or task.expert_kind or "catalogue"
-    expert = load_expert(spec, task.id, envs.single_observation_space, envs.single_action_space, 0)
+    expert = load_expert(spec, task.id, envs.single_observation_space, envs.single_action_space, envs=envs)
     how = "{kind} {source}, greedy, sha256 {sha256}".format(**expert.provenance)
     return expert, how, ["stable-baselines3", "torch"]
 

@@ -19,6 +19,7 @@ EXTRAS = {  # module -> the extra of this package that installs it
     "ale_py": "atari",
     "Box2D": "box2d",
     "gymnasium_robotics": "robotics",
+    "huggingface_hub": "hub",
     "metaworld": "metaworld",
     "minatar": "minatar",
     "minigrid": "minigrid",

@@ -171,7 +171,7 @@ def _expert(
     """An expert and its environment: one lane, as it is collected from."""
     with contextlib.closing(make_vector(task, 1, env_kwargs=env_kwargs)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        yield load_expert(config.expert or "", task, *spaces, config.seed), envs
+        yield load_expert(config.expert or "", task, *spaces, config.seed, envs=envs), envs
 
 
 def table(results: list[TaskScore], title: str) -> Table:
