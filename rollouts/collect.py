@@ -39,7 +39,7 @@ class CollectConfig:
     env: tuple[str, ...]
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
     expert: str = "catalogue"
-    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or path of an SB3 zip."""
+    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
     episodes: int = 100
     """Episodes of each environment."""
     noise: bool = False
