@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -150,19 +151,24 @@ struct Choice {  // one action token: its legal ids, and what is added to their 
 
 namespace {
 
-template <class W, class C>
-struct Step {
-    const Model &m;
-    Ring &ring;
-    const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / LANE, lanes = ring.lanes;
-    const bool parallel = ring.threads > 1;
+struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
     std::vector<float> x, y, wide, bias, cos, sin;
     std::vector<double> speed;  // radians a token of each pair of dimensions
     std::vector<char> seen;
     std::vector<int> live;      // [lane][1 + slots / PANEL]: how many panels of slots hold a seen key, and which
+    std::vector<int64_t> last;  // tokens chosen last
+};
+
+template <class W, class C>
+struct Step : Scratch {
+    const Model &m;
+    Ring &ring;
+    const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / LANE, lanes = ring.lanes;
+    const bool parallel = ring.threads > 1;
     int n = 0;
 
-    Step(const Model &model, Ring &r) : m(model), ring(r), speed(S / 2) {
+    Step(const Model &model, Ring &r, Scratch &&kept) : Scratch(std::move(kept)), m(model), ring(r) {
+        speed.resize(S / 2);
         for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
     }
 
@@ -341,19 +347,20 @@ struct Step {
 template <class W, class C>
 void step(const Model &m, Ring &ring, const int64_t *tokens, const int64_t *local, const float *patches, int count,
           const Choice *choices, int actions, float inverse_temperature, int64_t *chosen) {
-    thread_local std::vector<int64_t> last;
-    Step<W, C> run(m, ring);
+    thread_local Scratch kept;
+    Step<W, C> run(m, ring, std::move(kept));
     run.embed(tokens, local, patches, count);
     run.pass(tokens, count);
     for (int a = 0; a < actions; a++) {
         if (a) {
-            last.resize(ring.lanes);
-            for (int lane = 0; lane < ring.lanes; lane++) last[lane] = chosen[long(lane) * actions + a - 1];
-            run.embed(last.data(), nullptr, nullptr, 1);
-            run.pass(last.data(), 1);
+            run.last.resize(ring.lanes);
+            for (int lane = 0; lane < ring.lanes; lane++) run.last[lane] = chosen[long(lane) * actions + a - 1];
+            run.embed(run.last.data(), nullptr, nullptr, 1);
+            run.pass(run.last.data(), 1);
         }
         run.choose(choices[a], inverse_temperature, chosen + a, actions);
     }
+    kept = std::move(run);
 }
 
 }  // namespace

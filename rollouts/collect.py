@@ -44,8 +44,7 @@ class CollectConfig:
     suite: tuple[str, ...] = ()
     """Whole suites of the catalogue, beside --env or instead of it."""
     expert: str = "catalogue"
-    """catalogue (shipped or scripted), scripted, train (with SB3, now), random, module:callable, the path of an SB3 zip
-    or its folder, or hub:ORG/NAME."""
+    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
     episodes: int = 100
     """Episodes of each environment."""
     noise: bool = False

@@ -1,6 +1,7 @@
 """The compiled control step: equal to PyTorch's, the same for any number of lanes and threads, and never in the way."""
 
 import logging
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,26 @@ def test_reduced_precision_is_near(precision: Precision, bound: float) -> None:
     scale = max(1.0, *(part.abs().max().item() for part in expected))
     errors = [(a - b).abs().max().item() / scale for a, b in zip(found, expected, strict=True)]
     assert 0 < max(errors) < bound
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_stays_as_it_is_over_ten_thousand_steps() -> None:
+    model = model_of(FLAT)
+    legal = legal_for(FLAT)
+    decoder = Engine(model, legal)
+    decoder.reset(2, OBSERVATION + 2)
+    tokens = torch.zeros(2, OBSERVATION + 2, dtype=torch.int64)
+    local = torch.full_like(tokens, -1)
+    before = 0
+    for t in range(11_000):
+        decoder.step(Prefill(tokens, local, None, None), Choose())
+        before = resident() if t == 1000 else before
+    assert resident() - before < 2**20
 
 
 def test_packing_keeps_every_weight() -> None:
