@@ -19,6 +19,7 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 import tyro
@@ -92,7 +93,8 @@ def main(config: Config) -> None:
             file = SUITES / f"{catalogue()[env_id].suite}.toml"
             tasks = read_suite(file)  # anew, since another run may have written to it
             known = tasks[env_id]
-            tasks[env_id] = replace(known, random=score) if player == "random" else replace(known, expert=score)
+            found = {"random": score} if player == "random" else {"expert": score, "expert_source": made_by(known)}
+            tasks[env_id] = replace(known, **found)
             write_suite(file, tasks.values())
 
 
@@ -145,6 +147,18 @@ def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tup
 
     torch.set_num_threads(1)
     return expert, how, ["stable-baselines3", "torch"]
+
+
+def made_by(task: Task) -> str | None:
+    """By whom a shipped expert was made, as its file says; else what the table says."""
+    from gato_agent.rollouts.experts import SHIPPED
+    from gato_agent.rollouts.policy import Policy
+
+    path = SHIPPED / f"{quote(task.id, safe='')}.safetensors"
+    if task.expert_kind != "catalogue" or not path.is_file():
+        return task.expert_source
+    notes = Policy.from_file(path).notes
+    return "{algo}, {source}, {licence}".format(**notes)
 
 
 def play(

@@ -133,6 +133,34 @@ class Planes:
         return side_by_side.reshape(count, PATCH, patches * PATCH, CHANNELS)
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Show how bright some rows of a frame are, 2 x 2 pixels as the four channels of one: a quarter of the patches.
+
+    `rows` are the first and one past the last. Brightness is the mean of the channels, rounded.
+    """
+
+    path: str
+    rows: tuple[int, ...]
+
+    def space(self, space: Space[Any]) -> Space[Any]:
+        """An image of half the sides, with four channels."""
+        box = _box(space, self.path, "fold")
+        if box.dtype != np.uint8 or len(box.shape) != 3 or len(self.rows) != 2:
+            raise space_error(self.path, f"fold of {box}: frames [h, w, c] of uint8 and two rows are needed")
+        (top, end), width = self.rows, box.shape[1]
+        if not 0 <= top <= end - 2 * PATCH <= box.shape[0] - 2 * PATCH or (end - top) % 2 or width % 2:
+            raise space_error(self.path, f"fold of rows {top} to {end} of {box}: sides must be even, and 32 or more")
+        return Box(0, 255, ((end - top) // 2, width // 2, CHANNELS), np.uint8)
+
+    def column(self, column: NDArray[Any]) -> NDArray[Any]:
+        """[B, h, w, c] -> uint8 [B, rows / 2, w / 2, 4]: top left, top right, bottom left, bottom right."""
+        frames = column[:, slice(*self.rows)]
+        channels = frames.shape[3]
+        gray = (frames.sum(3, dtype=np.uint16) + channels // 2) // channels
+        return np.stack([gray[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=3).astype(np.uint8)
+
+
 def _box(space: Space[Any], path: str, step: str) -> Box[Any]:
     if not isinstance(space, Box):
         raise space_error(path, f"is {space}, and {step} needs a Box")

@@ -3,9 +3,11 @@
     [{"select": "", "index": [0, 1, 2, 36, 37, 38]}, {"scale": "", "low": [...], "high": [...]}]
     [{"cells": "image", "sizes": [11, 6, 3]}]        7 x 7 x 3 numbers  ->  49 tokens, one a cell of the grid
     [{"planes": "image", "times": [23, 51, 127]}]    7 x 7 x 3 numbers  ->  one image patch
+    [{"fold": "", "rows": [35, 195]}]                210 x 160 pixels   ->  25 patches instead of 140
     [{"drop": "achieved_goal"}]
 
-Each step names a leaf by its path (as `structure.py` has it) and is exact: what it keeps can be read off its result.
+Each step names a leaf by its path (as `structure.py` has it) and is exact: what it keeps can be read off its result
+(fold keeps the brightness of colours).
 """
 
 from dataclasses import dataclass, fields
@@ -17,10 +19,10 @@ from gymnasium.spaces import Dict, Space
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.space_json import pointer, space_error
 from gato_agent.envs.structure import Columns, leaves
-from gato_agent.envs.view_steps import Cells, Drop, Planes, Scale, Select
+from gato_agent.envs.view_steps import Cells, Drop, Fold, Planes, Scale, Select
 
-KINDS = {"drop": Drop, "select": Select, "scale": Scale, "cells": Cells, "planes": Planes}
-AnyStep = Drop | Select | Scale | Cells | Planes
+KINDS = {"drop": Drop, "select": Select, "scale": Scale, "cells": Cells, "planes": Planes, "fold": Fold}
+AnyStep = Drop | Select | Scale | Cells | Planes | Fold
 NAMES: dict[type[AnyStep], str] = {kind: name for name, kind in KINDS.items()}
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,26 @@ def test_meta_worlds_views_leave_out_nothing_that_its_policies_use() -> None:
                     np.testing.assert_array_equal(np.clip(policy.get_action(blind), -1, 1), action, task.id)
                     obs, _, terminated, truncated, _ = env.step(action.astype(np.float32))
                     done = terminated or truncated
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    ["Taxi-v4", "BipedalWalker-v3", "MinAtar/Breakout-v1", "BabyAI-RGB/GoToLocal-v0", "HopperBulletEnv-v0",
+     "PandaReach-v3", "ALE/Pong-v5", "Hopper-v5", "Meta-World/reach-v3", "FetchReach-v4"],
+)  # fmt: skip
+def test_it_can_be_drawn_without_a_screen(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = [task for task in tasks_of(catalogue()[env_id].suite) if task.id == env_id]
+    if task.suite in ("mujoco", "metaworld", "robotics") and not (find_library("EGL") or find_library("OSMesa")):
+        pytest.skip("MuJoCo needs libegl1 or libosmesa6 to draw without a screen")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.delenv("MUJOCO_GL")  # and what is set meanwhile is forgotten
+    with closing(make(env_id, render_mode="rgb_array")) as env:
+        for seed in range(2):
+            env.reset(seed=seed)
+            frame: Any = env.render()
+            assert (frame.dtype, frame.shape[2], frame.ndim) == (np.uint8, 3, 3)
+            assert min(frame.shape[:2]) >= 64
+            assert np.ptp(frame) > 50
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:

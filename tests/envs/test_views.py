@@ -79,6 +79,14 @@ def test_planes_can_be_read_off_the_image(seed: int, rows: int, side: tuple[int,
     assert not channels[:, side[0] :].any() and not channels[:, :, side[1] :].any() and not channels[..., c:].any()
 
 
+@given(seed=seeds, rows=st.integers(1, 2), c=st.sampled_from([1, 3]), top=st.integers(0, 8))
+def test_fold_holds_the_brightness_of_its_rows(seed: int, rows: int, c: int, top: int) -> None:
+    batch = np.random.default_rng(seed).integers(0, 256, (rows, 50, 36, c)).astype(np.uint8)
+    found = seen([{"fold": "", "rows": [top, top + 40]}], Box(0, 255, (50, 36, c), np.uint8), batch)[""]
+    opened = found.reshape(rows, 20, 18, 2, 2).transpose(0, 1, 3, 2, 4).reshape(rows, 40, 36)
+    np.testing.assert_array_equal(opened, np.rint(batch[:, top : top + 40].mean(axis=3)))
+
+
 def test_planes_of_bits_are_seen_too() -> None:
     batch = np.random.default_rng(0).random((2, 10, 10, 6)) < 0.5
     found = seen([{"planes": "", "times": [255] * 6}], Box(0, 1, (10, 10, 6), np.bool_), batch)[""]
@@ -116,7 +124,7 @@ def test_without_steps_all_is_seen_as_it_is() -> None:
     ("data", "message"),
     [
         ({}, r"^a view is a list of steps, not \{\}$"),
-        (["drop"], r"^step 0 of the view is 'drop', not one of drop, select, scale, cells, planes$"),
+        (["drop"], r"^step 0 of the view is 'drop', not one of drop, select, scale, cells, planes, fold$"),
         ([{"drop": "a"}, {"eval": "1"}], r"^step 1 of the view is \{'eval': '1'\}, not one of"),
         ([{"drop": "a", "select": "b"}], r"not one of"),
         ([{"drop": 1}], r"^step 0 of the view: drop takes the path of a leaf and nothing else$"),
@@ -147,6 +155,11 @@ def test_what_is_no_view_is_named(data: Any, message: str) -> None:
         ({"cells": "image", "sizes": [11, 6]}, r"^'image': cells of \[11, 6\] digits in Box.*: one size for each"),
         ({"cells": "image", "sizes": [11, 6, 0]}, r"one size for each channel$"),
         ({"cells": "image", "sizes": [2**31, 2**31, 2**31]}, r"^'image': cells of \d+ values$"),
+        ({"fold": "image", "rows": [0, 6]}, r"^'image': fold of rows 0 to 6 of Box.*: sides must be even, and 32"),
+        (
+            {"fold": "image", "rows": [0]},
+            r"^'image': fold of Box.*: frames .* and two rows are needed$",
+        ),
         ({"planes": "image", "times": [1]}, r"^'image': planes of Box.*: at most 16 x 16 cells, one factor a channel$"),
         ({"planes": "image", "times": [1, 1, 0]}, r"whole numbers are needed$"),
     ],
