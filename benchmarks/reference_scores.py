@@ -134,14 +134,16 @@ def measure(env_id: str, player: Player, config: Config) -> Score:
 
 def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tuple[Actor, str, list[str]]:
     """The expert, who it is in words, and the packages that its actions hang on."""
-    import torch
-
     from gato_agent.rollouts.experts import load_expert
 
-    torch.set_num_threads(1)
     spec = config.expert or task.expert_kind or "catalogue"
     expert = load_expert(spec, task.id, envs.single_observation_space, envs.single_action_space, envs=envs)
     how = "{kind} {source}, greedy, sha256 {sha256}".format(**expert.provenance)
+    if expert.provenance["kind"] in ("scripted", "planned"):  # its actions come from the suite's own package
+        return expert, how, []
+    import torch
+
+    torch.set_num_threads(1)
     return expert, how, ["stable-baselines3", "torch"]
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -15,23 +16,34 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
     When this returns, all of them are on disk. When it does not, each is either as it was before or whole.
     """
+    for folder in {path.parent for path in files}:
+        make_folder(folder)
+    # Together, because a file system serves many waiting fsyncs at once: a tenth of the time for small files.
+    with ThreadPoolExecutor(min(16, max(1, len(files)))) as threads:
+        writing = [threads.submit(_write, path, data) for path, data in files.items()]
     try:
-        for path, data in files.items():
-            make_folder(path.parent)
-            with temporary(path).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-    except OSError as error:
+        for written in writing:
+            written.result()
+    except OSError:
         for partial in map(temporary, files):
             with suppress(OSError):  # a full disk must not stay full of what nobody can read
                 partial.unlink()
-        error.filename = error.filename or str(path)
         raise
     for path in files:
         temporary(path).replace(path)
     for folder in {path.parent for path in files}:
         sync_folder(folder)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        with temporary(path).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def lock_folder(folder: Path, verb: str) -> IO[bytes]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
+
+from gato_agent.envs.single import batch_of_one, only_one
 
 
 class Actor(Protocol):
@@ -69,6 +71,9 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
     """
     if envs.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
         raise ValueError("steps() resets lanes itself: make the vector environment with AutoresetMode.DISABLED")
+    if isinstance(envs, SyncVectorEnv) and envs.num_envs == 1:
+        yield from _one_lane(actor, envs, seeds)
+        return
     queue, lanes = iter(seeds), envs.num_envs
     seed = [next(queue, None) for _ in range(lanes)]  # None: the lane has nothing left to play
     if seed[0] is None:
@@ -99,6 +104,28 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
                 return
             batch, _ = reset(seed=[spare if s is None else s for s in seed], options={"reset_mask": start.copy()})
             obs = list(iterate(envs.observation_space, batch))
+
+
+def _one_lane(actor: Actor, envs: SyncVectorEnv[Any, Any], seeds: Iterable[int]) -> Iterator[Step]:
+    """Play one lane past its vector environment: the same stream in a fraction of the time."""
+    env = envs.envs[0]
+    batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_observation_space)
+    acted = only_one(envs.single_action_space)
+    first, later = np.ones(1, dtype=np.bool_), np.zeros(1, dtype=np.bool_)
+    ready = False
+    for seed in seeds:
+        if not ready:
+            actor.reset(1)
+            ready = True
+        value, _ = env.reset(seed=seed)
+        observed, start, t, done = batch(value), first, 0, False
+        while not done:
+            action = acted(actor.act(observed, start))
+            value, reward, terminated, truncated, info = env.step(action)
+            following = batch(value)
+            terminal, cut = bool(terminated), bool(truncated)
+            yield Step(0, seed, t, one(observed), action, float(reward), terminal, cut, info, one(following))
+            observed, start, t, done = following, later, t + 1, terminal or cut
 
 
 def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:

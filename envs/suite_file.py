@@ -4,6 +4,8 @@
 
     [tasks."LunarLander-v3"]
     horizon = 1000
+    observes = "Box 8"
+    acts = "Discrete 4"
     text_pieces = 8
     tokens_per_timestep = 10
     success = "success"
@@ -35,7 +37,7 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.envs.task import Score, Task
 from gato_agent.envs.views import View
 
-SHARED = {"success": str, "expert_kind": str, "expert_source": str, "view": list}
+SHARED = {"observes": str, "acts": str, "success": str, "expert_kind": str, "expert_source": str, "view": list}
 TASK = {"horizon": int, "text_pieces": int, "tokens_per_timestep": int, **SHARED}
 SCORE = {"mean": float, "std": float, "episodes": int, "seeds": list, "how": str, "versions": dict}
 EXTRAS = {"success": float, "horizon_mean": float, "horizon_std": float}

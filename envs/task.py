@@ -52,6 +52,8 @@ class Task:
         extra: extra of this package that installs the suite.
         view: what of an observation becomes tokens, without steps all of it.
         text_pieces: tokens that an observed text is given, where a task needs fewer or more than 32.
+        observes: its observation space in a few words.
+        acts: its action space in a few words.
         tokens_per_timestep: observation, separator and action, through the view.
         success: name of the entry of `info` that says so, where the task has a notion of success.
         expert_kind: what `gato-agent collect --expert` gets for it; None where there is none.
@@ -68,6 +70,8 @@ class Task:
     extra: str | None = None
     view: View = EVERYTHING
     text_pieces: int | None = None
+    observes: str | None = None
+    acts: str | None = None
     tokens_per_timestep: int | None = None
     success: str | None = None
     expert_kind: str | None = None

@@ -12,6 +12,7 @@ from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.task import Task, find
+from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
 from gato_agent.windows import TokenizedTask
@@ -46,7 +47,7 @@ def load_data(
     text_model: Path | None = None,
     text: TextTokenizer | None = None,
 ) -> Data:
-    """Read all episodes below a folder and tokenize them.
+    """Read the episodes below a folder, but for those that a `keep.json` leaves out, and tokenize them.
 
     Args:
         folder: what `gato-agent collect --out` wrote.
@@ -60,7 +61,7 @@ def load_data(
         GatoError: an episode is damaged, or holds what cannot be tokenized.
     """
     stores = open_stores(folder)
-    episodes = [[store.read(i) for i in store.indices()] for store in stores]
+    episodes = [[store.read(i) for i in usable(store)] for store in stores]
     columns = [column for many in episodes for episode in many for column in episode.observations.values()]
     text = text or _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
     tasks = [_trained(store, text_pieces) for store in stores]

@@ -1,43 +1,48 @@
 """Collect episodes of experts: environments x seeds -> stores. Killed at any moment, it goes on where it was."""
 
-import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
-from gymnasium.vector.utils import iterate
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import GatoError, UsageError, at_least
-from gato_agent.envs.loop import Step, steps
+from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
-from gato_agent.envs.structure import Columns, space_to_json, stack
-from gato_agent.envs.task import find
-from gato_agent.rollouts.episode import Episode
+from gato_agent.envs.structure import space_to_json
+from gato_agent.envs.task import catalogue, find
+from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.experts import Expert, load_expert
-from gato_agent.rollouts.noise import Noisy
-from gato_agent.rollouts.progress import Update, progress
-from gato_agent.rollouts.store import EpisodeStore
+from gato_agent.rollouts.keep import Rule, kept, write_rule
+from gato_agent.rollouts.on_ray import play_on_ray
+from gato_agent.rollouts.player import Failed, Job, Played, Players, Result, idle_pulse
+from gato_agent.rollouts.report import Report, Row
+from gato_agent.rollouts.seal import seal
+from gato_agent.rollouts.store import EpisodeStore, check_learnable
+from gato_agent.rollouts.workers import play_in_processes
 
-HEADINGS = ("environment", "expert", "episodes", "steps", "mean return", "catalogue")
+HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
 CAPTION = "catalogue: what an expert is known to score without noise"
-GROUP_SECONDS = 1.0  # a commit costs some 10 ms, as much as many a short episode: not after every one
+SAID = 5  # failures that are told one by one at the end
+
+Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
 
 
 @dataclass(frozen=True)
 class CollectConfig:
     """Collect episodes of an expert, one file per episode. Run it again to complete what was interrupted."""
 
-    env: tuple[str, ...]
+    env: tuple[str, ...] = ()
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
+    suite: tuple[str, ...] = ()
+    """Whole suites of the catalogue, beside --env or instead of it."""
     expert: str = "catalogue"
     """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
     episodes: int = 100
@@ -52,147 +57,94 @@ class CollectConfig:
     """Arguments of the environments, as JSON."""
     train_steps: int | None = None
     """Environment steps of --expert train; by default what suits the environment."""
+    workers: int | None = None
+    """Processes that play, 1 by default; the episodes are the same whatever their number. 0 plays in this process,
+    where a step that hangs or crashes takes everything with it."""
+    ray: str | None = None
+    """Play on a Ray cluster, by default with a worker for each of its CPUs: its address, auto, or local to start one
+    here. Files and modules that are named must be readable there."""
+    timeout: float = 300.0
+    """Seconds after which a step that has not ended counts as hanging; its seed is given up."""
+    keep_above: float | None = None
+    """Mark the episodes whose return is at least this share of the expert's (0.8 in the paper), and use only those in
+    training and export. All stay on disk; deleting keep.json undoes it."""
+    success_only: bool = False
+    """Mark the episodes that succeeded, likewise, in environments that report success."""
+    seal: bool = True
+    """Pack the episodes of an environment into few large files when all are there; more may be collected later."""
     num_threads: int = 1
-    """Threads of the expert's network; small ones are fastest with one."""
+    """Threads of each expert's network; small ones are fastest with one."""
 
 
 def collect(config: CollectConfig) -> None:
     """Collect what is missing of every environment, then print a summary.
 
     Raises:
-        UsageError: bad arguments, unknown environment or expert, or a folder made with other settings.
-        EnvironmentFault: an environment raised; complete episodes are on disk.
+        UsageError: bad arguments, unknown environment or expert, or a folder made with other settings; said before
+            any episode is played.
+        GatoError: seeds that gave no episode; all others are on disk.
     """
     kwargs = parse_kwargs(config.env_kwargs)
-    if not config.env:
-        raise UsageError("--env: name at least one environment, such as CartPole-v1")
     at_least(1, episodes=config.episodes, num_threads=config.num_threads, train_steps=config.train_steps)
-    at_least(0, seed=config.seed)
-    ids = [find_spec(env_id).id for env_id in config.env]  # a wrong one is said before any episode is played
+    at_least(0, seed=config.seed, workers=config.workers)
+    if config.ray and config.workers == 0:
+        raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
+    if not config.timeout > 0:
+        raise UsageError(f"--timeout {config.timeout}: it must be above 0")
+    rule = Rule(config.keep_above, config.success_only)
+    rule.check()
+    console = Console()
+    jobs = [_prepare(config, env, kwargs) for env in _environments(config)]
+    with ExitStack() as stack:
+        stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
+        failures = _collect(config, jobs, stores, console)
+        table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], box=box.SIMPLE, padding=0)
+        table.title, table.caption = f"episodes in {config.out}", CAPTION
+        for store in stores:
+            if config.seal and set(_seeds(config)) <= set(store.indices()):
+                seal(store)
+            if rule != Rule():
+                write_rule(store, rule)
+            table.add_row(*_summary(store, _seeds(config)))
+    console.print(table)
+    if failures:
+        raise EnvironmentFault(_told(failures))
+
+
+def _environments(config: CollectConfig) -> list[str]:
+    """The environments as the user named them, each once; a wrong one is said before any episode is played."""
+    known = catalogue()
+    suites = sorted({task.suite for task in known.values()})
+    for suite in config.suite:
+        if suite not in suites:
+            raise UsageError(f"--suite {suite}: there are {', '.join(suites)}")
+    names = [*config.env, *(task.id for suite in config.suite for task in known.values() if task.suite == suite)]
+    if not names:
+        raise UsageError("--env: name at least one environment, such as CartPole-v1, or a --suite")
+    return list({find_spec(name).id: name for name in reversed(names)}.values())[::-1]
+
+
+def _seeds(config: CollectConfig) -> range:
+    return range(config.seed, config.seed + config.episodes)
+
+
+def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any]) -> Job:
+    """Make environment and expert once, to see that they can be made, and describe them."""
     if config.expert != "random":
         import torch
 
         torch.set_num_threads(config.num_threads)
-    console = Console()
-    columns = (Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:])
-    table = Table(*columns, title=f"episodes in {config.out}", caption=CAPTION, box=box.SIMPLE, padding=0)
-    for env_id in ids:
-        with contextlib.closing(make_vector(env_id, 1, env_kwargs=kwargs)) as envs:
-            table.add_row(*_collect_one(config, env_id, kwargs, envs, console))
-    console.print(table)
-
-
-def _collect_one(
-    config: CollectConfig, env_id: str, kwargs: dict[str, Any], envs: VectorEnv[Any, Any, Any], console: Console
-) -> list[str]:
-    """Collect one environment; return its row of the summary."""
-    spaces = envs.single_observation_space, envs.single_action_space
-    expert = load_expert(
-        config.expert, env_id, *spaces, config.seed,
-        envs=envs, env_kwargs=kwargs, folder=config.out / "experts", train_steps=config.train_steps,
-    )  # fmt: skip
+    env_id = find_spec(env).id
+    with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
+        spaces = envs.single_observation_space, envs.single_action_space
+        check_learnable(env_id, *spaces)
+        folder = config.out / "experts"
+        expert = load_expert(
+            config.expert, env_id, *spaces, config.seed,
+            envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
+        )  # fmt: skip
     header = _header(env_id, kwargs, spaces, expert, config.noise)
-    actor = Noisy(expert, spaces[1]) if config.noise else expert
-    with EpisodeStore.create(config.out, header) as store:
-        seeds = range(config.seed, config.seed + config.episodes)
-        present = set(store.indices())
-        missing = [seed for seed in seeds if seed not in present]
-        played = (_play(actor, envs, seed, header) for seed in missing)
-        score, done = _catalogue_score(env_id, kwargs), len(seeds) - len(missing)
-        if done:
-            console.print(f"{env_id}: {done:,} of {len(seeds):,} episodes were there before", highlight=False)
-        with progress(console, env_id, len(seeds), "episodes", done) as update:
-            report = _Report(update, done, score)
-            for group in _groups(played, store):
-                report(group)
-        totals = [(len(episode), episode.total) for episode in map(store.read, seeds)]
-    lengths, returns = zip(*totals, strict=True)
-    return [
-        env_id,
-        expert.provenance["kind"],
-        f"{len(totals):,}",
-        f"{sum(lengths):,}",
-        f"{np.mean(returns):.2f}",
-        score,
-    ]
-
-
-def _play(actor: Expert, envs: VectorEnv[Any, Any, Any], seed: int, header: dict[str, Any]) -> Episode:
-    """Play the episode of one seed: a pure function of the seed, whatever was played before."""
-    actor.seed(seed)
-    noisy = actor if isinstance(actor, Noisy) else None
-    taken: list[Step] = []
-    labels: list[Any] = []
-    space = envs.single_action_space
-    for step in steps(actor, envs, [seed]):
-        taken.append(step)
-        if noisy is not None:
-            labels.extend(iterate(envs.action_space, noisy.label))
-        wanted = labels[-1] if noisy else step.action
-        if not space.contains(wanted):  # nothing could be learned from it
-            where = f"{header['env_id']}: step {step.t} of seed {seed}"
-            raise GatoError(
-                f"{where}: the expert's action {wanted!r} is not in {space}: clip or round it in the expert"
-            )
-    last = taken[-1]
-    reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
-    actions = stack(space, [step.action for step in taken])
-    provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
-    return Episode(
-        observations=stack(envs.single_observation_space, [step.obs for step in taken] + [last.next_obs]),
-        actions=actions,
-        labels=_differing(stack(space, labels), actions) if noisy else None,
-        rewards=np.array([step.reward for step in taken], np.float64),
-        terminated=last.terminated,
-        truncated=last.truncated,
-        success=any(map(bool, reported)) if reported else None,
-        seed=seed,
-        provenance=provenance | {"noise": noisy.level if noisy else 0.0},
-    )
-
-
-def _differing(labels: Columns, actions: Columns) -> Columns | None:
-    """The labels, or None if they are the actions throughout."""
-    return None if all(np.array_equal(labels[path], actions[path]) for path in actions) else labels
-
-
-def _groups(episodes: Iterator[Episode], store: EpisodeStore) -> Iterator[list[Episode]]:
-    """Commit episodes about once a second, and yield each group once it is on disk.
-
-    When an episode raises, the complete ones before it are committed first.
-    """
-    pending: list[Episode] = []
-    since = time.monotonic()
-    try:
-        for episode in episodes:
-            pending.append(episode)
-            if time.monotonic() - since >= GROUP_SECONDS:
-                store.commit(pending)
-                yield pending
-                pending, since = [], time.monotonic()
-    finally:
-        store.commit(pending)
-    if pending:
-        yield pending
-
-
-class _Report:
-    """Figures over the episodes of this run, for the progress bar."""
-
-    def __init__(self, update: Update, done: int, score: str) -> None:
-        self._update, self._done, self._score = update, done, score
-        self._returns: list[float] = []
-        self._steps = 0
-        self._began = time.monotonic()
-
-    def __call__(self, group: list[Episode]) -> None:
-        """Report episodes that are on disk."""
-        self._done += len(group)
-        self._steps += sum(map(len, group))
-        self._returns += [episode.total for episode in group]
-        rate = self._steps / (time.monotonic() - self._began)
-        text = f"{rate:,.0f} steps/s, mean return {np.mean(self._returns):.2f}, catalogue expert {self._score}"
-        self._update(self._done, text)
+    return Job(env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header)
 
 
 def _header(
@@ -211,7 +163,71 @@ def _header(
     }
 
 
-def _catalogue_score(env_id: str, kwargs: dict[str, Any]) -> str:
+def _collect(
+    config: CollectConfig, jobs: Sequence[Job], stores: Sequence[EpisodeStore], console: Console
+) -> list[Failed]:
+    """Play and write what is missing; return what could not be played."""
+    missing = [sorted(set(_seeds(config)).difference(store.indices())) for store in stores]
+    rows = [
+        Row(store.env_id, config.episodes, config.episodes - len(seeds), _catalogue_score(store))
+        for store, seeds in zip(stores, missing, strict=True)
+    ]
+    play = _way_to_play(config)
+    failures: list[Failed] = []
+    with Report(console, rows) as report, Committer(stores) as committer, closing(play(jobs, missing)) as results:
+        for group in results:
+            for result in group:
+                if isinstance(result, Played):
+                    committer.add(result)
+                elif result not in failures:
+                    failures.append(result)
+                    console.print(f"failed: {result.reason}", highlight=False, markup=False, soft_wrap=True)
+            report(committer.turn())
+        report(committer.finish())
+    return failures
+
+
+def _way_to_play(config: CollectConfig) -> Play:
+    if config.ray:
+        return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
+    if config.workers == 0:
+        return _play_here
+    return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout)
+
+
+def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:
+    """Play one episode after the other in this process."""
+    with closing(Players(jobs)) as players:
+        for job, seeds in enumerate(missing):
+            for result in players.play(job, seeds, idle_pulse()):
+                yield [result]
+
+
+def _summary(store: EpisodeStore, seeds: range) -> list[str]:
+    """One row of the table: all episodes that were asked for and are there."""
+    there = [seed for seed in store.indices() if seed in seeds]
+    figures = [store.figures(seed) for seed in there]
+    mean = f"{np.mean([each.total for each in figures]):.2f}" if figures else "-"
+    steps = sum(each.steps for each in figures)
+    return [
+        store.env_id, store.header["expert"]["kind"], f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
+        f"{steps:,}", mean, _catalogue_score(store), f"{store.size() / 1e6:.2f}",
+    ]  # fmt: skip
+
+
+def _catalogue_score(store: EpisodeStore) -> str:
     """The catalogue's expert score, in words; of an environment with other arguments it says nothing."""
-    task = None if kwargs else find(env_id)
+    task = None if store.env_kwargs else find(store.env_id)
     return "unknown" if task is None or task.expert is None else f"{task.expert.mean:.2f}"
+
+
+def _told(failures: Sequence[Failed]) -> str:
+    """All failures in a line."""
+    reasons = [failure.reason for failure in failures[:SAID]]
+    more = len(failures) - len(reasons)
+    counted = f"{len(failures)} failures: " if len(failures) > 1 else ""
+    rest = f"; and {more} more, said above" if more else ""
+    return (
+        f"{counted}{'; '.join(reasons)}{rest}; all other episodes are in place, and the same command tries again what "
+        "is missing"
+    )

@@ -10,9 +10,9 @@ The bytes hold no time, host or path, so equal episodes are equal files.
 
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,19 @@ from safetensors.numpy import load, save
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.structure import Columns
+from gato_agent.rollouts.encoding import Arrays, Grids, canonical, checksum, decode, encode, raw_bytes
 
-FORMAT = 1
-Arrays = dict[str, NDArray[Any]]
+FORMAT = 2
+ABOUT = ("terminated", "truncated", "success", "seed", "provenance")  # what is not an array
+
+
+class Figures(NamedTuple):
+    """What statistics are made of: steps, return, success, and the level of noise, None where it is not known."""
+
+    steps: int
+    total: float
+    success: bool | None
+    noise: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,27 +71,36 @@ class Episode:
         return float(self.rewards.sum())
 
     @property
+    def figures(self) -> Figures:
+        """Length, return, success and noise."""
+        return Figures(len(self), self.total, self.success, self.provenance.get("noise"))
+
+    @property
     def targets(self) -> Columns:
         """What to imitate: the labels, or the actions where no noise was executed."""
         return self.actions if self.labels is None else self.labels
 
+    @property
+    def size(self) -> int:
+        """Bytes of all arrays in memory."""
+        return self.rewards.nbytes + sum(map(raw_bytes, self._groups().values()))
+
+    def encode(self) -> tuple[Arrays, Grids]:
+        """Turn all arrays into those of a file, in the order of their names."""
+        arrays: Arrays = {"rewards": np.ascontiguousarray(self.rewards, np.float64)}
+        grids: Grids = {}
+        for group, columns in self._groups().items():
+            more, shapes = encode(group, columns)
+            arrays |= more
+            grids |= shapes
+        return dict(sorted(arrays.items())), grids
+
     def to_bytes(self) -> bytes:
         """Serialise as safetensors with one metadata entry, canonical JSON; equal episodes give equal bytes."""
-        arrays: Arrays = {"rewards": np.ascontiguousarray(self.rewards, np.float64)}
-        for group, columns in self._groups().items():
-            for path, column in columns.items():
-                arrays |= _to_arrays(group, path, column)
-        arrays = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-        about = {
-            "format": FORMAT,
-            "checksum": _checksum(arrays),
-            "terminated": self.terminated,
-            "truncated": self.truncated,
-            "success": self.success,
-            "seed": self.seed,
-            "provenance": self.provenance,
-        }
-        return save(arrays, {"gato": json.dumps(about, sort_keys=True, separators=(",", ":"), allow_nan=False)})
+        arrays, grids = self.encode()
+        about = {key: getattr(self, key) for key in ABOUT} | {"format": FORMAT, "grids": grids}
+        about["checksum"] = checksum(arrays, zlib.crc32(canonical(about).encode()))
+        return save(arrays, {"gato": canonical(about)})
 
     def _groups(self) -> dict[str, Columns]:
         groups = {"observations": self.observations, "actions": self.actions}
@@ -99,18 +118,28 @@ class Episode:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             about = json.loads(header["__metadata__"]["gato"])
             if about["format"] != FORMAT:
-                raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: upgrade gato-agent")
-            if about["checksum"] != _checksum(arrays):
-                raise GatoError("damaged: its arrays do not match their checksum")
-            episode = cls(
-                observations=_columns(arrays, "observations"),
-                actions=_columns(arrays, "actions"),
-                labels=_columns(arrays, "labels") or None,
-                rewards=arrays["rewards"],
-                **{key: about[key] for key in ("terminated", "truncated", "success", "seed", "provenance")},
-            )
-        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+                raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: {_other(about['format'])}")
+            if about.pop("checksum") != checksum(arrays, zlib.crc32(canonical(about).encode())):
+                raise GatoError("damaged: it does not match its checksum")
+            return cls.decode(arrays, about["grids"], {key: about[key] for key in ABOUT})
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise GatoError(f"truncated or damaged, or no episode at all ({error})") from error
+
+    @classmethod
+    def decode(cls, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, Any], about: Mapping[str, Any]) -> Self:
+        """Make an episode of what `encode` gave and the rest; numeric arrays are passed on as they are.
+
+        Raises:
+            GatoError: arrays do not fit together.
+            ValueError: a compressed array is damaged.
+        """
+        episode = cls(
+            observations=decode("observations", arrays, grids),
+            actions=decode("actions", arrays, grids),
+            labels=decode("labels", arrays, grids) or None,
+            rewards=arrays["rewards"],
+            **about,
+        )
         for group, columns in episode._groups().items():
             rows = len(episode) + (group == "observations")
             if not columns or any(len(column) != rows for column in columns.values()):
@@ -118,37 +147,6 @@ class Episode:
         return episode
 
 
-def _columns(arrays: Arrays, group: str) -> Columns:
-    """Collect the columns of one group; text is put together from its bytes and ends."""
-    columns: Columns = {}
-    for name, array in arrays.items():
-        kind, _, path = name.partition("/")
-        if kind == group:
-            columns[path] = array
-        elif kind == f"{group}.text":
-            columns[path] = _text_from_arrays(array, arrays[f"{group}.ends/{path}"])
-    return columns
-
-
-def _to_arrays(group: str, path: str, column: NDArray[Any]) -> Arrays:
-    """Name a column; strings become their UTF-8 bytes, uint8 [sum of lengths], and where each ends, int64 [rows]."""
-    if column.dtype != object:
-        return {f"{group}/{path}": column}
-    encoded = [text.encode("utf-8", "surrogatepass") for text in column]
-    ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    return {f"{group}.text/{path}": np.frombuffer(b"".join(encoded), np.uint8), f"{group}.ends/{path}": ends}
-
-
-def _text_from_arrays(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[Any]:
-    joined = data.tobytes()
-    column = np.empty(len(ends), dtype=object)
-    column[:] = [joined[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise([0, *ends.tolist()])]
-    return column
-
-
-def _checksum(arrays: Arrays) -> int:
-    """CRC-32 over names and bytes, in the order of names: safetensors itself notices only truncation."""
-    crc = 0
-    for name, array in sorted(arrays.items()):
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(name.encode(), crc))
-    return crc
+def _other(version: Any) -> str:
+    """What to do about a file of another format."""
+    return "upgrade gato-agent" if isinstance(version, int) and version > FORMAT else "collect it again"

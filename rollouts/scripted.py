@@ -73,7 +73,8 @@ class MetaWorldExpert:
         """Actions [lanes, 4]; the policies ask for more than the arm can do, so they are cut to -1..1."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Constant")  # that they ask for more
-            actions = np.array([self._policy.get_action(obs) for obs in observation], np.float32)
+            # Copies, because two of the policies add to the numbers that they are given.
+            actions = np.array([self._policy.get_action(obs.copy()) for obs in observation], np.float32)
         return actions.clip(-1, 1)
 
 

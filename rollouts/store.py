@@ -1,30 +1,35 @@
-"""A folder of episodes of one task by one expert: one file per episode, its number is its seed.
+"""A folder of episodes of one task by one expert: one file per episode, its number is its seed, until it is sealed.
 
-    data/CartPole-v1/task.json            what, by whom, and how: all episodes in the folder share it
-    data/CartPole-v1/00000000.safetensors
-    data/CartPole-v1/00000001.safetensors ...
+    data/CartPole-v1/task.json                                what, by whom, and how: all episodes share it
+    data/CartPole-v1/00000000-00000099.shard.safetensors      sealed: many episodes in a file that is mapped
+    data/CartPole-v1/00000100.safetensors ...                 collected since
 
-An episode file exists whole or not at all, so whatever a killed run left behind can be continued.
+A file exists whole or not at all, so whatever a killed run left behind can be continued. An episode may for a while be
+in several files; they hold the same.
 """
 
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import quote
 
 import gymnasium as gym
 
-from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import lock_folder, make_folder, write_files
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError
+from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.structure import space_from_json
-from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.episode import Episode, Figures
+from gato_agent.rollouts.shard import WAY_OUT, Shard
+from gato_agent.spaces import SpaceTokenizer, Vocabulary
 
 FORMAT = 1
 HEADER = "task.json"
 EPISODE = re.compile(r"(\d{8,})\.safetensors")
+SHARD = re.compile(r"\d{8,}-\d{8,}\.shard\.safetensors")
 SETTINGS = {  # what all episodes of a folder share, and how the user may name it
     "env_id": "environment",
     "env_kwargs": "--env-kwargs",
@@ -47,6 +52,8 @@ class EpisodeStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock: IO[bytes] | None = None
+        self._shards: dict[Path, Shard] = {}
+        self._sealed: dict[int, Shard] = {}
         self.header = _read_header(folder / HEADER)
 
     @classmethod
@@ -60,19 +67,26 @@ class EpisodeStore:
         if ":" in header["env_id"]:
             raise ValueError(f"store the registered id, find_spec({header['env_id']!r}).id: no file may name a module")
         folder = folder_of(root, header["env_id"])
-        make_folder(folder)
-        lock = lock_folder(folder, "collect")
-        try:
-            for leftover in folder.glob(".*.partial"):
-                leftover.unlink()
+        with ExitStack() as stack:
+            lock = stack.enter_context(lock_folder(folder, "collect"))
             if not (folder / HEADER).exists():
                 text = json.dumps({"format": FORMAT, **header}, indent=1, sort_keys=True, allow_nan=False)
                 write_files({folder / HEADER: f"{text}\n".encode()})
-            store = cls(folder)
-            _check_same(folder, store.header, header)
-        except BaseException:
-            lock.close()
-            raise
+            _check_same(folder, _read_header(folder / HEADER), header)
+            stack.pop_all()
+        return cls._writable(folder, lock)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a task's folder for writing; raises UsageError if it is none, or another process writes to it."""
+        _read_header(folder / HEADER)
+        return cls._writable(folder, lock_folder(folder, "collect"))
+
+    @classmethod
+    def _writable(cls, folder: Path, lock: IO[bytes]) -> Self:
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink()
+        store = cls(folder)
         store._lock = lock
         return store
 
@@ -108,36 +122,78 @@ class EpisodeStore:
         """Space of single actions, rebuilt from JSON."""
         return space_from_json(self.header["action_space"])
 
-    def commit(self, episodes: Sequence[Episode]) -> None:
-        """Write episodes; when this returns, they survive a crash of the machine."""
+    def commit(self, episodes: Mapping[int, bytes]) -> None:
+        """Write the bytes of episodes, by number; when this returns, they survive a crash of the machine."""
+        self.write({self.path(index): data for index, data in episodes.items()})
+
+    def write(self, files: Mapping[Path, bytes]) -> None:
+        """Write files of the folder as `write_files` does; raises ValueError for a store that was opened to be read."""
         if self._lock is None:
-            raise ValueError("only a store opened by EpisodeStore.create may be written")
-        write_files({self.path(episode.seed): episode.to_bytes() for episode in episodes})
+            raise ValueError("only a store opened by EpisodeStore.create or open may be written")
+        write_files(files)
 
     def indices(self) -> list[int]:
         """Numbers (= seeds) of the episodes that are there, ascending."""
+        return sorted({*self.loose(), *(seed for shard in self.shards() for seed in shard.seeds)})
+
+    def loose(self) -> list[int]:
+        """Numbers of the episodes that have a file of their own, ascending."""
+        return sorted(int(match[1]) for match in self._named(EPISODE))
+
+    def shards(self) -> list[Shard]:
+        """The sealed files, by name, opened once; raises GatoError if one is damaged."""
+        paths = self.shard_paths()
+        known = {path: shard for path, shard in self._shards.items() if path in paths and shard.is_current()}
+        self._shards = {path: known.get(path) or Shard(path) for path in paths}
+        self._sealed = {seed: shard for shard in self._shards.values() for seed in shard.seeds}
+        return list(self._shards.values())
+
+    def shard_paths(self) -> list[Path]:
+        """Where the sealed files are, in order."""
+        return sorted(self.folder / match[0] for match in self._named(SHARD))
+
+    def _named(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
         with os.scandir(self.folder) as entries:
-            found = [EPISODE.fullmatch(entry.name) for entry in entries]
-        return sorted(int(match[1]) for match in found if match)
+            return [match for entry in entries if (match := pattern.fullmatch(entry.name))]
 
     def read(self, index: int) -> Episode:
-        """Read one episode.
+        """Read one episode, whichever file it is in.
 
         Raises:
             GatoError: the file is missing, truncated or damaged; the message names it and what to do.
         """
+        if index in self._sealed:
+            return self._sealed[index].read(index)
         path = self.path(index)
-        again = "delete it and repeat the `gato-agent collect` command: it makes exactly what is missing"
         try:
             return Episode.from_bytes(path.read_bytes())
         except FileNotFoundError:
+            self.shards()
+            if index in self._sealed:
+                return self._sealed[index].read(index)
             raise GatoError(f"{path} does not exist: repeat the `gato-agent collect` command") from None
         except GatoError as error:
-            raise GatoError(f"{path}: {error}; {again}") from error
+            raise GatoError(f"{path}: {error}; {WAY_OUT}") from error
+
+    def figures(self, index: int) -> Figures:
+        """Length, return, success and noise of one episode; raises GatoError as `read`."""
+        return self._sealed[index].figures(index) if index in self._sealed else self.read(index).figures
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def path(self, index: int) -> Path:
         """The file of one episode."""
         return self.folder / f"{index:08d}.safetensors"
+
+
+def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+    """Raise UsageError for spaces that have no tokens, so that nothing is stored that nothing can learn from."""
+    try:
+        SpaceTokenizer(observation_space, action_space, Vocabulary(0))
+    except SpaceError as error:
+        raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
 
 
 def folder_of(root: Path, env_id: str) -> Path:
@@ -145,8 +201,8 @@ def folder_of(root: Path, env_id: str) -> Path:
     return root / quote(env_id, safe="")
 
 
-def open_stores(root: Path) -> list[EpisodeStore]:
-    """Open every task folder in `root`, by name; or `root` itself, if it is one.
+def task_folders(root: Path) -> list[Path]:
+    """Folders of tasks in `root`, by name; or `root` itself, if it is one.
 
     Raises:
         UsageError: there is none.
@@ -154,7 +210,12 @@ def open_stores(root: Path) -> list[EpisodeStore]:
     headers = [root / HEADER] if (root / HEADER).is_file() else sorted(root.glob(f"*/{HEADER}"))
     if not headers:
         raise UsageError(f"no episodes in {root}: make some with `gato-agent collect --out {root}`")
-    return [EpisodeStore(header.parent) for header in headers]
+    return [header.parent for header in headers]
+
+
+def open_stores(root: Path) -> list[EpisodeStore]:
+    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does."""
+    return [EpisodeStore(folder) for folder in task_folders(root)]
 
 
 def _read_header(path: Path) -> dict[str, Any]:

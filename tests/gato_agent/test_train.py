@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    collect(CollectConfig(env=("CartPole-v1",), episodes=4, noise=True, out=folder))
+    collect(CollectConfig(env=("CartPole-v1",), episodes=4, noise=True, workers=0, out=folder))
     return folder
 
 
@@ -154,7 +154,7 @@ def test_the_mixture_is_checked() -> None:
 
 
 def test_a_run_goes_on_only_with_the_data_it_began_with(tmp_path: Path) -> None:
-    more = CollectConfig(env=("CartPole-v1",), expert="random", episodes=2, out=tmp_path / "data")
+    more = CollectConfig(env=("CartPole-v1",), expert="random", episodes=2, workers=0, out=tmp_path / "data")
     collect(more)
     config = TrainConfig(data=more.out, out=tmp_path / "run", steps=1, batch_size=1, num_threads=1)
     train(config)
@@ -183,7 +183,7 @@ def words() -> TestingEnv:
 
 def test_a_text_model_of_ones_own_and_bfloat16_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gym.registry, "Words-v0", EnvSpec("Words-v0", entry_point=words))
-    collect(CollectConfig(env=("Words-v0",), expert="random", episodes=2, out=tmp_path / "data"))
+    collect(CollectConfig(env=("Words-v0",), expert="random", episodes=2, workers=0, out=tmp_path / "data"))
     text = TextTokenizer.train(["go right to the left"], 300)
     (tmp_path / "own.model").write_bytes(text.model)
     config = TrainConfig(

@@ -1,21 +1,19 @@
 """Collecting repeats byte for byte, goes on where it was killed, and loses nothing."""
 
 import io
-import random
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.spaces import Dict, Discrete
 from rich.console import Console
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
-from gato_agent.rollouts import collect as module
+from gato_agent.rollouts import commit, player
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.progress import progress
@@ -47,8 +45,18 @@ class Goal(TestingEnv):
         return {"success": float(self.t == 2 and self.seed % 2 == 0)}
 
 
+class Empty(TestingEnv):
+    """Observes nothing at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = Dict()
+
+
 gym.register("Faulty-v0", entry_point=lambda **kwargs: Faulty(**kwargs))
 gym.register("Goal-v0", entry_point=lambda **kwargs: Goal(**kwargs))
+gym.register("Wide-v0", entry_point=lambda: TestingEnv(action_space=Discrete(2000)))
+gym.register("Empty-v0", entry_point=lambda: Empty())
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -56,7 +64,8 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def config(out: Path, *env: str, expert: str = "random", episodes: int = 8, **more) -> CollectConfig:
-    return CollectConfig(env=env or ("CartPole-v1",), expert=expert, episodes=episodes, out=out, **more)
+    settings = {"workers": 0, "seal": False} | more
+    return CollectConfig(env=env or ("CartPole-v1",), expert=expert, episodes=episodes, out=out, **settings)
 
 
 @pytest.mark.parametrize("expert", ["random", "catalogue"])
@@ -136,18 +145,21 @@ def test_success_at_any_step_is_success(tmp_path):
 
 
 def test_the_summary_and_the_lines_say_what_was_collected(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module, "GROUP_SECONDS", 0.0)
-    collect(config(tmp_path, expert="catalogue", episodes=2))
+    monkeypatch.setattr(commit, "GROUP_SECONDS", 0.0)
+    collect(config(tmp_path, expert="catalogue", episodes=4))
     out = capsys.readouterr().out
-    assert re.search(r"CartPole-v1: 1 of 2 episodes, [\d,]+ steps/s, mean return 500.00, catalogue expert 500", out)
-    assert re.search(r"CartPole-v1 +catalogue +2 +1,000 +500.00 +500.00", out)
+    line = (
+        r"CartPole-v1: [123] of 4 episodes, [\d,]+ steps/s, mean return 500.00, catalogue expert 500.00, 0:00:\d\d left"
+    )
+    assert re.search(line, out)
+    assert re.search(r"CartPole-v1 +catalogue +4 +4 +2,000 +500.00 +500.00 +0.\d\d", out)
 
 
 def test_an_environment_with_other_arguments_is_not_compared_with_the_catalogue(tmp_path, capsys):
     collect(config(tmp_path, "Pendulum-v1", expert="catalogue", episodes=1, env_kwargs='{"g": 1.62}'))
     out = capsys.readouterr().out
     assert "catalogue expert unknown" in out
-    assert re.search(r"Pendulum-v1 +catalogue +1 +200 +-[\d.]+ +unknown", out)
+    assert re.search(r"Pendulum-v1 +catalogue +1 +1 +200 +-[\d.]+ +unknown", out)
 
 
 def test_a_module_is_imported_once_and_never_stored(tmp_path, capsys):
@@ -171,9 +183,10 @@ def test_a_terminal_gets_a_bar_instead_of_lines():
 
 
 def test_an_environment_that_raises_loses_nothing(tmp_path, monkeypatch):
-    with pytest.raises(EnvironmentFault, match="Faulty-v0: step 1 of seed 3 raised RuntimeError: the wheel came off"):
-        collect(config(tmp_path, "Faulty-v0", episodes=6))
-    assert open_stores(tmp_path)[0].indices() == [0, 1, 2]
+    said = "Faulty-v0: step 1 of seed 3 raised RuntimeError: the wheel came off; all other episodes are in place"
+    with pytest.raises(EnvironmentFault, match=said):
+        collect(config(tmp_path, "Faulty-v0", "Goal-v0", episodes=6))
+    assert [store.indices() for store in open_stores(tmp_path)] == [[0, 1, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
     monkeypatch.setattr(Faulty, "faulty", False)
     collect(config(tmp_path, "Faulty-v0", episodes=6))
     assert open_stores(tmp_path)[0].indices() == [0, 1, 2, 3, 4, 5]
@@ -199,6 +212,11 @@ def test_a_folder_made_with_other_settings_is_refused(tmp_path, change, message)
     ("change", "message"),
     [
         ({"env": ()}, "--env: name at least one environment"),
+        ({"suite": ("nothing",)}, "--suite nothing: there are box2d, classic"),
+        ({"workers": -1}, "--workers -1: at least 0"),
+        ({"timeout": 0.0}, "--timeout 0.0: it must be above 0"),
+        ({"env": ("CartPole-v1", "Wide-v0")}, "Wide-v0: nothing can learn from its episodes: "),
+        ({"env": ("Empty-v0",)}, "Empty-v0: nothing can learn from its episodes: "),
         ({"episodes": 0}, "--episodes 0"),
         ({"seed": -1}, "--seed -1: at least 0"),
         ({"num_threads": 0}, "--num-threads 0: at least 1"),
@@ -221,58 +239,8 @@ def test_importing_it_for_help_is_quick():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
-# Killed at random moments
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from gato_agent.rollouts import collect as module
-module.GROUP_SECONDS = 0.02
-config = module.CollectConfig(
-    env=("CartPole-v1",), expert="random", noise=True, episodes=int(sys.argv[2]), out=Path(sys.argv[1])
-)
-module.collect(config)
-"""
-
-
-def start(out: Path, episodes: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-u", "-c", PROGRAM, str(out), str(episodes)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def kill_and_check(out: Path, episodes: int, rng: random.Random) -> int:
-    """Kill a collector in its work; return how many episodes are there."""
-    process = start(out, episodes)
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(rng.randrange(1, 5))]
-    time.sleep(rng.random() * 0.05)
-    process.kill()
-    lines += process.stdout.read().splitlines()
-    assert process.wait() in (-signal.SIGKILL, 0)  # on a busy machine it may end before it is killed
-    (store,) = open_stores(out)
-    present = store.indices()
-    found = [int(match[1].replace(",", "")) for line in lines if (match := re.match(r"CartPole-v1: ([\d,]+) of", line))]
-    assert present[: max(found)] == list(range(max(found)))  # every episode that was reported
-    for index in present:
-        store.read(index)  # and every one that is there is whole
-    return len(present)
-
-
-@pytest.mark.parametrize(("moments", "episodes"), [(3, 500), pytest.param(20, 2000, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_the_files_are_those_of_an_undisturbed_run(tmp_path, moments, episodes):
-    rng = random.Random(0)
-    present = [kill_and_check(tmp_path / "killed", episodes, rng) for _ in range(moments)]
-    assert 0 < present[0] < episodes
-    assert present == sorted(present)
-    for name in ("killed", "undisturbed"):
-        assert start(tmp_path / name, episodes).communicate()[0]
-    killed, undisturbed = contents(tmp_path / "killed"), contents(tmp_path / "undisturbed")
-    assert len(undisturbed) == episodes + 2
-    assert killed == undisturbed
-
-
 def test_an_interrupt_keeps_complete_episodes(tmp_path, monkeypatch):
-    play = module._play
+    play = player.Player.play
     played: list[Episode] = []
 
     def interrupted(*arguments):
@@ -281,7 +249,7 @@ def test_an_interrupt_keeps_complete_episodes(tmp_path, monkeypatch):
         played.append(play(*arguments))
         return played[-1]
 
-    monkeypatch.setattr(module, "_play", interrupted)
+    monkeypatch.setattr(player.Player, "play", interrupted)
     with pytest.raises(KeyboardInterrupt):
         collect(config(tmp_path))
     assert open_stores(tmp_path)[0].indices() == [0, 1, 2, 3, 4]
@@ -311,7 +279,7 @@ def test_an_expert_that_leaves_the_action_space_is_named(tmp_path, monkeypatch, 
     settings = config(tmp_path, "tests.testing_env:Testing-v0", expert=f"{__name__}:out_of_space", noise=noise)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[out_of_space.__module__])
     with pytest.raises(
-        GatoError, match=r"Testing-v0: step 2 of seed 0: the expert's action .*2.* is not in Discrete\(2\)"
+        GatoError, match=r"8 failures: Testing-v0: step 2 of seed 0: the expert's action .*2.* is not in Discrete\(2\)"
     ):
         collect(settings)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -81,7 +81,7 @@ def test_the_header_is_one_json_entry_of_known_fields():
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert list(header["__metadata__"]) == ["gato"]
     about = json.loads(header["__metadata__"]["gato"])
-    known = {"format", "checksum", "terminated", "truncated", "success", "seed", "provenance"}
+    known = {"format", "checksum", "terminated", "truncated", "success", "seed", "provenance", "grids"}
     assert about.keys() == known  # no time, host or path
 
 
@@ -128,7 +128,34 @@ def test_wrong_numbers_of_rows_are_refused(group):
         Episode.from_bytes(short.to_bytes())
 
 
-def test_another_format_says_to_upgrade():
-    data = episode().to_bytes().replace(rb"\"format\":1", rb"\"format\":9")
-    with pytest.raises(GatoError, match="format 9, and this version reads 1: upgrade"):
+@pytest.mark.parametrize(("version", "way_out"), [(9, "upgrade gato-agent"), (1, "collect it again")])
+def test_another_format_says_what_to_do(version, way_out):
+    data = episode().to_bytes().replace(rb"\"format\":2", rb"\"format\":%d" % version)
+    with pytest.raises(GatoError, match=f"format {version}, and this version reads 2: {way_out}"):
         Episode.from_bytes(data)
+
+
+def test_every_changed_letter_of_its_json_is_noticed():
+    data = episode().to_bytes()
+    for old, new in (
+        (b"random", b"expert"),
+        (rb"\"seed\":7", rb"\"seed\":8"),
+        (b"0.15", b"0.25"),
+        (b"uint8", b"uint4"),
+    ):
+        assert old in data
+        with pytest.raises(GatoError, match="damaged"):
+            Episode.from_bytes(data.replace(old, new))
+
+
+def test_grids_and_texts_are_small_and_numbers_can_be_mapped():
+    frames = np.zeros((301, 210, 160, 3), np.uint8)
+    numbers = np.arange(301.0)
+    missions = text(["go to the red ball"] * 301)
+    much = replace(episode(labels=False), observations={"image": frames, "mission": missions, "state": numbers},
+                   actions={"": np.zeros(300, np.int64)}, rewards=np.zeros(300))  # fmt: skip
+    data = much.to_bytes()
+    assert len(data) < 20_000
+    assert numbers.tobytes() in data
+    assert much.size > frames.nbytes
+    assert_equal(Episode.from_bytes(data).observations, much.observations)

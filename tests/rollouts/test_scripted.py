@@ -70,6 +70,15 @@ def test_meta_worlds_policies_depend_on_the_observation_alone(task):
     assert expert.provenance["source"].startswith("metaworld Sawyer")
 
 
+@pytest.mark.parametrize("task", ["button-press-v3", "door-close-v3"])
+def test_what_a_policy_was_given_stays_as_it_was(task):
+    pytest.importorskip("metaworld")
+    observation = np.random.default_rng(0).normal(size=(3, 39))
+    before = observation.copy()
+    load_expert("scripted", f"Meta-World/{task}", *SPACES).act(observation, np.ones(3, np.bool_))
+    np.testing.assert_array_equal(observation, before)
+
+
 def test_every_task_of_meta_world_has_a_policy():
     metaworld = pytest.importorskip("metaworld")
     hashes = {

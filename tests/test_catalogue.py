@@ -1,4 +1,4 @@
-"""Every task of the catalogue repeats for a seed in any process and order, and observes what its space declares."""
+"""Every task of the catalogue repeats for a seed in any process and order, and goes through tokens as declared."""
 
 import json
 import subprocess
@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 from gato_agent.envs.make import find_spec, make
-from gato_agent.envs.structure import row
+from gato_agent.envs.structure import Columns, brief, row
 from gato_agent.envs.task import Task, catalogue, families
+from gato_agent.envs.view_steps import Select
+from gato_agent.spaces import PAD, PATCH, SpaceTokenizer, Vocabulary
+from gato_agent.text import TextTokenizer
 from tests.testing_tasks import SEEDS, STEPS, digests, is_installed, played
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY = Vocabulary(512)
 
 
 @pytest.fixture(scope="module", params=families())  # so that the tests of one family follow each other
@@ -75,6 +79,35 @@ def test_a_task_observes_what_its_space_declares(family: str) -> None:
                 assert met.observation_space.contains(row(met.observation_space, columns, step)), (task.id, step)
 
 
+def test_a_task_goes_through_tokens_and_its_actions_come_back(family: str) -> None:
+    tasks = tasks_of(family)
+    texts = [text for task in tasks for text in joined(played(task.id).observations).get("mission", [])]
+    pieces = TextTokenizer.train(texts, VOCABULARY.text).encode if texts else None
+    for task in tasks:
+        met = played(task.id)
+        spaces = met.observation_space, met.action_space
+        tokenizer = SpaceTokenizer(*spaces, VOCABULARY, pieces, task.text_pieces or 32, task.view)
+        assert tokenizer.tokens_per_step == task.tokens_per_timestep, task.id
+        assert (brief(spaces[0]), brief(spaces[1])) == (task.observes, task.acts)
+        observations, actions = joined(met.observations), joined(met.actions)
+        tokens, patches = tokenizer.encode_observations(observations)
+        assert tokens.shape[1] == tokenizer.n_obs
+        assert patches.shape[:2] == (len(tokens), (tokens[0] == PATCH).sum())
+        assert ((tokens == PAD) | (tokens == PATCH) | ((tokens >= 0) & (tokens < VOCABULARY.separator))).all()
+        encoded = tokenizer.encode_actions(actions)
+        decoded = tokenizer.decode_actions(encoded)
+        np.testing.assert_array_equal(tokenizer.encode_actions(decoded), encoded)
+        for path, column in decoded.items():
+            if column.dtype.kind in "iu":
+                np.testing.assert_array_equal(column, actions[path])
+        for index in range(len(encoded)):
+            assert met.action_space.contains(row(met.action_space, decoded, index)), task.id
+
+
+def joined(met: dict[int, Columns]) -> Columns:
+    return {path: np.concatenate([met[seed][path] for seed in SEEDS]) for path in met[SEEDS[0]]}
+
+
 def test_the_table_agrees_with_gymnasium(family: str) -> None:
     for task in tasks_of(family):
         spec = find_spec(task.id)
@@ -105,6 +138,25 @@ def same(one: Any, other: Any) -> None:
             same(one[key], other[key])
     else:
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_meta_worlds_views_leave_out_nothing_that_its_policies_use() -> None:
+    policies = pytest.importorskip("metaworld.policies").ENV_POLICY_MAP
+    for task in tasks_of("metaworld"):
+        policy = policies[task.id.removeprefix("Meta-World/")]()
+        (kept,) = [list(step.index) for step in task.view.steps if isinstance(step, Select)]
+        with closing(make(task.id)) as env:
+            other = env.reset(seed=99)[0]
+            for seed in range(3):
+                obs, done = env.reset(seed=seed)[0], False
+                while not done:
+                    action = np.clip(policy.get_action(obs.copy()), -1, 1)  # some change what they are given
+                    blind = other.copy()
+                    blind[kept] = obs[kept]
+                    np.testing.assert_array_equal(np.clip(policy.get_action(blind), -1, 1), action, task.id)
+                    obs, _, terminated, truncated, _ = env.step(action.astype(np.float32))
+                    done = terminated or truncated
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,34 @@
+"""A batch of one, made and taken apart quickly: a vector environment of one lane takes longer than many a step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Dict, Discrete, Space, Text, Tuple
+
+
+def batch_of_one(space: Space[Any]) -> Callable[[Any], Any]:
+    """Build the function from a value to a batch of it: a copy, in the form of `batch_space(space, 1)`."""
+    if isinstance(space, Dict):
+        entries = [(key, batch_of_one(entry)) for key, entry in space.spaces.items()]
+        return lambda value: {key: batch(value[key]) for key, batch in entries}
+    if isinstance(space, Tuple):
+        batches = [batch_of_one(entry) for entry in space.spaces]
+        return lambda value: tuple([batch(item) for batch, item in zip(batches, value, strict=True)])
+    if isinstance(space, Text):
+        return lambda value: (value,)
+    array, dtype = np.array, space.dtype
+    return lambda value: array((value,), dtype)
+
+
+def only_one(space: Space[Any]) -> Callable[[Any], Any]:
+    """Build the function from a batch in the form of `batch_space(space, 1)` to its only value; arrays are views."""
+    if isinstance(space, Dict):
+        entries = [(key, only_one(entry)) for key, entry in space.spaces.items()]
+        return lambda batch: {key: one(batch[key]) for key, one in entries}
+    if isinstance(space, Tuple):
+        ones = [only_one(entry) for entry in space.spaces]
+        return lambda batch: tuple([one(item) for one, item in zip(ones, batch, strict=True)])
+    if isinstance(space, (Discrete, Text)):
+        return lambda batch: batch[0]
+    return lambda batch: batch[0, ...]  # of a Box of shape () too, an array

@@ -1,0 +1,164 @@
+"""`gato-agent data`: what is in a folder of episodes, whether it is sound, and the way out of it and into it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.rollouts.episode import Figures
+from gato_agent.rollouts.keep import kept
+from gato_agent.rollouts.seal import seal
+from gato_agent.rollouts.store import EpisodeStore, open_stores
+from gato_agent.rollouts.verify import verify
+
+Folder = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Show:
+    """Statistics of every task: episodes, steps, returns, success, noise and size."""
+
+    folder: Folder = Path("data")
+    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
+
+    def run(self, console: Console) -> None:
+        """Print a row for each task."""
+        headings = ("expert", "episodes", "kept", "sealed", "steps", "mean return", "std", "success", "noise", "MB")
+        table = Table(
+            Column("environment", no_wrap=True), *headings, title=f"episodes in {self.folder}", box=box.SIMPLE
+        )
+        for store in open_stores(self.folder):
+            table.add_row(*_statistics(store))
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read everything and compare it with its checksums; exit code 1 if anything is damaged."""
+
+    folder: Folder = Path("data")
+    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
+
+    def run(self, console: Console) -> None:
+        """Print a line for each damaged file, and a summary.
+
+        Raises:
+            GatoError: something is damaged.
+        """
+        sound, problems = verify(self.folder)
+        for problem in problems:
+            console.print(problem, highlight=False, markup=False, soft_wrap=True)
+        if problems:
+            raise GatoError(f"{len(problems)} damaged files or episodes in {self.folder}, named above")
+        console.print(f"{sound:,} episodes in {self.folder} are sound", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Pack the episodes of every task into few large files; more may be collected later."""
+
+    folder: Folder = Path("data")
+    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
+
+    def run(self, console: Console) -> None:
+        """Seal one task after the other and print their sizes."""
+        for each in open_stores(self.folder):
+            before = each.size()
+            with EpisodeStore.open(each.folder) as store:
+                seal(store)
+            files, size = len(store.shard_paths()), f"{before / 1e6:.2f} MB, now {store.size() / 1e6:.2f} MB"
+            text = f"{store.env_id}: {len(store.indices()):,} episodes in {files} files, {size}"
+            console.print(text, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write every task as a Minari data set, which `minari.load_dataset` opens; images stay as they are."""
+
+    folder: Folder = Path("data")
+    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
+    out: Path | None = None
+    """Where Minari looks for data sets; by default $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
+    namespace: str = "gato"
+    """First part of the data sets' ids, such as gato/CartPole-v1/catalogue-v0."""
+    author: str = "gato-agent"
+    """Author named in the metadata."""
+    author_email: str | None = None
+    """Address of the author."""
+    code_permalink: str | None = None
+    """Where the code that made the data is."""
+
+    def run(self, console: Console) -> None:
+        """Export one task after the other and print the ids."""
+        from gato_agent.rollouts.minari_export import export
+
+        for store in open_stores(self.folder):
+            about = {"author": self.author, "author_email": self.author_email, "code_permalink": self.code_permalink}
+            dataset_id, count = export(store, self.namespace, self.out, about)
+            text = f"{store.env_id}: {count:,} episodes exported as {dataset_id}"
+            console.print(text, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Take the arrays of a Minari data set and its environment's id; no code in it is run."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Folder of a Minari data set, or the id of a public one, such as D4RL/door/human-v2, which is downloaded."""
+    out: Path = Path("data")
+    """Folder for the episodes, one folder per environment inside it."""
+    env: str | None = None
+    """The environment's id, where the data set does not say it."""
+
+    def run(self, console: Console) -> None:
+        """Import and seal."""
+        from gato_agent.rollouts.minari import import_
+
+        with import_(self.source, self.out, self.env) as store:
+            seal(store)
+        text = f"{store.env_id}: {len(store.indices()):,} episodes of {self.source} are in {store.folder}"
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+DataCommand = (
+    Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Seal, tyro.conf.subcommand("seal")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+)
+
+
+def data(command: Show | Verify | Seal | Export | Import) -> None:
+    """Do what was asked for; raises GatoError as each says."""
+    console = Console()
+    command.run(console if console.is_terminal else Console(width=160))  # no line of a table is cut in a file
+
+
+def _statistics(store: EpisodeStore) -> list[str]:
+    indices = store.indices()
+    figures = [store.figures(index) for index in indices]
+    returns = np.array([each.total for each in figures])
+    mean, std = (f"{returns.mean():.2f}", f"{returns.std():.2f}") if figures else ("-", "-")
+    return [
+        store.env_id, store.header["expert"]["kind"], f"{len(figures):,}", f"{len(kept(store)):,}",
+        f"{len(figures) - len(store.loose()):,}", f"{sum(each.steps for each in figures):,}", mean, std,
+        _success(figures), _noise(figures), f"{store.size() / 1e6:.2f}",
+    ]  # fmt: skip
+
+
+def _success(figures: list[Figures]) -> str:
+    reported = [each.success for each in figures if each.success is not None]
+    return f"{np.mean(reported):.0%}" if reported else "-"
+
+
+def _noise(figures: list[Figures]) -> str:
+    """How many episodes have noise, and their levels, such as `13 (0.05-0.3)`."""
+    levels = sorted(each.noise for each in figures if each.noise)
+    return f"{len(levels)} ({levels[0]:g}-{levels[-1]:g})" if levels else "-"

@@ -1,0 +1,146 @@
+"""Play episodes on the machines of a Ray cluster: the same chunks of seeds, and the same bytes, as on this one.
+
+Workers import this package, the modules that environments name and the files of experts from their own machine. They
+write nothing: episodes come back as bytes.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from gato_agent.envs.errors import UsageError, one_line
+from gato_agent.rollouts.dealer import Chunk, Dealer
+from gato_agent.rollouts.player import BEATS, NOTHING, SEED, STEP, Failed, Job, Players, Result, idle_pulse
+
+POLL_SECONDS = 0.25
+START_SECONDS = 300.0  # to make environment and expert, at least
+
+
+def play_on_ray(
+    jobs: Sequence[Job], missing: Sequence[Sequence[int]], address: str, workers: int | None, timeout: float
+) -> Generator[list[Result], None, None]:
+    """Play those seeds of each job on Ray; yield results as they come.
+
+    Args:
+        jobs: what is to be played.
+        missing: the seeds of each.
+        address: of the cluster, or `local` to start one on this machine.
+        workers: how many, one CPU each; None for as many as there are CPUs.
+        timeout: seconds after which a step that has not ended counts as hanging.
+
+    Raises:
+        UsageError: Ray is missing, or there is no cluster at the address.
+    """
+    ray = _start(address)
+    try:
+        count = min(workers or int(ray.cluster_resources().get("CPU", 1)), sum(map(len, missing)))
+        yield from _Pool(ray, jobs, Dealer(missing, max(1, count)), count, timeout).results()
+    finally:
+        ray.shutdown()
+
+
+class _Pool:
+    """Workers on the cluster, and what each is at."""
+
+    def __init__(self, ray: Any, jobs: Sequence[Job], dealer: Dealer, size: int, timeout: float) -> None:
+        self._ray, self._jobs, self._dealer, self._size, self._timeout = ray, jobs, dealer, size, timeout
+        self._make = ray.remote(num_cpus=1, max_restarts=0)(_Worker).remote
+        self._suspects: deque[Chunk] = deque()  # seeds of a worker that died: one of them did it, so one at a time
+        self._at: dict[Any, tuple[Any, Chunk]] = {}  # awaited result -> worker and chunk
+
+    def results(self) -> Generator[list[Result], None, None]:
+        """Play everything."""
+        idle: list[tuple[Any, int | None]] = [(self._new(), None) for _ in range(self._size)]
+        while self._suspects or self._dealer or self._at:
+            idle = [(worker, job) for worker, job in idle if not self._give(worker, job)]
+            done, _ = self._ray.wait(list(self._at), timeout=POLL_SECONDS) if self._at else ([], [])
+            for reference in done:
+                worker, chunk = self._at.pop(reference)
+                results, alive = self._heard(reference, chunk)
+                if not alive:
+                    self._ray.kill(worker)
+                    worker = self._new()
+                idle.append((worker, chunk.job if alive else None))
+                yield results
+
+    def _new(self) -> Any:
+        return self._make(list(self._jobs), self._timeout)
+
+    def _give(self, worker: Any, job: int | None) -> bool:
+        busy = [chunk.job for _, chunk in self._at.values()]
+        chunk = self._suspects.popleft() if self._suspects else self._dealer.deal(job, busy)
+        if chunk is None:
+            return False
+        self._at[worker.play.remote(chunk)] = worker, chunk
+        return True
+
+    def _heard(self, reference: Any, chunk: Chunk) -> tuple[list[Result], bool]:
+        """Results of a chunk, and whether its worker lives."""
+        try:
+            results: list[Result] = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            if len(chunk.seeds) > 1:
+                self._suspects += [Chunk(chunk.job, (seed,)) for seed in chunk.seeds]
+                return [], False
+            reason = f"{self._jobs[chunk.job].env_id}: seed {chunk.seeds[0]} ended its worker: {one_line(error)}"
+            self._dealer.failed(chunk.job, chunk.seeds[0])
+            return [Failed(chunk.job, chunk.seeds[0], reason)], False
+        for result in results:
+            if isinstance(result, Failed):
+                self._dealer.failed(result.job, result.seed)
+            else:
+                self._dealer.played(result.job, result.seconds)
+        told = {result.seed for result in results}
+        if None in told:
+            return results, True
+        rest = [seed for seed in chunk.seeds if seed not in told]
+        self._dealer.put_back(chunk.job, rest)
+        hung = isinstance(results[-1], Failed) and results[-1].reason.endswith("(--timeout)")
+        return results, not hung
+
+
+class _Worker:
+    """A process of the cluster; a thread plays while another watches it."""
+
+    def __init__(self, jobs: Sequence[Job], timeout: float) -> None:
+        self._jobs, self._timeout = jobs, timeout
+        self._players = Players(jobs)
+
+    def play(self, chunk: Chunk) -> list[Result]:
+        """Play a chunk; if a step hangs, return what was played before and a failure as the last result."""
+        results: list[Result] = []
+        pulse = idle_pulse()
+
+        def play() -> None:
+            for result in self._players.play(chunk.job, chunk.seeds, pulse):
+                results.append(result)  # noqa: PERF402  # one by one, because the other thread looks
+
+        playing = threading.Thread(target=play, daemon=True)
+        playing.start()
+        beats, heard = pulse[BEATS], time.monotonic()
+        while playing.is_alive():
+            playing.join(POLL_SECONDS / 10)
+            if pulse[BEATS] != beats:
+                beats, heard = pulse[BEATS], time.monotonic()
+            limit = self._timeout if pulse[SEED] != NOTHING else max(self._timeout, START_SECONDS)
+            if time.monotonic() - heard > limit:
+                seed = pulse[SEED] if pulse[SEED] != NOTHING else chunk.seeds[len(results)]
+                what = f"{self._jobs[chunk.job].env_id}: step {pulse[STEP]} of seed {seed}"
+                return [*results, Failed(chunk.job, seed, f"{what} did not finish within {limit:g} s (--timeout)")]
+        return results
+
+
+def _start(address: str) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(f"Ray is missing ({one_line(error)}): pip install 'gato-agent[ray]'") from error
+    quiet: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--ray {address}: no cluster there: {one_line(error)}") from error
+    return ray

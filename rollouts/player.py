@@ -1,0 +1,226 @@
+"""Play the episode of a seed: what every worker does, in this process, in another, or on another machine."""
+
+import contextlib
+import time
+from collections.abc import Iterator, MutableSequence, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.loop import Step, steps
+from gato_agent.envs.make import make_vector
+from gato_agent.envs.single import only_one
+from gato_agent.envs.structure import Columns, stack
+from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.experts import load_expert
+from gato_agent.rollouts.noise import Noisy
+
+JOB, SEED, STEP, BEATS = range(4)  # places in a pulse: what is being played, and a count that moves with every step
+NOTHING = -1
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that it takes to play any episode of a task, anywhere.
+
+    Attributes:
+        env: the environment as the user named it, perhaps with a module to import.
+        expert: its name, as `load_expert` takes it.
+        seed: of random actions and of training.
+        folder: where trained experts are kept.
+        train_steps: of an expert that is to be trained.
+        num_threads: of the expert's network.
+        header: what task.json says.
+    """
+
+    env: str
+    expert: str
+    seed: int
+    folder: Path
+    train_steps: int | None
+    num_threads: int
+    header: dict[str, Any]
+
+    @property
+    def env_id(self) -> str:
+        """The registered id."""
+        return str(self.header["env_id"])
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode of the job with that number, as the bytes of its file, and figures to report."""
+
+    job: int
+    seed: int
+    data: bytes
+    steps: int
+    total: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A seed that gave no episode, and why; without a seed, the job cannot be played at all."""
+
+    job: int
+    seed: int | None
+    reason: str
+
+
+Result = Played | Failed
+
+
+class Player:
+    """One environment and its expert, ready to play any episode of a job."""
+
+    def __init__(self, job: Job) -> None:
+        """Make them; raises GatoError, also where the expert is no longer the one of the header."""
+        if job.expert != "random":
+            import torch
+
+            torch.set_num_threads(job.num_threads)
+        kwargs = job.header["env_kwargs"]
+        self.job = job
+        self._envs = make_vector(job.env, 1, env_kwargs=kwargs)
+        self._space = self._envs.single_action_space
+        self._one = only_one(self._space)
+        expert = load_expert(
+            job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
+            envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
+        )  # fmt: skip
+        if expert.provenance != job.header["expert"]:
+            raise GatoError(f"{job.env_id}: the expert {job.expert} changed while it was in use: repeat the command")
+        self._actor = Noisy(expert, self._space) if job.header["noise"] else expert
+
+    def close(self) -> None:
+        """Close the environment."""
+        with contextlib.suppress(Exception):  # one that has failed may fail again, and everything has been said
+            self._envs.close()
+
+    def play(self, seed: int, pulse: MutableSequence[int]) -> Episode:
+        """Play the episode of one seed: a pure function of the seed, whatever was played before.
+
+        Args:
+            seed: of the environment, the expert and the noise.
+            pulse: is told after every step how far it is.
+
+        Raises:
+            GatoError: the environment or the expert failed; the message names environment, seed and step.
+        """
+        actor, space = self._actor, self._space
+        actor.seed(seed)
+        noisy = actor if isinstance(actor, Noisy) else None
+        taken: list[Step] = []
+        labels: list[Any] = []
+        for step in steps(actor, self._envs, [seed]):
+            taken.append(step)
+            if noisy is not None:
+                labels.append(self._one(noisy.label))
+            pulse[STEP] = len(taken)
+            pulse[BEATS] += 1
+        last = taken[-1]
+        executed = [step.action for step in taken]
+        self._check(labels if noisy else executed, seed)
+        reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
+        actions = stack(space, executed)
+        provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
+        return Episode(
+            observations=stack(self._envs.single_observation_space, [step.obs for step in taken] + [last.next_obs]),
+            actions=actions,
+            labels=_differing(stack(space, labels), actions) if noisy else None,
+            rewards=np.array([step.reward for step in taken], np.float64),
+            terminated=last.terminated,
+            truncated=last.truncated,
+            success=any(map(bool, reported)) if reported else None,
+            seed=seed,
+            provenance=provenance | {"noise": noisy.level if noisy else 0.0},
+        )
+
+    def _check(self, actions: list[Any], seed: int) -> None:
+        """Raise GatoError for the expert's first action outside the space: nothing could be learned from it."""
+        if _surely_inside(self._space, actions):
+            return
+        for t, action in enumerate(actions):
+            if not self._space.contains(action):
+                raise GatoError(
+                    f"{self.job.env_id}: step {t} of seed {seed}: the expert's action {action!r} is not in "
+                    f"{self._space}: clip or round it in the expert"
+                )
+
+
+def _surely_inside(space: gym.Space[Any], values: list[Any]) -> bool:
+    """Whether all values are in a space; false where only `contains` can tell, which takes longer than many a step."""
+    if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+        return False
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        return False
+    if array.dtype != space.dtype or array.shape[1:] != space.shape:
+        return False
+    if isinstance(space, gym.spaces.Discrete):
+        return bool(((array >= space.start) & (array < space.start + space.n)).all())
+    return bool(((array >= space.low) & (array <= space.high)).all())
+
+
+def _differing(labels: Columns, actions: Columns) -> Columns | None:
+    """The labels, or None if they are the actions throughout."""
+    return None if all(np.array_equal(labels[path], actions[path]) for path in actions) else labels
+
+
+class Players:
+    """Plays chunks of any of several jobs, keeping the latest one's environment and expert."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        self._player: Player | None = None
+
+    def play(self, job: int, seeds: Sequence[int], pulse: MutableSequence[int]) -> Iterator[Result]:
+        """Play episodes of one job; a seed that fails is told, and the next is played in a new environment."""
+        pulse[JOB], pulse[SEED] = job, NOTHING
+        for seed in seeds:
+            try:
+                player = self._ready(self._jobs[job])
+            except Exception as error:  # noqa: BLE001  # said with its job; all others go on
+                said = str(error) if isinstance(error, GatoError) else f"{self._jobs[job].env_id}: {one_line(error)}"
+                yield Failed(job, None, said)
+                return
+            pulse[STEP], pulse[SEED] = 0, seed
+            result = self._result(player, job, seed, pulse)
+            pulse[SEED] = NOTHING  # before it is handed over: it must not be blamed for what happens later
+            pulse[BEATS] += 1
+            yield result
+
+    def _result(self, player: Player, job: int, seed: int, pulse: MutableSequence[int]) -> Result:
+        began = time.perf_counter()
+        try:
+            episode = player.play(seed, pulse)
+            data = episode.to_bytes()
+        except Exception as error:  # noqa: BLE001  # said with its seed; all others go on
+            self.close()
+            said = str(error) if isinstance(error, GatoError) else one_line(error)
+            named = f"{player.job.env_id}: "
+            return Failed(job, seed, said if said.startswith(named) else f"{named}seed {seed}: {said}")
+        return Played(job, seed, data, len(episode), episode.total, time.perf_counter() - began)
+
+    def _ready(self, job: Job) -> Player:
+        if self._player is None or self._player.job is not job:
+            self.close()
+            self._player = Player(job)
+        return self._player
+
+    def close(self) -> None:
+        """Close the environment, if there is one."""
+        if self._player is not None:
+            self._player.close()
+            self._player = None
+
+
+def idle_pulse() -> list[int]:
+    """A pulse that nobody watches."""
+    return [NOTHING, NOTHING, 0, 0]

@@ -1,0 +1,187 @@
+"""Many episodes of one task in one file that is mapped, not read: an episode is slices of it.
+
+    rewards                  float64 [sum of T]             all episodes, one after the other
+    observations/state       float32 [sum of T + 1, 39]
+    observations.grid/image  uint8 [sum of bytes]           one compressed piece per episode
+    ends.rewards, ends.*     int64 [episodes]               where each episode's rows or bytes end, in each of these
+    table.seed, table.*      [episodes]                     seed, size, crc, terminated, truncated, success, provenance
+
+Equal episodes give equal bytes, as they do one by one. The table has a checksum, which is tried when a shard is opened,
+and each episode one of its own, which is tried when it is read.
+"""
+
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.rollouts.encoding import Arrays, canonical, checksum
+from gato_agent.rollouts.episode import Episode, Figures
+
+FORMAT = 1
+WAY_OUT = "delete it and repeat the `gato-agent collect` command: it makes exactly what is missing"
+DTYPES = {
+    "BOOL": "?", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "u1", "U16": "<u2", "U32": "<u4",
+    "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
+
+
+def pack(episodes: Sequence[Episode]) -> bytes:
+    """Put episodes, ascending by seed, into the bytes of one shard.
+
+    Raises:
+        GatoError: their columns differ in kind.
+    """
+    encoded = [episode.encode() for episode in episodes]
+    grids = {name: kind for _, shapes in encoded for name, kind in shapes.items()}
+    arrays: Arrays = {}
+    for name in sorted({name for each, _ in encoded for name in each}):
+        parts = [each.get(name) for each, _ in encoded]  # labels are there only where they differ from the actions
+        there = [part for part in parts if part is not None]
+        if len({(part.dtype, part.shape[1:]) for part in there}) > 1:
+            raise GatoError(f"episodes {episodes[0].seed} to {episodes[-1].seed} differ in the kind of their {name}")
+        arrays[name] = np.concatenate(there)
+        arrays[f"ends.{name}"] = np.cumsum([0 if part is None else len(part) for part in parts], dtype=np.int64)
+    provenance = list(dict.fromkeys(canonical(episode.provenance) for episode in episodes))
+    place = {text: i for i, text in enumerate(provenance)}
+    table: Arrays = {
+        "seed": np.array([episode.seed for episode in episodes], np.int64),
+        "size": np.array([episode.size for episode in episodes], np.int64),
+        "crc": np.array([_crc(each) for each, _ in encoded], np.uint32),
+        "terminated": np.array([episode.terminated for episode in episodes], np.bool_),
+        "truncated": np.array([episode.truncated for episode in episodes], np.bool_),
+        "success": np.array([-1 if episode.success is None else episode.success for episode in episodes], np.int8),
+        "provenance": np.array([place[canonical(episode.provenance)] for episode in episodes], np.int32),
+    }
+    arrays |= {f"table.{name}": array for name, array in table.items()}
+    about = {"format": FORMAT, "grids": grids, "provenance": [json.loads(text) for text in provenance]}
+    about["checksum"] = _table_checksum(arrays, about)
+    return save(arrays, {"gato": canonical(about)})
+
+
+def _crc(arrays: Arrays) -> int:
+    """CRC-32 over the bytes of an episode's arrays, in the order of their names."""
+    crc = 0
+    for _, array in sorted(arrays.items()):
+        crc = zlib.crc32(array.data, crc)
+    return crc
+
+
+def _table_checksum(arrays: Arrays, about: dict[str, Any]) -> int:
+    table = {name: array for name, array in arrays.items() if name.startswith(("table.", "ends."))}
+    return checksum(table, zlib.crc32(canonical(about).encode()))
+
+
+class Shard:
+    """A shard, mapped; arrays of its episodes are views of the file, read-only.
+
+    Attributes:
+        path: its file.
+        seeds: of its episodes, ascending.
+        sizes: bytes of each episode in memory.
+    """
+
+    def __init__(self, path: Path, packed: bytes | None = None) -> None:
+        """Map a file, or take the bytes that are to become one, and try its table.
+
+        Raises:
+            GatoError: truncated, damaged, or no shard.
+        """
+        self.path, self._inode = path, 0
+        try:
+            if packed is None:
+                with path.open("rb") as file:
+                    self._inode = os.fstat(file.fileno()).st_ino
+                    arrays, about = _open(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            else:
+                arrays, about = _open(packed)
+            if about["format"] != FORMAT:
+                raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: upgrade gato-agent")
+            if about.pop("checksum") != _table_checksum(arrays, about):
+                raise GatoError("its table does not match its checksum")
+            self._grids, self._provenance = about["grids"], about["provenance"]
+            self._table = {name.removeprefix("table."): a for name, a in arrays.items() if name.startswith("table.")}
+            self.seeds: list[int] = self._table["seed"].tolist()
+            self.sizes: list[int] = self._table["size"].tolist()
+            self._columns = [
+                (name, arrays[name], [0, *arrays[f"ends.{name}"].tolist()])
+                for name in sorted(arrays)
+                if f"ends.{name}" in arrays
+            ]
+        except (GatoError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise GatoError(f"{path} is truncated or damaged, or no shard at all ({error}); {WAY_OUT}") from error
+
+    def is_current(self) -> bool:
+        """Whether its file has not been replaced since."""
+        return self.path.exists() and self.path.stat().st_ino == self._inode
+
+    @cached_property
+    def rows(self) -> dict[int, int]:
+        """Seed -> place in the shard."""
+        return {seed: i for i, seed in enumerate(self.seeds)}
+
+    def read(self, seed: int) -> Episode:
+        """Read one episode.
+
+        Raises:
+            GatoError: it is damaged.
+        """
+        i, crc = self.rows[seed], 0
+        arrays: Arrays = {}
+        for name, column, ends in self._columns:
+            if ends[i + 1] > ends[i]:
+                arrays[name] = part = column[ends[i] : ends[i + 1]]
+                crc = zlib.crc32(part.data, crc)
+        try:
+            if crc != self._table["crc"][i]:
+                raise ValueError("it does not match its checksum")
+            return Episode.decode(arrays, self._grids, self._about(i))
+        except (GatoError, LookupError, TypeError, ValueError) as error:
+            raise GatoError(f"{self.path}: episode {seed} is damaged ({error}); {WAY_OUT}") from error
+
+    def figures(self, seed: int) -> Figures:
+        """Length, return, success and noise of one episode, without reading the rest of it."""
+        i = self.rows[seed]
+        (ends,) = (ends for name, _, ends in self._columns if name == "rewards")
+        (rewards,) = (column for name, column, _ in self._columns if name == "rewards")
+        about = self._about(i)
+        part = rewards[ends[i] : ends[i + 1]]
+        return Figures(len(part), float(part.sum()), about["success"], about["provenance"].get("noise"))
+
+    def _about(self, i: int) -> dict[str, Any]:
+        success = int(self._table["success"][i])
+        return {
+            "terminated": bool(self._table["terminated"][i]),
+            "truncated": bool(self._table["truncated"][i]),
+            "success": None if success < 0 else bool(success),
+            "seed": self.seeds[i],
+            "provenance": self._provenance[self._table["provenance"][i]],
+        }
+
+    def __iter__(self) -> Iterator[Episode]:
+        return map(self.read, self.seeds)
+
+
+def _open(data: mmap.mmap | bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays of a safetensors file as views of it, and its metadata; raises ValueError, KeyError for what is none."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    if start > len(data):
+        raise ValueError("its header ends behind its end")
+    header = json.loads(data[8:start])
+    about = json.loads(header.pop("__metadata__")["gato"])
+    arrays = {}
+    for name, entry in header.items():
+        (begin, end), dtype, shape = entry["data_offsets"], np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
+        if not 0 <= begin <= end <= len(data) - start:
+            raise ValueError(f"{name} ends behind the file's end")
+        arrays[name] = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(shape)
+    return arrays, about

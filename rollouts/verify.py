@@ -1,0 +1,69 @@
+"""Read every file of a folder of episodes, and name those that are damaged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.structure import leaves
+from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.keep import read_rule
+from gato_agent.rollouts.shard import WAY_OUT, Shard
+from gato_agent.rollouts.store import EpisodeStore, task_folders
+
+
+def verify(root: Path) -> tuple[int, list[str]]:
+    """Read everything below a folder.
+
+    Returns:
+        How many episodes are sound, and a line for each file or episode that is not, with the way out.
+
+    Raises:
+        UsageError: there is no task.
+    """
+    sound, problems = 0, []
+    for folder in task_folders(root):
+        try:
+            store = EpisodeStore(folder)
+            read_rule(folder)
+        except GatoError as error:
+            problems.append(str(error))
+            continue
+        for found in _episodes(store):
+            problem = found if isinstance(found, str) else _mismatch(store, found)
+            if problem is None:
+                sound += 1
+            else:
+                problems.append(problem)
+    return sound, problems
+
+
+def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
+    """Every episode of every file, or what is wrong with it."""
+    for seed in store.loose():
+        path = store.path(seed)
+        try:
+            episode = Episode.from_bytes(path.read_bytes())
+        except GatoError as error:
+            yield f"{path}: {error}; {WAY_OUT}"
+            continue
+        yield episode if episode.seed == seed else f"{path} holds episode {episode.seed}, not {seed}; {WAY_OUT}"
+    for path in store.shard_paths():
+        try:
+            shard = Shard(path)
+        except GatoError as error:
+            yield str(error)
+            continue
+        for seed in shard.seeds:
+            try:
+                yield shard.read(seed)
+            except GatoError as error:
+                yield str(error)
+
+
+def _mismatch(store: EpisodeStore, episode: Episode) -> str | None:
+    """What does not fit the spaces of the folder, if anything."""
+    for group, space in (("observations", store.observation_space), ("actions", store.action_space)):
+        paths = {leaf.path for leaf in leaves(space)}
+        if getattr(episode, group).keys() != paths:
+            return f"{store.folder}: episode {episode.seed} has other {group} than task.json says; {WAY_OUT}"
+    return None

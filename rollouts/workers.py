@@ -1,0 +1,198 @@
+"""Play episodes in several processes; one that dies or hangs costs the seed that it was at, and no other.
+
+    this process   deals chunks of seeds, hears results, watches pulses, buries the dead and starts others
+    a worker       plays one chunk after the other and sends episodes as bytes; it writes no file
+
+So a worker that outlives this process can harm nothing, and it ends by itself.
+"""
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Generator, MutableSequence, Sequence
+from contextlib import suppress
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from gato_agent.rollouts.dealer import Chunk, Dealer
+from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed, Job, Players, Result, idle_pulse
+
+POLL_SECONDS = 0.25
+SEND_SECONDS = 0.2  # results are sent together: a message costs as much as a short episode
+START_SECONDS = 300.0  # to load libraries, environment and expert, at least
+
+
+def play_in_processes(
+    jobs: Sequence[Job], missing: Sequence[Sequence[int]], workers: int, timeout: float
+) -> Generator[list[Result], None, None]:
+    """Play those seeds of each job in `workers` processes; yield results as they come, at least twice a second.
+
+    Args:
+        jobs: what is to be played.
+        missing: the seeds of each.
+        workers: number of processes.
+        timeout: seconds after which a step that has not ended counts as hanging.
+    """
+    dealer = Dealer(missing, workers)
+    pool = _Pool(jobs, dealer, min(workers, sum(map(len, missing))), timeout)
+    try:
+        while dealer or pool.busy():
+            pool.deal()
+            yield pool.gather()
+    finally:
+        pool.close()
+
+
+class _Worker:
+    """A process, and the chunks that it was given and has not finished."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.pulse: Any = context.RawArray("q", idle_pulse())
+        self.process = context.Process(target=_work, args=(theirs, self.pulse, jobs), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its end is the only one, and we hear when it closes
+        self.given: deque[tuple[int, deque[int]]] = deque()
+        self.beats, self.heard = 0, time.monotonic()
+
+    def give(self, chunk: Chunk) -> None:
+        """Send a chunk."""
+        if not self.given:
+            self.heard = time.monotonic()
+        self.given.append((chunk.job, deque(chunk.seeds)))
+        with suppress(OSError):  # it is dead, which will be noticed
+            self.connection.send(chunk)
+
+    def settle(self, result: Result) -> None:
+        """Cross off what a result is about: its seed, or the rest of the chunk where the job cannot be played."""
+        _, seeds = self.given[0]
+        if result.seed is None:
+            seeds.clear()
+        else:
+            seeds.remove(result.seed)
+        if not seeds:
+            self.given.popleft()
+
+    def silent(self, timeout: float) -> float | None:
+        """For how many seconds nothing has moved, if these are too many."""
+        beats = self.pulse[BEATS]
+        if beats != self.beats or not self.given:
+            self.beats, self.heard = beats, time.monotonic()
+        limit = timeout if self.pulse[SEED] != NOTHING else max(timeout, START_SECONDS)
+        return limit if time.monotonic() - self.heard > limit else None
+
+
+class _Pool:
+    """The workers that live."""
+
+    def __init__(self, jobs: Sequence[Job], dealer: Dealer, size: int, timeout: float) -> None:
+        self._jobs, self._dealer, self._size, self._timeout = jobs, dealer, size, timeout
+        self._workers: list[_Worker] = []
+
+    def busy(self) -> bool:
+        """Whether any result is awaited."""
+        return any(worker.given for worker in self._workers)
+
+    def deal(self) -> None:
+        """Give every worker something to do, and something to do next."""
+        while self._dealer and len(self._workers) < self._size:
+            self._workers.append(_Worker(self._jobs))
+        for depth in (1, 2):
+            for worker in self._workers:
+                at = [other.given[-1][0] for other in self._workers if other.given and other is not worker]
+                while len(worker.given) < depth:
+                    chunk = self._dealer.deal(worker.given[-1][0] if worker.given else None, at)
+                    if chunk is None:
+                        return
+                    worker.give(chunk)
+
+    def gather(self) -> list[Result]:
+        """Wait a moment for results; those whose worker died or hangs are failures."""
+        results: list[Result] = []
+        ready = wait([worker.connection for worker in self._workers], POLL_SECONDS)
+        for worker in list(self._workers):
+            if worker.connection in ready:
+                try:
+                    heard = worker.connection.recv()
+                except (EOFError, OSError):
+                    results += self._bury(worker, None)
+                    continue
+                for result in heard:
+                    self._note(worker, result)
+                results += heard
+            elif (limit := worker.silent(self._timeout)) is not None:
+                results += self._bury(worker, limit)
+        return results
+
+    def _note(self, worker: _Worker, result: Result) -> None:
+        worker.settle(result)
+        worker.heard = time.monotonic()
+        if isinstance(result, Failed):
+            self._dealer.failed(result.job, result.seed)
+        else:
+            self._dealer.played(result.job, result.seconds)
+
+    def _bury(self, worker: _Worker, silent: float | None) -> list[Failed]:
+        """Blame the seed that a dead or hanging worker was at, and let its others be dealt again."""
+        self._workers.remove(worker)
+        worker.process.kill() if silent is not None else worker.process.join(POLL_SECONDS)
+        worker.process.join()
+        worker.connection.close()
+        lost = [(job, seed) for job, seeds in worker.given for seed in seeds]
+        if not lost:
+            return []
+        at = worker.pulse[JOB], worker.pulse[SEED]
+        job, seed = blamed = at if at in lost else lost[0]  # what it was at, or about to begin
+        others = [each for each in lost if each != blamed]
+        step = worker.pulse[STEP] if blamed == at else 0
+        why = f"did not finish within {silent:g} s (--timeout)" if silent is not None else _death(worker)
+        for kin in {kin for kin, _ in others}:
+            self._dealer.put_back(kin, [other for of, other in others if of == kin])
+        self._dealer.failed(job, seed)
+        return [Failed(job, seed, f"{self._jobs[job].env_id}: step {step} of seed {seed} {why}")]
+
+    def close(self) -> None:
+        """End all workers, whatever they are at."""
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+
+
+def _death(worker: _Worker) -> str:
+    code = worker.process.exitcode or 0
+    return f"ended its worker: {signal.Signals(-code).name}" if code < 0 else f"ended its worker: exit code {code}"
+
+
+def _work(connection: "Connection[Any, Any]", pulse: MutableSequence[int], jobs: Sequence[Job]) -> None:
+    """Be a worker: play chunks until the connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some environments print at every reset
+    warnings.simplefilter("ignore")  # the parent has made every environment too, and shown what there is to say
+    players = Players(jobs)
+    with suppress(EOFError, OSError):
+        while True:
+            chunk = connection.recv()
+            results: list[Result] = []
+            since = time.monotonic()
+            for result in players.play(chunk.job, chunk.seeds, pulse):
+                results.append(result)
+                if time.monotonic() - since >= SEND_SECONDS:
+                    connection.send(results)
+                    results, since = [], time.monotonic()
+            if results:
+                connection.send(results)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

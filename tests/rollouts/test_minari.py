@@ -1,0 +1,218 @@
+"""To Minari and back, exactly; and whatever a data set's metadata says, no code of it runs."""
+
+import json
+import shutil
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
+
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.structure import row, space_to_json, stack
+from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.keep import Rule, write_rule
+from gato_agent.rollouts.minari import import_
+from gato_agent.rollouts.minari_export import export
+from gato_agent.rollouts.store import EpisodeStore
+from tests.rollouts.test_store import HEADER
+
+minari = pytest.importorskip("minari")
+pytest.importorskip("h5py")
+
+SPACE = Dict(
+    image=Box(0, 255, (40, 40, 3), np.uint8),
+    mission=Text(20),
+    parts=Tuple((Discrete(5, start=2), MultiDiscrete([3, 4]))),
+    state=Box(-np.inf, np.inf, (), np.float32),
+)
+ACTION = Dict(move=Box(-1, 1, (2,)), talk=Discrete(3))
+
+
+def made(seed: int, labels: bool = False) -> Episode:
+    SPACE.seed(seed)
+    ACTION.seed(seed)
+    length = 3 + seed
+    return Episode(
+        observations=stack(SPACE, [SPACE.sample() for _ in range(length + 1)]),
+        actions=stack(ACTION, [ACTION.sample() for _ in range(length)]),
+        labels=stack(ACTION, [ACTION.sample() for _ in range(length)]) if labels else None,
+        rewards=np.arange(length) / 3,
+        terminated=seed % 2 == 0,
+        truncated=seed % 2 == 1,
+        success=(None, True, False)[seed % 3],
+        seed=seed,
+        provenance={"noise": 0.3 * labels},
+    )
+
+
+def fill(root: Path, *episodes: Episode, **header) -> EpisodeStore:
+    spaces = {"observation_space": space_to_json(SPACE), "action_space": space_to_json(ACTION)}
+    store = EpisodeStore.create(root, HEADER | spaces | {"env_id": "Thing-v0", "env_kwargs": {}} | header)
+    store.commit({episode.seed: episode.to_bytes() for episode in episodes})
+    return store
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    return tmp_path / "minari"
+
+
+def test_minari_opens_what_was_exported_and_finds_it_exact(tmp_path):
+    episodes = [made(seed, labels=seed == 1) for seed in range(4)]
+    with fill(tmp_path / "data", *episodes) as store:
+        dataset_id, count = export(store, "gato", about={"author": "me", "code_permalink": "https://example.org"})
+    assert (dataset_id, count) == ("gato/Thing-v0/sb3-v0", 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = minari.load_dataset(dataset_id)
+    assert (dataset.spec.observation_space, dataset.spec.action_space) == (SPACE, ACTION)
+    assert dataset.total_episodes == 4
+    assert dataset.total_steps == sum(map(len, episodes))
+    metadata = dataset.storage.metadata
+    assert metadata["author"] == {"me"}
+    assert metadata["algorithm_name"] == "sb3: model.zip"
+    for ours, theirs in zip(episodes, dataset.iterate_episodes(), strict=True):
+        np.testing.assert_array_equal(theirs.observations["image"], ours.observations["image"])  # jpeg would differ
+        assert theirs.observations["mission"] == ours.observations["mission"].tolist()
+        np.testing.assert_array_equal(theirs.observations["parts"][1], ours.observations["parts/1"])
+        np.testing.assert_array_equal(theirs.actions["move"], ours.actions["move"])
+        np.testing.assert_array_equal(theirs.rewards, ours.rewards)
+        assert theirs.terminations.tolist() == [*[False] * (len(ours) - 1), ours.terminated]
+        assert theirs.truncations.tolist() == [*[False] * (len(ours) - 1), ours.truncated]
+        assert row(SPACE, ours.observations, 0) in SPACE
+
+
+def test_there_and_back_nothing_changes(tmp_path, home):
+    episodes = [made(seed, labels=seed == 1) for seed in range(4)]
+    with fill(tmp_path / "data", *episodes) as store:
+        dataset_id, _ = export(store, "gato")
+    with import_(str(home / dataset_id), tmp_path / "back", "Thing-v0") as back:
+        assert (back.observation_space, back.action_space) == (SPACE, ACTION)
+        assert back.header["expert"]["source"] == dataset_id
+        for episode in episodes:
+            read = back.read(episode.seed)
+            assert read.provenance["minari_seed"] == episode.seed
+            assert read.provenance["noise"] == episode.provenance["noise"]
+            assert replace(read, provenance=episode.provenance).to_bytes() == episode.to_bytes()
+    with import_(dataset_id, tmp_path / "back", "Thing-v0") as again:  # by its id; nothing is left to do
+        assert again.indices() == [0, 1, 2, 3]
+
+
+def test_reference_scores_and_the_environment_are_filled_in(tmp_path):
+    env = gym.make("CartPole-v1")
+    spaces = {
+        "observation_space": space_to_json(env.observation_space),
+        "action_space": space_to_json(env.action_space),
+    }
+    episode = Episode(
+        {"": np.zeros((3, 4), np.float32)}, {"": np.zeros(2, np.int64)}, None, np.ones(2), True, False, None, 0
+    )
+    with fill(tmp_path, episode, env_id="CartPole-v1", **spaces) as store:
+        dataset_id, _ = export(store, "gato")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = minari.load_dataset(dataset_id)
+        assert dataset.spec.env_spec.id == "CartPole-v1"
+        assert dataset.recover_environment().spec.id == "CartPole-v1"
+    assert dataset.storage.metadata["ref_max_score"] == 500.0
+    assert dataset.storage.metadata["ref_min_score"] == 21.87
+    assert minari.get_normalized_score(dataset, np.array([500.0])) == 1.0
+
+
+def test_only_what_the_rule_keeps_is_exported(tmp_path):
+    with fill(tmp_path, *(made(seed) for seed in range(3))) as store:
+        write_rule(store, Rule(success_only=True))
+        assert export(store, "gato")[1] == 1
+
+
+def test_a_data_set_that_is_there_is_not_overwritten(tmp_path):
+    with fill(tmp_path, made(0)) as store:
+        export(store, "gato")
+        with pytest.raises(UsageError, match=r"gato/Thing-v0/sb3-v0: .*already exists.*another --namespace"):
+            export(store, "gato")
+
+
+CANARY = """
+import pathlib, gymnasium
+pathlib.Path({path!r}).write_text("sung")
+class Env(gymnasium.Env): ...
+"""
+
+
+def test_code_in_the_metadata_never_runs(tmp_path, home, monkeypatch):
+    """Minari's own loader imports the module that a spec names; this one does not."""
+    with fill(tmp_path / "data", made(0)) as store:
+        dataset_id, _ = export(store, "gato")
+    sung = tmp_path / "sung"
+    (tmp_path / "canary.py").write_text(CANARY.format(path=str(sung)))
+    monkeypatch.syspath_prepend(tmp_path)
+    file = home / dataset_id / "data" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    spec = json.loads(gym.spec("CartPole-v1").to_json()) | {"id": "Thing-v0", "entry_point": "canary:Env"}
+    spec["additional_wrappers"] = [{"name": "canary", "entry_point": "canary:Env", "kwargs": {}}]
+    source, none = str(home / dataset_id), "names no environment that could be used"
+    for number, env_spec in enumerate((spec, spec | {"id": "canary:Thing-v0"}, "canary:Env", None)):
+        text = json.dumps(env_spec)
+        file.write_text(json.dumps(metadata | {"env_spec": text, "eval_env_spec": text}))
+        import_(source, tmp_path / f"named{number}", "Thing-v0").close()
+        if number == 0:
+            import_(source, tmp_path / f"unnamed{number}").close()
+        else:
+            with pytest.raises(UsageError, match=none):
+                import_(source, tmp_path / f"unnamed{number}")
+    for key in ("observation_space", "action_space"):
+        del metadata[key]
+    file.write_text(json.dumps(metadata | {"env_spec": json.dumps(spec)}))
+    with pytest.raises(GatoError, match="lacks an id, the number of episodes or spaces"):
+        import_(source, tmp_path / "other")
+    assert not sung.exists()
+    with warnings.catch_warnings(), suppress(Exception):  # whatever Minari raises, it has run
+        warnings.simplefilter("ignore")
+        minari.load_dataset(dataset_id)
+    assert sung.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: (data / "metadata.json").write_text("{"), "metadata.json is damaged"),
+        (lambda data: (data / "metadata.json").unlink(), "is no Minari data set"),
+        (lambda data: (data / "main_data.hdf5").write_bytes(b"nothing"), "cannot be read as a Minari data set"),
+        (lambda data: (data / "main_data.hdf5").unlink(), "cannot be read as a Minari data set"),
+    ],
+)
+def test_a_damaged_data_set_is_named(tmp_path, home, change, message):
+    with fill(tmp_path / "data", made(0)) as store:
+        dataset_id, _ = export(store, "gato")
+    shutil.copytree(home / dataset_id, tmp_path / "copy")
+    change(tmp_path / "copy" / "data")
+    with pytest.raises(GatoError, match=message):
+        import_(str(tmp_path / "copy"), tmp_path / "back", "Thing-v0")
+
+
+def test_a_public_data_set_is_downloaded_by_its_id(tmp_path, home, monkeypatch):
+    with fill(tmp_path / "data", made(0)) as store:
+        dataset_id, _ = export(store, "gato")
+    (home / dataset_id).rename(tmp_path / "server")
+    asked = []
+
+    def download(name: str) -> None:
+        asked.append(name)
+        if name != dataset_id:
+            raise ValueError("Couldn't find any version")
+        shutil.copytree(tmp_path / "server", home / name)
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    with import_(dataset_id, tmp_path / "back", "Thing-v0") as store:
+        assert store.indices() == [0]
+    with pytest.raises(
+        UsageError, match=r"no folder and no data set 'no/such-v0' that could be downloaded: ValueError"
+    ):
+        import_("no/such-v0", tmp_path / "back", "Thing-v0")
+    assert asked == [dataset_id, "no/such-v0"]

@@ -1,0 +1,134 @@
+"""Workers play the same episodes as one process, and what goes wrong in one costs a seed and is named."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gato_agent.envs.errors import EnvironmentFault
+from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.store import open_stores
+from tests.rollouts import faulty_env
+
+ROOT = Path(__file__).parents[2]
+WORKER, OTHER = f"{faulty_env.__name__}:Worker-v0", f"{faulty_env.__name__}:Other-v0"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def indices(root: Path) -> dict[str, list[int]]:
+    return {store.env_id: store.indices() for store in open_stores(root)}
+
+
+@pytest.mark.parametrize("expert", ["random", "catalogue"])
+def test_the_files_are_the_same_whatever_the_number_of_workers(tmp_path, expert):
+    for workers in (0, 1, 3):
+        collect(CollectConfig(
+            env=("CartPole-v1", "Pendulum-v1"), expert=expert, noise=True, episodes=7, workers=workers,
+            out=tmp_path / str(workers),
+        ))  # fmt: skip
+    assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+FAULTS = {
+    "raise": "raised RuntimeError: the wheel came off",
+    "nan": "returned an observation that is not finite: nan at index [0]",
+    "hang": "did not finish within 2 s (--timeout)",
+    "exit": "ended its worker: exit code 7",
+    "kill": "ended its worker: SIGKILL",
+    "segfault": "ended its worker: SIGSEGV",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_costs_one_seed(tmp_path, capsys, fault):
+    kwargs = json.dumps({"fault": fault, "seed": 3})
+    with pytest.raises(EnvironmentFault) as caught:
+        collect(CollectConfig(
+            env=(WORKER, OTHER), expert="random", episodes=8, workers=2, timeout=2.0, env_kwargs=kwargs, out=tmp_path
+        ))  # fmt: skip
+    for env_id in ("Worker-v0", "Other-v0"):
+        assert f"{env_id}: step 2 of seed 3 {FAULTS[fault]}; " in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert indices(tmp_path) == {"Other-v0": [0, 1, 2, 4, 5, 6, 7], "Worker-v0": [0, 1, 2, 4, 5, 6, 7]}
+    assert f"failed: Worker-v0: step 2 of seed 3 {FAULTS[fault]}" in capsys.readouterr().out
+
+
+def test_a_task_that_only_kills_its_workers_ends_and_the_others_are_played(tmp_path, monkeypatch):
+    monkeypatch.setattr("gato_agent.rollouts.dealer.HOPELESS", 2)
+    kwargs = json.dumps({"fault": "exit", "seed": -2})
+    with pytest.raises(EnvironmentFault, match=r"failures: Worker-v0: step 2 of seed 0 ended its worker"):
+        collect(CollectConfig(env=(WORKER,), expert="random", episodes=50, env_kwargs=kwargs, out=tmp_path))
+    assert indices(tmp_path) == {"Worker-v0": []}
+
+
+def test_a_worker_that_is_killed_from_outside_costs_one_seed(tmp_path):
+    def kill_one() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if list(tmp_path.rglob("0*.safetensors")):
+                os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(EnvironmentFault, match=r"Worker-v0: step \d of seed \d+ ended its worker: SIGKILL") as caught:
+        collect(CollectConfig(
+            env=(WORKER,), expert="random", episodes=40, workers=2, env_kwargs='{"pause": 0.05}', out=tmp_path
+        ))  # fmt: skip
+    killer.join()
+    lost = re.search(r"of seed (\d+)", str(caught.value))
+    assert lost
+    assert indices(tmp_path) == {"Worker-v0": [seed for seed in range(40) if seed != int(lost[1])]}
+
+
+def workers_of(parent: int) -> list[int]:
+    """Processes that `multiprocessing` has spawned from a parent."""
+    pids = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            status, command = (path / "status").read_text(), (path / "cmdline").read_text()
+        except OSError:
+            continue
+        if f"PPid:\t{parent}\n" in status and "spawn_main" in command:
+            pids.append(int(path.name))
+    return sorted(pids)
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    command = [
+        sys.executable, "-m", "gato_agent", "collect", "--env", WORKER, "--expert", "random", "--workers", "2",
+        "--env-kwargs", '{"pause": 0.05}', "--out", str(tmp_path),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    collect(CollectConfig(env=(WORKER,), expert="random", env_kwargs='{"pause": 0.05}', episodes=2, out=tmp_path))
+
+
+def test_a_disk_that_is_full_is_said_and_ends_everything(tmp_path, monkeypatch):
+    def full(self, episodes):
+        raise OSError(28, "No space left on device", "there")
+
+    monkeypatch.setattr("gato_agent.rollouts.store.EpisodeStore.commit", full)
+    with pytest.raises(OSError, match="No space left"):
+        collect(CollectConfig(env=(WORKER,), expert="random", episodes=5, out=tmp_path))
+    assert not workers_of(os.getpid())
