@@ -1,104 +1,219 @@
 """Measure the random and expert scores of the known tasks, and keep them in envs/suites/*.toml.
 
     python benchmarks/reference_scores.py                          # all tasks, printed only
-    python benchmarks/reference_scores.py --write                  # ... and written into the suites
+    python benchmarks/reference_scores.py --write --workers 2      # ... and written into the suites, task by task
+    python benchmarks/reference_scores.py --write --missing        # those without a score; goes on after a kill
+    python benchmarks/reference_scores.py --suites metaworld --players random
     python benchmarks/reference_scores.py --tasks CartPole-v1 --players expert --expert model.zip
 
-One lane, one episode a seed, from seed 1,000,000 on, as in every evaluation.
+One lane, one episode a seed, from seed 1,000,000 on, as in every evaluation. A family whose episodes end at success but
+could go on (Meta-World) is played to the horizon once, and both returns are read from that.
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Literal
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tyro
+from gymnasium.vector import VectorEnv
 
-from gato_agent.envs.loop import Actor
+from gato_agent.envs.files import write_files
+from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
-from gato_agent.envs.task import SUITES, Score, Task, read_suite
-from gato_agent.evaluate import episode_returns
-from gato_agent.rollouts.experts import load_expert
+from gato_agent.envs.suite_file import SHARED, TASK, read_suite
+from gato_agent.envs.task import SUITES, Score, Task, catalogue
 
 HEADER = """\
 # Data only; every key is explained in envs/task.py. The scores are measured, and this file is written, by
 #     python benchmarks/reference_scores.py --write"""
+PACKAGES = {  # what the returns of a suite hang on, beside gymnasium and numpy
+    "atari": ["ale-py"],
+    "babyai": ["minigrid"],
+    "babyai_rgb": ["minigrid"],
+    "box2d": ["Box2D"],
+    "bullet": ["pybullet", "pybullet-envs-gymnasium"],
+    "metaworld": ["metaworld", "mujoco"],
+    "minatar": ["MinAtar"],
+    "mujoco": ["mujoco"],
+    "panda": ["panda-gym", "pybullet"],
+    "robotics": ["gymnasium-robotics", "mujoco"],
+}
+TO_THE_HORIZON = {"metaworld": {"end_at_success": False}}  # arguments with which an episode goes on after success
+
+Player = Literal["random", "expert"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """What to measure."""
 
     tasks: tuple[str, ...] = ()
     """Environment ids; all known tasks if none is given."""
-    players: tuple[Literal["random", "expert"], ...] = ("random", "expert")
+    suites: tuple[str, ...] = ()
+    """Families, as the files in envs/suites are called; all if none is given."""
+    players: tuple[Player, ...] = ("random", "expert")
     """Whose scores."""
-    expert: str = "catalogue"
-    """Where the expert comes from, as in `gato-agent collect --expert`."""
+    expert: str | None = None
+    """Where the expert comes from, as in `gato-agent collect --expert`; by default what the table says."""
     episodes: int = 100
     """Episodes a task and player."""
     seed: int = 1_000_000
     """Seed of the first episode."""
+    workers: int = 1
+    """Processes, each of which measures one task and player at a time."""
+    missing: bool = False
+    """Leave out what the tables have already."""
     write: bool = False
-    """Put the scores into the suites' files."""
+    """Put each score into its suite's file as soon as it is measured."""
 
 
 def main(config: Config) -> None:
-    """Measure, print and perhaps write, suite by suite."""
-    for file in sorted(SUITES.glob("*.toml")):
-        tasks = read_suite(file)
-        for task in [task for task in tasks.values() if task.id in config.tasks or not config.tasks]:
-            for player in config.players:
-                score = measure(task, player, config)
-                print(f"{task.id:26} {player:6} {score.mean:10.3f} +- {score.std:8.3f}   {score.how}", flush=True)
-                known = tasks[task.id]
-                tasks[task.id] = replace(known, random=score) if player == "random" else replace(known, expert=score)
+    """Measure, print and perhaps write, score by score."""
+    jobs = [
+        (task.id, player)
+        for task in catalogue().values()
+        for player in config.players
+        if (task.id in config.tasks or not config.tasks) and (task.suite in config.suites or not config.suites)
+        if not config.missing or getattr(task, player) is None
+        if player == "random" or config.expert or task.expert_kind
+    ]
+    for env_id, player, score in measured(jobs, config):
+        success = "" if score.success is None else f"   success {score.success:.2f}"
+        print(f"{env_id:36} {player:6} {score.mean:10.3f} +- {score.std:8.3f}{success}   {score.how}", flush=True)
         if config.write:
-            file.write_text(to_toml(tasks.values()), encoding="utf-8")
+            file = SUITES / f"{catalogue()[env_id].suite}.toml"
+            tasks = read_suite(file)  # anew, since another run may have written to it
+            known = tasks[env_id]
+            tasks[env_id] = replace(known, random=score) if player == "random" else replace(known, expert=score)
+            write_suite(file, tasks.values())
 
 
-def measure(task: Task, player: str, config: Config) -> Score:
+def measured(jobs: list[tuple[str, Player]], config: Config) -> Iterator[tuple[str, Player, Score]]:
+    """Yield every score as it comes; a task that fails is said and left out."""
+    with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
+        running = {pool.submit(measure, env_id, player, config): (env_id, player) for env_id, player in jobs}
+        for job in as_completed(running):
+            error = job.exception()
+            if error is None:
+                yield *running[job], job.result()
+            else:
+                print(*running[job], f"{type(error).__name__}: {error}", flush=True)
+
+
+def measure(env_id: str, player: Player, config: Config) -> Score:
     """Play `config.episodes` episodes; mean and (population) standard deviation of their returns."""
+    task = catalogue()[env_id]
     seeds = range(config.seed, config.seed + config.episodes)
-    with closing(make_vector(task.id, 1)) as envs:
-        packages = ["gymnasium", "numpy", *({"box2d": ["Box2D"]}.get(task.extra or "", []))]
+    kwargs = TO_THE_HORIZON.get(task.suite, {})
+    with closing(make_vector(task.id, 1, env_kwargs=kwargs)) as envs:
+        packages = ["gymnasium", "numpy", *PACKAGES.get(task.suite, [])]
         if player == "random":
             actor: Actor = RandomActor(envs.single_action_space, seed=0)
             how = "uniformly random actions"
         else:
-            expert = load_expert(config.expert, task.id, envs.single_observation_space, envs.single_action_space, 0)
-            actor, how = expert, "{kind} {source}, greedy, sha256 {sha256}".format(**expert.provenance)
-            packages += ["stable-baselines3", "torch"]
-        values = [value for _, value, _ in episode_returns(actor, envs, seeds)]
-    mean, std = round(float(np.mean(values)), 3), round(float(np.std(values)), 3)
+            actor, how, more = expert_of(task, config, envs)
+            packages += more
+        until, full, successes = zip(*play(actor, envs, seeds, task.success), strict=True)
     versions = {package: version(package) for package in packages}
-    return Score(mean, std, config.episodes, (seeds[0], seeds[-1]), how, versions)
+    score = Score(*moments(until if kwargs else full), config.episodes, (seeds[0], seeds[-1]), how, versions)
+    if task.success:
+        score = replace(score, success=round(float(np.mean(successes)), 3))
+    if kwargs:
+        mean, std = moments(full)
+        score = replace(score, horizon_mean=mean, horizon_std=std)
+    return score
+
+
+def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tuple[Actor, str, list[str]]:
+    """The expert, who it is in words, and the packages that its actions hang on."""
+    from gato_agent.rollouts.experts import load_expert
+
+    spec = config.expert or task.expert_kind or "catalogue"
+    expert = load_expert(spec, task.id, envs.single_observation_space, envs.single_action_space, envs=envs)
+    how = "{kind} {source}, greedy, sha256 {sha256}".format(**expert.provenance)
+    if expert.provenance["kind"] in ("scripted", "planned"):  # its actions come from the suite's own package
+        return expert, how, []
+    import torch
+
+    torch.set_num_threads(1)
+    return expert, how, ["stable-baselines3", "torch"]
+
+
+def play(
+    actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int], success: str | None
+) -> Iterator[tuple[float, float, bool]]:
+    """Yield of each episode: return until its first success, return until its end, and whether there was success."""
+    until = total = 0.0
+    reached = False
+    for step in steps(actor, envs, seeds):
+        total += step.reward
+        if not reached:
+            until = total
+            reached = success is not None and bool(step.info.get(success, False))
+        if step.done:
+            yield until, total, reached
+            until, total, reached = 0.0, 0.0, False
+
+
+def moments(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and (population) standard deviation, to three digits."""
+    sample = np.array(list(values))
+    return round(float(sample.mean()), 3), round(float(sample.std()), 3)
+
+
+def write_suite(file: Path, tasks: Collection[Task]) -> None:
+    """Write a suite as `read_suite` reads it; what is the same for all its tasks stands at the top."""
+    text = to_toml(tasks)
+    write_files({file: text.encode()})
 
 
 def to_toml(tasks: Collection[Task]) -> str:
-    """Write a suite as `read_suite` reads it."""
-    extras = [f'extra = "{extra}"' for extra in {task.extra for task in tasks if task.extra}]
-    return "\n".join([HEADER, *extras, *(line for task in tasks for line in task_lines(task))]) + "\n"
+    """The text of a suite's file."""
+    first = next(iter(tasks))
+    shared = [key for key in SHARED if len({getattr(task, key) for task in tasks}) == 1]
+    lines = [HEADER, *entries(first, ["extra", *shared])]
+    for task in tasks:
+        lines += ["", f"[tasks.{json.dumps(task.id)}]", *entries(task, [key for key in TASK if key not in shared])]
+        for player in ("random", "expert"):
+            if score := getattr(task, player):
+                known = {key: value for key, value in vars_of(score).items() if value is not None}
+                lines.append(f"{player} = {to_value(known)}")
+    return "\n".join(lines) + "\n"
 
 
-def task_lines(task: Task) -> Iterator[str]:
-    """Yield the tables of one task."""
-    yield from ("", f'[tasks."{task.id}"]', *([f"horizon = {task.horizon}"] if task.horizon else []))
-    for player in ("random", "expert"):
-        score: Score | None = getattr(task, player)
-        if score is not None:
-            versions = ", ".join(f'{package} = "{number}"' for package, number in score.versions.items())
-            yield from ("", f'[tasks."{task.id}".{player}]', f"mean = {score.mean}", f"std = {score.std}")
-            yield from (
-                f"episodes = {score.episodes}",
-                f"seeds = {list(score.seeds)}",
-                f"how = {json.dumps(score.how)}",
-            )
-            yield f"versions = {{ {versions} }}"
+def entries(task: Task, keys: Iterable[str]) -> Iterator[str]:
+    """Yield one line for each of these that the task has."""
+    for key in keys:
+        value = task.view.to_json() if key == "view" else getattr(task, key)
+        if value:
+            yield f"{key} = {to_value(value)}"
+
+
+def vars_of(score: Score) -> dict[str, Any]:
+    """A score's fields."""
+    return {name: getattr(score, name) for name in Score.__dataclass_fields__}
+
+
+def to_value(value: Any) -> str:
+    """A value in TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{to_key(key)} = {to_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(to_value, value)) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def to_key(key: str) -> str:
+    """A key in TOML, bare where it can be."""
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 import difflib
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
+from ctypes.util import find_library
 from functools import partial
 from typing import Any
 
@@ -13,8 +17,10 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, one_line
+from gato_agent.envs.fresh import FORGETFUL, Fresh
 from gato_agent.envs.guard import Guard
-from gato_agent.envs.packages import bring_missing, bring_suite, import_named
+from gato_agent.envs.packages import bring_missing, bring_suite, hushed, import_named, register_suite, suite_of
+from gato_agent.envs.task import find
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +63,7 @@ def make_vector(
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """Look an id up in Gymnasium's registry, after importing the module that it may name.
+    """Look an id up in Gymnasium's registry, after importing the module that it names or that is known to register it.
 
     From then on `find_spec(env_id).id` is enough to make it, and is what may be stored: no file is to name a module.
 
@@ -68,6 +74,8 @@ def find_spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     if module:
         import_named(module, env_id)
+    if name not in gym.registry:
+        register_suite(name)
     spec = gym.registry.get(name)
     if spec is None:
         raise UsageError(f"unknown environment {name}: {_hint(name)}")
@@ -86,11 +94,12 @@ def _hint(name: str) -> str:
 
 def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     kwargs = dict(env_kwargs) if render_mode is None else {**env_kwargs, "render_mode": render_mode}
+    if render_mode == "rgb_array":
+        _draw_without_a_screen()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*render")  # said below, as an error
-            # Gymnasium's checker costs more than most steps; the guard does what is needed of it.
-            env = gym.make(spec, disable_env_checker=True, **kwargs)
+            env = _adapted(spec, kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise UsageError(f"{spec.id} needs a package that is missing: {bring_missing(error)}") from error
     except TypeError as error:
@@ -105,6 +114,36 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"{spec.id} cannot render {render_mode!r}; it can render: {', '.join(modes) or 'nothing'}")
     return Guard(env, spec.id)
+
+
+def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Make it as Gymnasium does, except for the few whose episodes or spaces would not do."""
+    task = find(spec.id)
+    if spec.max_episode_steps is None and task is not None and task.horizon is not None:
+        kwargs = {"max_episode_steps": task.horizon, **kwargs}  # an agent that goes in circles would never end
+    # Gymnasium's checker costs more than most steps; the guard does what is needed of it.
+    plain = partial(gym.make, spec, disable_env_checker=True, **kwargs)
+    suite = suite_of(spec.id)
+    with hushed() if suite else nullcontext():
+        env = Fresh(plain) if FORGETFUL.match(spec.id) else plain()
+    if suite and suite.package == "minigrid":
+        from gato_agent.envs.minigrids import MiniGrid
+
+        return MiniGrid(env)
+    if suite and suite.package == "minatar":
+        from gato_agent.envs.minatar_games import Enlarged
+
+        return Enlarged(env)
+    return env
+
+
+def _draw_without_a_screen() -> None:
+    """Let MuJoCo draw into memory where there is no screen; it reads this variable when it first draws."""
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & os.environ.keys():
+        for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+            if find_library(library):
+                os.environ["MUJOCO_GL"] = name
+                return
 
 
 def parse_kwargs(text: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gato_agent.envs.space_json import keys_of, pointer, space_error, space_from_json, space_to_json, unsupported
 
 __all__ = [
-    "Columns", "Leaf", "as_column", "batch", "columns", "leaves", "row", "space_error", "space_from_json",
+    "Columns", "Leaf", "as_column", "batch", "brief", "columns", "leaves", "row", "space_error", "space_from_json",
     "space_to_json", "stack",
 ]  # fmt: skip
 
@@ -51,6 +51,15 @@ def _walk(space: Space[Any], keys: tuple[str | int, ...]) -> Iterator[tuple[tupl
         yield keys, Leaf(pointer(keys), space)
     else:
         raise unsupported(space, pointer(keys))
+
+
+def brief(space: Space[Any]) -> str:
+    """A space in a few words, such as `image Box 7x7x3, mission Text`."""
+    words = []
+    for path, leaf in leaves(space):
+        size = [leaf.n] if isinstance(leaf, Discrete) else [] if isinstance(leaf, Text) else leaf.shape or ()
+        words.append(" ".join(filter(None, [path, type(leaf).__name__, "x".join(map(str, size))])))
+    return ", ".join(words)
 
 
 def as_column(leaf: Leaf, values: Any) -> NDArray[Any]:

@@ -1,30 +1,15 @@
-"""The tasks that are known by name: their horizon and the scores of a random and an expert player, as data.
+"""The tasks that are known by name: their families, views, experts, and the scores of a random and an expert player.
 
-One TOML file per suite in `suites/`:
-
-    extra = "box2d"                     # optional: the extra of this package that installs the suite
-
-    [tasks."LunarLander-v3"]
-    horizon = 1000                      # optional: the time limit in steps
-
-    [tasks."LunarLander-v3".expert]     # optional, as is .random
-    mean = 242.1                        # of the returns, not discounted
-    std = 18.9
-    episodes = 100
-    seeds = [1000000, 1000099]          # first and last, one an episode
-    how = "greedy, sb3:ppo"
-    versions = { gymnasium = "1.4.0" }
+`suites/` holds one table per family as data; `suite_file.py` says what stands in it. Any other Gymnasium id works too.
 """
 
-import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.views import EVERYTHING, View
 
 SUITES = Path(__file__).parent / "suites"
 
@@ -33,7 +18,16 @@ SUITES = Path(__file__).parent / "suites"
 class Score:
     """Returns of one player on one task, and all that it takes to measure them again.
 
-    `std` is that of the episodes themselves (ddof=0), as Stable-Baselines3's `evaluate_policy` gives it.
+    Attributes:
+        mean: of the returns, not discounted.
+        std: of the episodes themselves (ddof=0), as Stable-Baselines3's `evaluate_policy` gives it.
+        episodes: how many were played.
+        seeds: first and last, one an episode.
+        how: who played, in words; with the sha256 of an expert's weights.
+        versions: of the packages that the figures hang on.
+        success: share of the episodes in which the task's `success` was reported at any step.
+        horizon_mean: of the returns when episodes go on after success until the horizon (Meta-World, as JAT has it).
+        horizon_std: likewise.
     """
 
     mean: float
@@ -42,11 +36,31 @@ class Score:
     seeds: tuple[int, int]
     how: str
     versions: Mapping[str, str]
+    success: float | None = None
+    horizon_mean: float | None = None
+    horizon_std: float | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """An environment id with what is known about it; `horizon` is in steps, None where there is no limit."""
+    """An environment id with what is known about it.
+
+    Attributes:
+        id: what Gymnasium calls it.
+        suite: its family, which is the name of the table that it stands in.
+        horizon: steps that an episode can have at most; `make` sees to it where Gymnasium has no limit.
+        extra: extra of this package that installs the suite.
+        view: what of an observation becomes tokens, without steps all of it.
+        text_pieces: tokens that an observed text is given, where a task needs fewer or more than 32.
+        observes: its observation space in a few words.
+        acts: its action space in a few words.
+        tokens_per_timestep: observation, separator and action, through the view.
+        success: name of the entry of `info` that says so, where the task has a notion of success.
+        expert_kind: what `gato-agent collect --expert` gets for it; None where there is none.
+        expert_source: by whom the expert was made.
+        random: score of uniformly random actions.
+        expert: score of that expert.
+    """
 
     id: str
     suite: str
@@ -54,6 +68,14 @@ class Task:
     random: Score | None = None
     expert: Score | None = None
     extra: str | None = None
+    view: View = EVERYTHING
+    text_pieces: int | None = None
+    observes: str | None = None
+    acts: str | None = None
+    tokens_per_timestep: int | None = None
+    success: str | None = None
+    expert_kind: str | None = None
+    expert_source: str | None = None
 
 
 def find(env_id: str) -> Task | None:
@@ -61,9 +83,16 @@ def find(env_id: str) -> Task | None:
     return catalogue().get(env_id)
 
 
+def families() -> list[str]:
+    """Names of the suites, in order."""
+    return sorted(file.stem for file in SUITES.glob("*.toml"))
+
+
 @cache
 def catalogue() -> dict[str, Task]:
     """Return every known task by environment id, suite by suite."""
+    from gato_agent.envs.suite_file import read_suite
+
     tasks: dict[str, Task] = {}
     for file in sorted(SUITES.glob("*.toml")):
         suite = read_suite(file)
@@ -71,54 +100,3 @@ def catalogue() -> dict[str, Task]:
             raise GatoError(f"{file.name}: {env_id} is in {tasks[env_id].suite}.toml already; keep one of the two")
         tasks |= suite
     return tasks
-
-
-def read_suite(file: Path) -> dict[str, Task]:
-    """Read one suite; its name is the file's.
-
-    Raises:
-        GatoError: not TOML, an unknown or missing key, a value of the wrong kind; the message names file and key.
-    """
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GatoError(f"{file.name}: not valid TOML: {error}") from error
-    top = _checked(table, f"{file.name}: ", required={"tasks": dict}, optional={"extra": str})
-    return {
-        env_id: _task(env_id, value, f"{file.name}: tasks.{env_id}.", file.stem, top.get("extra"))
-        for env_id, value in top["tasks"].items()
-    }
-
-
-def _task(env_id: str, table: Any, where: str, suite: str, extra: str | None) -> Task:
-    known = _checked(table, where, required={}, optional={"horizon": int, "random": dict, "expert": dict})
-    scores = {name: _score(known[name], f"{where}{name}.") for name in ("random", "expert") if name in known}
-    return Task(env_id, suite, known.get("horizon"), extra=extra, **scores)
-
-
-def _score(table: Any, where: str) -> Score:
-    kinds = {"mean": float, "std": float, "episodes": int, "seeds": list, "how": str, "versions": dict}
-    known = _checked(table, where, required=kinds, optional={})
-    _checked(known["versions"], f"{where}versions.", required={}, optional=dict.fromkeys(known["versions"], str))
-    seeds, episodes = known["seeds"], known["episodes"]
-    if [type(seed) for seed in seeds] != [int, int] or seeds[1] - seeds[0] + 1 != episodes:
-        raise GatoError(f"{where}seeds is {seeds}, not the first and last of {episodes} seeds")
-    return Score(**{**known, "seeds": tuple(seeds)})
-
-
-def _checked(table: Any, where: str, required: Mapping[str, type], optional: Mapping[str, type]) -> dict[str, Any]:
-    """Return `table` if it has every required key, no unknown one, and finite values of exactly these types."""
-    if not isinstance(table, dict):
-        raise GatoError(f"{where.rstrip('.')} is not a table")
-    kinds = {**required, **optional}
-    for key, value in table.items():
-        if key not in kinds:
-            raise GatoError(f"{where}{key} is unknown; known here: {', '.join(kinds)}")
-        if type(value) is not kinds[key]:
-            raise GatoError(f"{where}{key} is {value!r}, not of type {kinds[key].__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise GatoError(f"{where}{key} is {value}, which is not finite")
-    for key in required:
-        if key not in table:
-            raise GatoError(f"{where}{key} is missing")
-    return table

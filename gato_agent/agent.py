@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gato_agent import decode
-from gato_agent.cache import Cache
 from gato_agent.checkpoint import Checkpoint, TrainedTask
+from gato_agent.decode import Choose, Prefill
+from gato_agent.engine import Precision, make_decoder
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.structure import Columns, batch, columns, row, stack
@@ -32,11 +32,13 @@ class Agent:
         device: `cpu`, `cuda`, ... where the model is.
         temperature: 0 for the likeliest action token; otherwise tokens are sampled from softmax(logits / temperature).
         seed: of the sampling; lane i has its own stream.
+        precision: of the weights that are played with, on a CPU.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu", temperature: float = 0.0, seed: int = 0
-    ) -> None:
+        self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu", temperature: float = 0.0,
+        seed: int = 0, precision: Precision = "float32",
+    ) -> None:  # fmt: skip
         if temperature < 0:
             raise UsageError(f"temperature {temperature} is negative: use 0 for greedy actions, or a positive number")
         self.task = task
@@ -46,8 +48,9 @@ class Agent:
         self.temperature = temperature
         self.seed = seed
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
-        self._legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
-        self._cache: Cache | None = None
+        legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
+        self._decoder = make_decoder(self.model, legal, precision)
+        self._lanes = 0  # none before the first reset
 
     @classmethod
     def from_pretrained(
@@ -58,6 +61,7 @@ class Agent:
         device: str = "auto",
         temperature: float = 0.0,
         seed: int = 0,
+        precision: Precision = "float32",
     ) -> Self:
         """Load a checkpoint for an environment.
 
@@ -67,27 +71,30 @@ class Agent:
             device: `auto` takes CUDA where there is one.
             temperature: see `Agent`.
             seed: see `Agent`.
+            precision: see `Agent`.
 
         Raises:
             UsageError: no such checkpoint, or it knows neither the environment's id nor its spaces.
         """
         device = resolve_device(device)
         checkpoint = Checkpoint.load(reference, device)
-        return cls(checkpoint, find_task(checkpoint, env), device=device, temperature=temperature, seed=seed)
+        task = find_task(checkpoint, env)
+        return cls(checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision)
 
     def reset(self, lanes: int = 1) -> None:
         """Forget everything and prepare for `lanes` environments."""
         at_least(1, lanes=lanes)
         n_obs, separator = self.tokenizer.n_obs, self.config.vocabulary.separator
-        self._cache = Cache(self.config, lanes, n_obs + 2, device=self.device)
+        self._decoder.reset(lanes, n_obs + 2)
+        self._lanes = lanes
         # What enters the model in each step: last action token, observation, separator.
         self._tokens = torch.full((lanes, n_obs + 2), separator, device=self.device)
-        self._local = torch.tensor([[-1, *range(n_obs), -1]], device=self.device).expand(lanes, -1)
+        self._local = torch.tensor([[-1, *range(n_obs), -1]], device=self.device).repeat(lanes, 1)
         self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).to(self.device).repeat(lanes, 1, 1)
         self._fresh = np.ones(lanes, dtype=np.bool_)
         self._steps = np.zeros(lanes, dtype=np.int64)
         generators = [torch.Generator().manual_seed(self.seed + lane) for lane in range(lanes)]
-        self._choose = decode.sampler(self.temperature, generators) if self.temperature else decode.greedy
+        self._choose = Choose(self.temperature, generators)
 
     def act(self, observation: Any, start: NDArray[np.bool_] | None = None) -> Any:
         """Choose one action per lane.
@@ -129,39 +136,37 @@ class Agent:
         if state is None:
             self.reset(lanes_of(given))
             episode_start = None
-        choose, self._choose = self._choose, decode.greedy if deterministic else self._choose
+        choose, self._choose = self._choose, Choose() if deterministic else self._choose
         try:
             actions = self._act(given, episode_start)
         finally:
             self._choose = choose
-        return row(action_space, actions, 0) if single else batch(action_space, actions), self._cache
+        return row(action_space, actions, 0) if single else batch(action_space, actions), self._decoder
 
     def _act(self, observation: Columns, start: NDArray[np.bool_] | None) -> Columns:
         """Encode, decode, decode again: observations -> tokens -> action tokens -> actions."""
-        if self._cache is None:
+        if not self._lanes:
             self.reset(lanes_of(observation))
-            assert self._cache is not None
-        lanes = len(self._tokens)
+        lanes = self._lanes
         if lanes_of(observation) != lanes:
             raise UsageError(f"{self.task.id}: {lanes_of(observation)} observations for {lanes} lanes: call reset(n)")
         start = self._fresh if start is None else np.asarray(start, dtype=np.bool_)
         if start.shape != (lanes,):
             raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
-        self._restart(self._cache, start)
+        self._restart(start)
         tokens, patches = self._encode(observation)
         self._tokens[:, 1:-1] = torch.from_numpy(tokens)
         shown = torch.from_numpy(patches.reshape(-1, *patches.shape[2:])).to(self.device) if patches.size else None
-        prefill = decode.Prefill(self._tokens, self._local, shown, self._intervals)
-        action = decode.control_step(self.model, self._cache, prefill, self._legal, self._choose)
+        action = self._decoder.step(Prefill(self._tokens, self._local, shown, self._intervals), self._choose)
         self._tokens[:, 0] = action[:, -1]
         self._steps += 1
         return self.tokenizer.decode_actions(action.cpu().numpy())
 
-    def _restart(self, cache: Cache, start: NDArray[np.bool_]) -> None:
+    def _restart(self, start: NDArray[np.bool_]) -> None:
         """Begin new episodes in some lanes; in their first pass a PAD stands where the last action token would."""
         if start.any():
             lanes = torch.from_numpy(start).to(self.device)
-            cache.restart(lanes, age=-1)  # so that the PAD has index -1 and the observation begins at 0
+            self._decoder.restart(lanes, age=-1)  # so that the PAD has index -1 and the observation begins at 0
             self._tokens[:, 0].masked_fill_(lanes, PAD)
             self._steps[start] = 0
             self._fresh[:] = False
@@ -242,6 +247,7 @@ def _unknown(checkpoint: Checkpoint, name: str) -> UsageError:
 def seat(
     checkpoint: Checkpoint, env_id: str, lanes: int, *, env_kwargs: Mapping[str, Any] | None = None,
     render_mode: str | None = None, device: str = "cpu", temperature: float = 0.0, seed: int = 0,
+    precision: Precision = "float32",
 ) -> Iterator[tuple[Agent, gym.vector.VectorEnv[Any, Any, Any]]]:  # fmt: skip
     """An agent and the environments it is to play, which are closed afterwards.
 
@@ -254,6 +260,7 @@ def seat(
         device: see `Agent`.
         temperature: see `Agent`.
         seed: see `Agent`.
+        precision: see `Agent`.
 
     Raises:
         UsageError: unknown environment, or one that the checkpoint does not know.
@@ -262,4 +269,5 @@ def seat(
         env_kwargs = checkpoint.tasks[env_id].env_kwargs
     with closing(make_vector(env_id, lanes, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
         task = find_task(checkpoint, envs)
-        yield Agent(checkpoint, task, device=device, temperature=temperature, seed=seed), envs
+        agent = Agent(checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision)
+        yield agent, envs

@@ -17,12 +17,14 @@ from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.structure import space_from_json, space_to_json
+from gato_agent.envs.views import EVERYTHING, View
 from gato_agent.model import Gato
 from gato_agent.spaces import SpaceTokenizer
 from gato_agent.text import TextTokenizer
 
 FORMAT = 1
 FILE = "model.safetensors"
+TEXT_PIECES = 32
 TEXT_MODEL = "text.model"  # name of the uint8 tensor that holds the SentencePiece model
 
 
@@ -33,8 +35,9 @@ class TrainedTask:
     id: str
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
-    text_pieces: int = 32
+    text_pieces: int = TEXT_PIECES
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    view: View = EVERYTHING
 
     def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
         """The task's tokenizer; raises UsageError if a space has no tokens, or more than the model has positions."""
@@ -44,6 +47,7 @@ class TrainedTask:
             config.vocabulary,
             text.encode if text else None,
             self.text_pieces,
+            self.view,
         )
         if tokenizer.n_obs > config.local_positions:
             raise UsageError(
@@ -60,6 +64,7 @@ class TrainedTask:
             "action_space": space_to_json(self.action_space),
             "text_pieces": self.text_pieces,
             "env_kwargs": self.env_kwargs,
+            "view": self.view.to_json(),
         }
 
     @classmethod
@@ -73,6 +78,7 @@ class TrainedTask:
             space_from_json(data["action_space"]),
             int(data["text_pieces"]),
             dict(data["env_kwargs"]),
+            View.from_json(data.get("view", [])),  # which checkpoints of the first version lack
         )
 
 

@@ -22,6 +22,8 @@ VERBS = {
     "train": Verb("gato_agent.train", "TrainConfig", "train", "train an agent on recorded episodes"),
     "evaluate": Verb("gato_agent.evaluate", "EvaluateConfig", "evaluate", "measure returns beside random and expert"),
     "play": Verb("gato_agent.play", "PlayConfig", "play", "watch an agent"),
+    "envs": Verb("gato_agent.catalogue", "EnvsConfig", "envs", "the tasks that are known, their experts and scores"),
+    "bench": Verb("gato_agent.bench", "BenchConfig", "bench", "time control steps beside what the machine can do"),
     "info": Verb("gato_agent.info", "InfoConfig", "info", "sizes of models, checkpoints and environments"),
 }
 

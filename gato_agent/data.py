@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gato_agent.checkpoint import TrainedTask
+from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.task import Task, find
 from gato_agent.rollouts.keep import usable
-from gato_agent.rollouts.store import open_stores
+from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
 from gato_agent.windows import TokenizedTask
 
@@ -42,7 +43,7 @@ class Data:
 def load_data(
     folder: Path,
     config: GatoConfig,
-    text_pieces: int,
+    text_pieces: int | None,
     text_model: Path | None = None,
     text: TextTokenizer | None = None,
 ) -> Data:
@@ -51,7 +52,7 @@ def load_data(
     Args:
         folder: what `gato-agent collect --out` wrote.
         config: of the model that is to learn.
-        text_pieces: tokens of an observed text.
+        text_pieces: tokens of an observed text; None for what the catalogue says.
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
         text: a tokenizer that the model knows already, which goes before either.
 
@@ -63,15 +64,19 @@ def load_data(
     episodes = [[store.read(i) for i in usable(store)] for store in stores]
     columns = [column for many in episodes for episode in many for column in episode.observations.values()]
     text = text or _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
-    tasks = [
-        TrainedTask(store.env_id, store.observation_space, store.action_space, text_pieces, store.env_kwargs)
-        for store in stores
-    ]
+    tasks = [_trained(store, text_pieces) for store in stores]
     tokenized = [
         TokenizedTask(task.id, task.tokenizer(config, text), config.vocabulary.separator, many)
         for task, many in zip(tasks, episodes, strict=True)
     ]
     return Data({task.id: task for task in tasks}, tokenized, text)
+
+
+def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
+    """A store's task, seen as the catalogue says if it is known there."""
+    known = find(store.env_id) or Task(store.env_id, "")
+    pieces = text_pieces or known.text_pieces or TEXT_PIECES
+    return TrainedTask(store.env_id, store.observation_space, store.action_space, pieces, store.env_kwargs, known.view)
 
 
 def _text(model: Path | None, config: GatoConfig, texts: list[str]) -> TextTokenizer | None:

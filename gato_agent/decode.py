@@ -1,7 +1,7 @@
 """One control step: read the observation, then write the action token by token."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,56 +9,95 @@ from torch import Tensor
 from gato_agent.cache import Cache
 from gato_agent.model import Gato
 
-Choose = Callable[[Tensor], Tensor]  # logits [lanes, ids] -> index of the chosen id [lanes]
+Legal = Sequence[tuple[int, int]]  # half-open id range of each action token
 
 
 class Prefill(NamedTuple):
     """What enters the model before the first action token: last action token, observation, separator."""
 
-    tokens: Tensor  # integer [lanes, 1 + n_obs + 1]
-    local: Tensor  # integer, the same shape
+    tokens: Tensor  # int64 [lanes, 1 + n_obs + 1]
+    local: Tensor  # int64, the same shape
     patches: Tensor | None  # uint8 [lanes * k, 16, 16, 4]
     intervals: Tensor | None  # integer [lanes * k, 2, 2]
 
 
-def greedy(logits: Tensor) -> Tensor:
-    """The likeliest id."""
-    return logits.argmax(-1)
+class Choose:
+    """The likeliest id, or one sampled from softmax(logits / temperature).
+
+    Args:
+        temperature: 0 for the likeliest.
+        generators: one random stream a lane, so that lanes do not disturb each other.
+    """
+
+    def __init__(self, temperature: float = 0.0, generators: Sequence[torch.Generator] = ()) -> None:
+        self.temperature, self._generators = temperature, generators
+
+    def noise(self, count: int) -> Tensor | None:
+        """Gumbel noise float64 [lanes, count], whose addition samples (Gumbel 1954); None at temperature 0."""
+        if not self.temperature:
+            return None
+        draws = torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in self._generators])
+        return -torch.log(-torch.log(draws.clamp(min=1e-300)))
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits [lanes, ids] -> index of the chosen id [lanes]."""
+        noise = self.noise(logits.shape[1])
+        return (logits if noise is None else logits.double() / self.temperature + noise.to(logits.device)).argmax(-1)
 
 
-def sampler(temperature: float, generators: list[torch.Generator]) -> Choose:
-    """Sample from softmax(logits / temperature), one random stream a lane so that lanes do not disturb each other."""
+class Decoder(Protocol):
+    """Decodes actions for a number of lanes, each with a memory of its own episode.
 
-    def choose(logits: Tensor) -> Tensor:
-        noise = torch.stack([torch.rand(logits.shape[1], generator=g, dtype=torch.float64) for g in generators])
-        gumbel = -torch.log(-torch.log(noise.clamp(min=1e-300)))
-        return (logits.double() / temperature + gumbel.to(logits.device)).argmax(-1)
+    Attributes:
+        logits: of each action token in the latest step, float [lanes, ids legal for it].
+    """
 
-    return choose
+    logits: list[Tensor]
+
+    def reset(self, lanes: int, longest_pass: int) -> None:
+        """Forget everything and prepare for `lanes` episodes and prefills of at most `longest_pass` tokens."""
+
+    def restart(self, lanes: Tensor, age: int = 0) -> None:
+        """Forget the episodes of some lanes, bool [lane]; their next token has index `age`."""
+
+    def step(self, prefill: Prefill, choose: Choose) -> Tensor:
+        """Decode one action per lane: int64 [lanes, A], every token among the ids that are legal for it."""
 
 
-@torch.inference_mode()
-def control_step(model: Gato, cache: Cache, prefill: Prefill, legal: list[tuple[int, int]], choose: Choose) -> Tensor:
-    """Decode one action per lane; every token is chosen among the ids that are legal for it.
-
-    The separator's hidden state gives the first token and each token gives the next, so an action of A tokens takes
-    A passes; the last one is not fed back here but enters with the next observation.
+class TorchDecoder:
+    """Decodes with PyTorch's operators and `Cache`, on any device.
 
     Args:
         model: in evaluation mode.
-        cache: of as many lanes as `prefill` has; grows by the prefill and all action tokens but the last.
-        prefill: the tokens since the cache's last one.
         legal: half-open id range of each action token.
-        choose: picks one of the legal ids.
-
-    Returns:
-        Action tokens, int64 [lanes, A].
     """
-    tokens, local, patches, intervals = prefill
-    hidden = model(tokens, patches, local=local, intervals=intervals, cache=cache)[:, -1]
-    action: list[Tensor] = []
-    for low, high in legal:
-        if action:
-            hidden = model(action[-1].unsqueeze(1), cache=cache)[:, -1]
-        action.append(low + choose(model.logits(hidden, low, high)))
-    return torch.stack(action, dim=1)
+
+    def __init__(self, model: Gato, legal: Legal) -> None:
+        self.model, self.legal = model, legal
+        self.logits: list[Tensor] = []
+
+    def reset(self, lanes: int, longest_pass: int) -> None:
+        """See `Decoder`."""
+        self.cache = Cache(self.model.config, lanes, longest_pass, device=self.model.norm.weight.device)
+
+    def restart(self, lanes: Tensor, age: int = 0) -> None:
+        """See `Decoder`."""
+        self.cache.restart(lanes, age)
+
+    @torch.inference_mode()
+    def step(self, prefill: Prefill, choose: Choose) -> Tensor:
+        """See `Decoder`.
+
+        The separator's hidden state gives the first token and each token gives the next, so an action of A tokens
+        takes A passes; the last one is not fed back here but enters with the next observation.
+        """
+        tokens, local, patches, intervals = prefill
+        hidden = self.model(tokens, patches, local=local, intervals=intervals, cache=self.cache)[:, -1]
+        action: list[Tensor] = []
+        self.logits = []
+        for low, high in self.legal:
+            if action:
+                hidden = self.model(action[-1].unsqueeze(1), cache=self.cache)[:, -1]
+            self.logits.append(self.model.logits(hidden, low, high))
+            action.append(low + choose(self.logits[-1]))
+        return torch.stack(action, dim=1)

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from gato_agent.agent import resolve_device, seat
 from gato_agent.checkpoint import Checkpoint
+from gato_agent.engine import Precision
 from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import Actor, steps
@@ -48,6 +49,8 @@ class EvaluateConfig:
     """0 for the likeliest action, otherwise sampled."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: Precision = "float32"
+    """Of the weights, on a CPU: bfloat16 and int8 are faster for large models."""
     num_threads: int | None = None
     """CPU threads."""
     env_kwargs: str = "{}"
@@ -152,6 +155,7 @@ def evaluate_one(config: EvaluateConfig, checkpoint: Checkpoint | None, task: st
             actor, envs = stack.enter_context(seat(
                 checkpoint, task, min(config.n_envs, config.episodes), env_kwargs=kwargs,
                 device=resolve_device(config.device), temperature=config.temperature, seed=config.seed,
+                precision=config.precision,
             ))  # fmt: skip
         update = stack.enter_context(progress(console, task, config.episodes, "episodes", every=10.0))
         for seed, value, _ in episode_returns(actor, envs, seeds):
@@ -167,7 +171,7 @@ def _expert(
     """An expert and its environment: one lane, as it is collected from."""
     with contextlib.closing(make_vector(task, 1, env_kwargs=env_kwargs)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        yield load_expert(config.expert or "", task, *spaces, config.seed), envs
+        yield load_expert(config.expert or "", task, *spaces, config.seed, envs=envs), envs
 
 
 def table(results: list[TaskScore], title: str) -> Table:

@@ -23,7 +23,7 @@ class Rows(NamedTuple):
 
     queries: slice
     keys: slice
-    mask: Tensor  # bool [batch or 1, 1, queries, keys]
+    mask: Tensor  # [batch or 1, 1, queries, keys], added to the scores: 0, or -inf where a key is not seen
 
 
 def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
@@ -36,11 +36,11 @@ def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
             float32 they would drift after thousands.
 
     Returns:
-        Cosine and sine, each [..., 1, length, head_size].
+        Cosine and sine, each [..., 1, length, head_size]; the sine of a pair's first dimension is negated.
     """
     angle = index.unsqueeze(-1) * speeds(head_size, index.device)  # [..., length, head_size / 2]
-    angle = torch.cat((angle, angle), dim=-1).unsqueeze(-3)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat((cos, cos), dim=-1).unsqueeze(-3), torch.cat((-sin, sin), dim=-1).unsqueeze(-3)
 
 
 @lru_cache
@@ -51,8 +51,7 @@ def speeds(head_size: int, device: torch.device) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + size/2) of x [..., length, size] by its angle."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class Attention(nn.Module):
@@ -71,13 +70,9 @@ class Attention(nn.Module):
         (q, k), v = rotate(qkv[:2], *angles), qkv[2]
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        y = torch.cat(
-            [
-                F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
-                for r in rows
-            ],
-            dim=2,
-        )
+        parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
+                 for r in rows]  # fmt: skip
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
@@ -185,10 +180,10 @@ class Gato(nn.Module):
         x = self.embedding(tokens, local, patches, intervals)
         if cache is None:
             index = torch.arange(tokens.shape[1], device=tokens.device)
-            rows = list(banded_rows(tokens, segment, self.config.context))
+            rows = list(banded_rows(tokens, segment, self.config.context, x.dtype))
         else:
             index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), seen)]
+            rows = [Rows(slice(None), slice(None), additive(seen, x.dtype))]
         angles = angles_of(index, self.config.head_size, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
@@ -208,7 +203,14 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def banded_rows(tokens: Tensor, segment: Tensor | None, context: int) -> Iterator[Rows]:
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen, else -inf: made once a pass, where a bool mask would be converted in each layer."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def banded_rows(
+    tokens: Tensor, segment: Tensor | None, context: int, dtype: torch.dtype = torch.float32
+) -> Iterator[Rows]:
     """Who sees whom in whole sequences, in blocks of queries that read little more than what they may see.
 
     Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
@@ -222,7 +224,7 @@ def banded_rows(tokens: Tensor, segment: Tensor | None, context: int) -> Iterato
         mask = ((distance >= 0) & (distance < context)) & (tokens[:, None, keys] != PAD)
         if segment is not None:
             mask = mask & (segment[:, queries, None] == segment[:, None, keys])
-        yield Rows(queries, keys, (mask | (distance == 0)).unsqueeze(1))
+        yield Rows(queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
 
 
 def initialise(model: Gato) -> None:

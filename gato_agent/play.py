@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ import torch
 from gymnasium.vector import VectorEnv
 from rich.console import Console
 
-from gato_agent.agent import Agent, resolve_device, seat
+from gato_agent.agent import resolve_device, seat
 from gato_agent.checkpoint import Checkpoint
+from gato_agent.engine import Precision
 from gato_agent.envs.errors import at_least
 from gato_agent.envs.files import write_files
-from gato_agent.envs.loop import steps
+from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.video import VideoWriter
+from gato_agent.pace import Paced
 from gato_agent.scores import FIRST_SEED
 
 DEFAULT_FPS = 30
@@ -47,10 +50,16 @@ class PlayConfig:
     """Episodes to play."""
     seed: int = FIRST_SEED
     """Seed of the first episode; the others follow."""
+    n_envs: int = 1
+    """Environments that are played at once; the first one is shown. Sampled actions depend on it."""
+    hz: float = 0.0
+    """Control steps a second, in real time; late ones are counted. 0 for as fast as can be."""
     temperature: float = 0.0
     """0 for the likeliest action, otherwise sampled."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: Precision = "float32"
+    """Of the weights, on a CPU: bfloat16 and int8 are faster for large models."""
     num_threads: int | None = None
     """CPU threads."""
     env_kwargs: str = "{}"
@@ -60,14 +69,14 @@ class PlayConfig:
 
 
 def play(config: PlayConfig) -> dict[str, Any]:
-    """Play episodes one after the other; returns what `--json` writes.
+    """Play episodes, one after the other in each lane; returns what `--json` writes.
 
     Raises:
         UsageError: unknown environment or checkpoint, or one that does not know the environment.
         EnvironmentFault: the environment raised, or cannot render; what was played before is written.
     """
-    at_least(1, episodes=config.episodes, num_threads=config.num_threads)
-    at_least(0, seed=config.seed, temperature=config.temperature)
+    at_least(1, episodes=config.episodes, n_envs=config.n_envs, num_threads=config.num_threads)
+    at_least(0, seed=config.seed, temperature=config.temperature, hz=config.hz)
     env_id = find_spec(config.env).id  # a misspelt id is said before anything is loaded
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
@@ -78,39 +87,45 @@ def play(config: PlayConfig) -> dict[str, Any]:
     say(f"{env_id} with {checkpoint.name} on {device}")
     episodes: list[dict[str, Any]] = []
     with seat(
-        checkpoint, env_id, 1, env_kwargs=parse_kwargs(config.env_kwargs), render_mode=MODES[render], device=device,
-        temperature=config.temperature, seed=config.seed,
+        checkpoint, env_id, min(config.n_envs, config.episodes), env_kwargs=parse_kwargs(config.env_kwargs),
+        render_mode=MODES[render], device=device, temperature=config.temperature, seed=config.seed,
+        precision=config.precision,
     ) as (agent, envs):  # fmt: skip
+        paced = Paced(agent, config.hz)
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS
         began = time.perf_counter()
         try:
             with VideoWriter(path, fps) if render == "video" else nullcontext() as video:
-                for episode in _episodes(agent, envs, range(config.seed, config.seed + config.episodes), video):
+                for episode in _episodes(paced, envs, range(config.seed, config.seed + config.episodes), video):
                     episodes.append(episode)
                     say("seed {seed}: return {return:.1f} in {length} steps".format(**episode))
         finally:
             result = _result(env_id, checkpoint.name, device, episodes, time.perf_counter() - began)
+            if config.hz:
+                result |= {"hz": config.hz, "control_steps": paced.actions, "missed_deadlines": paced.missed}
             if path.exists() and render == "video":
                 say(f"video: {path}")
             if config.json and episodes:
                 write_files({config.json: json.dumps(result, indent=2).encode()})
     say(f"mean return {result['mean_return']:.1f}, {result['steps_per_second']:.0f} steps/s")
+    if config.hz:
+        late = f"{paced.missed} of {paced.actions} deadlines missed at {config.hz:g} Hz"
+        say(f"{late}, slowest step {paced.worst * 1e3:.1f} ms")
     return result
 
 
 def _episodes(
-    agent: Agent, envs: VectorEnv[Any, Any, Any], seeds: range, video: VideoWriter | None
+    actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: range, video: VideoWriter | None
 ) -> Iterator[dict[str, Any]]:
-    """Play and film, yielding each episode's seed, return and length."""
-    total = 0.0
-    for step in steps(agent, envs, seeds):
-        total += step.reward
-        if video is not None:
+    """Play and film, yielding each episode's seed, return and length; what is filmed is the first lane."""
+    totals: dict[int, float] = defaultdict(float)
+    for step in steps(actor, envs, seeds):
+        totals[step.seed] += step.reward
+        if video is not None and step.lane == 0:
             frames = envs.render() or ()
             video.write(np.asarray(frames[0]))
         if step.done:
-            yield {"seed": step.seed, "return": total, "length": step.t + 1}
-            total = 0.0
+            yield {"seed": step.seed, "return": totals.pop(step.seed), "length": step.t + 1}
 
 
 def _result(env: str, checkpoint: str, device: str, episodes: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

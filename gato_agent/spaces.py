@@ -34,6 +34,7 @@ from gato_agent.codec import (
 )  # fmt: skip
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
+from gato_agent.envs.views import EVERYTHING, View
 
 __all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "SpaceTokenizer", "Vocabulary"]
 
@@ -75,6 +76,7 @@ class SpaceTokenizer:
         vocabulary: where the ids begin.
         text: string -> piece ids; without it, an observation with text cannot be encoded.
         text_pieces: tokens of an observed text, which is padded to that length.
+        view: what of an observation is seen.
 
     Attributes:
         n_obs: tokens of an observation.
@@ -89,8 +91,10 @@ class SpaceTokenizer:
 
     def __init__(
         self, observation_space: Space[Any], action_space: Space[Any], vocabulary: Vocabulary,
-        text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32,
+        text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32, view: View | None = None,
     ) -> None:  # fmt: skip
+        self._view = view or EVERYTHING
+        observation_space = self._view.space(observation_space)
         self._offset, self._pieces = vocabulary.text, lru_cache(maxsize=4096)(text) if text else None
         observed = sorted(leaves(observation_space), key=lambda leaf: _rank(leaf.space))
         self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
@@ -132,6 +136,7 @@ class SpaceTokenizer:
         Raises:
             SpaceError: a value that the space cannot have; names the leaf, the element and the row.
         """
+        columns = self._view.columns(columns)
         rows = len(next(iter(columns.values()), ()))
         tokens = np.full((rows, self.n_obs), PAD, dtype=np.int32)
         for leaf, at in self._texts:

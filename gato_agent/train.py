@@ -56,8 +56,8 @@ class TrainConfig:
     """Of matrices, as in AdamW."""
     smooth_bins: float = 4.0
     """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
-    text_pieces: int = 32
-    """Tokens that hold a text observation; shorter ones are padded."""
+    text_pieces: int | None = None
+    """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32."""
     text_model: Path | None = None
     """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
     weights: Literal["float32", "bfloat16"] = "float32"

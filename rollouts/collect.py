@@ -44,7 +44,7 @@ class CollectConfig:
     suite: tuple[str, ...] = ()
     """Whole suites of the catalogue, beside --env or instead of it."""
     expert: str = "catalogue"
-    """catalogue (shipped), train (with SB3, now), random, module:callable, or the path of an SB3 zip or its folder."""
+    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
     episodes: int = 100
     """Episodes of each environment."""
     noise: bool = False
@@ -141,7 +141,7 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any]) -> Job:
         folder = config.out / "experts"
         expert = load_expert(
             config.expert, env_id, *spaces, config.seed,
-            env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
+            envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
         )  # fmt: skip
     header = _header(env_id, kwargs, spaces, expert, config.noise)
     return Job(env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header)

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
@@ -39,6 +41,7 @@ def load_expert(
     action_space: gym.Space[Any],
     seed: int = 0,
     *,
+    envs: VectorEnv[Any, Any, Any] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     folder: Path = Path("data/experts"),
     train_steps: int | None = None,
@@ -46,13 +49,15 @@ def load_expert(
     """Load the expert that `spec` names.
 
     Args:
-        spec: `catalogue` (shipped with this package), `random`, `train` (with SB3, now; reused if `folder` has it),
-            the path of an SB3 or sb3-contrib zip or of its folder, or `module:callable`, where
-            `callable(observation_space, action_space)` returns an object with SB3's `predict` or an Actor's `act`.
+        spec: `catalogue` (shipped with this package, or else scripted), `scripted`, `random`, `train` (with SB3, now;
+            reused if `folder` has it), the path of an SB3 or sb3-contrib zip or of its folder, `hub:ORG/NAME` (a zip
+            on the Hugging Face hub), or `module:callable`, where `callable(observation_space, action_space)` returns
+            an object with SB3's `predict` or an Actor's `act`.
         env_id: the environment it is to act in.
         observation_space: of single observations.
         action_space: of single actions.
         seed: of random actions and of training.
+        envs: the lanes it is to act in; some scripted experts look into them.
         env_kwargs: arguments of the environment, for training.
         folder: where trained experts are kept.
         train_steps: environment steps of training; None for the number that suits the task.
@@ -67,21 +72,34 @@ def load_expert(
         from gato_agent.rollouts.training import train
 
         path = train(env_id, env_kwargs or {}, seed, train_steps, folder / quote(env_id, safe=""))
-        return _load_sb3(path, "train", "stable-baselines3", observation_space, action_space)
+        return _load_sb3(path, "train", "stable-baselines3", env_id, observation_space, action_space)
+    if spec == "scripted":
+        return _scripted(env_id, envs)
     if spec == "catalogue":
         path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
         if not path.is_file():
-            raise UsageError(
-                f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
-                f"--expert PATH (shipped: {', '.join(shipped())})"
-            )
-        return _load_sb3(path, "catalogue", env_id, observation_space, action_space)
+            try:
+                return _scripted(env_id, envs)
+            except UsageError:
+                raise UsageError(
+                    f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
+                    f"--expert PATH (shipped: {', '.join(shipped())}; scripted: Meta-World, BabyAI, toy text)"
+                ) from None
+        return _load_sb3(path, "catalogue", env_id, env_id, observation_space, action_space)
     if Path(spec).exists():
         path = _model_file(Path(spec))
-        return _load_sb3(path, "sb3", path.name, observation_space, action_space)
+        return _load_sb3(path, "sb3", path.name, env_id, observation_space, action_space)
+    if spec.startswith("hub:"):
+        from gato_agent.rollouts.hub import fetch
+
+        path, name = fetch(spec)
+        return _load_sb3(path, "hub", name, env_id, observation_space, action_space)
     if ":" in spec:
         return CallableExpert(spec, observation_space, action_space)
-    raise UsageError(f"no expert {spec!r}: give the path of an SB3 zip, module:callable, catalogue, train or random")
+    raise UsageError(
+        f"no expert {spec!r}: give the path of an SB3 zip, hub:ORG/NAME, module:callable, catalogue, scripted, train "
+        "or random"
+    )
 
 
 def shipped() -> list[str]:
@@ -89,15 +107,39 @@ def shipped() -> list[str]:
     return sorted(unquote(path.stem) for path in SHIPPED.glob("*.safetensors"))
 
 
+def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
+    from gato_agent.rollouts.scripted import find_scripted
+
+    return find_scripted(env_id, envs.envs if isinstance(envs, SyncVectorEnv) else ())
+
+
 def _load_sb3(
-    path: Path, kind: str, source: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+    path: Path, kind: str, source: str, env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]
 ) -> Expert:
+    """A policy from its file; a zip does not say behind which wrappers it was trained, so those are tried that fit."""
     from gato_agent.rollouts.policy import Policy, build
     from gato_agent.rollouts.sb3 import read_zip
+    from gato_agent.rollouts.wrappers import candidates
 
-    policy = Policy.from_file(path) if path.suffix == ".safetensors" else read_zip(path)
-    provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
-    return build(policy, observation_space, action_space, provenance)
+    plain = path.suffix == ".safetensors"
+    policy = Policy.from_file(path) if plain else read_zip(path)
+    if policy.policy == "baby-a3c":
+        from gato_agent.rollouts.atari import AtariExpert
+
+        provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
+        return AtariExpert(policy, observation_space, action_space, provenance)
+    spec = gym.registry.get(env_id)
+    known = [policy.wrappers] if plain else candidates(env_id, spec.max_episode_steps if spec else None)
+    misfit: GatoError | None = None
+    for wrappers in known:
+        policy = replace(policy, wrappers=wrappers)
+        provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
+        try:
+            return build(policy, observation_space, action_space, provenance)
+        except GatoError as error:
+            misfit = misfit or error
+    assert misfit is not None
+    raise misfit
 
 
 def _model_file(path: Path) -> Path:

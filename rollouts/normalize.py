@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gato_agent.envs.errors import GatoError
 
 MAX_BYTES = 2**26
+STATISTICS = ("obs_norm.npz", "vecnormalize.pkl", "vec_normalize.pkl")  # ours, rl-zoo's, and rl-zoo's on the hub
 ADMITTED = re.compile(
     r"stable_baselines3\.common\.(vec_env\.vec_normalize\.VecNormalize|running_mean_std\.RunningMeanStd)"
     r"|gym(nasium)?\.spaces\.\w+\.\w+"  # the environment's spaces, and in them random number generators
@@ -69,9 +70,9 @@ class Normalizer:
 def find_normalizer(model: Path) -> Normalizer | None:
     """Look for the statistics of an SB3 zip: beside it, or where rl-zoo puts them (a folder named like the zip)."""
     for folder in (model.parent, model.with_suffix("")):
-        for name, read in (("obs_norm.npz", read_npz), ("vecnormalize.pkl", read_pickle)):
+        for name in STATISTICS:
             if (folder / name).is_file():
-                return read(folder / name)
+                return (read_npz if name.endswith(".npz") else read_pickle)(folder / name)
     return None
 
 

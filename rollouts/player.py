@@ -91,7 +91,7 @@ class Player:
         self._one = only_one(self._space)
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
-            env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
+            envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
         )  # fmt: skip
         if expert.provenance != job.header["expert"]:
             raise GatoError(f"{job.env_id}: the expert {job.expert} changed while it was in use: repeat the command")

@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.rollouts.normalize import Normalizer
+from gato_agent.rollouts.wrappers import Around, Wrappers
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
@@ -49,8 +50,10 @@ NAMED = {  # arguments that are classes
     "activation_fn": {f"torch.nn.modules.activation.{name}": f"torch.nn.{name}" for name in
                       ("ReLU", "Tanh", "ELU", "LeakyReLU", "GELU", "SiLU", "Mish", "Sigmoid", "Softplus")},
     "features_extractor_class": {name: name for name in
-                                 (f"stable_baselines3.common.torch_layers.{short}" for short in
-                                  ("FlattenExtractor", "NatureCNN", "CombinedExtractor"))},
+                                 ("stable_baselines3.common.torch_layers.FlattenExtractor",
+                                  "stable_baselines3.common.torch_layers.NatureCNN",
+                                  "stable_baselines3.common.torch_layers.CombinedExtractor",
+                                  "gato_agent.rollouts.planes.PlanesCNN")},
 }  # fmt: skip
 UNUSED = {"optimizer_class", "optimizer_kwargs"}  # of no use to a policy that only acts
 NOT_ACTOR = (  # weights that no action depends on
@@ -69,6 +72,7 @@ class Policy:
         weights: name -> array, as in the class's state dict, without critics and target networks.
         normalize: statistics of the observations it was trained on, if they were normalised.
         notes: where it came from: algo, source, licence.
+        wrappers: what it was trained behind, see wrappers.py.
     """
 
     policy: str
@@ -76,6 +80,7 @@ class Policy:
     weights: dict[str, NDArray[Any]]
     normalize: Normalizer | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    wrappers: Wrappers = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -90,7 +95,7 @@ class Policy:
             "kwargs": self.kwargs,
             "normalize": self.normalize and self.normalize.to_json(),
             "notes": self.notes,
-        }
+        } | ({"wrappers": self.wrappers} if self.wrappers else {})
         return save(self.weights, {"gato": json.dumps(about, sort_keys=True, allow_nan=False)})
 
     @classmethod
@@ -104,7 +109,7 @@ class Policy:
             if about["format"] != FORMAT:
                 raise GatoError(f"{path} has format {about['format']}, this version reads {FORMAT}: upgrade gato-agent")
             stats = about["normalize"] and Normalizer.from_json(about["normalize"])
-            return cls(about["policy"], about["kwargs"], weights, stats, about["notes"])
+            return cls(about["policy"], about["kwargs"], weights, stats, about["notes"], about.get("wrappers", {}))
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise GatoError(f"{path} is no expert of gato-agent's, or damaged ({error}): restore it") from error
 
@@ -112,9 +117,12 @@ class Policy:
 class SB3Expert:
     """A trained policy as an Actor: greedy, actions inside the space as SB3's `predict` gives them."""
 
-    def __init__(self, policy: "BasePolicy", normalize: Normalizer | None, provenance: dict[str, str]) -> None:
+    def __init__(
+        self, policy: "BasePolicy", around: Around, normalize: Normalizer | None, provenance: dict[str, str]
+    ) -> None:
         self.provenance = provenance
         self._policy = policy
+        self._around = around
         self._normalize = normalize
         self._state: tuple[NDArray[Any], ...] | None = None
 
@@ -124,9 +132,11 @@ class SB3Expert:
     def reset(self, lanes: int) -> None:
         """Forget the recurrent state, if there is one."""
         self._state = None
+        self._around.reset(lanes)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[Any]:
         """Greedy actions [lanes, ...] for a batch of observations."""
+        observation = self._around.apply(observation, start)
         if self._normalize is not None:
             observation = self._normalize(observation)
         actions, self._state = self._policy.predict(observation, self._state, start, deterministic=True)
@@ -146,6 +156,8 @@ def build(
     name = provenance["source"]
     if unknown := policy.kwargs.keys() - PLAIN - NAMED.keys():
         raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
+    around = Around(policy.wrappers)
+    observation_space = around.space(observation_space)
     kwargs = {key: _resolve(value) if key in NAMED else value for key, value in policy.kwargs.items()}
     if "ars" not in policy.policy:
         # An optimizer of torch's own would be of no use, and takes two seconds to import.
@@ -169,7 +181,7 @@ def build(
             )
     module.load_state_dict(state | {key: torch.tensor(array) for key, array in policy.weights.items()})
     module.set_training_mode(False)
-    return SB3Expert(module, policy.normalize, provenance)
+    return SB3Expert(module, around, policy.normalize, provenance)
 
 
 def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:

@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import re
+import struct
 import sys
 import zipfile
 from dataclasses import replace
@@ -38,7 +39,7 @@ def read_zip(path: Path) -> Policy:
         actor = {name: tensor.numpy() for name, tensor in state.items() if not name.startswith(NOT_ACTOR)}
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
         raise GatoError(f"{path} is no SB3 model, or truncated or damaged ({error}): {advice}") from error
-    except (pickle.UnpicklingError, RuntimeError, AttributeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, struct.error) as error:
         what = str(error).strip().splitlines()[0]
         raise GatoError(f"{path}: policy.pth is damaged, or more than weights ({what}): {advice}") from error
     try:
@@ -84,11 +85,13 @@ def _plain_kwargs(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Convert ZIP to OUT; further arguments KEY=VALUE are kept as notes (algo, source, licence)."""
+    """Convert ZIP to OUT; KEY=VALUE are kept as notes (algo, source, licence), but wrappers=JSON as the wrappers."""
     if len(arguments) < 2 or not all("=" in note for note in arguments[2:]):
-        raise UsageError("usage: python -m gato_agent.rollouts.sb3 ZIP OUT [algo=ppo source=... licence=...]")
+        raise UsageError("usage: python -m gato_agent.rollouts.sb3 ZIP OUT [algo=ppo source=... wrappers={}]")
     notes = dict(note.split("=", 1) for note in arguments[2:])
-    write_files({Path(arguments[1]): replace(read_zip(Path(arguments[0])), notes=notes).to_bytes()})
+    wrappers = json.loads(notes.pop("wrappers", "{}"))
+    policy = replace(read_zip(Path(arguments[0])), notes=notes, wrappers=wrappers)
+    write_files({Path(arguments[1]): policy.to_bytes()})
 
 
 if __name__ == "__main__":

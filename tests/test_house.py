@@ -128,7 +128,10 @@ def test_a_spawned_process_finds_the_rooms() -> None:
         assert pool.apply(repr, (step,)) == repr(step)
 
 
-@pytest.mark.parametrize("room", ["gato_agent", "gato_agent.cli", "gato_agent.config", "gato_agent.spaces"])
+LIGHT = ["gato_agent", "gato_agent.catalogue", "gato_agent.cli", "gato_agent.config", "gato_agent.spaces"]
+
+
+@pytest.mark.parametrize("room", LIGHT)
 def test_importing_a_light_room_brings_no_deep_learning_library(room: str) -> None:
     program = f"import sys, {room}; print(*sorted({{'torch', 'stable_baselines3', 'sb3_contrib'}} & set(sys.modules)))"
     assert output(sys.executable, "-c", program).split() == []

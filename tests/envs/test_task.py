@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import gymnasium as gym
 import pytest
 
 from gato_agent.envs import task
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.task import Score, Task, catalogue, find, read_suite
+from gato_agent.envs.suite_file import read_suite
+from gato_agent.envs.task import Score, Task, catalogue, find
 
 SCORE = """
 mean = 1.0
@@ -32,22 +32,13 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def test_the_six_tasks_are_known() -> None:
-    names = "CartPole-v1 Acrobot-v1 MountainCar-v0 MountainCarContinuous-v0 Pendulum-v1 LunarLander-v3"
-    assert set(names.split()) <= set(catalogue())
-    assert {known.suite for known in catalogue().values()} >= {"classic", "box2d"}
-
-
 @pytest.mark.parametrize("known", catalogue().values(), ids=lambda known: known.id)
-def test_a_task_agrees_with_gymnasium_and_its_scores_were_measured(known: Task) -> None:
+def test_a_tasks_scores_were_measured_alike(known: Task) -> None:
     assert find(known.id) is known
-    assert gym.spec(known.id).max_episode_steps == known.horizon
-    assert known.random is not None
-    assert known.expert is not None
-    assert known.expert.mean > known.random.mean
-    for score in (known.random, known.expert):
+    for score in filter(None, (known.random, known.expert)):
         assert (score.episodes, score.seeds) == (100, (1_000_000, 1_000_099))
         assert "gymnasium" in score.versions
+        assert (score.success is None) == (known.success is None)
 
 
 def test_an_unknown_id_is_no_task() -> None:
@@ -66,8 +57,8 @@ def test_a_suite_becomes_tasks(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ('extra = "box2d"', "extra = 1", r"^toys\.toml: extra is 1, not of type str$"),
-        ('extra = "box2d"', 'extras = "box2d"', r"^toys\.toml: extras is unknown; known here: tasks, extra$"),
-        ("horizon", "horizn", r"^toys\.toml: tasks\.A-v0\.horizn is unknown; known here: horizon, random, expert$"),
+        ('extra = "box2d"', 'extras = "box2d"', r"^toys\.toml: extras is unknown; known here: tasks, extra, "),
+        ("horizon", "horizn", r"^toys\.toml: tasks\.A-v0\.horizn is unknown; known here: horizon, "),
         ("horizon = 9", "horizon = true", r"tasks\.A-v0\.horizon is True, not of type int"),
         ("horizon = 9", "random = 9", r"tasks\.A-v0\.random is 9, not of type dict"),
         ("mean = 1.0", "mean = 1", r"tasks\.A-v0\.expert\.mean is 1, not of type float"),

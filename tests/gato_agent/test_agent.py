@@ -15,6 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from gato_agent.agent import Agent, find_task, resolve_device
 from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.config import GatoConfig
+from gato_agent.decode import Choose
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
@@ -125,10 +126,8 @@ def test_deterministic_predictions_are_greedy_whatever_the_temperature() -> None
 
 
 def test_sampling_follows_the_distribution() -> None:
-    from gato_agent.decode import sampler
-
     logits = torch.tensor([[0.0, 1.0, 2.0]])
-    choose = sampler(0.5, [torch.Generator().manual_seed(0)])
+    choose = Choose(0.5, [torch.Generator().manual_seed(0)])
     counts = np.bincount([int(choose(logits)) for _ in range(4000)], minlength=3) / 4000
     np.testing.assert_allclose(counts, torch.softmax(logits / 0.5, -1)[0].numpy(), atol=0.02)
 

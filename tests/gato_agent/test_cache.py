@@ -1,5 +1,6 @@
-"""Cached stepping gives the logits of one uncached forward over the whole episode."""
+"""Cached stepping gives the logits of one uncached forward over the whole episode, with PyTorch and in C++."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -8,20 +9,29 @@ from torch import Tensor
 
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Prefill, control_step
+from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.engine import Engine
 from gato_agent.model import Gato
 from gato_agent.spaces import PAD
+
+DECODERS = TorchDecoder, Engine
 
 OBSERVATION, ACTION = 4, 2
 STEP = OBSERVATION + 1 + ACTION
 
 
-class Lanes:
-    """Drives `control_step` with random observations and restarts, and keeps what it saw and answered."""
+def legal_for(config: GatoConfig) -> Legal:
+    vocabulary = config.vocabulary
+    return [(vocabulary.discrete, vocabulary.discrete + 9), (vocabulary.continuous, vocabulary.continuous + 1024)]
 
-    def __init__(self, model: Gato, lanes: int) -> None:
-        self.model, self.lanes = model, lanes
-        self.cache = Cache(model.config, lanes, OBSERVATION + 2)
+
+class Lanes:
+    """Drives a decoder with observations and restarts, and keeps what it saw and answered."""
+
+    def __init__(self, model: Gato, lanes: int, kind: type[TorchDecoder | Engine]) -> None:
+        self.config, self.lanes = model.config, lanes
+        self.decoder: Decoder = kind(model, legal_for(model.config))
+        self.decoder.reset(lanes, OBSERVATION + 2)
         self.last = torch.full((lanes, 1), PAD)
         self.local = torch.tensor([[-1, *range(OBSERVATION), -1]]).expand(lanes, -1)
         self.logits: list[list[Tensor]] = [[] for _ in range(lanes)]
@@ -29,23 +39,15 @@ class Lanes:
 
     def step(self, observation: Tensor, start: Tensor) -> Tensor:
         """One control step; tokens and logits of each lane are appended to its current episode."""
-        vocabulary = self.model.config.vocabulary
-        self.cache.restart(start, age=-1)
+        self.decoder.restart(start, age=-1)
         self.last = self.last.masked_fill(start.unsqueeze(1), PAD)
-        separator = torch.full((self.lanes, 1), vocabulary.separator)
-        seen: list[Tensor] = []
-
-        def choose(logits: Tensor) -> Tensor:
-            seen.append(logits)
-            return logits.argmax(-1)
-
+        separator = torch.full((self.lanes, 1), self.config.vocabulary.separator)
         tokens = torch.cat((self.last, observation, separator), dim=1)
-        legal = [(vocabulary.discrete, vocabulary.discrete + 9), (vocabulary.continuous, vocabulary.continuous + 1024)]
-        action = control_step(self.model, self.cache, Prefill(tokens, self.local, None, None), legal, choose)
+        action = self.decoder.step(Prefill(tokens, self.local, None, None), Choose())
         self.last = action[:, -1:]
         for lane in range(self.lanes):
             self.tokens[lane].append(torch.cat((observation[lane], separator[lane], action[lane])))
-            self.logits[lane] += [logits[lane] for logits in seen]
+            self.logits[lane] += [logits[lane].clone() for logits in self.decoder.logits]
         return action
 
     def forget(self, lane: int) -> tuple[Tensor, list[Tensor]]:
@@ -77,36 +79,60 @@ def error(model: Gato, tokens: Tensor, cached: list[Tensor]) -> float:
     return worst
 
 
-@pytest.mark.parametrize(("config", "lanes", "steps"), [
-    (dataclasses.replace(GatoConfig.nano(), context=50), 5, 300),  # a context that is no multiple of a step
-    (GatoConfig.nano(), 16, 625),
-])  # fmt: skip
-def test_cached_equals_uncached_through_resets_and_evictions(config: GatoConfig, lanes: int, steps: int) -> None:
-    """10,000 environment steps at full size: lanes restart at random, one never does."""
+def harsh(config: GatoConfig) -> Gato:
+    """Random weights that attend sharply: untrained attention is nearly uniform and would hide mistakes."""
     torch.manual_seed(0)
     model = Gato(config).eval()
-    with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
+    with torch.no_grad():
         for block in model.blocks:
             block.attention.qkv.weight[: 2 * config.width] *= 2
-    driver = Lanes(model, lanes)
+    return model
+
+
+def worst_error(reference: Gato, driver: Lanes, steps: int) -> tuple[float, int]:
+    """Play while lanes restart at random and one never does; the largest error, and the longest episode in tokens."""
     generator = torch.Generator().manual_seed(1)
-    start = torch.ones(lanes, dtype=torch.bool)
+    start = torch.ones(driver.lanes, dtype=torch.bool)
     worst, longest = 0.0, 0
     for t in range(steps):
-        driver.step(observe(config, (lanes,), generator), start)
-        start = torch.rand(lanes, generator=generator) < 0.004
+        driver.step(observe(driver.config, (driver.lanes,), generator), start)
+        start = torch.rand(driver.lanes, generator=generator) < 0.004
         start[0] = False
         if t == steps - 1:
             start[:] = True
         for lane in start.nonzero().flatten().tolist():
             tokens, cached = driver.forget(lane)
             longest = max(longest, len(tokens))
-            worst = max(worst, error(model, tokens, cached))
+            worst = max(worst, error(reference, tokens, cached))
+    return worst, longest
+
+
+@pytest.mark.parametrize(("config", "lanes", "steps"), [
+    (dataclasses.replace(GatoConfig.nano(), context=50), 5, 300),  # a context that is no multiple of a step
+    (GatoConfig.nano(), 16, 625),
+])  # fmt: skip
+def test_cached_equals_uncached_through_resets_and_evictions(config: GatoConfig, lanes: int, steps: int) -> None:
+    """10,000 environment steps at full size."""
+    model = harsh(config)
+    worst, longest = worst_error(model, Lanes(model, lanes, TorchDecoder), steps)
     assert longest == steps * STEP  # far beyond the context
     assert worst < 1e-5
 
 
-def test_lanes_equal_single_lanes() -> None:
+@pytest.mark.parametrize("context", [50, 512])
+def test_the_engine_is_as_near_to_the_truth_as_pytorch(context: int) -> None:
+    """Float32 rounds: with these weights PyTorch itself is 1e-5 from float64, and the engine must be no farther."""
+    model = harsh(dataclasses.replace(GatoConfig.nano(), context=context))
+    exact = copy.deepcopy(model).double()
+    (engine, longest), (pytorch, _) = (
+        worst_error(exact, Lanes(model, 5, kind), 300) for kind in (Engine, TorchDecoder)
+    )
+    assert longest == 300 * STEP
+    assert engine < 1.2 * pytorch < 2.4e-5
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_lanes_equal_single_lanes(kind: type[TorchDecoder | Engine]) -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(GatoConfig.nano(), context=40)
     model = Gato(config).eval()
@@ -114,8 +140,8 @@ def test_lanes_equal_single_lanes() -> None:
     observations = observe(config, (30, 3), generator)
     starts = torch.rand(30, 3, generator=generator) < 0.1
     starts[0] = True
-    together = Lanes(model, 3)
-    alone = [Lanes(model, 1) for _ in range(3)]
+    together = Lanes(model, 3, kind)
+    alone = [Lanes(model, 1, kind) for _ in range(3)]
     for observation, start in zip(observations, starts, strict=True):
         actions = together.step(observation, start)
         for lane in range(3):

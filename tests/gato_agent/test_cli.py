@@ -84,6 +84,11 @@ def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
     played = json.loads((trained / "p.json").read_text())
     assert [e["seed"] for e in played["episodes"]] == list(range(1_000_000, 1_000_004))  # never those of collection
     assert task["mean"] == played["mean_return"]
+    shown = cli(f"play {common} --render none --n-envs 3 --hz 5000 --json q.json", cwd=trained).stdout
+    together = json.loads((trained / "q.json").read_text())
+    by_seed = sorted(together["episodes"], key=lambda e: e["seed"])
+    assert [e["return"] for e in by_seed] == [e["return"] for e in played["episodes"]]
+    assert f"{together['missed_deadlines']} of {together['control_steps']} deadlines missed at 5000 Hz" in shown
     assert task["expert"] == 500.0
     assert task["normalized"] == pytest.approx((task["mean"] - task["random"]) / (task["expert"] - task["random"]))
 
@@ -111,6 +116,8 @@ MISTAKES = [
     ("play --env CartPole-v1 --checkpoint {run} --render none --env-kwargs nonsense", 2, "not JSON"),
     ("play --env CartPole-v1 --checkpoint {run} --render none --env-kwargs [1]", 2, "not a JSON object"),
     ("play --env CartPole-v1 --checkpoint {run} --render none --episodes 0", 2, "at least 1"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --n-envs 0", 2, "--n-envs 0: at least 1"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --hz -1", 2, "--hz -1.0: at least 0"),
     ("evaluate --checkpoint {run} --env Nothing-v0", 2, "unknown environment Nothing-v0"),
     ("evaluate --checkpoint {run} --episodes 0", 2, "at least 1"),
     ("evaluate --expert random", 2, "--env"),

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +11,12 @@ from gymnasium.spaces import Box, Dict, Discrete, Text
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from gato_agent import decode
+from gato_agent import agent as agent_module
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.config import GatoConfig
+from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.engine import Engine, Precision
 from gato_agent.envs.structure import Columns, columns
 from gato_agent.model import Gato
 from gato_agent.rollouts.episode import Episode
@@ -45,18 +46,20 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(model, {TASK.id: TASK}, TextTokenizer.train(["abc"], 300))
 
 
-def recording(seen: list[Tensor]) -> Callable[..., decode.Choose]:
-    """A `decode.sampler` that keeps the logits it chooses from."""
-    sampler = decode.sampler
+def recording(kind: type[TorchDecoder | Engine], seen: list[Tensor]) -> Callable[..., Decoder]:
+    """A `make_decoder` whose decoders keep their logits."""
 
-    def make(*args: Any) -> decode.Choose:
-        choose = sampler(*args)
+    def make(model: Gato, legal: Legal, precision: Precision) -> Decoder:
+        decoder: Decoder = kind(model, legal)
+        step = decoder.step
 
-        def record(logits: Tensor) -> Tensor:
-            seen.append(logits)
-            return choose(logits)
+        def recorded(prefill: Prefill, choose: Choose) -> Tensor:
+            action = step(prefill, choose)
+            seen.extend(logits.clone() for logits in decoder.logits)
+            return action
 
-        return record
+        decoder.step = recorded  # type: ignore[method-assign]
+        return decoder
 
     return make
 
@@ -85,9 +88,12 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     return [logits[at] for at in sorted(logits)]
 
 
-def test_logits_in_play_are_those_of_training(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
+def test_logits_in_play_are_those_of_training(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine]
+) -> None:
     seen: list[Tensor] = []
-    monkeypatch.setattr(decode, "sampler", recording(seen))
+    monkeypatch.setattr(agent_module, "make_decoder", recording(kind, seen))
     agent = Agent(checkpoint, TASK, temperature=1.0)
     agent.reset(2)
     space = batch_space(OBSERVATION, 2)

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
+from gato_agent.envs.errors import UsageError
+from gato_agent.envs.loop import steps
+from gato_agent.envs.make import make_vector
+from gato_agent.rollouts.experts import load_expert
 from gato_agent.rollouts.noise import LEVELS, Noisy
 
 START, NEXT = np.array([True]), np.array([False])
@@ -89,3 +93,34 @@ def test_the_expert_gets_the_seed_too():
     expert = Constant(ACTION)
     Noisy(expert, SPACE).seed(11)
     assert expert.seeds == [11]
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    ["PandaReach-v3", "FetchReach-v4", "AntBulletEnv-v0", "ALE/Pong-v5", "Meta-World/reach-v3", "Taxi-v4",
+     "BabyAI-PutNextLocal-v0", "InvertedPendulum-v5"],
+)  # fmt: skip
+def test_any_expert_shows_how_it_comes_back(env_id):
+    """Goals, time features, memories, programs and plans: labels in the space, the same for a seed at any time."""
+    try:
+        envs = make_vector(env_id, 1)
+    except UsageError as error:
+        pytest.skip(str(error))
+    space = envs.single_action_space
+    expert = load_expert("catalogue", env_id, envs.single_observation_space, space, envs=envs)
+
+    def play(seed: int) -> list[tuple[bytes, bytes]]:
+        noisy.seed(seed)
+        pairs: list[tuple[bytes, bytes]] = []
+        for step, _ in zip(steps(noisy, envs, [seed]), range(20), strict=False):
+            assert noisy.label[0] in space
+            pairs.append((np.asarray(step.action).tobytes(), np.asarray(noisy.label[0]).tobytes()))
+        return pairs
+
+    noisy = Noisy(expert, space)
+    seeds = [seed for seed in range(99) if (noisy.seed(seed), noisy.level)[1] == max(LEVELS)][:16]
+    played = [play(seed) for seed in seeds]
+    assert [play(seed) for seed in seeds[::-1]] == played[::-1]
+    pairs = [pair for episode in played for pair in episode]
+    assert 0 < sum(action != label for action, label in pairs) < len(pairs)
+    envs.close()

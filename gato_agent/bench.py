@@ -1,0 +1,271 @@
+"""How fast a control step is, beside what the machine could do at best and what others take.
+
+The floor of a pass is what it must at least cost: its bytes over the measured memory bandwidth, or its operations over
+the measured peak of a matrix product, whichever is larger. A step of A action tokens is one prefill and A - 1 passes.
+"""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from gato_agent.agent import resolve_device
+from gato_agent.config import GatoConfig
+from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.engine import Engine, Precision, make_decoder
+from gato_agent.envs.errors import UsageError, at_least
+from gato_agent.envs.files import write_files
+from gato_agent.model import Gato
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Time control steps of untrained models; every ratio is of two figures of this run."""
+
+    what: Annotated[Literal["step"], tyro.conf.Positional] = "step"
+    """step: control steps with a full context, beside their floor, the uncached model, PyTorch and a peer."""
+    size: tuple[str, ...] = ("nano", "tiny")
+    """nano, tiny, small, baseline or large; one or several."""
+    task: tuple[str, ...] = ("4/1", "17/6")
+    """Observation tokens / action tokens."""
+    lanes: tuple[int, ...] = (1,)
+    """Environments at once."""
+    precision: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+    """Of the weights, on a CPU."""
+    context: int | None = None
+    """Filled context in tokens; by default all of it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    num_threads: int = 1
+    """CPU threads."""
+    repeats: int = 50
+    """Timed steps of each kind."""
+    compare: bool = True
+    """Also time the uncached model, PyTorch's operators with the cache, and GPT-2 of Hugging Face (if installed)."""
+    json: Path | None = None
+    """Write the figures to this file too."""
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """One row; times in milliseconds a step, of all lanes together; None where it was not measured."""
+
+    size: str
+    task: str
+    lanes: int
+    decoder: str
+    context: int
+    median: float
+    p99: float
+    cpu: float
+    """Processor time, median: what counts on a machine that others use too."""
+    floor: float
+    steps_per_second: float
+
+
+def bench(config: BenchConfig) -> list[StepFigures]:
+    """Run the benchmark, print its table, and write `--json`.
+
+    Raises:
+        UsageError: an unknown size or task.
+    """
+    at_least(1, lanes=min(config.lanes), num_threads=config.num_threads, repeats=config.repeats, context=config.context)
+    torch.set_num_threads(config.num_threads)
+    device, console = resolve_device(config.device), Console(soft_wrap=True)
+    rows: list[StepFigures] = []
+    machine = Machine(device)
+    for size in config.size:
+        torch.manual_seed(0)
+        model = Gato(GatoConfig.named(size)).to(device).eval()
+        for task in config.task:
+            for lanes in config.lanes:
+                rows += measure(config, machine, size, model, Job(model.config, *counts(task), lanes, device))
+    console.print(table(rows))
+    if config.json:
+        data = {"threads": config.num_threads, "torch": torch.__version__, "steps": [asdict(row) for row in rows]}
+        write_files({config.json: json.dumps(data, indent=2).encode()})
+    return rows
+
+
+def counts(task: str) -> tuple[int, int]:
+    """`17/6` -> 17 observation tokens and 6 action tokens; raises UsageError for anything else."""
+    parts = task.split("/")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise UsageError(f"--task {task}: write observation tokens / action tokens, such as 17/6")
+    return int(parts[0]), int(parts[1])
+
+
+class Job:
+    """Control steps of one shape, with random observations."""
+
+    def __init__(self, config: GatoConfig, observations: int, actions: int, lanes: int, device: str) -> None:
+        first = config.vocabulary.continuous
+        self.config, self.lanes, self.device = config, lanes, device
+        self.observations, self.actions = observations, actions
+        self.legal: Legal = [(first, first + 1024)] * actions
+        self.local = torch.tensor([[-1, *range(observations), -1]], device=device).repeat(lanes, 1)
+        self.passes = [observations + 2] + [1] * (actions - 1)  # tokens of each pass of a step
+
+    def prefill(self) -> Prefill:
+        """The next observation."""
+        tokens = torch.randint(0, self.config.vocabulary.size, self.local.shape, device=self.device)
+        return Prefill(tokens, self.local, None, None)
+
+    def fill(self, decoder: Decoder, context: int) -> None:
+        """Start anew and step until `context` tokens are held."""
+        decoder.reset(self.lanes, self.observations + 2)
+        for _ in range(math.ceil(context / sum(self.passes))):
+            decoder.step(self.prefill(), Choose())
+
+    def rerun(self, model: Gato) -> Callable[[], None]:
+        """A step without a cache: everything is computed again for every action token."""
+        shape = self.lanes, self.config.context
+        window = torch.randint(0, self.config.vocabulary.size, shape, device=self.device)
+        local = torch.arange(shape[1], device=self.device).remainder(self.observations + 1 + self.actions).expand(shape)
+
+        def step() -> None:
+            for low, high in self.legal:
+                model.logits(model(window, local=local.clamp(max=self.observations - 1))[:, -1], low, high).argmax(-1)
+
+        return step
+
+
+class Machine:
+    """What the machine can do at best, measured: bytes and operations a second."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._bandwidth: dict[int, float] = {}
+        self._peak: dict[torch.dtype, float] = {}
+
+    def bandwidth(self, size: int) -> float:
+        """Bytes a second of reading `size` bytes again and again, from whichever cache holds them."""
+        rounded = 2 ** round(math.log2(size))
+        if rounded not in self._bandwidth:
+            x = torch.ones(rounded // 4, device=self.device)
+            walls, _ = timed(lambda: torch.dot(x, x), max(50, 2**31 // rounded), self.device)
+            self._bandwidth[rounded] = rounded / min(walls)
+        return self._bandwidth[rounded]
+
+    def peak(self, dtype: torch.dtype) -> float:
+        """Operations a second of a product of square matrices."""
+        if dtype not in self._peak:
+            n = 512 if self.device == "cpu" else 8192
+            x = torch.ones(n, n, dtype=dtype, device=self.device)
+            walls, _ = timed(lambda: x @ x, 50, self.device)
+            self._peak[dtype] = 2 * n**3 / min(walls)
+        return self._peak[dtype]
+
+    def floor(self, job: Job, context: int, precision: Precision) -> float:
+        """The least that a step can take, in seconds; sums are of float32 on a CPU whatever the weights are."""
+        c = job.config
+        weight, kept = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
+        parameters = c.layers * (4 * c.width**2 + c.width * c.feed_forward + c.width * c.feed_forward // 2)
+        total = 0.0
+        for n in job.passes:
+            cached = 2 * job.lanes * c.layers * min(context, c.context) * c.width
+            size = parameters * weight + 1024 * c.width * weight + cached * kept
+            operations = 2 * job.lanes * n * parameters + 2 * n * cached
+            peak = self.peak(torch.float32 if self.device == "cpu" else torch.bfloat16)
+            total += max(size / self.bandwidth(size), operations / peak)
+        return total
+
+
+def timed(step: Callable[[], object], repeats: int, device: str) -> tuple[list[float], list[float]]:
+    """Wall and processor seconds of each call, after a warm-up."""
+    walls, cpus = [], []
+    for i in range(repeats + 3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        if i >= 3:
+            walls.append(time.perf_counter() - wall)
+            cpus.append(time.process_time() - cpu)
+    return walls, cpus
+
+
+@torch.inference_mode()
+def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: Job) -> list[StepFigures]:
+    """Every way to take one step, each on a context that it filled itself."""
+    context = min(config.context or model.config.context, model.config.context)
+
+    def row(name: str, step: Callable[[], object], precision: Precision = "float32", share: int = 1) -> StepFigures:
+        walls, cpus = timed(step, max(5, config.repeats // share), job.device)
+        median = statistics.median(walls)
+        floor = machine.floor(job, context, precision)
+        return StepFigures(
+            size, f"{job.observations}/{job.actions}", job.lanes, name, context, median * 1e3,
+            sorted(walls)[math.ceil(0.99 * len(walls)) - 1] * 1e3, statistics.median(cpus) * 1e3, floor * 1e3,
+            job.lanes / median,
+        )  # fmt: skip
+
+    def cached(name: str, decoder: Decoder, precision: Precision = "float32") -> StepFigures:
+        job.fill(decoder, context)
+        return row(name, lambda: decoder.step(job.prefill(), Choose()), precision)
+
+    rows = []
+    for precision in config.precision if job.device == "cpu" else ():
+        decoder = make_decoder(model, job.legal, precision, config.num_threads)
+        if isinstance(decoder, Engine):
+            rows.append(cached(f"engine {precision}", decoder, precision))
+    if config.compare or not rows:
+        rows.append(cached("pytorch", TorchDecoder(model, job.legal)))
+    if config.compare and context == model.config.context:
+        rows.append(row("uncached", job.rerun(model), share=10))
+    if config.compare and (peer := gpt2(job, context)):
+        rows.append(row("transformers", peer, share=5))
+    return rows
+
+
+def gpt2(job: Job, context: int) -> Callable[[], None] | None:
+    """A step of an equally shaped GPT-2 of Hugging Face with its own cache; None where it is not installed."""
+    try:
+        from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+    except ImportError:
+        return None
+    c = job.config
+    added = sum(job.passes)
+    shape = GPT2Config(
+        vocab_size=c.vocabulary.size, n_positions=c.context + added, n_layer=c.layers, n_head=c.heads, n_embd=c.width,
+        n_inner=c.feed_forward * 3 // 4, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    peer, state = GPT2LMHeadModel(shape), DynamicCache()
+    torch.nn.Module.to(peer, job.device).train(False)
+    peer(torch.zeros(job.lanes, context, dtype=torch.int64, device=job.device), past_key_values=state, logits_to_keep=1)
+
+    def step() -> None:
+        tokens: Tensor = job.prefill().tokens
+        for _ in range(job.actions):
+            logits = peer(tokens, past_key_values=state, use_cache=True, logits_to_keep=1).logits
+            tokens = logits[:, -1:].argmax(-1)
+        state.crop(-added)
+
+    return step
+
+
+def table(rows: list[StepFigures]) -> Table:
+    """The figures as a person reads them."""
+    shown = Table("model", "task", title="control steps", box=box.SIMPLE, padding=0, collapse_padding=True)
+    for name in ("lanes", "decoder", "ms", "p99", "CPU-ms", "floor", "over it", "steps/s", "slower"):
+        shown.add_column(name, justify="left" if name == "decoder" else "right", no_wrap=True)
+    best: dict[tuple[str, str, int], float] = {}
+    for r in rows:
+        first = best.setdefault((r.size, r.task, r.lanes), r.cpu)
+        shown.add_row(
+            r.size, r.task, str(r.lanes), r.decoder, f"{r.median:.2f}", f"{r.p99:.2f}", f"{r.cpu:.2f}",
+            f"{r.floor:.2f}", f"{r.cpu / r.floor:.1f}x", f"{r.steps_per_second:,.0f}", f"{r.cpu / first:.1f}x",
+        )  # fmt: skip
+    shown.caption = "over it: CPU-ms over the floor; slower: CPU-ms over those of the first row of the same job"
+    return shown

@@ -1,0 +1,368 @@
+// One control step on a CPU, from observation tokens to the complete action, without returning to Python.
+//
+// Everything heavy is one product, y[M, N] = x[M, K] w: for weights, for keys and for values alike. What it streams is
+// stored in panels of NR vectors, [N / (16 NR)][K][16 NR], so each byte is read once, in order, for up to six rows of x.
+// Sums run over k in order whatever M is: a lane's numbers do not depend on how many others there are.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+typedef float Vector __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
+typedef int16_t Shorts __attribute__((vector_size(32)));
+typedef int32_t Integers __attribute__((vector_size(64)));
+
+constexpr int LANE = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a vector, floats a panel, rows of x at a time
+constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
+
+struct bf16 { uint16_t bits; };
+
+inline Vector load(const float *p) { Vector v; std::memcpy(&v, p, sizeof v); return v; }
+inline Vector load(const bf16 *p) {
+    Halves h; std::memcpy(&h, p, sizeof h);
+    const Words words = __builtin_convertvector(h, Words) << 16;
+    Vector v; std::memcpy(&v, &words, sizeof v); return v;
+}
+inline Vector load(const int8_t *p) {
+    Bytes b; std::memcpy(&b, p, sizeof b);  // in steps, for which compilers have an instruction each
+    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(b, Shorts), Integers), Vector);
+}
+
+inline void put(float *to, float value) { *to = value; }
+inline void put(bf16 *to, float value) {  // round to nearest even
+    uint32_t u; std::memcpy(&u, &value, 4);
+    to->bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+// M rows (at most ROWS) of x times one panel of NR vectors, in partial sums of TERMS, which round less than long ones.
+template <class W, int NR, int M>
+inline void kernel(const float *x, long ldx, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
+    Vector total[M][NR] = {};
+    for (int begin = 0; begin < K; begin += TERMS) {
+        Vector sum[M][NR] = {};
+        for (int k = begin; k < std::min(begin + TERMS, K); k++, w += NR * LANE) {
+            Vector v[NR];
+            for (int j = 0; j < NR; j++) v[j] = load(w + j * LANE);
+            for (int i = 0; i < M; i++)
+                for (int j = 0; j < NR; j++) sum[i][j] += x[i * ldx + k] * v[j];
+        }
+        for (int i = 0; i < M; i++)
+            for (int j = 0; j < NR; j++) total[i][j] += sum[i][j];
+    }
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < NR; j++) {
+            float *to = y + i * ldy + j * LANE;
+            if (scale) total[i][j] *= load(scale + j * LANE);
+            if (add) total[i][j] += load(to);
+            std::memcpy(to, &total[i][j], sizeof(Vector));
+        }
+}
+
+// All M rows of x times one panel.
+template <class W, int NR>
+void panel(const float *x, long ldx, int M, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
+    for (; M >= ROWS; M -= ROWS, x += ROWS * ldx, y += ROWS * ldy) kernel<W, NR, ROWS>(x, ldx, K, w, scale, y, ldy, add);
+    switch (M) {
+        case 5: return kernel<W, NR, 5>(x, ldx, K, w, scale, y, ldy, add);
+        case 4: return kernel<W, NR, 4>(x, ldx, K, w, scale, y, ldy, add);
+        case 3: return kernel<W, NR, 3>(x, ldx, K, w, scale, y, ldy, add);
+        case 2: return kernel<W, NR, 2>(x, ldx, K, w, scale, y, ldy, add);
+        case 1: return kernel<W, NR, 1>(x, ldx, K, w, scale, y, ldy, add);
+    }
+}
+
+// exp for x <= 0, within 2e-7: a polynomial of the fraction (Cephes) and the exponent's bits; plain C, so it vectorises.
+inline float exponential(float x) {
+    x = std::max(x, -87.0f);
+    const float n = std::nearbyint(x * 1.44269504f);
+    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f, p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f, p = p * r * r + r + 1.0f;
+    const int32_t bits = (int32_t(n) + 127) << 23;
+    float power; std::memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+// x Phi(x), with the error function as a rational function on [-4, 4] (XLA's and Eigen's coefficients), within 3e-7.
+inline float gelu(float x) {
+    const float z = std::min(std::max(x * 0.70710678f, -4.0f), 4.0f), s = z * z;
+    float p = -2.72614225801306e-10f, q = -1.45660718464996e-05f;
+    p = p * s + 2.77068142495902e-08f, p = p * s - 2.10102402082508e-06f, p = p * s - 5.69250639462346e-05f;
+    p = p * s - 7.34990630326855e-04f, p = p * s - 2.95459980854025e-03f, p = p * s - 1.60960333262415e-02f;
+    q = q * s - 2.13374055278905e-04f, q = q * s - 1.68282697438203e-03f;
+    q = q * s - 7.37332916720468e-03f, q = q * s - 1.42647390514189e-02f;
+    return 0.5f * x * (1.0f + z * p / q);
+}
+
+void layer_norm(const float *x, const float *weight, const float *bias, int width, float *y) {
+    float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < width; i++) sum += x[i];
+    const float mean = sum / width;
+#pragma omp simd reduction(+ : squares)
+    for (int i = 0; i < width; i++) squares += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / std::sqrt(squares / width + 1e-5f);
+    for (int i = 0; i < width; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Matrix {  // packed in panels of PANEL; scale is one per output, or null
+    const void *w;
+    const float *scale;
+};
+
+struct Layer {
+    const float *norm1, *bias1, *norm2, *bias2;
+    Matrix qkv, out, hidden, down;
+};
+
+struct Model {
+    int32_t layers, heads, width, feed_forward, context, kind;  // kind of weights and cache: 0 float32, 1 bfloat16, 2 int8
+    const Layer *layer;
+    const float *norm, *bias, *table, *local;  // table [ids][width], local [positions][width]
+};
+
+struct Ring {  // keys [layer][lane][head][slots / 64][size][64], values [layer][lane][head][size / 16 NR][slots][16 NR]
+    int32_t lanes, slots, threads;
+    void *keys, *values;
+    int64_t *index, *age;  // [lane][slots], [lane]
+    int64_t written;
+};
+
+struct Choice {  // one action token: its legal ids, and what is added to their logits
+    int32_t low, count;
+    Matrix head;         // of the legal rows of the table
+    const double *noise; // [lane][count], or null for the likeliest
+    float *logits;       // [lane][count rounded up to PANEL], written
+};
+}
+
+namespace {
+
+template <class W, class C>
+struct Step {
+    const Model &m;
+    Ring &ring;
+    const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / LANE, lanes = ring.lanes;
+    const bool parallel = ring.threads > 1;
+    std::vector<float> x, y, wide, bias, cos, sin;
+    std::vector<double> speed;  // radians a token of each pair of dimensions
+    std::vector<char> seen;
+    std::vector<int> live;      // [lane][1 + slots / PANEL]: how many panels of slots hold a seen key, and which
+    int n = 0;
+
+    Step(const Model &model, Ring &r) : m(model), ring(r), speed(S / 2) {
+        for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
+    }
+
+    void product(const float *in, int M, int K, const Matrix &w, int N, float *to, bool add) {
+        const W *weights = static_cast<const W *>(w.w);
+        const int panels = (N + PANEL - 1) / PANEL;
+#pragma omp parallel for num_threads(ring.threads) if (parallel)
+        for (int p = 0; p < panels; p++)
+            panel<W, 4>(in, K, M, K, weights + long(p) * K * PANEL, w.scale ? w.scale + p * PANEL : nullptr,
+                        to + p * PANEL, long(panels) * PANEL, add);
+    }
+
+    // Make room for n tokens a lane: their indices, angles, and who sees whom.
+    void advance(const int64_t *tokens, int count) {
+        n = count;
+        const int slots = ring.slots, chunks = slots / PANEL, half = S / 2;
+        bias.resize(long(lanes) * n * slots), cos.resize(long(lanes) * n * half), sin.resize(cos.size());
+        live.assign(long(lanes) * (1 + chunks), 0);
+        for (int lane = 0; lane < lanes; lane++) {
+            int64_t *index = ring.index + long(lane) * slots;
+            for (int t = 0; t < n; t++)
+                index[slot(t)] = tokens[lane * n + t] == -1 ? INT64_MIN / 2 : ring.age[lane] + t;
+            seen.assign(chunks, 0);
+            for (int t = 0; t < n; t++) {
+                const int64_t query = ring.age[lane] + t;
+                float *row = &bias[(long(lane) * n + t) * slots];
+                for (int s = 0; s < slots; s++) {
+                    const int64_t distance = query - index[s];
+                    row[s] = distance >= 0 && distance < m.context ? 0.0f : NOWHERE;
+                }
+                row[slot(t)] = 0.0f;  // a PAD sees itself
+                for (int c = 0; c < chunks; c++)
+                    for (int s = 0; !seen[c] && s < PANEL; s++) seen[c] = row[c * PANEL + s] == 0.0f;
+                for (int j = 0; j < half; j++) {
+                    const double angle = double(query) * speed[j];
+                    cos[(long(lane) * n + t) * half + j] = float(std::cos(angle));
+                    sin[(long(lane) * n + t) * half + j] = float(std::sin(angle));
+                }
+            }
+            int *list = &live[long(lane) * (1 + chunks)];
+            for (int c = 0; c < chunks; c++)
+                if (seen[c]) list[1 + list[0]++] = c;
+            ring.age[lane] += n;
+        }
+    }
+
+    int slot(int t) const { return int((ring.written + t) % ring.slots); }
+
+    // Rotate a head's queries and keys in place and put keys and values into the ring.
+    void remember(int layer, int lane, int head, float *qkv) {
+        const int slots = ring.slots, half = S / 2;
+        C *keys = static_cast<C *>(ring.keys) + ((long(layer) * lanes + lane) * H + head) * slots * S;
+        C *values = static_cast<C *>(ring.values) + ((long(layer) * lanes + lane) * H + head) * slots * S;
+        const float scale = 1.0f / std::sqrt(float(S));
+        for (int t = 0; t < n; t++) {
+            float *q = qkv + t * 3L * D + head * S, *k = q + D, *v = k + D;
+            const float *c = &cos[(long(lane) * n + t) * half], *s = &sin[(long(lane) * n + t) * half];
+            for (int j = 0; j < half; j++) {
+                const float q1 = q[j], q2 = q[j + half], k1 = k[j], k2 = k[j + half];
+                q[j] = (q1 * c[j] - q2 * s[j]) * scale, q[j + half] = (q2 * c[j] + q1 * s[j]) * scale;
+                k[j] = k1 * c[j] - k2 * s[j], k[j + half] = k2 * c[j] + k1 * s[j];
+            }
+            const int at = slot(t), block = NR * LANE;
+            for (int j = 0; j < S; j++) {
+                put(keys + (long(at / PANEL) * S + j) * PANEL + at % PANEL, k[j]);
+                put(values + (long(j / block) * slots + at) * block + j % block, v[j]);
+            }
+        }
+    }
+
+    // Attention of one head's queries from `first` on, over the panels of slots that hold something to see.
+    void attend(int layer, int lane, int head, const float *qkv, int first, float *to) {
+        const int slots = ring.slots, chunks = slots / PANEL, rows = n - first;
+        const int *list = &live[long(lane) * (1 + chunks)], used = list[0] * PANEL;
+        const C *keys = static_cast<C *>(ring.keys) + ((long(layer) * lanes + lane) * H + head) * slots * S;
+        const C *values = static_cast<C *>(ring.values) + ((long(layer) * lanes + lane) * H + head) * slots * S;
+        const float *q = qkv + first * 3L * D + head * S;
+        thread_local std::vector<float> weight;
+        weight.resize(long(rows) * used);
+        for (int c = 0; c < list[0]; c++)
+            panel<C, 4>(q, 3L * D, rows, S, keys + long(list[1 + c]) * S * PANEL, nullptr, &weight[c * PANEL], used, false);
+        for (int t = 0; t < rows; t++) {
+            const float *b = &bias[(long(lane) * n + first + t) * slots];
+            float *w = &weight[long(t) * used], top = NOWHERE, total = 0;
+            for (int c = 0; c < list[0]; c++)
+                for (int s = 0; s < PANEL; s++) w[c * PANEL + s] += b[list[1 + c] * PANEL + s];
+#pragma omp simd reduction(max : top)
+            for (int s = 0; s < used; s++) top = w[s] > top ? w[s] : top;
+#pragma omp simd reduction(+ : total)
+            for (int s = 0; s < used; s++) total += w[s] = exponential(w[s] - top);
+            for (int s = 0; s < used; s++) w[s] /= total;
+        }
+        const int block = NR * LANE;
+        for (int j = 0; j < S; j += block)
+            for (int c = 0; c < list[0]; c++) {
+                const C *v = values + (long(j / block) * slots + list[1 + c] * PANEL) * block;
+                float *y = to + head * S + j;
+                switch (NR) {
+                    case 1: panel<C, 1>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
+                    case 2: panel<C, 2>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
+                    case 3: panel<C, 3>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
+                    default: panel<C, 4>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0);
+                }
+            }
+    }
+
+    void norms(const float *weight, const float *shift, int rows) {
+#pragma omp parallel for num_threads(ring.threads) if (parallel)
+        for (int r = 0; r < rows; r++) layer_norm(&x[long(r) * D], weight, shift, D, &y[long(r) * D]);
+    }
+
+    // The transformer over x [lane][n][width]; afterwards y [lane][width] is the normed state of each lane's last token.
+    void pass(const int64_t *tokens, int count) {
+        advance(tokens, count);
+        const int F = m.feed_forward, tall = lanes * n;
+        y.resize(long(tall) * std::max(D, F / 2)), wide.resize(long(tall) * std::max(3 * D, F));
+        int rows = n;
+        for (int l = 0; l < m.layers; l++) {
+            const Layer &layer = m.layer[l];
+            norms(layer.norm1, layer.bias1, tall);
+            product(y.data(), tall, D, layer.qkv, 3 * D, wide.data(), false);
+            const int first = l + 1 < m.layers ? 0 : n - 1;  // of the last layer only the last token is wanted
+            rows = n - first;
+#pragma omp parallel for collapse(2) num_threads(ring.threads) if (parallel)
+            for (int lane = 0; lane < lanes; lane++)
+                for (int head = 0; head < H; head++) {
+                    float *qkv = &wide[long(lane) * n * 3 * D];
+                    remember(l, lane, head, qkv);
+                    attend(l, lane, head, qkv, first, &y[long(lane) * rows * D]);
+                }
+            if (first)
+                for (int lane = 0; lane < lanes; lane++)
+                    std::memmove(&x[long(lane) * D], &x[(long(lane) * n + first) * D], D * sizeof(float));
+            const int M = lanes * rows;
+            product(y.data(), M, D, layer.out, D, x.data(), true);
+            norms(layer.norm2, layer.bias2, M);
+            product(y.data(), M, D, layer.hidden, F, wide.data(), false);
+#pragma omp parallel for num_threads(ring.threads) if (parallel)
+            for (int r = 0; r < M; r++)
+                for (int j = 0; j < F / 2; j++)
+                    y[long(r) * (F / 2) + j] = wide[long(r) * F + j] * gelu(wide[long(r) * F + F / 2 + j]);
+            product(y.data(), M, F / 2, layer.down, D, x.data(), true);
+        }
+        ring.written += n;
+        norms(m.norm, m.bias, lanes);
+    }
+
+    void embed(const int64_t *tokens, const int64_t *local, const float *patches, int count) {
+        x.resize(long(lanes) * count * D);
+        for (long r = 0; r < long(lanes) * count; r++) {
+            float *to = &x[r * D];
+            if (tokens[r] == -2) std::memcpy(to, patches, D * sizeof(float)), patches += D;
+            else std::memcpy(to, m.table + std::max<int64_t>(tokens[r], 0) * D, D * sizeof(float));
+            const int64_t place = local ? local[r] : -1;
+            for (int j = 0; place >= 0 && j < D; j++) to[j] += m.local[place * D + j];
+        }
+    }
+
+    void choose(const Choice &c, float inverse_temperature, int64_t *chosen, int stride) {
+        product(y.data(), lanes, D, c.head, c.count, c.logits, false);
+        const long row = (c.count + PANEL - 1) / PANEL * PANEL;
+        for (int lane = 0; lane < lanes; lane++) {
+            const float *logits = c.logits + lane * row;
+            double best = -INFINITY;
+            int at = 0;
+            for (int i = 0; i < c.count; i++) {
+                const double value =
+                    c.noise ? double(logits[i]) * inverse_temperature + c.noise[long(lane) * c.count + i] : logits[i];
+                if (value > best) best = value, at = i;
+            }
+            chosen[long(lane) * stride] = c.low + at;
+        }
+    }
+};
+
+template <class W, class C>
+void step(const Model &m, Ring &ring, const int64_t *tokens, const int64_t *local, const float *patches, int count,
+          const Choice *choices, int actions, float inverse_temperature, int64_t *chosen) {
+    thread_local std::vector<int64_t> last;
+    Step<W, C> run(m, ring);
+    run.embed(tokens, local, patches, count);
+    run.pass(tokens, count);
+    for (int a = 0; a < actions; a++) {
+        if (a) {
+            last.resize(ring.lanes);
+            for (int lane = 0; lane < ring.lanes; lane++) last[lane] = chosen[long(lane) * actions + a - 1];
+            run.embed(last.data(), nullptr, nullptr, 1);
+            run.pass(last.data(), 1);
+        }
+        run.choose(choices[a], inverse_temperature, chosen + a, actions);
+    }
+}
+
+}  // namespace
+
+extern "C" void gato_step(const Model *m, Ring *ring, const int64_t *tokens, const int64_t *local, const float *patches,
+                          int count, const Choice *choices, int actions, float inverse_temperature, int64_t *chosen) {
+    switch (m->kind) {
+        case 0: return step<float, float>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
+        case 1: return step<bf16, bf16>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
+        case 2: return step<int8_t, bf16>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
+    }
+}

@@ -1,0 +1,237 @@
+"""The control step as one call into compiled C++, for CPUs: `engine.cpp`, built once by the machine's own compiler.
+
+It computes what `decode.TorchDecoder` computes, several times faster: weights and cache are streamed once, in the order
+of memory, by products of few rows, for which no library is tuned.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gato_agent.config import GatoConfig
+from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.model import Block, Gato
+
+SOURCE = Path(__file__).with_name("engine.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+PANEL = 64  # outputs that are stored side by side, as in engine.cpp
+NEVER = -(2**62)  # token index of a slot that nothing may see
+Precision = Literal["float32", "bfloat16", "int8"]  # of weights; the cache is float32 for the first, else bfloat16
+
+_log = logging.getLogger(__name__)
+
+
+class _Struct(ctypes.Structure):
+    """A struct of engine.cpp; keeps the tensors alive that it points into."""
+
+    def __init__(self, *values: Any) -> None:
+        self.kept = values
+        super().__init__(*map(_pointer, values))
+
+
+POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+
+
+class _Matrix(_Struct):
+    _fields_ = [("w", POINTER), ("scale", POINTER)]  # ctypes' own way
+
+
+class _Layer(_Struct):
+    _fields_ = [
+        *((name, POINTER) for name in ("norm1", "bias1", "norm2", "bias2")),
+        *((name, _Matrix) for name in ("qkv", "out", "hidden", "down")),
+    ]
+
+
+class _Model(_Struct):
+    _fields_ = [
+        *((name, INT32) for name in ("layers", "heads", "width", "feed_forward", "context", "kind")),
+        *((name, POINTER) for name in ("layer", "norm", "bias", "table", "local")),
+    ]
+
+
+class _Ring(_Struct):
+    _fields_ = [
+        *((name, INT32) for name in ("lanes", "slots", "threads")),
+        *((name, POINTER) for name in ("keys", "values", "index", "age")),
+        ("written", INT64),
+    ]
+
+
+class _Choice(_Struct):
+    _fields_ = [
+        ("low", INT32), ("count", INT32), ("head", _Matrix), ("noise", POINTER), ("logits", POINTER),
+    ]  # fmt: skip
+
+
+def _pointer(value: Any) -> Any:
+    return value.data_ptr() if isinstance(value, Tensor) else value
+
+
+class Engine:
+    """Decodes actions on the CPU in one call a step; a `Decoder`.
+
+    The weights are copied: an engine does not see later changes of the model.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU; `fits` says which shapes are possible.
+        legal: half-open id range of each action token.
+        precision: of the copied weights.
+        threads: of the calls.
+
+    Raises:
+        OSError: it could not be compiled here.
+    """
+
+    def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
+        self._function, self._model, self._threads = library().gato_step, model, threads
+        config, embedding = model.config, model.embedding
+        self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        layers = [_layer(block, precision) for block in model.blocks if isinstance(block, Block)]
+        self._layers = layers, (_Layer * len(layers))(*layers)
+        self._packed = _Model(
+            config.layers, config.heads, config.width, config.feed_forward, config.context,
+            get_args(Precision).index(precision), ctypes.addressof(self._layers[1]),
+            model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight,
+        )  # fmt: skip
+        table = embedding.table.weight
+        heads = {(low, high): pack(table[low:high], precision) for low, high in legal}
+        self._heads = [(low, high, heads[low, high]) for low, high in legal]
+
+    @staticmethod
+    def fits(config: GatoConfig) -> bool:
+        """Whether a model of this shape can be packed: all named sizes can."""
+        whole = config.width % PANEL == config.feed_forward % (2 * PANEL) == config.head_size % 16 == 0
+        return whole and (config.head_size <= PANEL or config.head_size % PANEL == 0)
+
+    def reset(self, lanes: int, longest_pass: int) -> None:
+        """See `Decoder`."""
+        c = self._model.config
+        slots = -(-(c.context + longest_pass - 1) // PANEL) * PANEL
+        shape = (2, c.layers, lanes, c.heads, slots, c.head_size)
+        self._kv = torch.zeros(shape, dtype=self._dtype)
+        self._index = torch.full((lanes, slots), NEVER)
+        self._age = torch.zeros(lanes, dtype=torch.int64)
+        self._ring = _Ring(lanes, slots, self._threads, self._kv[0], self._kv[1], self._index, self._age, 0)
+        self._scores = [torch.empty(lanes, -(-(high - low) // PANEL) * PANEL) for low, high, _ in self._heads]
+        self.logits = [s[:, : high - low] for s, (low, high, _) in zip(self._scores, self._heads, strict=True)]
+        self._actions = torch.empty(lanes, len(self._heads), dtype=torch.int64)
+        self._greedy = self._choices([None] * len(self._heads))
+
+    def restart(self, lanes: Tensor, age: int = 0) -> None:
+        """See `Decoder`."""
+        self._index.masked_fill_(lanes.unsqueeze(1), NEVER)
+        self._age.masked_fill_(lanes, age)
+
+    @torch.inference_mode()
+    def step(self, prefill: Prefill, choose: Choose) -> Tensor:
+        """See `Decoder`; the next step overwrites the logits."""
+        tokens, local, patches, intervals = prefill
+        tokens, local = tokens.contiguous(), local.contiguous()
+        shown = None if patches is None else self._model.embedding.patch(patches, intervals).contiguous()
+        choices, temperature = self._greedy, choose.temperature or 1.0
+        if choose.temperature:
+            choices = self._choices([choose.noise(high - low) for low, high, _ in self._heads])
+        self._function(
+            ctypes.byref(self._packed), ctypes.byref(self._ring), ctypes.c_void_p(tokens.data_ptr()),
+            ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if shown is None else shown.data_ptr()),
+            tokens.shape[1], choices[1], len(self._heads), ctypes.c_float(1 / temperature),
+            ctypes.c_void_p(self._actions.data_ptr()),
+        )  # fmt: skip
+        return self._actions.clone()
+
+    def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:
+        """What is to be chosen: as objects that keep tensors alive, and as the array that C++ reads."""
+        kept = [
+            _Choice(low, high - low, head, noise, scores)
+            for (low, high, head), noise, scores in zip(self._heads, noises, self._scores, strict=True)
+        ]
+        return kept, (_Choice * len(kept))(*kept)
+
+
+def make_decoder(model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None) -> Decoder:
+    """The fastest decoder for a model: `Engine` on a CPU with a C++ compiler, else `TorchDecoder`, with a note."""
+    if model.norm.weight.device.type != "cpu" or not Engine.fits(model.config):
+        return TorchDecoder(model, legal)
+    try:
+        return Engine(model, legal, precision, threads or torch.get_num_threads())
+    except OSError as error:
+        _log.warning("playing with PyTorch alone, which is slower and float32: %s", error)
+        return TorchDecoder(model, legal)
+
+
+def pack(weight: Tensor, precision: Precision) -> _Matrix:
+    """Store a matrix [outputs, inputs] as engine.cpp reads it: [outputs / 64, inputs, 64], padded with zeros."""
+    outputs, inputs = weight.shape
+    padded = F.pad(weight.detach().float(), (0, 0, 0, -outputs % PANEL))
+    scale = None
+    if precision == "int8":  # one scale an output, the largest weight becomes 127
+        scale = padded.abs().amax(1).clamp(min=1e-12) / 127
+        padded = (padded / scale.unsqueeze(1)).round()
+    panels = padded.view(-1, PANEL, inputs).transpose(1, 2).to(getattr(torch, precision)).contiguous()
+    return _Matrix(panels, scale)
+
+
+def _layer(block: Block, precision: Precision) -> _Layer:
+    first, second = block.attention_norm, block.feed_forward_norm
+    linears = block.attention.qkv, block.attention.out, block.feed_forward.hidden, block.feed_forward.out
+    matrices = [pack(linear.weight, precision) for linear in linears]
+    return _Layer(first.weight, first.bias, second.weight, second.bias, *matrices)
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Compile engine.cpp, unless this machine did so before, and load it.
+
+    Raises:
+        OSError: there is no compiler, or it failed.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise OSError("no C++ compiler was found: install g++ or clang++")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato-agent"
+    target = folder / f"engine-{_identity(compiler)}.so"
+    if not target.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _compile(compiler, target)
+    return ctypes.CDLL(str(target))
+
+
+def _identity(compiler: str) -> str:
+    """Digest of all that the machine code depends on: the source, how it is compiled, and for which processor."""
+    info = Path("/proc/cpuinfo")
+    flags = (
+        next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
+    )
+    said = repr((FLAGS, compiler, platform.machine(), platform.processor(), flags))
+    return hashlib.sha256(SOURCE.read_bytes() + said.encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, target: Path) -> None:
+    """Compile into a temporary file and move it into place, so that processes can do it at once."""
+    said = ""
+    for threads in (("-fopenmp",), ()):  # Apple's clang has no OpenMP
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            built = Path(folder) / "engine.so"
+            command = [compiler, *FLAGS, *threads, "-o", str(built), str(SOURCE)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise OSError(f"the C++ compiler {compiler} cannot be run ({error.strerror})") from error
+            if done.returncode == 0:
+                built.replace(target)
+                return
+            said = " ".join(done.stderr.split())[:200]
+    raise OSError(f"the C++ compiler {compiler} failed: {said}")

@@ -1,0 +1,57 @@
+"""Experts from the Hugging Face hub: `hub:ORG/NAME`, or `hub:ORG/NAME/FILE.zip` where the file is called otherwise.
+
+A repository of rl-baselines3-zoo's is named like its zip, and has VecNormalize's statistics beside it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.packages import import_named
+from gato_agent.rollouts.normalize import STATISTICS
+
+PREFIX = "hub:"
+
+
+def fetch(spec: str) -> tuple[Path, str]:
+    """Download an SB3 zip and the statistics beside it into the hub's cache, unless they are there.
+
+    Args:
+        spec: `hub:ORG/NAME` or `hub:ORG/NAME/FILE`.
+
+    Returns:
+        The zip's path, and its full name on the hub.
+
+    Raises:
+        UsageError: no such repository or file, or the package is missing.
+        GatoError: it cannot be reached.
+    """
+    hub: Any = import_named("huggingface_hub", f"--expert {spec}")
+    parts = spec.removeprefix(PREFIX).split("/")
+    if len(parts) < 2 or not all(parts):
+        raise UsageError(f"--expert {spec}: write hub:ORG/NAME, or hub:ORG/NAME/FILE.zip")
+    repo, file = "/".join(parts[:2]), "/".join(parts[2:]) or f"{parts[1]}.zip"
+    path = _download(hub, repo, file)
+    if path is None:
+        raise UsageError(f"--expert {spec}: {repo} has no file {file}; name its zip: hub:{repo}/FILE.zip")
+    folder = file.rpartition("/")[0]
+    for name in STATISTICS:  # found beside the zip when it is read
+        _download(hub, repo, f"{folder}/{name}" if folder else name)
+    return path, f"{PREFIX}{repo}/{file}"
+
+
+def _download(hub: Any, repo: str, file: str) -> Path | None:
+    """The file in the hub's cache; None if the repository has no such file."""
+    errors = hub.errors
+    try:
+        return Path(hub.hf_hub_download(repo, file))
+    except errors.LocalEntryNotFoundError as error:  # the hub cannot be reached, and the cache does not have it
+        if hub.try_to_load_from_cache(repo, file) is hub._CACHED_NO_EXIST:
+            return None
+        raise GatoError(f"{PREFIX}{repo}/{file} cannot be reached ({one_line(error)}): is there a network?") from error
+    except errors.EntryNotFoundError:
+        return None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise UsageError(f"{PREFIX}{repo} is no repository that can be read ({one_line(error)})") from error
+    except OSError as error:
+        raise GatoError(f"{PREFIX}{repo}/{file} cannot be downloaded ({one_line(error)})") from error

@@ -1,0 +1,123 @@
+"""What some experts were trained behind, done to their observations: the environment itself stays as it is.
+
+Plain data say which, as in `{"time_feature": {"horizon": 1000}}`; they are kept in the expert's file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError
+
+Wrappers = dict[str, dict[str, int]]
+KEY = "observation"  # the entry of goal-conditioned observations that is wrapped
+
+
+class Wrapper(Protocol):
+    """Changes one-dimensional observations."""
+
+    def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
+        """The space of what `apply` returns."""
+
+    def apply(self, obs: NDArray[Any], t: NDArray[np.int64]) -> NDArray[Any]:
+        """Change a batch [lanes, n] of observations, each `t` [lanes] steps after its episode's start."""
+
+
+@dataclass(frozen=True)
+class TimeFeature:
+    """Appends the share of the episode that is left, as sb3_contrib's TimeFeatureWrapper does out of test mode."""
+
+    horizon: int
+
+    def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
+        """One number more, from 0 to 1."""
+        return _box(space, np.append(space.low, 0), np.append(space.high, 1))
+
+    def apply(self, obs: NDArray[Any], t: NDArray[np.int64]) -> NDArray[Any]:
+        """Append a column."""
+        return np.column_stack([obs, (1 - t / self.horizon).astype(obs.dtype)])
+
+
+@dataclass(frozen=True)
+class ZeroPadding:
+    """Keeps the first numbers and appends zeros: an Ant-v3 without contact forces, out of an Ant-v5 with them."""
+
+    keep: int
+    zeros: int
+
+    def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
+        """`keep` + `zeros` numbers."""
+        infinite = np.full(self.zeros, np.inf)
+        return _box(space, np.append(space.low[: self.keep], -infinite), np.append(space.high[: self.keep], infinite))
+
+    def apply(self, obs: NDArray[Any], t: NDArray[np.int64]) -> NDArray[Any]:
+        """Cut off, and append zeros."""
+        return np.pad(obs[:, : self.keep], ((0, 0), (0, self.zeros)))
+
+
+KINDS: dict[str, type[TimeFeature] | type[ZeroPadding]] = {"time_feature": TimeFeature, "zero_padding": ZeroPadding}
+
+
+class Around:
+    """Wrappers in the order of their names, and the step that each lane is at."""
+
+    def __init__(self, wrappers: Mapping[str, Mapping[str, int]]) -> None:
+        """Find the wrappers by name; raises GatoError if one is unknown, or an argument of it."""
+        try:
+            self._wrappers: list[Wrapper] = [KINDS[name](**wrappers[name]) for name in sorted(wrappers)]
+        except (KeyError, TypeError) as error:
+            raise GatoError(f"an expert asks for wrappers that are not known here: {dict(wrappers)}") from error
+        self._t = np.zeros(0, np.int64)
+
+    def space(self, space: gym.Space[Any]) -> gym.Space[Any]:
+        """What the expert's policy sees where the environment's observations are in `space`.
+
+        Raises:
+            GatoError: `space` is neither a one-dimensional Box nor a Dict with such an `observation`.
+        """
+        if not self._wrappers:
+            return space
+        if isinstance(space, gym.spaces.Dict) and KEY in space.spaces:
+            return gym.spaces.Dict({**space.spaces, KEY: self.space(space[KEY])})
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise GatoError(f"an expert's wrappers need one-dimensional observations, not {space}")
+        for wrapper in self._wrappers:
+            space = wrapper.space(space)
+        return space
+
+    def reset(self, lanes: int) -> None:
+        """Every lane is at the start of an episode."""
+        self._t = np.zeros(lanes, np.int64)
+
+    def apply(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """Wrap a batch, or a dict of batches; a new one, the old is not changed."""
+        if not self._wrappers:
+            return observation
+        self._t = np.where(start, 0, self._t)
+        obs = observation[KEY] if isinstance(observation, dict) else observation
+        for wrapper in self._wrappers:
+            obs = wrapper.apply(obs, self._t)
+        self._t += 1
+        return {**observation, KEY: obs} if isinstance(observation, dict) else obs
+
+
+def candidates(env_id: str, horizon: int | None) -> list[Wrappers]:
+    """Wrappers that an expert for this environment may have been trained behind; the first is none.
+
+    A zip does not say it. But each of these changes the number of observations, so that only one fits.
+    """
+    known: list[Wrappers] = [{}]
+    if horizon is not None:
+        known.append({"time_feature": {"horizon": horizon}})
+    if env_id == "Ant-v5":  # experts from before v5 have 84 numbers more that were always zero
+        known.append({"zero_padding": {"keep": 27, "zeros": 84}})
+    return known
+
+
+def _box(like: gym.spaces.Box, low: NDArray[Any], high: NDArray[Any]) -> gym.spaces.Box:
+    dtype: Any = like.dtype
+    return gym.spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)

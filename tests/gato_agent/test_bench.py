@@ -1,0 +1,59 @@
+"""The benchmark runs, its rows are consistent, and wrong options are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gato_agent.bench import BenchConfig, Job, Machine, bench, counts, gpt2
+from gato_agent.config import GatoConfig
+from gato_agent.envs.errors import UsageError
+
+CONFIG = GatoConfig(2, 2, 64, 128, 64, 64, (32, 64), 16)
+
+
+def test_it_prints_and_writes_a_row_for_each_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bench.json"
+    rows = bench(
+        BenchConfig(size=("nano",), task=("2/1",), lanes=(1, 2), context=32, repeats=3, json=file, device="cpu")
+    )
+    names = [row.decoder for row in rows if row.lanes == 1]
+    assert names[:4] == ["engine float32", "engine bfloat16", "engine int8", "pytorch"]
+    assert "uncached" not in names  # the context was not full
+    assert all(0 < row.median <= row.p99 and row.floor > 0 and row.context == 32 for row in rows)
+    written = json.loads(file.read_text())
+    assert [step["decoder"] for step in written["steps"]] == [row.decoder for row in rows]
+    assert written["threads"] == 1
+    assert "steps/s" in capsys.readouterr().out
+
+
+def test_the_floor_grows_with_what_must_be_read_and_done() -> None:
+    machine = Machine("cpu")
+    machine.bandwidth = lambda size: 1e9  # type: ignore[method-assign]
+    machine.peak = lambda dtype: 1e9  # type: ignore[method-assign]
+    parameters = 2 * (4 * 64**2 + 64 * 128 + 64 * 64)
+    one = Job(CONFIG, 4, 1, 1, "cpu")
+    assert machine.floor(one, 64, "float32") == pytest.approx((12 * parameters + 24 * 2 * 2 * 64 * 64 / 2) / 1e9)
+    assert machine.floor(Job(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > machine.floor(one, 64, "float32")
+    assert machine.floor(Job(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > machine.floor(one, 64, "float32")
+    machine.peak = lambda dtype: 1e15  # type: ignore[method-assign]
+    assert machine.floor(one, 64, "bfloat16") == pytest.approx(machine.floor(one, 64, "float32") / 2)
+
+
+def test_the_peer_has_as_many_weights_as_ours() -> None:
+    transformers = pytest.importorskip("transformers")
+    step = gpt2(Job(CONFIG, 4, 3, 2, "cpu"), 32)
+    assert step is not None
+    with torch.inference_mode():
+        step()
+        step()  # on a cache cut back to where it was
+    shape = transformers.GPT2Config(n_layer=1, n_embd=64, n_inner=96, n_head=2)
+    matrices = [p for p in transformers.GPT2Model(shape).h.parameters() if p.ndim == 2]
+    assert sum(p.numel() for p in matrices) == 4 * 64**2 + 64 * 128 + 64 * 64
+
+
+@pytest.mark.parametrize("task", ["17", "a/b", "0/1", "1/2/3", "-1/2"])
+def test_a_wrong_task_is_named(task: str) -> None:
+    with pytest.raises(UsageError, match="--task"):
+        counts(task)

@@ -1,0 +1,202 @@
+"""The compiled control step: equal to PyTorch's, the same for any number of lanes and threads, and never in the way."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gato_agent import engine
+from gato_agent.agent import Agent, seat
+from gato_agent.checkpoint import Checkpoint
+from gato_agent.config import GatoConfig
+from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.engine import Engine, Precision, make_decoder, pack
+from gato_agent.envs.loop import steps
+from gato_agent.model import Gato
+
+OBSERVATION = 5
+WIDE = GatoConfig(2, 2, 256, 512, 100, 64, (32, 64), 16)  # heads of 128, as in the paper's larger sizes
+FLAT = GatoConfig(2, 4, 64, 128, 40, 64, (32, 64), 16)  # heads of 16
+ODD = GatoConfig(2, 6, 192, 256, 70, 64, (32, 64), 16)
+
+
+def model_of(config: GatoConfig) -> Gato:
+    torch.manual_seed(0)
+    model = Gato(config).eval()
+    with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
+        for block in model.blocks:
+            block.attention.qkv.weight[: 2 * config.width] *= 2
+    return model
+
+
+def legal_for(config: GatoConfig) -> Legal:
+    vocabulary = config.vocabulary
+    return [
+        (vocabulary.discrete + 3, vocabulary.discrete + 5),
+        (vocabulary.continuous, vocabulary.discrete),
+        (vocabulary.continuous + 100, vocabulary.continuous + 301),
+    ]
+
+
+class Recorder:
+    """An agent that keeps the tokens and logits of its episodes."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent, self.decoder, self.reset = agent, agent._decoder, agent.reset
+        self.step, self.decoder.step = self.decoder.step, self.record  # type: ignore[method-assign]
+        assert isinstance(self.decoder, Engine)
+        self.start: Any = None
+        self.episodes: list[tuple[list[Tensor], list[Tensor]]] = []
+        self.current: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        self.start = start
+        return self.agent.act(observation, start)
+
+    def record(self, prefill: Prefill, choose: Choose) -> Tensor:
+        action = self.step(prefill, choose)
+        for lane, fresh in enumerate(self.start):
+            if fresh:
+                self.current[lane] = ([], [])
+                self.episodes.append(self.current[lane])
+            tokens, logits = self.current[lane]
+            tokens.append(torch.cat((prefill.tokens[lane, 1:], action[lane])))
+            logits += [part[lane].clone() for part in self.decoder.logits]
+        return action
+
+    @torch.inference_mode()
+    def worst_error(self) -> float:
+        """Largest difference to one uncached forward over an episode, over max(1, largest absolute logit)."""
+        model, tokenizer = self.agent.model, self.agent.tokenizer
+        n_obs, ((low, high),), worst = tokenizer.n_obs, tokenizer.legal.tolist(), 0.0
+        for tokens, logits in self.episodes:
+            local = torch.tensor([*range(n_obs), -1, -1]).repeat(len(tokens))
+            hidden = model(torch.cat(tokens)[None], local=local[None])[0, n_obs :: n_obs + 2]
+            expected = model.logits(hidden, low, high)
+            scale = max(1.0, expected.abs().max().item())
+            worst = max(worst, (torch.stack(logits) - expected).abs().max().item() / scale)
+        return worst
+
+
+def play(decoder: Decoder, config: GatoConfig, lanes: int, steps: int, choose: Choose) -> tuple[Tensor, list[Tensor]]:
+    """Actions [steps, lanes, 3] and logits of a run with random observations; the last lane restarts midway."""
+    decoder.reset(lanes, OBSERVATION + 2)
+    generator = torch.Generator().manual_seed(1)
+    local = torch.tensor([[-1, *range(OBSERVATION), -1]]).repeat(lanes, 1)
+    decoder.restart(torch.ones(lanes, dtype=torch.bool), age=-1)
+    actions, logits = [], []
+    for t in range(steps):
+        if t == steps // 2:
+            decoder.restart(torch.arange(lanes) == lanes - 1)
+        seen = torch.randint(0, config.vocabulary.size, (lanes, OBSERVATION + 2), generator=generator)
+        actions.append(decoder.step(Prefill(seen, local, None, None), choose))
+        logits += [part.clone() for part in decoder.logits]
+    return torch.stack(actions), logits
+
+
+@pytest.mark.parametrize("config", [WIDE, FLAT, ODD])
+def test_it_computes_what_pytorch_computes(config: GatoConfig) -> None:
+    model = model_of(config)
+    legal = legal_for(config)
+    steps = 3 * config.context // (OBSERVATION + 4)  # around the ring and on
+    expected, there = play(TorchDecoder(model, legal), config, 3, steps, Choose())
+    actions, here = play(Engine(model, legal), config, 3, steps, Choose())
+    assert torch.equal(actions, expected)
+    for a, b in zip(here, there, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item())
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "LunarLander-v3"])
+def test_it_plays_the_shipped_weights_as_one_uncached_forward(task: str) -> None:
+    """5,000 environment steps and more of each, with restarts: logits within 1e-5 of the largest."""
+    checkpoint = Checkpoint.load(None)
+    with seat(checkpoint, task, 4) as (agent, envs):
+        recorder = Recorder(agent)
+        count = sum(1 for _ in steps(recorder, envs, range(1_000_000, 1_000_014)))
+    assert count > 5000
+    assert recorder.worst_error() < 1e-5
+
+
+def test_a_lanes_numbers_do_not_depend_on_other_lanes_or_threads() -> None:
+    model = model_of(FLAT)
+    legal = legal_for(FLAT)
+    _, many = play(Engine(model, legal, threads=1), FLAT, 9, 30, Choose())
+    _, threaded = play(Engine(model, legal, threads=2), FLAT, 9, 30, Choose())
+    assert all(torch.equal(a, b) for a, b in zip(many, threaded, strict=True))
+
+
+def test_it_samples_the_same_ids() -> None:
+    def choose() -> Choose:
+        return Choose(0.7, [torch.Generator().manual_seed(lane) for lane in range(2)])
+
+    model = model_of(FLAT)
+    expected, _ = play(TorchDecoder(model, legal_for(FLAT)), FLAT, 2, 40, choose())
+    actions, _ = play(Engine(model, legal_for(FLAT)), FLAT, 2, 40, choose())
+    assert torch.equal(actions, expected)
+    assert len(actions[:, 0, 1].unique()) > 20
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.02), ("int8", 0.05)])
+def test_reduced_precision_is_near(precision: Precision, bound: float) -> None:
+    """Logits of the shipped weights over one token a step, so that the stream is the same whatever is chosen."""
+    model = Checkpoint.load(None).model
+    legal = legal_for(model.config)[:1]
+    _, expected = play(Engine(model, legal), model.config, 1, 60, Choose())
+    _, found = play(Engine(model, legal, precision), model.config, 1, 60, Choose())
+    scale = max(1.0, *(part.abs().max().item() for part in expected))
+    errors = [(a - b).abs().max().item() / scale for a, b in zip(found, expected, strict=True)]
+    assert 0 < max(errors) < bound
+
+
+def test_packing_keeps_every_weight() -> None:
+    weight = torch.randn(100, 48)
+    exact = pack(weight, "float32").kept[0]
+    assert exact.shape == (2, 48, 64)
+    assert torch.equal(exact.transpose(1, 2).reshape(128, 48)[:100], weight)
+    panels, scale = pack(weight, "int8").kept
+    restored = panels.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
+    assert ((restored[:100] - weight).abs() <= weight.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
+
+
+def test_shapes_that_cannot_be_packed_are_played_with_pytorch() -> None:
+    config = GatoConfig(1, 2, 96, 128, 40, 64, (32, 64), 16)
+    assert not Engine.fits(config)
+    assert isinstance(make_decoder(Gato(config).eval(), legal_for(config)), TorchDecoder)
+    assert all(Engine.fits(GatoConfig.named(size)) for size in ("nano", "tiny", "small", "baseline", "large"))
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false", None])
+def test_without_a_compiler_it_plays_with_pytorch_and_says_so(
+    compiler: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler or "")
+    monkeypatch.setattr(engine.shutil, "which", lambda _: None)
+    engine.library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            decoder = make_decoder(model_of(FLAT), legal_for(FLAT))
+    finally:
+        engine.library.cache_clear()
+    assert isinstance(decoder, TorchDecoder)
+    assert "with PyTorch alone" in caplog.text and "compiler" in caplog.text
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine.library.cache_clear()
+    try:
+        engine.library()
+        (built,) = tmp_path.rglob("*.so")
+        engine.library.cache_clear()
+        monkeypatch.setattr(engine.subprocess, "run", None)
+        engine.library()
+        assert list(tmp_path.rglob("*")) == [built.parent, built]
+    finally:
+        engine.library.cache_clear()

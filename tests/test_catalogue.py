@@ -1,0 +1,168 @@
+"""Every task of the catalogue repeats for a seed in any process and order, and goes through tokens as declared."""
+
+import json
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from gato_agent.envs.make import find_spec, make
+from gato_agent.envs.structure import Columns, brief, row
+from gato_agent.envs.task import Task, catalogue, families
+from gato_agent.envs.view_steps import Select
+from gato_agent.spaces import PAD, PATCH, SpaceTokenizer, Vocabulary
+from gato_agent.text import TextTokenizer
+from tests.testing_tasks import SEEDS, STEPS, digests, is_installed, played
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY = Vocabulary(512)
+
+
+@pytest.fixture(scope="module", params=families())  # so that the tests of one family follow each other
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def tasks_of(family: str) -> list[Task]:
+    """The tasks of a family whose packages are here; skips the test if there are none."""
+    tasks = [task for task in catalogue().values() if task.suite == family]
+    if not all(map(is_installed, tasks)):
+        pytest.skip(f"needs pip install 'gato-agent[{tasks[0].extra}]'")
+    return tasks
+
+
+def elsewhere(ids: list[str], seeds: tuple[int, ...], length: int) -> dict[str, list[str]]:
+    """Digests from another process, with another order of hashes."""
+    code = (
+        "import json, sys; from tests.testing_tasks import digests\n"
+        "seeds, length, ids = json.loads(sys.argv[1])\n"
+        "found = {i: digests(i, tuple(seeds), length) for i in ids}\n"
+        "print(chr(10) + json.dumps(found))"
+    )
+    command = [sys.executable, "-c", code, json.dumps([seeds, length, ids])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_there_are_as_many_as_promised() -> None:
+    counts = {family: len([t for t in catalogue().values() if t.suite == family]) for family in families()}
+    assert counts == {
+        "atari": 3, "babyai": 89, "babyai_rgb": 5, "box2d": 4, "bullet": 5, "classic": 5, "metaworld": 50,
+        "minatar": 3, "mujoco": 11, "panda": 1, "robotics": 1, "toytext": 3,
+    }  # fmt: skip
+
+
+def test_a_task_repeats_for_a_seed_in_another_process_that_plays_in_another_order(family: str) -> None:
+    ids = [task.id for task in tasks_of(family)]
+    assert elsewhere(ids, SEEDS[::-1], STEPS) == {env_id: digests(env_id) for env_id in ids}
+
+
+@pytest.mark.slow
+def test_whole_episodes_repeat_in_another_process_that_plays_in_another_order(family: str) -> None:
+    ids = [task.id for task in tasks_of(family)]
+    assert elsewhere(ids, (2, 1, 0), 1000) == {env_id: digests(env_id, (0, 1, 2), 1000) for env_id in ids}
+
+
+def test_a_task_observes_what_its_space_declares(family: str) -> None:
+    for task in tasks_of(family):
+        met = played(task.id)
+        # Box2D's speeds go beyond their bounds after a hard landing.
+        for columns in [] if family == "box2d" else met.observations.values():
+            for step in range(len(next(iter(columns.values())))):
+                assert met.observation_space.contains(row(met.observation_space, columns, step)), (task.id, step)
+
+
+def test_a_task_goes_through_tokens_and_its_actions_come_back(family: str) -> None:
+    tasks = tasks_of(family)
+    texts = [text for task in tasks for text in joined(played(task.id).observations).get("mission", [])]
+    pieces = TextTokenizer.train(texts, VOCABULARY.text).encode if texts else None
+    for task in tasks:
+        met = played(task.id)
+        spaces = met.observation_space, met.action_space
+        tokenizer = SpaceTokenizer(*spaces, VOCABULARY, pieces, task.text_pieces or 32, task.view)
+        assert tokenizer.tokens_per_step == task.tokens_per_timestep, task.id
+        assert (brief(spaces[0]), brief(spaces[1])) == (task.observes, task.acts)
+        observations, actions = joined(met.observations), joined(met.actions)
+        tokens, patches = tokenizer.encode_observations(observations)
+        assert tokens.shape[1] == tokenizer.n_obs
+        assert patches.shape[:2] == (len(tokens), (tokens[0] == PATCH).sum())
+        assert ((tokens == PAD) | (tokens == PATCH) | ((tokens >= 0) & (tokens < VOCABULARY.separator))).all()
+        encoded = tokenizer.encode_actions(actions)
+        decoded = tokenizer.decode_actions(encoded)
+        np.testing.assert_array_equal(tokenizer.encode_actions(decoded), encoded)
+        for path, column in decoded.items():
+            if column.dtype.kind in "iu":
+                np.testing.assert_array_equal(column, actions[path])
+        for index in range(len(encoded)):
+            assert met.action_space.contains(row(met.action_space, decoded, index)), task.id
+
+
+def joined(met: dict[int, Columns]) -> Columns:
+    return {path: np.concatenate([met[seed][path] for seed in SEEDS]) for path in met[SEEDS[0]]}
+
+
+def test_the_table_agrees_with_gymnasium(family: str) -> None:
+    for task in tasks_of(family):
+        spec = find_spec(task.id)
+        assert spec.id == task.id
+        assert task.horizon is not None
+        assert spec.max_episode_steps in (None, task.horizon)
+
+
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "LunarLander-v3", "Taxi-v4", "HalfCheetah-v5", "FetchReach-v4", "ALE/Breakout-v5"]
+)
+def test_it_is_what_gymnasium_makes(env_id: str) -> None:
+    tasks_of(catalogue()[env_id].suite)
+    with closing(make(env_id)) as ours, closing(gym.make(env_id)) as theirs:
+        ours.action_space.seed(0)
+        same(ours.reset(seed=1)[0], theirs.reset(seed=1)[0])
+        for _ in range(20):
+            action = ours.action_space.sample()
+            mine, other = ours.step(action), theirs.step(action)
+            same(mine[0], other[0])
+            assert mine[1:4] == other[1:4]
+
+
+def same(one: Any, other: Any) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            same(one[key], other[key])
+    else:
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_meta_worlds_views_leave_out_nothing_that_its_policies_use() -> None:
+    policies = pytest.importorskip("metaworld.policies").ENV_POLICY_MAP
+    for task in tasks_of("metaworld"):
+        policy = policies[task.id.removeprefix("Meta-World/")]()
+        (kept,) = [list(step.index) for step in task.view.steps if isinstance(step, Select)]
+        with closing(make(task.id)) as env:
+            other = env.reset(seed=99)[0]
+            for seed in range(3):
+                obs, done = env.reset(seed=seed)[0], False
+                while not done:
+                    action = np.clip(policy.get_action(obs.copy()), -1, 1)  # some change what they are given
+                    blind = other.copy()
+                    blind[kept] = obs[kept]
+                    np.testing.assert_array_equal(np.clip(policy.get_action(blind), -1, 1), action, task.id)
+                    obs, _, terminated, truncated, _ = env.step(action.astype(np.float32))
+                    done = terminated or truncated
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    for env_id in ("PandaReach-v3", "HopperBulletEnv-v0", "BabyAI-PutNextLocal-v0", "ALE/Pong-v5", "FetchReach-v4"):
+        tasks_of(catalogue()[env_id].suite)
+        with closing(make(env_id)) as env:
+            for seed in range(5):
+                env.reset(seed=seed)
+    assert capfd.readouterr() == ("", "")
