@@ -37,7 +37,13 @@ from gato_agent.rollouts.store import EpisodeStore
 class Config:
     """Measure collecting."""
 
-    overhead: tuple[str, ...] = ("CartPole-v1", "LunarLander-v3", "HalfCheetah-v5", "Meta-World/reach-v3")
+    overhead: tuple[str, ...] = (
+        "CartPole-v1",
+        "LunarLander-v3",
+        "HalfCheetah-v5",
+        "Meta-World/reach-v3",
+        "BabyAI-GoToLocal-v0",
+    )
     """Environments to compare with a bare loop of their experts, one process."""
     workers: tuple[str, ...] = ("LunarLander-v3",)
     """Environments to compare two workers with one in."""
@@ -55,7 +61,7 @@ def bare(env_id: str) -> Callable[[int, int], int]:
     """Build a loop as one would write it by hand: expert, environment, nothing kept; it returns its steps."""
     envs = make_vector(env_id, 1)
     env: Any = envs.envs[0].env  # type: ignore[attr-defined]  # inside the guard: as gymnasium.make gives it
-    expert = load_expert("catalogue", env_id, envs.single_observation_space, envs.single_action_space)
+    expert = load_expert("catalogue", env_id, envs.single_observation_space, envs.single_action_space, envs=envs)
     batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_action_space)
     first, later = np.ones(1, np.bool_), np.zeros(1, np.bool_)
 
