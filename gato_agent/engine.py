@@ -120,6 +120,7 @@ class Engine:
         """See `Decoder`."""
         c = self._model.config
         slots = -(-(c.context + longest_pass - 1) // PANEL) * PANEL
+        self._longest = longest_pass
         shape = (2, c.layers, lanes, c.heads, slots, c.head_size)
         self._kv = torch.zeros(shape, dtype=self._dtype)
         self._index = torch.full((lanes, slots), NEVER)
@@ -139,6 +140,11 @@ class Engine:
     def step(self, prefill: Prefill, choose: Choose) -> Tensor:
         """See `Decoder`; the next step overwrites the logits."""
         tokens, local, patches, intervals = prefill
+        if tokens.shape[0] != self._ring.lanes or tokens.shape[1] > self._longest or tokens.dtype != torch.int64:
+            raise ValueError(
+                f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{self._ring.lanes}, n] "
+                f"with n at most {self._longest}"
+            )
         tokens, local = tokens.contiguous(), local.contiguous()
         shown = None if patches is None else self._model.embedding.patch(patches, intervals).contiguous()
         choices, temperature = self._greedy, choose.temperature or 1.0

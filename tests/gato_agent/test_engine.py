@@ -154,6 +154,14 @@ def test_reduced_precision_is_near(precision: Precision, bound: float) -> None:
     assert 0 < max(errors) < bound
 
 
+@pytest.mark.parametrize("tokens", [torch.zeros(3, 4).long(), torch.zeros(2, 8).long(), torch.zeros(2, 4).int()])
+def test_tokens_that_it_was_not_prepared_for_are_refused(tokens: Tensor) -> None:
+    decoder = Engine(model_of(FLAT), legal_for(FLAT))
+    decoder.reset(2, OBSERVATION + 2)
+    with pytest.raises(ValueError, match=r"reset prepared for int64 \[2, n\] with n at most 7"):
+        decoder.step(Prefill(tokens, tokens, None, None), Choose())
+
+
 def resident() -> int:
     """Bytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
