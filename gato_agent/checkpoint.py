@@ -92,8 +92,8 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)  # how it came about: arguments, steps, data
     name: str = ""
 
-    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-        """Write `folder/model.safetensors` whole or not at all; return its path."""
+    def to_bytes(self, dtype: torch.dtype = torch.float32) -> bytes:
+        """The contents of a checkpoint file."""
         tensors = {name: tensor.detach().cpu().to(dtype) for name, tensor in self.model.state_dict().items()}
         if self.text is not None:
             tensors[TEXT_MODEL] = torch.frombuffer(bytearray(self.text.model), dtype=torch.uint8)
@@ -102,8 +102,12 @@ class Checkpoint:
             "tasks": [task.to_json() for task in self.tasks.values()],
             "training": self.training,
         }
+        return to_bytes(tensors, about)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write `folder/model.safetensors` whole or not at all; return its path."""
         path = folder / FILE
-        write_files({path: to_bytes(tensors, about)})
+        write_files({path: self.to_bytes(dtype)})
         return path
 
     def sha256(self) -> str:

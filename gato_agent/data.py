@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,16 @@ from gato_agent.windows import TokenizedTask
 
 @dataclass(frozen=True)
 class Data:
-    """What is learned from: tasks by id, their tokens in the same order, and the text tokenizer if there is text."""
+    """What is learned from: tasks by id, their tokens in the same order, and the text tokenizer if there is text.
+
+    Attributes:
+        held_out: tokens of the episodes that are only looked at, of tasks that have such.
+    """
 
     tasks: dict[str, TrainedTask]
     tokenized: list[TokenizedTask]
     text: TextTokenizer | None
+    held_out: list[TokenizedTask] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -46,6 +51,7 @@ def load_data(
     text_pieces: int | None,
     text_model: Path | None = None,
     text: TextTokenizer | None = None,
+    holdout: float = 0.0,
 ) -> Data:
     """Read the episodes below a folder, but for those that a `keep.json` leaves out, and tokenize them.
 
@@ -55,6 +61,7 @@ def load_data(
         text_pieces: tokens of an observed text; None for what the catalogue says.
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
         text: a tokenizer that the model knows already, which goes before either.
+        holdout: share of each task's episodes, the last ones, that is not learned from.
 
     Raises:
         UsageError: there is nothing, or a space or text model that does not fit the model.
@@ -65,11 +72,13 @@ def load_data(
     columns = [column for many in episodes for episode in many for column in episode.observations.values()]
     text = text or _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
     tasks = [_trained(store, text_pieces) for store in stores]
-    tokenized = [
-        TokenizedTask(task.id, task.tokenizer(config, text), config.vocabulary.separator, many)
-        for task, many in zip(tasks, episodes, strict=True)
-    ]
-    return Data({task.id: task for task in tasks}, tokenized, text)
+    tokenized, held_out = [], []
+    for task, many in zip(tasks, episodes, strict=True):
+        tokenizer, last = task.tokenizer(config, text), len(many) - int(holdout * len(many))
+        tokenized.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[:last]))
+        if last < len(many):
+            held_out.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[last:]))
+    return Data({task.id: task for task in tasks}, tokenized, text, held_out)
 
 
 def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:

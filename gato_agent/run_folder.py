@@ -1,6 +1,7 @@
 """A run is one folder: config.json, log.jsonl, and what `train` saves."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,14 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 
 
-def prepare(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
-    """Write config.json, or check that a resumed run has the same one.
+def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:
+    """Write config.json, or check that a resumed run has the same one, and return what it was before.
+
+    Args:
+        folder: of the run.
+        config: arguments that shape its result.
+        resume: whether it may exist.
+        may_change: arguments that the caller checks himself.
 
     Raises:
         UsageError: the folder holds a run and `resume` is off, or was made with other arguments.
@@ -17,8 +24,8 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
     """
     path = folder / "config.json"
     if not path.exists():
-        write_files({path: json.dumps(config, indent=2).encode()})
-        return
+        write(folder, config)
+        return config
     if not resume:
         raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
     try:
@@ -26,8 +33,14 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
     except (ValueError, TypeError) as error:
         raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
     changed = [f"{k} was {before.get(k)} and is {v}" for k, v in config.items() if before.get(k) != v]
-    if changed:
+    if any(k not in may_change for k, v in config.items() if before.get(k) != v):
         raise UsageError(f"cannot resume {folder} with other arguments: {'; '.join(changed)}")
+    return before
+
+
+def write(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.json."""
+    write_files({folder / "config.json": json.dumps(config, indent=2).encode()})
 
 
 class Log:

@@ -16,8 +16,9 @@ from rich.table import Column, Table
 
 from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
+from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
-from gato_agent.envs.task import catalogue, find
+from gato_agent.envs.task import catalogue, families, find
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.keep import Rule, kept, write_rule
@@ -30,6 +31,8 @@ from gato_agent.rollouts.workers import play_in_processes
 
 HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
 CAPTION = "catalogue: what an expert is known to score without noise"
+ENGINES = {"box2d": ("box2d",), "bullet": ("pybullet",), "mujoco": ("mujoco",), "panda": ("pybullet",)}
+ENGINES |= {"metaworld": ("mujoco",), "robotics": ("mujoco",)}
 SAID = 5  # failures that are told one by one at the end
 
 Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
@@ -94,7 +97,7 @@ def collect(config: CollectConfig) -> None:
     rule = Rule(config.keep_above, config.success_only)
     rule.check()
     console = Console()
-    jobs = [_prepare(config, env, kwargs) for env in _environments(config)]
+    jobs = [_prepare(config, env, kwargs) for env in _environments(config, console)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
         failures = _collect(config, jobs, stores, console)
@@ -111,14 +114,17 @@ def collect(config: CollectConfig) -> None:
         raise EnvironmentFault(_told(failures))
 
 
-def _environments(config: CollectConfig) -> list[str]:
+def _environments(config: CollectConfig, console: Console) -> list[str]:
     """The environments as the user named them, each once; a wrong one is said before any episode is played."""
-    known = catalogue()
-    suites = sorted({task.suite for task in known.values()})
+    names = list(config.env)
     for suite in config.suite:
-        if suite not in suites:
-            raise UsageError(f"--suite {suite}: there are {', '.join(suites)}")
-    names = [*config.env, *(task.id for suite in config.suite for task in known.values() if task.suite == suite)]
+        if suite not in families():
+            raise UsageError(f"--suite {suite}: there are {', '.join(families())}")
+        tasks = [task for task in catalogue().values() if task.suite == suite]
+        able = [task.id for task in tasks if task.expert_kind or config.expert != "catalogue"]
+        if left_out := [task.id for task in tasks if task.id not in able]:
+            console.print(f"{suite}: no expert for {', '.join(left_out)}", highlight=False, soft_wrap=True)
+        names += able
     if not names:
         raise UsageError("--env: name at least one environment, such as CartPole-v1, or a --suite")
     return list({find_spec(name).id: name for name in reversed(names)}.values())[::-1]
@@ -151,7 +157,10 @@ def _header(
     env_id: str, kwargs: dict[str, Any], spaces: tuple[gym.Space[Any], gym.Space[Any]], expert: Expert, noise: bool
 ) -> dict[str, Any]:
     """What task.json says of all episodes in its folder."""
-    packages = ["gymnasium", "numpy"] + ["torch", "stable-baselines3"] * (expert.provenance["kind"] != "random")
+    suite, task = suite_of(env_id), find(env_id)
+    packages = ["gymnasium", "numpy", *([suite.package] if suite else []), *ENGINES.get(task.suite if task else "", ())]
+    if expert.provenance["kind"] not in ("random", "scripted", "planned"):
+        packages += ["torch", "stable-baselines3"]
     return {
         "env_id": env_id,
         "env_kwargs": kwargs,

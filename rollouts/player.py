@@ -80,10 +80,6 @@ class Player:
 
     def __init__(self, job: Job) -> None:
         """Make them; raises GatoError, also where the expert is no longer the one of the header."""
-        if job.expert != "random":
-            import torch
-
-            torch.set_num_threads(job.num_threads)
         kwargs = job.header["env_kwargs"]
         self.job = job
         self._envs = make_vector(job.env, 1, env_kwargs=kwargs)

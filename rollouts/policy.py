@@ -58,7 +58,7 @@ NAMED = {  # arguments that are classes
 UNUSED = {"optimizer_class", "optimizer_kwargs"}  # of no use to a policy that only acts
 NOT_ACTOR = (  # weights that no action depends on
     "critic", "actor_target.", "q_net_target.", "quantile_net_target.", "value_net.", "mlp_extractor.value_net.",
-    "vf_features_extractor.", "lstm_critic.",
+    "vf_features_extractor.", "lstm_critic.", "pi_features_extractor.",  # the last is features_extractor once more
 )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def build(
                 f"expert {name} does not fit: {key} is {there} in the file and {here} for this environment; "
                 "was it trained in another one, or behind a wrapper (such as TimeFeatureWrapper)?"
             )
-    module.load_state_dict(state | {key: torch.tensor(array) for key, array in policy.weights.items()})
+    module.load_state_dict({key: torch.tensor(array) for key, array in policy.weights.items()}, strict=False)
     module.set_training_mode(False)
     return SB3Expert(module, around, policy.normalize, provenance)
 

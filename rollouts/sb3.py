@@ -85,12 +85,17 @@ def _plain_kwargs(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Convert ZIP to OUT; KEY=VALUE are kept as notes (algo, source, licence), but wrappers=JSON as the wrappers."""
+    """Convert ZIP to OUT; KEY=VALUE are kept as notes (algo, source, licence).
+
+    Two are no notes: `wrappers=JSON` says what it was trained behind, `half=yes` keeps weights in 16 bits.
+    """
     if len(arguments) < 2 or not all("=" in note for note in arguments[2:]):
-        raise UsageError("usage: python -m gato_agent.rollouts.sb3 ZIP OUT [algo=ppo source=... wrappers={}]")
+        raise UsageError("usage: python -m gato_agent.rollouts.sb3 ZIP OUT [algo=ppo source=... wrappers={} half=no]")
     notes = dict(note.split("=", 1) for note in arguments[2:])
-    wrappers = json.loads(notes.pop("wrappers", "{}"))
+    wrappers, half = json.loads(notes.pop("wrappers", "{}")), notes.pop("half", "no") == "yes"
     policy = replace(read_zip(Path(arguments[0])), notes=notes, wrappers=wrappers)
+    if half:
+        policy = replace(policy, weights={key: array.astype("float16") for key, array in policy.weights.items()})
     write_files({Path(arguments[1]): policy.to_bytes()})
 
 

@@ -22,6 +22,7 @@ import gymnasium as gym
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.structure import space_from_json
+from gato_agent.envs.task import find
 from gato_agent.rollouts.episode import Episode, Figures
 from gato_agent.rollouts.shard import WAY_OUT, Shard
 from gato_agent.spaces import SpaceTokenizer, Vocabulary
@@ -191,7 +192,8 @@ class EpisodeStore:
 def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
     """Raise UsageError for spaces that have no tokens, so that nothing is stored that nothing can learn from."""
     try:
-        SpaceTokenizer(observation_space, action_space, Vocabulary(0))
+        task = find(env_id)
+        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=task.view if task else None)
     except SpaceError as error:
         raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
 

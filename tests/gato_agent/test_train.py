@@ -23,11 +23,13 @@ from gato_agent.checkpoint import Checkpoint, TrainedTask, read
 from gato_agent.config import GatoConfig
 from gato_agent.data import load_data, mixture
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.loss import action_loss, gaussian
 from gato_agent.model import Gato
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.spaces import PAD
 from gato_agent.text import TextTokenizer
-from gato_agent.train import TrainConfig, Trainer, action_loss, gaussian, train
+from gato_agent.train import TrainConfig, train
+from gato_agent.trainer import Trainer
 from gato_agent.windows import Batch, Targets
 from tests.testing_env import TestingEnv
 
@@ -80,11 +82,26 @@ def test_smoothing_touches_continuous_targets_only() -> None:
 
 def test_schedule() -> None:
     config = TrainConfig(size="nano", steps=1000, warmup=100, learning_rate=1.0)
-    assert config.schedule(0) == pytest.approx(0.01)
-    assert config.schedule(99) == pytest.approx(1.0)
-    assert config.schedule(100) == pytest.approx(1.0)
-    assert config.schedule(550) == pytest.approx(0.55)
-    assert config.schedule(1000) == pytest.approx(0.1)
+    assert config.rate(0) == pytest.approx(0.01)
+    assert config.rate(99) == pytest.approx(1.0)
+    assert config.rate(100) == pytest.approx(1.0)
+    assert config.rate(550) == pytest.approx(0.55)
+    assert config.rate(1000) == pytest.approx(0.1)
+
+
+def test_a_constant_rate_decays_in_the_end() -> None:
+    config = TrainConfig(size="nano", steps=1000, warmup=100, learning_rate=1.0, schedule="wsd", decay_steps=200)
+    assert [config.rate(step) for step in (0, 99, 500, 800, 900, 999)] == pytest.approx([0.01, 1, 1, 1, 0.5, 0.005])
+    constant = dataclasses.replace(config, decay_steps=0)
+    assert constant.rate(999) == 1.0
+    config.check_past({"steps": 800, "decay_steps": 0}, 800)  # a longer one goes on where a constant one ended
+    for before, step in (({"steps": 900, "decay_steps": 200}, 800), ({"steps": 500, "decay_steps": 100}, 450)):
+        with pytest.raises(UsageError, match=r"rates of its first \d+ steps would have been others"):
+            config.check_past(before, step)
+    with pytest.raises(UsageError, match="--decay-steps 200: for --schedule wsd"):
+        TrainConfig(decay_steps=200).check()
+    with pytest.raises(UsageError, match="--holdout"):
+        TrainConfig(holdout=0.9).check()
 
 
 def test_saved_state_continues_exactly(tmp_path: Path) -> None:
@@ -277,6 +294,44 @@ def test_killed_training_ends_bit_identical(kills: int, steps: int, undisturbed:
     assert hits == [True] * kills
     train(config)
     assert_same_run(whole.out, config.out)
+
+
+def test_a_run_stopped_by_the_clock_goes_on_exactly(undisturbed: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(undisturbed, out=tmp_path, minutes=0.0)
+    for step in range(1, 4):
+        train(config)
+        assert read(tmp_path / "state.safetensors")[1]["step"] == step
+        config = dataclasses.replace(config, resume=True)
+    train(dataclasses.replace(config, minutes=None))
+    assert_same_run(undisturbed.out, tmp_path)
+
+
+def test_a_constant_run_is_finished_with_a_decay(undisturbed: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(undisturbed, out=tmp_path / "a", schedule="wsd", warmup=2)
+    train(config)
+    longer = dataclasses.replace(config, steps=8, decay_steps=2, resume=True)
+    train(longer)
+    train(dataclasses.replace(longer, out=tmp_path / "b"))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(UsageError, match="would have been others"):
+        train(dataclasses.replace(longer, steps=10))
+
+
+def test_held_out_episodes_are_looked_at_and_the_best_model_is_kept(undisturbed: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(undisturbed, out=tmp_path, holdout=0.25)
+    train(config)
+    data = load_data(config.data, GatoConfig.nano(), 32, holdout=0.25)
+    (learned,), (held_out,) = data.tokenized, data.held_out
+    assert (len(learned.ends), len(held_out.ends)) == (3, 1)
+    losses = {
+        entry["step"]: entry["held_out_loss"]
+        for entry in map(json.loads, (tmp_path / "log.jsonl").open())
+        if "held_out_loss" in entry
+    }
+    assert list(losses) == [2, 4, 6]
+    best = read(tmp_path / "best" / "model.safetensors")[1]["training"]
+    assert best["held_out_loss"] == min(losses.values()) == losses[best["step"]]
+    assert Checkpoint.load(tmp_path / "best").tasks.keys() == {"CartPole-v1"}
 
 
 def test_an_identity_task_is_learned(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_a_shipped_net_is_its_checkpoint_rounded(game):
     assert again.sha256 == shipped.sha256
     for key, array in atari._whole(shipped.weights).items():
         if key.startswith("gru.weight"):
-            step = whole[key].abs().amax(1, keepdim=True).numpy() / 127
-            assert (np.abs(array - whole[key].numpy()) <= 0.5001 * step).all()
+            step = whole[key].abs().amax(1, keepdim=True).numpy() / 2047
+            assert (np.abs(array - whole[key].numpy()) <= 0.51 * step).all()
         else:
             np.testing.assert_array_equal(array, whole[key].numpy())
 
@@ -96,7 +96,7 @@ def test_a_shipped_net_chooses_as_its_checkpoint(game):
         same.append(step.action == reference.act(step.obs[None], np.array([step.t == 0]))[0])
         if step.t == 300:
             break
-    assert np.mean(same) >= 0.97
+    assert np.mean(same) >= 0.99
 
 
 @each_game
@@ -175,6 +175,7 @@ def test_other_tasks_and_damage_are_named(small):
     for spaces in ((SPACES[0], Discrete(4)), (Box(0, 255, (84, 84), np.uint8), SPACES[1])):
         with pytest.raises(GatoError, match="expert net sees frames of 210 x 160 x 3 and has 6 actions"):
             expert_of(small, spaces)
-    weights = {key: array for key, array in small.weights.items() if key != "conv2.bias"}
-    with pytest.raises(GatoError, match="expert net is damaged"):
-        expert_of(replace(small, weights=weights))
+    for missing in ("conv2.bias", "gru.weight_hh.low"):
+        weights = {key: array for key, array in small.weights.items() if key != missing}
+        with pytest.raises(GatoError, match="expert net is damaged"):
+            expert_of(replace(small, weights=weights))

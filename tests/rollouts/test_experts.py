@@ -201,6 +201,16 @@ def test_the_tool_keeps_what_acting_needs(cartpole, tmp_path):
         main([str(cartpole)])
 
 
+def test_weights_may_be_kept_in_half_the_bits(cartpole, tmp_path):
+    whole, half, spaces = tmp_path / "whole.safetensors", tmp_path / "half.safetensors", spaces_of("CartPole-v1")
+    main([str(cartpole), str(whole)])
+    main([str(cartpole), str(half), "half=yes"])
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    obs = observations(spaces[0])
+    actions = [load_expert(str(path), "CartPole-v1", *spaces).act(obs, STARTS) for path in (whole, half)]
+    assert np.mean(actions[0] == actions[1]) > 0.99
+
+
 # What a file may not do
 
 

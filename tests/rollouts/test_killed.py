@@ -22,9 +22,11 @@ FAMILIES = {
     "classic": ("CartPole-v1", "MountainCarContinuous-v0"),
     "box2d": ("LunarLander-v3", "LunarLanderContinuous-v3"),
     "mujoco": ("Hopper-v5", "InvertedPendulum-v5"),
+    "metaworld": ("Meta-World/reach-v3", "Meta-World/door-open-v3"),
+    "minigrid": ("BabyAI-GoToLocal-v0", "BabyAI-RGB/GoToLocal-v0"),
     "grids and text": ("tests.rollouts.faulty_env:Grid-v0", "tests.testing_env:Testing-v0"),
 }
-NEEDS = {"box2d": "Box2D", "mujoco": "mujoco"}
+NEEDS = {"box2d": "Box2D", "metaworld": "metaworld", "minigrid": "minigrid", "mujoco": "mujoco"}
 PROGRAM = """
 import sys
 from pathlib import Path

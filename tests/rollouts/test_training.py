@@ -18,7 +18,8 @@ from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.sb3 import read_zip
 from gato_agent.rollouts.store import open_stores
-from gato_agent.rollouts.training import TUNED, Settings, train
+from gato_agent.rollouts.training import train
+from gato_agent.rollouts.tuned import TUNED, Falling, Settings
 from tests.testing_env import TestingEnv
 
 
@@ -80,6 +81,11 @@ def test_an_expert_that_does_not_say_how_it_was_trained_is_not_used(tmp_path, te
         (tmp_path / "training.json").write_text(text)
     with pytest.raises(GatoError, match=r"training\.json does not say how .*or delete"):
         train("CartPole-v1", {}, 0, 32, tmp_path)
+
+
+def test_rates_fall_from_their_start_to_their_end():
+    assert [Falling(3.0)(left) for left in (1.0, 0.5, 0.0)] == [3.0, 1.5, 0.0]
+    assert [Falling(3.0, 1.0)(left) for left in (1.0, 0.5, 0.0)] == [3.0, 2.0, 1.0]
 
 
 @pytest.mark.parametrize("env_id", [env_id for env_id in TUNED if "Bipedal" not in env_id])

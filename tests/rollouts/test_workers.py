@@ -39,6 +39,31 @@ def test_the_files_are_the_same_whatever_the_number_of_workers(tmp_path, expert)
     assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
+ONE_OF_EACH = {
+    "ale_py": "ALE/Breakout-v5",
+    "Box2D": "LunarLander-v3",
+    "gymnasium_robotics": "FetchReach-v4",
+    "metaworld": "Meta-World/pick-place-v3",
+    "minatar": "MinAtar/Breakout-v1",
+    "minigrid": "BabyAI-PutNextLocal-v0",
+    "mujoco": "Hopper-v5",
+    "panda_gym": "PandaReach-v3",
+    "pybullet_envs_gymnasium": "ReacherBulletEnv-v0",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ONE_OF_EACH)
+def test_every_family_is_the_same_whatever_the_number_of_workers(tmp_path, package):
+    pytest.importorskip(package)
+    env = ONE_OF_EACH[package]
+    for workers, episodes in ((0, 5), (2, 2), (2, 5)):
+        collect(CollectConfig(
+            env=(env,), expert="random", noise=True, episodes=episodes, workers=workers, out=tmp_path / str(workers)
+        ))  # fmt: skip
+    assert contents(tmp_path / "0") == contents(tmp_path / "2")
+
+
 FAULTS = {
     "raise": "raised RuntimeError: the wheel came off",
     "nan": "returned an observation that is not finite: nan at index [0]",

@@ -1,0 +1,77 @@
+"""A model in training: what one optimizer step does, and all that it takes to continue exactly."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from gato_agent.checkpoint import read, to_bytes
+from gato_agent.envs.errors import GatoError
+from gato_agent.loss import action_loss
+from gato_agent.model import Gato
+from gato_agent.recipe import TrainConfig
+from gato_agent.windows import Batch, Windows
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
+
+
+class Trainer:
+    """A model, its optimizer and a step counter, which together are the whole state of a run."""
+
+    def __init__(self, config: TrainConfig, model: Gato) -> None:
+        self.config, self.model, self.step = config, model, 0
+        decayed = [p for p in model.parameters() if p.ndim >= 2]
+        others = [p for p in model.parameters() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+    def update(self, batch: Batch) -> tuple[float, float]:
+        """One optimizer step; returns the loss per target in nats, and the gradient's norm before clipping to 1."""
+        self.model.train()
+        # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        loss = action_loss(self.model, batch, self.config.smooth_bins)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        figures = loss.item(), norm.item()
+        if not all(map(math.isfinite, figures)):
+            raise GatoError(
+                f"step {self.step}: the loss is {figures[0]} and its gradient {figures[1]}; the last checkpoint is "
+                "kept: train again with a lower --learning-rate"
+            )
+        self.optimizer.step()
+        self.step += 1
+        return figures
+
+    def to_bytes(self) -> bytes:
+        """Weights, the optimizer's moments and counts of those that ever had a gradient, and the step."""
+        tensors = {}
+        for name, parameter in self.model.named_parameters():
+            tensors[f"model.{name}"] = parameter.detach().cpu()
+            tensors |= {f"{key}.{name}": value.cpu() for key, value in self.optimizer.state[parameter].items()}
+        return to_bytes(tensors, {"step": self.step})
+
+    def load(self, path: Path) -> None:
+        """Continue from what `to_bytes` gave; raises GatoError if the file is damaged or of another model."""
+        tensors, about = read(path)
+        if "step" not in about:
+            raise GatoError(f"{path} holds no state of training: restore it, or train again into another --out")
+        self.step = int(about["step"])
+        for name, parameter in self.model.named_parameters():
+            try:
+                parameter.data.copy_(tensors[f"model.{name}"])
+            except (KeyError, RuntimeError) as error:
+                raise GatoError(f"{path} is of another model ({error}): use the run's own --size") from error
+            state = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+
+    @torch.no_grad()
+    def validate(self, windows: Windows, batches: int = 8) -> float:
+        """Mean loss over the same few batches every time, without smoothing or dropping anything."""
+        self.model.eval()
+        device = self.model.norm.weight.device
+        losses = [action_loss(self.model, windows.batch(i).to(device)).item() for i in range(batches)]
+        return sum(losses) / batches
