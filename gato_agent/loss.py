@@ -3,15 +3,32 @@
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gato_agent.model import Gato
 from gato_agent.windows import Batch
 
 
-def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Tensor:
-    """Mean cross-entropy of the action tokens, over the ids legal for each: nats per target.
+class ActionLoss(nn.Module):
+    """`action_loss` as a module, so that processes can share it.
+
+    Args:
+        model: to be trained.
+        smooth_bins: standard deviation, in bins, by which targets of continuous actions are spread over neighbours.
+    """
+
+    def __init__(self, model: Gato, smooth_bins: float) -> None:
+        super().__init__()
+        self.model, self.smooth_bins = model, smooth_bins
+
+    def forward(self, batch: Batch) -> tuple[Tensor, int]:
+        """Sum over all targets of a batch, and their number."""
+        return action_loss(self.model, batch, self.smooth_bins)
+
+
+def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Tensor, int]:
+    """Cross-entropy of the action tokens, over the ids legal for each: sum in nats, and the number of targets.
 
     Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
     """
@@ -27,7 +44,7 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Tensor:
             target = gaussian(high - low, smooth_bins, logits.device)[target]
         total = total + F.cross_entropy(logits, target, reduction="sum")
         count += len(ids)
-    return total / max(1, count)  # type: ignore[no-any-return]
+    return total, count
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.model import Gato
+from gato_agent.ranks import join
 from gato_agent.recipe import TrainConfig
 from gato_agent.rollouts.progress import progress
 from gato_agent.trainer import Trainer
@@ -39,7 +40,9 @@ def train(config: TrainConfig) -> Path:
     config.check()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    device = resolve_device(config.device)
+    ranks, device = join(resolve_device(config.device))
+    if config.batch_size < ranks.size:
+        raise UsageError(f"--batch-size {config.batch_size}: {ranks.size} processes need a window each")
     size = GatoConfig.named(config.size)
     start = Checkpoint.load(config.init, device) if config.init else None
     if start and start.model.config != size:
@@ -52,25 +55,31 @@ def train(config: TrainConfig) -> Path:
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
     shaping |= {"data_sha256": data.sha256(), **({"init_sha256": start.sha256()} if start else {})}
-    with closing(lock_folder(config.out, "train")):
+    shaping |= {"processes": ranks.size, "device": config.device} if ranks.size > 1 else {}
+    with closing(lock_folder(config.out, "train")) if ranks.first else nullcontext():
         schedule = ("steps", "decay_steps")  # what of it may change is said by the rates of the steps that were taken
-        before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
+        before = shaping
+        if ranks.first:
+            before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
         torch.manual_seed(config.seed)
-        trainer = Trainer(config, start.model if start else Gato(size).to(device))
+        trainer = Trainer(config, start.model if start else Gato(size).to(device), ranks)
         if (config.out / STATE).exists():
             trainer.load(config.out / STATE)
         config.check_past(before, trainer.step)
         if before != shaping:
             run_folder.write(config.out, shaping)
-        return _Run(trainer, windows, data, shaping).to_the_end()
+        ranks.wait()  # nobody writes before all have read
+        path = _Run(trainer, windows, data, shaping, device).to_the_end()
+    ranks.leave()
+    return path
 
 
 class _Run:
     """A trainer with its data and its folder."""
 
-    def __init__(self, trainer: Trainer, windows: Windows, data: Data, shaping: dict[str, Any]) -> None:
-        self.trainer, self.windows, self.data, self.shaping = trainer, windows, data, shaping
-        self.config = trainer.config
+    def __init__(self, trainer: Trainer, windows: Windows, data: Data, shaping: dict[str, Any], device: str) -> None:
+        self.trainer, self.windows, self.data, self.shaping, self.device = trainer, windows, data, shaping, device
+        self.config, self.ranks = trainer.config, trainer.ranks
         self.held_out = Windows(data.held_out, window=windows.window, batch_size=1) if data.held_out else None
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
@@ -78,27 +87,30 @@ class _Run:
 
     def to_the_end(self) -> Path:
         """Train to the last step or minute, saving now and then and at the end."""
-        config, trainer, console = self.config, self.trainer, Console(soft_wrap=True, markup=False)
+        config, trainer = self.config, self.trainer
+        console = Console(soft_wrap=True, markup=False, quiet=not self.ranks.first)
         console.print(
             f"{len(self.data.tasks)} task(s), {self.data.tokens:,} tokens; {config.size}: "
-            f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.shaping['device']}; "
+            f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "
             f"steps {trainer.step} to {config.steps} of {config.batch_size * self.windows.window:,} tokens"
         )
         bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
-        with self._disk, run_folder.Log(config.out / "log.jsonl", trainer.step) as log, bar as update:
+        log = run_folder.Log(config.out / "log.jsonl", trainer.step) if self.ranks.first else nullcontext()
+        with self._disk, log as lines, bar as update:
             for entry in self.steps():
-                late = time.monotonic() >= deadline
+                late = self._any(time.monotonic() >= deadline) if config.minutes is not None else False
                 due = trainer.step % config.save_every == 0 or trainer.step == config.steps or late
-                if due and self.held_out:
-                    entry["held_out_loss"] = trainer.validate(self.held_out)
-                log.write(entry)
-                update(trainer.step, ", ".join(_said(entry)))
-                if due:
-                    self.save(entry.get("held_out_loss"))
+                if lines is not None:
+                    if due and self.held_out:
+                        entry["held_out_loss"] = trainer.validate(self.held_out)
+                    lines.write(entry)
+                    update(trainer.step, ", ".join(_said(entry)))
+                    if due:
+                        self.save(entry.get("held_out_loss"))
                 if late:
                     break
-            if self._at != trainer.step:  # resumed when all was done
+            if self.ranks.first and self._at != trainer.step:  # resumed when all was done
                 self.save(None)
             self._wait()
         finished = trainer.step >= config.steps
@@ -108,10 +120,10 @@ class _Run:
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Train to the last step, yielding one log entry per step."""
-        trainer, device = self.trainer, self.shaping["device"]
+        trainer, ranks = self.trainer, self.ranks
         while trainer.step < self.config.steps:
             began = time.perf_counter()
-            batch = self.windows.batch(trainer.step).to(device)
+            batch = self.windows.batch(trainer.step, ranks.rank, ranks.size).to(self.device)
             loss, norm = trainer.update(batch)
             seconds = time.perf_counter() - began
             yield {
@@ -119,8 +131,12 @@ class _Run:
                 "loss": loss,
                 "gradient_norm": norm,
                 "learning_rate": self.config.rate(trainer.step - 1),
-                "tokens_per_second": batch.tokens.numel() / seconds,
+                "tokens_per_second": ranks.size * batch.tokens.numel() / seconds,
             }
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        return bool(self.ranks.sum(torch.tensor(float(here), device=self.device)).item())
 
     def save(self, held_out_loss: float | None) -> None:
         """Begin to write a checkpoint: what is in it is copied now, and reaches the disk while training goes on."""

@@ -4,11 +4,14 @@ import math
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gato_agent.checkpoint import read, to_bytes
 from gato_agent.envs.errors import GatoError
-from gato_agent.loss import action_loss
+from gato_agent.loss import ActionLoss, action_loss
 from gato_agent.model import Gato
+from gato_agent.ranks import Ranks
 from gato_agent.recipe import TrainConfig
 from gato_agent.windows import Batch, Windows
 
@@ -16,27 +19,41 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a paramet
 
 
 class Trainer:
-    """A model, its optimizer and a step counter, which together are the whole state of a run."""
+    """A model, its optimizer and a step counter, which together are the whole state of a run.
 
-    def __init__(self, config: TrainConfig, model: Gato) -> None:
-        self.config, self.model, self.step = config, model, 0
+    Args:
+        config: how to train.
+        model: on its device.
+        ranks: processes that share the work: each sees a part of every batch, and all take the same steps.
+    """
+
+    def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
+        self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
+        self._loss: nn.Module = ActionLoss(model, config.smooth_bins)
+        if self.ranks.size > 1:  # a batch without images leaves the patch tower unused
+            self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
         decayed = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
     def update(self, batch: Batch) -> tuple[float, float]:
-        """One optimizer step; returns the loss per target in nats, and the gradient's norm before clipping to 1."""
+        """One optimizer step; returns the loss per target in nats, and the gradient's norm before clipping to 1.
+
+        Both are of the whole batch, of which each process is given its part.
+        """
         self.model.train()
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
-        loss = action_loss(self.model, batch, self.config.smooth_bins)
+        total, count = self._loss(batch)
+        whole = self.ranks.sum(torch.stack((total.detach(), total.new_tensor(count))))  # loss and targets of all parts
+        targets = max(1.0, whole[1].item())
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (total * self.ranks.size / targets).backward()  # gradients are averaged over the processes
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        figures = loss.item(), norm.item()
+        figures = whole[0].item() / targets, norm.item()
         if not all(map(math.isfinite, figures)):
             raise GatoError(
                 f"step {self.step}: the loss is {figures[0]} and its gradient {figures[1]}; the last checkpoint is "
@@ -73,5 +90,5 @@ class Trainer:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
         self.model.eval()
         device = self.model.norm.weight.device
-        losses = [action_loss(self.model, windows.batch(i).to(device)).item() for i in range(batches)]
-        return sum(losses) / batches
+        parts = [action_loss(self.model, windows.batch(i).to(device)) for i in range(batches)]
+        return sum(total.item() for total, _ in parts) / max(1, sum(count for _, count in parts))

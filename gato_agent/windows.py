@@ -120,10 +120,10 @@ class Windows:
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
         self.weights = share / share.sum()
 
-    def batch(self, step: int) -> Batch:
-        """The batch of one training step."""
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of one training step, or every `parts`-th window of it from window `part` on."""
         rng = np.random.default_rng((self.seed, step))
-        windows = [_Window(self, rng) for _ in range(self.batch_size)]
+        windows = [_Window(self, rng) for _ in range(self.batch_size)][part::parts]
         patches = [patch for w in windows for patch in w.patches]
         intervals = [interval for w in windows for interval in w.intervals]
         tokens, local, segment = (

@@ -57,7 +57,9 @@ def test_loss_is_the_mean_over_legal_ids_at_action_positions() -> None:
     total = 0.0
     for low, high, position, ids in batch.targets:
         total += F.cross_entropy(logits[position, low:high], ids - low, reduction="sum").item()
-    assert action_loss(model, batch).item() == pytest.approx(total / 50, rel=1e-5)
+    found, count = action_loss(model, batch)
+    assert found.item() == pytest.approx(total, rel=1e-5)
+    assert count == 50
 
 
 def test_smoothing_spreads_targets_over_neighbouring_bins() -> None:
@@ -332,6 +334,31 @@ def test_held_out_episodes_are_looked_at_and_the_best_model_is_kept(undisturbed:
     best = read(tmp_path / "best" / "model.safetensors")[1]["training"]
     assert best["held_out_loss"] == min(losses.values()) == losses[best["step"]]
     assert Checkpoint.load(tmp_path / "best").tasks.keys() == {"CartPole-v1"}
+
+
+def torchrun(config: TrainConfig, *more: str) -> list[tuple[int, float]]:
+    """Train in two processes; steps and losses that were logged."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = f"--data {config.data} --out {config.out} --steps {config.steps} --batch-size {config.batch_size}"
+    command += ["-m", "gato_agent", "train", *arguments.split(), "--num-threads", "1", "--device", "cpu", *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [(entry["step"], entry["loss"]) for entry in map(json.loads, (config.out / "log.jsonl").open())]
+
+
+@pytest.mark.parametrize("steps", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_two_processes_take_the_steps_of_one(steps: int, data: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=data, out=tmp_path / "one", steps=steps, batch_size=3, num_threads=1, device="cpu")
+    train(config)
+    one = [(entry["step"], entry["loss"]) for entry in map(json.loads, (config.out / "log.jsonl").open())]
+    two = dataclasses.replace(config, out=tmp_path / "two")
+    losses = torchrun(two)
+    assert [step for step, _ in losses] == list(range(1, steps + 1))
+    np.testing.assert_allclose([loss for _, loss in losses], [loss for _, loss in one], rtol=1e-6)
+    parted = dataclasses.replace(config, out=tmp_path / "parted")
+    torchrun(parted, "--minutes", "0")
+    torchrun(parted, "--resume")
+    assert_same_run(two.out, parted.out)
 
 
 def test_an_identity_task_is_learned(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Several processes that train one model: what torchrun started, and the few things that they must agree on."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from gato_agent.envs.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that torchrun started; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes; each must call this as often as the others."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def leave(self) -> None:
+        """Take leave of the others; nothing can be agreed on afterwards."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+
+def join(device: str) -> tuple[Ranks, str]:
+    """Join the processes that torchrun started, if it did, and choose this one's device.
+
+    Args:
+        device: cpu or cuda, which becomes one GPU a process.
+
+    Raises:
+        UsageError: more processes than GPUs.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Ranks(), device
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"{local + 1} processes for {torch.cuda.device_count()} GPUs: start torchrun with --nproc-per-node gpu"
+            )
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    distributed.init_process_group("nccl" if device != "cpu" else "gloo")
+    return Ranks(distributed.get_rank(), size), device
