@@ -1,0 +1,131 @@
+"""What a view is worth: a nano model learns one task through each of several, and is asked about other episodes.
+
+    gato-agent collect --env BabyAI-GoToLocal-v0 --noise --episodes 1500 --out data/baby
+    python benchmarks/views.py --data data/baby --steps 120 --play 100
+    gato-agent collect --env Meta-World/push-v3 --noise --episodes 100 --out data/push
+    python benchmarks/views.py --data data/push --steps 80
+
+Every view gets as many tokens of training, so that one with fewer tokens a timestep sees more timesteps.
+"""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from gato_agent.agent import Agent
+from gato_agent.checkpoint import TEXT_PIECES, Checkpoint, TrainedTask
+from gato_agent.config import GatoConfig
+from gato_agent.envs.make import make_vector
+from gato_agent.envs.task import Task, find
+from gato_agent.envs.views import EVERYTHING, View
+from gato_agent.evaluate import episode_returns
+from gato_agent.loss import action_loss
+from gato_agent.model import Gato
+from gato_agent.recipe import TrainConfig
+from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.store import open_stores
+from gato_agent.text import TextTokenizer
+from gato_agent.trainer import Trainer
+from gato_agent.windows import TokenizedTask, Windows
+
+CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to compare, and for how long."""
+
+    data: Path
+    """Folder that `gato-agent collect --out` wrote, with one task."""
+    steps: int = 120
+    """Optimizer steps of 4,096 tokens."""
+    held_out: float = 0.1
+    """Share of the episodes that is not learned from."""
+    play: int = 0
+    """Episodes to play afterwards, from seed 1,000,000 on."""
+
+
+def candidates(task: Task) -> dict[str, View]:
+    """The catalogue's view of a task, and what it is compared with."""
+    views = {"catalogue": task.view, "everything": EVERYTHING}
+    if task.suite == "babyai":
+        views["cells"] = View.from_json(CELLS)
+    if task.suite == "metaworld":
+        views["not scaled"] = View(task.view.steps[:1])
+    return views
+
+
+def main(config: Config) -> None:
+    """Print a line for each view."""
+    torch.set_num_threads(1)
+    (store,) = open_stores(config.data)
+    episodes = [store.read(i) for i in store.indices()]
+    learned = round(len(episodes) * (1 - config.held_out))
+    known = find(store.env_id) or Task(store.env_id, "")
+    texts = [text for episode in episodes for column in episode.observations.values() for text in column.flat
+             if isinstance(text, str)]  # fmt: skip
+    text = TextTokenizer.train(texts, GatoConfig.nano().text) if texts else None
+    pieces = known.text_pieces or TEXT_PIECES
+    plain = TrainedTask(store.env_id, store.observation_space, store.action_space, pieces, store.env_kwargs)
+    for name, view in candidates(known).items():
+        task = replace(plain, view=view)
+        start = time.process_time()
+        model = learn(task, text, episodes[:learned], config.steps)
+        seconds = time.process_time() - start
+        loss, error = asked(model, tokenized(task, text, episodes[learned:]))
+        line = f"{task.id} {name:10} {task.tokenizer(model.config, text).tokens_per_step:4} tokens a timestep, "
+        line += f"{seconds:4.0f} s of CPU; held out: {loss:.3f} nats, error {error:.4f} of the range"
+        print(line, played(model, task, text, config.play) if config.play else "", flush=True)
+
+
+def tokenized(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TokenizedTask:
+    """Episodes as tokens, through the task's view."""
+    size = GatoConfig.nano()
+    return TokenizedTask(task.id, task.tokenizer(size, text), size.vocabulary.separator, episodes)
+
+
+def learn(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode], steps: int) -> Gato:
+    """Train a nano model."""
+    size = GatoConfig.nano()
+    torch.manual_seed(0)
+    trainer = Trainer(TrainConfig(steps=steps, warmup=min(50, steps // 4)), Gato(size))
+    windows = Windows([tokenized(task, text, episodes)], window=2 * size.context, batch_size=4)
+    for step in range(steps):
+        trainer.update(windows.batch(step))
+    return trainer.model.eval()
+
+
+@torch.no_grad()
+def asked(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, float]:
+    """Loss per action token in nats, and the likeliest token's distance from the right one as a share of all."""
+    windows = Windows([task], window=2 * model.config.context, batch_size=4, seed=1)
+    losses, errors = [], []
+    for step in range(batches):
+        batch = windows.batch(step)
+        total, count = action_loss(model, batch)
+        losses.append(total.item() / count)
+        seen = {"local": batch.local, "intervals": batch.intervals, "segment": batch.segment}
+        hidden = model(batch.tokens, batch.patches, **seen).flatten(0, 1)
+        for low, high, position, ids in batch.targets:
+            off = (model.logits(hidden[position], low, high).argmax(1) + low - ids).abs()
+            errors.append(off.double().mean().item() / (high - low))
+    return float(np.mean(losses)), float(np.mean(errors))
+
+
+def played(model: Gato, task: TrainedTask, text: TextTokenizer | None, episodes: int) -> str:
+    """Mean return of greedy play."""
+    agent = Agent(Checkpoint(model, {task.id: task}, text), task)
+    seeds = range(1_000_000, 1_000_000 + episodes)
+    with closing(make_vector(task.id, 16, env_kwargs=task.env_kwargs)) as envs:
+        returns = [value for _, value, _ in episode_returns(agent, envs, seeds)]
+    return f"; return {np.mean(returns):.3f} +- {np.std(returns) / episodes**0.5:.3f}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
