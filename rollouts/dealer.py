@@ -17,11 +17,7 @@ class Chunk(NamedTuple):
 
 
 class Dealer:
-    """Deals chunks: a worker stays with its job, and else helps where the fewest are.
-
-    Attributes:
-        dropped: job -> seeds that were not tried, because all of the job's before had failed.
-    """
+    """Deals chunks: a worker stays with its job, and else helps where the fewest are."""
 
     def __init__(self, missing: Sequence[Iterable[int]], workers: int) -> None:
         """Deal those seeds of each job among `workers`."""
@@ -29,7 +25,7 @@ class Dealer:
         self._workers = workers
         self._seconds: dict[int, float] = {}  # an episode of a job takes about so long
         self._failures = [0] * len(self._waiting)
-        self.dropped: dict[int, int] = {}
+        self._dropped: set[int] = set()
 
     def __bool__(self) -> bool:
         """Whether any seed waits."""
@@ -54,7 +50,7 @@ class Dealer:
 
     def put_back(self, job: int, seeds: Iterable[int]) -> None:
         """Let these seeds be dealt again, first."""
-        if job not in self.dropped:
+        if job not in self._dropped:
             self._waiting[job].extendleft(reversed(list(seeds)))
 
     def played(self, job: int, seconds: float) -> None:
@@ -62,9 +58,17 @@ class Dealer:
         known = self._seconds.get(job, seconds)
         self._seconds[job] = max(1e-6, 0.8 * known + 0.2 * seconds)
 
-    def failed(self, job: int, seed: int | None) -> None:
-        """Note a failure; a job that cannot be played, or of which only failures are known, is dealt no more."""
+    def failed(self, job: int, seed: int | None) -> int:
+        """Note a failure; a job that cannot be played, or of which only failures are known, is dealt no more.
+
+        Returns:
+            How many seeds will not be tried, because all of the job's before have failed.
+        """
         self._failures[job] += 1
-        if seed is None or (job not in self._seconds and self._failures[job] >= HOPELESS):
-            self.dropped[job] = self.dropped.get(job, 0) + len(self._waiting[job])
-            self._waiting[job].clear()
+        hopeless = job not in self._seconds and self._failures[job] >= HOPELESS
+        if seed is not None and not hopeless:
+            return 0
+        left = len(self._waiting[job])
+        self._dropped.add(job)
+        self._waiting[job].clear()
+        return left if seed is not None else 0

@@ -132,11 +132,11 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
-    """The id in a data set's spec, of which nothing else is read."""
+    """The id in a data set's spec, of which nothing else is read, or beside it, where our own export puts it."""
     try:
         env_id = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
-        env_id = None
+        env_id = metadata.get("env_id")
     if not isinstance(env_id, str) or ":" in env_id:
         raise UsageError(f"{folder} names no environment that could be used: give its id with --env")
     return env_id

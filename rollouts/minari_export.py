@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Dict, Space, Text, Tuple
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.make import find_spec
 from gato_agent.envs.structure import batch
 from gato_agent.envs.task import find
 from gato_agent.rollouts.keep import usable
@@ -113,13 +113,14 @@ def _scores(store: EpisodeStore) -> dict[str, Any]:
 
 
 def _spec(store: EpisodeStore) -> dict[str, str]:
-    """The environment's spec, where Gymnasium knows it and JSON can hold it."""
+    """The environment's id, and its whole spec where it is installed and JSON can hold it."""
+    named = {"env_id": store.env_id}
     try:
-        spec = deepcopy(gym.spec(store.env_id))
+        spec = deepcopy(find_spec(store.env_id))
         spec.kwargs |= store.env_kwargs
-        return {"env_spec": spec.to_json()}
-    except (gym.error.Error, TypeError, ValueError):
-        return {}
+        return named | {"env_spec": spec.to_json()}
+    except (GatoError, TypeError, ValueError):
+        return named
 
 
 def _nested(space: Space[Any], values: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gato_agent.envs.errors import UsageError, one_line
 from gato_agent.rollouts.dealer import Chunk, Dealer
-from gato_agent.rollouts.player import BEATS, NOTHING, SEED, STEP, Failed, Job, Players, Result, idle_pulse
+from gato_agent.rollouts.player import BEATS, NOTHING, SEED, STEP, Failed, Job, Players, Result, idle_pulse, untried
 
 POLL_SECONDS = 0.25
 START_SECONDS = 300.0  # to make environment and expert, at least
@@ -85,21 +85,25 @@ class _Pool:
             if len(chunk.seeds) > 1:
                 self._suspects += [Chunk(chunk.job, (seed,)) for seed in chunk.seeds]
                 return [], False
-            reason = f"{self._jobs[chunk.job].env_id}: seed {chunk.seeds[0]} ended its worker: {one_line(error)}"
-            self._dealer.failed(chunk.job, chunk.seeds[0])
-            return [Failed(chunk.job, chunk.seeds[0], reason)], False
+            seed = chunk.seeds[0]
+            reason = f"{self._jobs[chunk.job].env_id}: seed {seed} ended its worker: {one_line(error)}"
+            return [Failed(chunk.job, seed, reason), *self._failed(chunk.job, seed)], False
+        told = {result.seed for result in results}
+        more: list[Failed] = []
         for result in results:
             if isinstance(result, Failed):
-                self._dealer.failed(result.job, result.seed)
+                more += self._failed(result.job, result.seed)
             else:
                 self._dealer.played(result.job, result.seconds)
-        told = {result.seed for result in results}
         if None in told:
             return results, True
         rest = [seed for seed in chunk.seeds if seed not in told]
         self._dealer.put_back(chunk.job, rest)
         hung = isinstance(results[-1], Failed) and results[-1].reason.endswith("(--timeout)")
-        return results, not hung
+        return [*results, *more], not hung
+
+    def _failed(self, job: int, seed: int | None) -> list[Failed]:
+        return untried(job, self._jobs[job].env_id, self._dealer.failed(job, seed))
 
 
 class _Worker:
@@ -123,9 +127,9 @@ class _Worker:
         beats, heard = pulse[BEATS], time.monotonic()
         while playing.is_alive():
             playing.join(POLL_SECONDS / 10)
+            limit = self._timeout if pulse[SEED] != NOTHING else max(self._timeout, START_SECONDS)  # before the beats
             if pulse[BEATS] != beats:
                 beats, heard = pulse[BEATS], time.monotonic()
-            limit = self._timeout if pulse[SEED] != NOTHING else max(self._timeout, START_SECONDS)
             if time.monotonic() - heard > limit:
                 seed = pulse[SEED] if pulse[SEED] != NOTHING else chunk.seeds[len(results)]
                 what = f"{self._jobs[chunk.job].env_id}: step {pulse[STEP]} of seed {seed}"

@@ -75,6 +75,11 @@ class Failed:
 Result = Played | Failed
 
 
+def untried(job: int, env_id: str, seeds: int) -> list[Failed]:
+    """What is said of seeds that are not tried, because all before them have failed; nothing if there are none."""
+    return [Failed(job, None, f"{env_id}: no seed could be played, so {seeds:,} more were not tried")] if seeds else []
+
+
 class Player:
     """One environment and its expert, ready to play any episode of a job."""
 
@@ -186,6 +191,7 @@ class Players:
                 said = str(error) if isinstance(error, GatoError) else f"{self._jobs[job].env_id}: {one_line(error)}"
                 yield Failed(job, None, said)
                 return
+            pulse[BEATS] += 1  # before the seed: who watches must not take the time until now for the episode's
             pulse[STEP], pulse[SEED] = 0, seed
             result = self._result(player, job, seed, pulse)
             pulse[SEED] = NOTHING  # before it is handed over: it must not be blamed for what happens later

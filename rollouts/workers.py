@@ -19,7 +19,19 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from gato_agent.rollouts.dealer import Chunk, Dealer
-from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed, Job, Players, Result, idle_pulse
+from gato_agent.rollouts.player import (
+    BEATS,
+    JOB,
+    NOTHING,
+    SEED,
+    STEP,
+    Failed,
+    Job,
+    Players,
+    Result,
+    idle_pulse,
+    untried,
+)
 
 POLL_SECONDS = 0.25
 SEND_SECONDS = 0.2  # results are sent together: a message costs as much as a short episode
@@ -80,10 +92,10 @@ class _Worker:
 
     def silent(self, timeout: float) -> float | None:
         """For how many seconds nothing has moved, if these are too many."""
+        limit = timeout if self.pulse[SEED] != NOTHING else max(timeout, START_SECONDS)  # before the beats
         beats = self.pulse[BEATS]
         if beats != self.beats or not self.given:
             self.beats, self.heard = beats, time.monotonic()
-        limit = timeout if self.pulse[SEED] != NOTHING else max(timeout, START_SECONDS)
         return limit if time.monotonic() - self.heard > limit else None
 
 
@@ -122,20 +134,21 @@ class _Pool:
                 except (EOFError, OSError):
                     results += self._bury(worker, None)
                     continue
-                for result in heard:
-                    self._note(worker, result)
                 results += heard
+                for result in heard:
+                    results += self._note(worker, result)
             elif (limit := worker.silent(self._timeout)) is not None:
                 results += self._bury(worker, limit)
         return results
 
-    def _note(self, worker: _Worker, result: Result) -> None:
+    def _note(self, worker: _Worker, result: Result) -> list[Failed]:
         worker.settle(result)
         worker.heard = time.monotonic()
         if isinstance(result, Failed):
-            self._dealer.failed(result.job, result.seed)
-        else:
-            self._dealer.played(result.job, result.seconds)
+            left = self._dealer.failed(result.job, result.seed)
+            return untried(result.job, self._jobs[result.job].env_id, left)
+        self._dealer.played(result.job, result.seconds)
+        return []
 
     def _bury(self, worker: _Worker, silent: float | None) -> list[Failed]:
         """Blame the seed that a dead or hanging worker was at, and let its others be dealt again."""
@@ -153,8 +166,9 @@ class _Pool:
         why = f"did not finish within {silent:g} s (--timeout)" if silent is not None else _death(worker)
         for kin in {kin for kin, _ in others}:
             self._dealer.put_back(kin, [other for of, other in others if of == kin])
-        self._dealer.failed(job, seed)
-        return [Failed(job, seed, f"{self._jobs[job].env_id}: step {step} of seed {seed} {why}")]
+        env_id = self._jobs[job].env_id
+        failure = Failed(job, seed, f"{env_id}: step {step} of seed {seed} {why}")
+        return [failure, *untried(job, env_id, self._dealer.failed(job, seed))]
 
     def close(self) -> None:
         """End all workers, whatever they are at."""

@@ -283,3 +283,9 @@ def test_an_expert_that_leaves_the_action_space_is_named(tmp_path, monkeypatch, 
     ):
         collect(settings)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_suite_is_all_of_its_tasks(tmp_path):
+    collect(CollectConfig(env=("CartPole-v1", "Taxi-v4"), suite=("toytext",), episodes=2, workers=0, out=tmp_path))
+    found = {store.env_id: len(store.indices()) for store in open_stores(tmp_path)}
+    assert found == {"CartPole-v1": 2, "CliffWalking-v1": 2, "FrozenLake-v1": 2, "Taxi-v4": 2}

@@ -43,14 +43,13 @@ def test_a_task_that_only_fails_is_given_up_and_one_that_cannot_be_played_at_onc
     dealer = Dealer([range(100), range(100), range(100)], workers=1)
     for seed in range(HOPELESS):
         assert dealer.deal(0, []) == (0, (seed,))
-        dealer.failed(0, seed)
-    dealer.failed(1, None)
-    assert dealer.dropped == {0: 100 - HOPELESS, 1: 100}
+        assert dealer.failed(0, seed) == (0 if seed < HOPELESS - 1 else 100 - HOPELESS)
+    assert dealer.failed(1, None) == 0  # which is said already
     dealer.put_back(0, [5])
     dealer.played(2, 10.0)
     for seed in range(100):
         assert dealer.deal(2, []) == (2, (seed,))
-        dealer.failed(2, seed)  # one episode was played, so each gets its try
+        assert dealer.failed(2, seed) == 0  # one episode was played, so each gets its try
     assert not dealer
 
 

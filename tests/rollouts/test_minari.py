@@ -92,7 +92,8 @@ def test_there_and_back_nothing_changes(tmp_path, home):
     episodes = [made(seed, labels=seed == 1) for seed in range(4)]
     with fill(tmp_path / "data", *episodes) as store:
         dataset_id, _ = export(store, "gato")
-    with import_(str(home / dataset_id), tmp_path / "back", "Thing-v0") as back:
+    with import_(str(home / dataset_id), tmp_path / "back") as back:  # not registered: the id stands beside the spec
+        assert back.env_id == "Thing-v0"
         assert (back.observation_space, back.action_space) == (SPACE, ACTION)
         assert back.header["expert"]["source"] == dataset_id
         for episode in episodes:
@@ -154,6 +155,7 @@ def test_code_in_the_metadata_never_runs(tmp_path, home, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file = home / dataset_id / "data" / "metadata.json"
     metadata = json.loads(file.read_text())
+    del metadata["env_id"]
     spec = json.loads(gym.spec("CartPole-v1").to_json()) | {"id": "Thing-v0", "entry_point": "canary:Env"}
     spec["additional_wrappers"] = [{"name": "canary", "entry_point": "canary:Env", "kwargs": {}}]
     source, none = str(home / dataset_id), "names no environment that could be used"
