@@ -39,7 +39,7 @@ class Data:
     def sha256(self) -> str:
         """Digest of all tokens, so that a run resumes with the data that it began with."""
         sha = hashlib.sha256()
-        for task in self.tokenized:
+        for task in [*self.tokenized, *self.held_out]:
             for array in (task.rows, task.labels, task.patches, task.ends):
                 sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()

@@ -327,7 +327,7 @@ struct Step : Scratch {
         }
     }
 
-    void choose(const Choice &c, float inverse_temperature, int64_t *chosen, int stride) {
+    void choose(const Choice &c, double inverse_temperature, int64_t *chosen, int stride) {
         product(y.data(), lanes, D, c.head, c.count, c.logits, false);
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
         for (int lane = 0; lane < lanes; lane++) {
@@ -346,7 +346,7 @@ struct Step : Scratch {
 
 template <class W, class C>
 void step(const Model &m, Ring &ring, const int64_t *tokens, const int64_t *local, const float *patches, int count,
-          const Choice *choices, int actions, float inverse_temperature, int64_t *chosen) {
+          const Choice *choices, int actions, double inverse_temperature, int64_t *chosen) {
     thread_local Scratch kept;
     Step<W, C> run(m, ring, std::move(kept));
     run.embed(tokens, local, patches, count);
@@ -366,7 +366,7 @@ void step(const Model &m, Ring &ring, const int64_t *tokens, const int64_t *loca
 }  // namespace
 
 extern "C" void gato_step(const Model *m, Ring *ring, const int64_t *tokens, const int64_t *local, const float *patches,
-                          int count, const Choice *choices, int actions, float inverse_temperature, int64_t *chosen) {
+                          int count, const Choice *choices, int actions, double inverse_temperature, int64_t *chosen) {
     switch (m->kind) {
         case 0: return step<float, float>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
         case 1: return step<bf16, bf16>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);

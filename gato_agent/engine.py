@@ -9,9 +9,12 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +25,7 @@ from torch.nn import functional as F
 
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.envs.files import write_files
 from gato_agent.model import Block, Gato
 
 SOURCE = Path(__file__).with_name("engine.cpp")
@@ -86,7 +90,7 @@ class Engine:
     The weights are copied: an engine does not see later changes of the model.
 
     Args:
-        model: in evaluation mode, float32, on the CPU; `fits` says which shapes are possible.
+        model: in evaluation mode, on the CPU; `fits` says which shapes are possible.
         legal: half-open id range of each action token.
         precision: of the copied weights.
         threads: of the calls.
@@ -98,13 +102,14 @@ class Engine:
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
         self._function, self._model, self._threads = library().gato_step, model, threads
         config, embedding = model.config, model.embedding
+        self._positions = config.local_positions
         self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
         layers = [_layer(block, precision) for block in model.blocks if isinstance(block, Block)]
         self._layers = layers, (_Layer * len(layers))(*layers)
         self._packed = _Model(
             config.layers, config.heads, config.width, config.feed_forward, config.context,
             get_args(Precision).index(precision), ctypes.addressof(self._layers[1]),
-            model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight,
+            *map(_copy, (model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight)),
         )  # fmt: skip
         table = embedding.table.weight
         heads = {(low, high): pack(table[low:high], precision) for low, high in legal}
@@ -146,6 +151,10 @@ class Engine:
                 f"with n at most {self._longest}"
             )
         tokens, local = tokens.contiguous(), local.contiguous()
+        if local.shape != tokens.shape or local.dtype != torch.int64 or local.max() >= self._positions:
+            raise ValueError(
+                f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
+            )
         shown = None if patches is None else self._model.embedding.patch(patches, intervals).contiguous()
         choices, temperature = self._greedy, choose.temperature or 1.0
         if choose.temperature:
@@ -153,7 +162,7 @@ class Engine:
         self._function(
             ctypes.byref(self._packed), ctypes.byref(self._ring), ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if shown is None else shown.data_ptr()),
-            tokens.shape[1], choices[1], len(self._heads), ctypes.c_float(1 / temperature),
+            tokens.shape[1], choices[1], len(self._heads), ctypes.c_double(1 / temperature),
             ctypes.c_void_p(self._actions.data_ptr()),
         )  # fmt: skip
         return self._actions.clone()
@@ -169,12 +178,15 @@ class Engine:
 
 def make_decoder(model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None) -> Decoder:
     """The fastest decoder for a model: `Engine` on a CPU with a C++ compiler, else `TorchDecoder`, with a note."""
-    if model.norm.weight.device.type != "cpu" or not Engine.fits(model.config):
-        return TorchDecoder(model, legal)
     try:
+        if model.norm.weight.device.type != "cpu":
+            raise OSError("the engine is for CPUs")
+        if not Engine.fits(model.config):
+            raise OSError("the engine has no place for a model of this shape")
         return Engine(model, legal, precision, threads or torch.get_num_threads())
     except OSError as error:
-        _log.warning("playing with PyTorch alone, which is slower and float32: %s", error)
+        if model.norm.weight.device.type == "cpu" or precision != "float32":
+            _log.warning("playing with PyTorch alone, in the model's own precision: %s", error)
         return TorchDecoder(model, legal)
 
 
@@ -194,7 +206,12 @@ def _layer(block: Block, precision: Precision) -> _Layer:
     first, second = block.attention_norm, block.feed_forward_norm
     linears = block.attention.qkv, block.attention.out, block.feed_forward.hidden, block.feed_forward.out
     matrices = [pack(linear.weight, precision) for linear in linears]
-    return _Layer(first.weight, first.bias, second.weight, second.bias, *matrices)
+    return _Layer(*map(_copy, (first.weight, first.bias, second.weight, second.bias)), *matrices)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy that C++ may read whatever becomes of the model."""
+    return tensor.detach().float().clone(memory_format=torch.contiguous_format)
 
 
 @cache
@@ -204,18 +221,24 @@ def library() -> ctypes.CDLL:
     Raises:
         OSError: there is no compiler, or it failed.
     """
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not found:
         raise OSError("no C++ compiler was found: install g++ or clang++")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato-agent"
+    compiler = shlex.split(found)
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato-agent"
+    except RuntimeError as error:
+        raise OSError("there is no home folder to keep the compiled engine in: set XDG_CACHE_HOME") from error
     target = folder / f"engine-{_identity(compiler)}.so"
-    if not target.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _compile(compiler, target)
+    if target.exists():
+        with suppress(OSError):  # what is there is broken: make it again
+            return ctypes.CDLL(str(target))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _compile(compiler, target)
     return ctypes.CDLL(str(target))
 
 
-def _identity(compiler: str) -> str:
+def _identity(compiler: Sequence[str]) -> str:
     """Digest of all that the machine code depends on: the source, how it is compiled, and for which processor."""
     info = Path("/proc/cpuinfo")
     flags = (
@@ -225,19 +248,19 @@ def _identity(compiler: str) -> str:
     return hashlib.sha256(SOURCE.read_bytes() + said.encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, target: Path) -> None:
+def _compile(compiler: Sequence[str], target: Path) -> None:
     """Compile into a temporary file and move it into place, so that processes can do it at once."""
     said = ""
     for threads in (("-fopenmp",), ()):  # Apple's clang has no OpenMP
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / "engine.so"
-            command = [compiler, *FLAGS, *threads, "-o", str(built), str(SOURCE)]
+            command = [*compiler, *FLAGS, *threads, "-o", str(built), str(SOURCE)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as error:
-                raise OSError(f"the C++ compiler {compiler} cannot be run ({error.strerror})") from error
+                raise OSError(f"the C++ compiler {compiler[0]} cannot be run ({error.strerror})") from error
             if done.returncode == 0:
-                built.replace(target)
+                write_files({target: built.read_bytes()})
                 return
             said = " ".join(done.stderr.split())[:200]
-    raise OSError(f"the C++ compiler {compiler} failed: {said}")
+    raise OSError(f"the C++ compiler {compiler[0]} failed: {said}")

@@ -110,8 +110,8 @@ class _Run:
                         self.save(entry.get("held_out_loss"))
                 if late:
                     break
-            if self.ranks.first and self._at != trainer.step:  # resumed when all was done
-                self.save(None)
+            if lines is not None and self._at != trainer.step and not self._complete():
+                self.save(trainer.validate(self.held_out) if self.held_out else None)
             self._wait()
         finished = trainer.step >= config.steps
         console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
@@ -133,6 +133,11 @@ class _Run:
                 "learning_rate": self.config.rate(trainer.step - 1),
                 "tokens_per_second": ranks.size * batch.tokens.numel() / seconds,
             }
+
+    def _complete(self) -> bool:
+        """Whether a run that is resumed when all was done has a model to show for it."""
+        path = self.config.out / FILE
+        return path.exists() and read(path)[1]["training"].get("step") == self.trainer.step
 
     def _any(self, here: bool) -> bool:
         """Whether it is so in any of the processes."""

@@ -53,6 +53,11 @@ def test_the_peer_has_as_many_weights_as_ours() -> None:
     assert sum(p.numel() for p in matrices) == 4 * 64**2 + 64 * 128 + 64 * 64
 
 
+def test_more_observations_than_a_model_has_places_for_are_refused() -> None:
+    with pytest.raises(UsageError, match="--task 17/1: a model of this size has 16 places"):
+        Job(CONFIG, 17, 1, 1, "cpu")
+
+
 @pytest.mark.parametrize("task", ["17", "a/b", "0/1", "1/2/3", "-1/2"])
 def test_a_wrong_task_is_named(task: str) -> None:
     with pytest.raises(UsageError, match="--task"):

@@ -124,11 +124,39 @@ def test_it_plays_the_shipped_weights_as_one_uncached_forward(task: str) -> None
 
 
 def test_a_lanes_numbers_do_not_depend_on_other_lanes_or_threads() -> None:
-    model = model_of(FLAT)
-    legal = legal_for(FLAT)
+    model, legal = model_of(FLAT), legal_for(FLAT)
     _, many = play(Engine(model, legal, threads=1), FLAT, 9, 30, Choose())
     _, threaded = play(Engine(model, legal, threads=2), FLAT, 9, 30, Choose())
     assert all(torch.equal(a, b) for a, b in zip(many, threaded, strict=True))
+    tokens = torch.randint(0, FLAT.vocabulary.size, (20, 9, OBSERVATION + 2))
+    local = torch.full((9, OBSERVATION + 2), -1)
+    for lanes in (1, 2, 5):
+        together, fewer = Engine(model, legal), Engine(model, legal)
+        together.reset(9, OBSERVATION + 2)
+        fewer.reset(lanes, OBSERVATION + 2)
+        for seen in tokens:
+            together.step(Prefill(seen, local, None, None), Choose())
+            fewer.step(Prefill(seen[:lanes], local[:lanes], None, None), Choose())
+            assert all(torch.equal(a[:lanes], b) for a, b in zip(together.logits, fewer.logits, strict=True))
+
+
+def test_it_does_not_see_what_becomes_of_the_model() -> None:
+    model, legal = model_of(FLAT), legal_for(FLAT)
+    _, expected = play(Engine(model, legal), FLAT, 2, 10, Choose())
+    decoder = Engine(model, legal)
+    model.double()  # frees what the parameters were
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    _, found = play(decoder, FLAT, 2, 10, Choose())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_model_of_another_dtype_is_played_in_float32() -> None:
+    model, legal = model_of(FLAT).bfloat16(), legal_for(FLAT)
+    _, found = play(Engine(model, legal), FLAT, 2, 10, Choose())
+    _, expected = play(Engine(model.float(), legal), FLAT, 2, 10, Choose())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_it_samples_the_same_ids() -> None:
@@ -215,6 +243,27 @@ def test_without_a_compiler_it_plays_with_pytorch_and_says_so(
     assert isinstance(decoder, TorchDecoder)
     assert "with PyTorch alone" in caplog.text and "compiler" in caplog.text
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "g++ -g0")
+    engine.library.cache_clear()
+    try:
+        (tmp_path / "gato-agent").mkdir()
+        broken = tmp_path / "gato-agent" / f"engine-{engine._identity(['g++', '-g0'])}.so"
+        broken.touch()
+        engine.library()
+        assert broken.stat().st_size > 1000
+    finally:
+        engine.library.cache_clear()
+
+
+def test_a_place_that_the_model_has_not_is_refused() -> None:
+    decoder = Engine(model_of(FLAT), legal_for(FLAT))
+    decoder.reset(1, 4)
+    with pytest.raises(ValueError, match="below 16 are known"):
+        decoder.step(Prefill(torch.zeros(1, 4).long(), torch.full((1, 4), 16), None, None), Choose())
 
 
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
