@@ -72,6 +72,8 @@ class Config:
     """Processes, each of which measures one task and player at a time."""
     missing: bool = False
     """Leave out what the tables have already."""
+    horizon: bool = True
+    """Play on after success where that is possible, for the return to the horizon; takes several times as long."""
     write: bool = False
     """Put each score into its suite's file as soon as it is measured."""
 
@@ -114,7 +116,7 @@ def measure(env_id: str, player: Player, config: Config) -> Score:
     """Play `config.episodes` episodes; mean and (population) standard deviation of their returns."""
     task = catalogue()[env_id]
     seeds = range(config.seed, config.seed + config.episodes)
-    kwargs = TO_THE_HORIZON.get(task.suite, {})
+    kwargs = TO_THE_HORIZON.get(task.suite, {}) if config.horizon else {}
     with closing(make_vector(task.id, 1, env_kwargs=kwargs)) as envs:
         packages = ["gymnasium", "numpy", *PACKAGES.get(task.suite, [])]
         if player == "random":
