@@ -24,7 +24,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.task import Task, find
 from gato_agent.envs.views import EVERYTHING, View
-from gato_agent.evaluate import episode_returns
+from gato_agent.evaluate import play_episodes
 from gato_agent.loss import action_loss
 from gato_agent.model import Gato
 from gato_agent.recipe import TrainConfig
@@ -123,7 +123,7 @@ def played(model: Gato, task: TrainedTask, text: TextTokenizer | None, episodes:
     agent = Agent(Checkpoint(model, {task.id: task}, text), task)
     seeds = range(1_000_000, 1_000_000 + episodes)
     with closing(make_vector(task.id, 16, env_kwargs=task.env_kwargs)) as envs:
-        returns = [value for _, value, _ in episode_returns(agent, envs, seeds)]
+        returns = [each.total for each in play_episodes(agent, envs, seeds, task.id)]
     return f"; return {np.mean(returns):.3f} +- {np.std(returns) / episodes**0.5:.3f}"
 
 

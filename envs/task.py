@@ -77,6 +77,18 @@ class Task:
     expert_kind: str | None = None
     expert_source: str | None = None
 
+    @property
+    def by_success(self) -> bool:
+        """Whether its score is the share of episodes that succeed, because they end at success.
+
+        A return then says how long it took, and an expert may have less of it than a random player.
+        """
+        return self.random is not None and self.random.horizon_mean is not None
+
+    def reference(self, score: Score | None) -> float | None:
+        """The figure of a player that others are set beside: its success or its mean return; None if not measured."""
+        return None if score is None else score.success if self.by_success else score.mean
+
 
 def find(env_id: str) -> Task | None:
     """Return the task of that environment id, or None: any Gymnasium id can be used, known here or not."""

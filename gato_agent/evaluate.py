@@ -3,10 +3,10 @@
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
-from gato_agent.envs.task import find
+from gato_agent.envs.task import Task, find
 from gato_agent.rollouts.experts import load_expert
 from gato_agent.rollouts.progress import progress
 from gato_agent.scores import FIRST_SEED, ci95, normalized
@@ -68,7 +68,11 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Returns of one task; `normalized` is a fraction, null where it is undefined."""
+    """Returns of one task; `normalized` is a fraction, null where it is undefined.
+
+    `success` is the share of episodes that reported it, null where a task knows none. Where episodes end at success
+    (Meta-World), `random`, `expert` and `normalized` are of it, otherwise of the return.
+    """
 
     task: str
     episodes: int
@@ -78,29 +82,44 @@ class TaskScore:
     random: float | None
     expert: float | None
     normalized: float | None
+    success: float | None = None
 
 
-def score(task: str, returns: list[float], *, comparable: bool = True) -> TaskScore:
-    """Summarise returns beside the catalogue's random and expert scores, where the environment is `comparable`."""
-    known = find(task) if comparable else None
-    random = known.random.mean if known and known.random else None
-    expert = known.expert.mean if known and known.expert else None
-    mean = float(np.mean(returns))
+class Played(NamedTuple):
+    """What came of one episode; `success` is None where the task knows none."""
+
+    seed: int
+    total: float
+    length: int
+    success: bool | None
+
+
+def score(task: str, episodes: Sequence[Played], *, comparable: bool = True) -> TaskScore:
+    """Summarise episodes beside the catalogue's random and expert scores, where the environment is `comparable`."""
+    known = (find(task) if comparable else None) or Task(task, "")
+    random, expert = known.reference(known.random), known.reference(known.expert)
+    returns = [episode.total for episode in episodes]
+    reached = [episode.success for episode in episodes if episode.success is not None]
+    mean, success = float(np.mean(returns)), float(np.mean(reached)) if reached else None
+    achieved = success if known.by_success else mean
     return TaskScore(
         task, len(returns), mean, float(np.std(returns)), ci95(returns), random, expert,
-        normalized(mean, random, expert),
+        None if achieved is None else normalized(achieved, random, expert), success,
     )  # fmt: skip
 
 
-def episode_returns(
-    actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]
-) -> Iterator[tuple[int, float, int]]:
-    """Play one episode per seed and yield (seed, return, length) as each ends."""
+def play_episodes(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int], task: str) -> Iterator[Played]:
+    """Play one episode per seed and yield each as it ends."""
+    name = (find(task) or Task(task, "")).success
     total: dict[int, float] = defaultdict(float)
+    reached: dict[int, bool] = defaultdict(bool)
     for step in steps(actor, envs, seeds):
         total[step.seed] += step.reward
+        if name is not None:
+            reached[step.seed] |= bool(step.info.get(name, False))
         if step.done:
-            yield step.seed, total.pop(step.seed), step.t + 1
+            success = reached.pop(step.seed, False) if name is not None else None
+            yield Played(step.seed, total.pop(step.seed), step.t + 1, success)
 
 
 def evaluate(config: EvaluateConfig) -> list[TaskScore]:
@@ -146,7 +165,7 @@ def evaluate_one(config: EvaluateConfig, checkpoint: Checkpoint | None, task: st
     """Play one task's episodes, showing progress."""
     kwargs = parse_kwargs(config.env_kwargs)
     seeds = range(config.seed, config.seed + config.episodes)
-    returns: dict[int, float] = {}
+    episodes: dict[int, Played] = {}
     with contextlib.ExitStack() as stack:
         if checkpoint is None:
             actor, envs = stack.enter_context(_expert(config, task, kwargs))
@@ -158,10 +177,10 @@ def evaluate_one(config: EvaluateConfig, checkpoint: Checkpoint | None, task: st
                 precision=config.precision,
             ))  # fmt: skip
         update = stack.enter_context(progress(console, task, config.episodes, "episodes", every=10.0))
-        for seed, value, _ in episode_returns(actor, envs, seeds):
-            returns[seed] = value
-            update(len(returns), f"mean return {np.mean(list(returns.values())):.1f}")
-    return score(task, [returns[seed] for seed in seeds], comparable=not kwargs)
+        for played in play_episodes(actor, envs, seeds, task):
+            episodes[played.seed] = played
+            update(len(episodes), f"mean return {np.mean([each.total for each in episodes.values()]):.1f}")
+    return score(task, [episodes[seed] for seed in seeds], comparable=not kwargs)
 
 
 @contextlib.contextmanager
@@ -177,15 +196,20 @@ def _expert(
 def table(results: list[TaskScore], title: str) -> Table:
     """The results as a person reads them."""
     shown = Table(Column("task", no_wrap=True), title=escape(title), box=box.SIMPLE, padding=0)
-    for name in ("episodes", "mean", "95% interval", "random", "expert", "score"):
+    for name in ("episodes", "mean", "95% interval", "success", "random", "expert", "score"):
         shown.add_column(name, justify="right")
-    shown.caption = "score: (mean - random) / (expert - random)"
+    shown.caption = "score: (mean - random) / (expert - random); of success where random and expert are in %"
 
     def number(value: float | None, digits: int = 1) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.0%}"
+
     for r in results:
         interval = f"{r.ci95[0]:.1f} to {r.ci95[1]:.1f}"
-        references = number(r.random), number(r.expert), number(r.normalized, 3)
-        shown.add_row(r.task, str(r.episodes), number(r.mean), interval, *references)
+        by_success = (find(r.task) or Task(r.task, "")).by_success
+        references = [percent(each) if by_success else number(each) for each in (r.random, r.expert)]
+        success = percent(r.success)
+        shown.add_row(r.task, str(r.episodes), number(r.mean), interval, success, *references, number(r.normalized, 3))
     return shown

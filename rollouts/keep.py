@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.task import find
 from gato_agent.rollouts.episode import Figures
 from gato_agent.rollouts.store import EpisodeStore
 
@@ -84,7 +85,11 @@ def kept(store: EpisodeStore) -> list[int]:
     rule = read_rule(store.folder)
     if rule == Rule():
         return indices
-    keeps = rule.apply([store.figures(index) for index in indices])
+    figures = [store.figures(index) for index in indices]
+    task = find(store.env_id)
+    if task is not None and task.by_success:  # the longer the way to success, the larger the return
+        figures = [each._replace(total=float(each.success or False)) for each in figures]
+    keeps = rule.apply(figures)
     return [index for index, keep in zip(indices, keeps, strict=True) if keep]
 
 

@@ -79,7 +79,7 @@ def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
     common = "--checkpoint runs/cartpole --env CartPole-v1 --episodes 4"
     cli(f"evaluate {common} --n-envs 3 --json scores.json", cwd=trained)
     (task,) = json.loads((trained / "scores.json").read_text())["tasks"]
-    assert set(task) == {"task", "episodes", "mean", "std", "ci95", "random", "expert", "normalized"}
+    assert set(task) == {"task", "episodes", "mean", "std", "ci95", "random", "expert", "normalized", "success"}
     cli(f"play {common} --render none --json p.json", cwd=trained)
     played = json.loads((trained / "p.json").read_text())
     assert [e["seed"] for e in played["episodes"]] == list(range(1_000_000, 1_000_004))  # never those of collection

@@ -9,7 +9,7 @@ import pytest
 from gato_agent.agent import seat
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.task import find
-from gato_agent.evaluate import episode_returns
+from gato_agent.evaluate import play_episodes
 from gato_agent.scores import FIRST_SEED, normalized
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,7 +31,7 @@ def shipped() -> Checkpoint:
 def mean_return(checkpoint: Checkpoint, task: str, episodes: int) -> float:
     seeds = range(FIRST_SEED, FIRST_SEED + episodes)
     with seat(checkpoint, task, episodes) as (agent, envs):
-        return float(np.mean([value for _, value, _ in episode_returns(agent, envs, seeds)]))
+        return float(np.mean([played.total for played in play_episodes(agent, envs, seeds, task)]))
 
 
 def test_shipped_weights_know_six_tasks(shipped: Checkpoint) -> None:
