@@ -45,7 +45,7 @@ class CollectConfig:
     env: tuple[str, ...] = ()
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
     suite: tuple[str, ...] = ()
-    """Whole suites of the catalogue, beside --env or instead of it."""
+    """Whole suites of the catalogue, beside --env or instead of it; all for every one."""
     expert: str = "catalogue"
     """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
     episodes: int = 100
@@ -117,9 +117,9 @@ def collect(config: CollectConfig) -> None:
 def _environments(config: CollectConfig, console: Console) -> list[str]:
     """The environments as the user named them, each once; a wrong one is said before any episode is played."""
     names = list(config.env)
-    for suite in config.suite:
+    for suite in families() if "all" in config.suite else config.suite:
         if suite not in families():
-            raise UsageError(f"--suite {suite}: there are {', '.join(families())}")
+            raise UsageError(f"--suite {suite}: there are {', '.join(families())}, and all")
         tasks = [task for task in catalogue().values() if task.suite == suite]
         able = [task.id for task in tasks if task.expert_kind or config.expert != "catalogue"]
         if left_out := [task.id for task in tasks if task.id not in able]:
