@@ -16,7 +16,7 @@ from gymnasium.spaces import Space
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.structure import columns, space_to_json
 from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.store import EpisodeStore, check_learnable
+from gato_agent.rollouts.store import EpisodeStore, check_learnable, is_env_id
 
 SPACES = ("observation_space", "action_space")
 
@@ -137,9 +137,9 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
         env_id = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
         env_id = metadata.get("env_id")
-    if not isinstance(env_id, str) or ":" in env_id:
+    if not is_env_id(env_id):
         raise UsageError(f"{folder} names no environment that could be used: give its id with --env")
-    return env_id
+    return str(env_id)
 
 
 def _storage(folder: Path, metadata: Mapping[str, Any]) -> Any:

@@ -180,6 +180,24 @@ def test_code_in_the_metadata_never_runs(tmp_path, home, monkeypatch):
     assert sung.exists()
 
 
+@pytest.mark.parametrize("env_id", ["..", ".", "", "../up-v0", "canary:Env-v0"])
+def test_no_data_set_names_another_folder(tmp_path, home, env_id):
+    with fill(tmp_path / "data", made(0)) as store:
+        dataset_id, _ = export(store, "gato")
+    file = home / dataset_id / "data" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    metadata.pop("env_spec", None)
+    before = sorted(tmp_path.rglob("*"))
+    for named in ({"env_id": env_id}, {"env_spec": json.dumps({"id": env_id})}):
+        file.write_text(json.dumps(metadata | named))
+        with pytest.raises(UsageError, match="names no environment that could be used: give its id with --env"):
+            import_(str(home / dataset_id), tmp_path / "out" / "in")
+    if env_id:
+        with pytest.raises(UsageError, match="is no environment's registered id"):
+            import_(str(home / dataset_id), tmp_path / "out" / "in", env_id)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
