@@ -22,7 +22,7 @@ import gymnasium as gym
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.structure import space_from_json
-from gato_agent.envs.task import find
+from gato_agent.envs.task import view_of
 from gato_agent.rollouts.episode import Episode, Figures
 from gato_agent.rollouts.shard import WAY_OUT, Shard
 from gato_agent.spaces import SpaceTokenizer, Vocabulary
@@ -192,8 +192,7 @@ class EpisodeStore:
 def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
     """Raise UsageError for spaces that have no tokens, so that nothing is stored that nothing can learn from."""
     try:
-        task = find(env_id)
-        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=task.view if task else None)
+        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=view_of(env_id, observation_space))
     except SpaceError as error:
         raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
 

@@ -11,7 +11,7 @@ from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.structure import space_to_json
 from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.store import EpisodeStore, folder_of, open_stores
+from gato_agent.rollouts.store import EpisodeStore, check_learnable, folder_of, open_stores
 
 SPACES = Box(-1, 1, (2,)), Discrete(3)
 HEADER = {
@@ -76,6 +76,10 @@ def test_every_registered_id_is_a_folder_below(tmp_path, env_id):
     EpisodeStore.create(tmp_path / "data", HEADER | {"env_id": env_id}).close()
     assert [store.env_id for store in open_stores(tmp_path / "data")] == [env_id]
     assert [path.parent.parent for path in tmp_path.rglob("task.json")] == [tmp_path / "data"]
+
+
+def test_other_arguments_may_make_another_observation_than_the_catalogue_views():
+    check_learnable("ALE/Breakout-v5", Box(0, 255, (128,), np.uint8), Discrete(4))
 
 
 def test_the_same_content_gives_the_same_files(tmp_path):
