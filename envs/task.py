@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from gato_agent.envs.errors import GatoError
+from gymnasium.spaces import Space
+
+from gato_agent.envs.errors import GatoError, SpaceError
 from gato_agent.envs.views import EVERYTHING, View
 
 SUITES = Path(__file__).parent / "suites"
@@ -93,6 +96,18 @@ class Task:
 def find(env_id: str) -> Task | None:
     """Return the task of that environment id, or None: any Gymnasium id can be used, known here or not."""
     return catalogue().get(env_id)
+
+
+def view_of(env_id: str, observation_space: Space[Any]) -> View:
+    """The catalogue's view of that environment where it suits the space, which other arguments may have changed."""
+    task = find(env_id)
+    if task is None:
+        return EVERYTHING
+    try:
+        task.view.space(observation_space)
+    except SpaceError:
+        return EVERYTHING
+    return task.view
 
 
 def families() -> list[str]:

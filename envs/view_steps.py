@@ -114,7 +114,7 @@ class Planes:
         box = _box(space, self.path, "planes")
         if len(box.shape) != 3 or max(box.shape[:2]) > PATCH or len(self.times) != box.shape[2]:
             raise space_error(self.path, f"planes of {box}: at most {PATCH} x {PATCH} cells, one factor a channel")
-        if box.dtype.kind not in "iub" or min(self.times) < 1:
+        if box.dtype.kind not in "iub" or min(self.times, default=0) < 1:
             raise space_error(self.path, f"planes of {box} times {list(self.times)}: whole numbers are needed")
         return Box(0, 255, (PATCH, PATCH * -(-len(self.times) // CHANNELS), CHANNELS), np.uint8)
 

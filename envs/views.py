@@ -102,7 +102,11 @@ def _step(data: Any, where: str) -> AnyStep:
         number = float if "float" in str(declared) else int
         if not isinstance(data[key], list | tuple) or any(type(item) not in (int, number) for item in data[key]):
             raise GatoError(f"{where}: {key} is {data[key]!r:.80}, not a list of type {number.__name__}")
-        if not np.isfinite(np.array(data[key], np.float64)).all():
+        try:
+            finite = bool(np.isfinite(np.array(data[key], np.float64)).all())
+        except OverflowError:  # a whole number that no float64 can hold
+            finite = False
+        if not finite:
             raise GatoError(f"{where}: {key} has a number that is not finite")
     step: AnyStep = kind(data[name], **{key: tuple(data[key]) for key in kinds})
     return step

@@ -11,7 +11,7 @@ import numpy as np
 from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import UsageError
-from gato_agent.envs.task import Task, find
+from gato_agent.envs.task import Task, find, view_of
 from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
@@ -85,7 +85,9 @@ def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
     """A store's task, seen as the catalogue says if it is known there."""
     known = find(store.env_id) or Task(store.env_id, "")
     pieces = text_pieces or known.text_pieces or TEXT_PIECES
-    return TrainedTask(store.env_id, store.observation_space, store.action_space, pieces, store.env_kwargs, known.view)
+    space = store.observation_space
+    view = view_of(store.env_id, space)
+    return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
 
 
 def _text(model: Path | None, config: GatoConfig, texts: list[str]) -> TextTokenizer | None:

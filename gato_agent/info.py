@@ -88,17 +88,18 @@ def _checkpoint(console: Console, reference: str) -> None:
 def env_table(env: str, env_kwargs: str) -> Table:
     """Tokens per timestep of an environment, and how many steps each size remembers."""
     from gato_agent.envs.make import make, parse_kwargs
-    from gato_agent.envs.task import Task, find
+    from gato_agent.envs.task import Task, find, view_of
     from gato_agent.spaces import SpaceTokenizer
 
     known = find(env) or Task(env, "")
     with closing(make(env, env_kwargs=parse_kwargs(env_kwargs))) as made:
         spaces, vocabulary = (made.observation_space, made.action_space), GatoConfig.nano().vocabulary
-        tokenizer = SpaceTokenizer(*spaces, vocabulary, lambda _: [], known.text_pieces or 32, known.view)
+        view = view_of(env, made.observation_space)
+        tokenizer = SpaceTokenizer(*spaces, vocabulary, lambda _: [], known.text_pieces or 32, view)
         shown = Table("", "value", title=env, show_header=False)
         shown.add_row("observations", str(made.observation_space))
         shown.add_row("actions", str(made.action_space))
-    shown.add_row("seen through", ", ".join(next(iter(step)) for step in known.view.to_json()) or "no view")
+    shown.add_row("seen through", ", ".join(next(iter(step)) for step in view.to_json()) or "no view")
     shown.add_row("observation tokens", str(tokenizer.n_obs))
     shown.add_row("separator", "1")
     shown.add_row("action tokens", str(tokenizer.n_act))

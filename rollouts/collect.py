@@ -20,7 +20,7 @@ from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
 from gato_agent.envs.task import catalogue, families, find
 from gato_agent.rollouts.commit import Committer
-from gato_agent.rollouts.experts import Expert, load_expert
+from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.keep import Rule, kept, write_rule
 from gato_agent.rollouts.on_ray import play_on_ray
 from gato_agent.rollouts.player import Failed, Job, Played, Players, Result, idle_pulse
@@ -159,7 +159,7 @@ def _header(
     """What task.json says of all episodes in its folder."""
     suite, task = suite_of(env_id), find(env_id)
     packages = ["gymnasium", "numpy", *([suite.package] if suite else []), *ENGINES.get(task.suite if task else "", ())]
-    if expert.provenance["kind"] not in ("random", "scripted", "planned"):
+    if expert.provenance["kind"] not in NO_NETWORK:
         packages += ["torch", "stable-baselines3"]
     return {
         "env_id": env_id,

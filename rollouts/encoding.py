@@ -24,7 +24,9 @@ Arrays = dict[str, NDArray[Any]]
 Grids = dict[str, list[Any]]
 """Name of an array -> what it was: [dtype, shape of a row]."""
 
-MOST_BYTES = 2**34  # of one column of an episode: no file may ask for more memory than this
+MOST_TEXT = 2**30  # bytes of one column of an episode: no file may ask for more memory than this
+MOST_GRID = 2**34
+MOST_TIMES = 2**15  # that zstd makes anything smaller: a block holds at most 2**17 bytes and takes at least 4
 
 
 def encode(group: str, columns: Columns) -> tuple[Arrays, Grids]:
@@ -44,8 +46,8 @@ def encode(group: str, columns: Columns) -> tuple[Arrays, Grids]:
     return arrays, grids
 
 
-def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, Any]) -> Columns:
-    """Find the columns of a group among named arrays; raw ones are passed on as they are.
+def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, Any], rows: int) -> Columns:
+    """Find the columns of a group, of so many rows, among named arrays; raw ones are passed on as they are.
 
     Raises:
         ValueError: a compressed array is damaged, or of another size than it should be.
@@ -56,12 +58,14 @@ def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, A
         if kind == group:
             columns[path] = array
         elif kind == f"{group}.text":
-            texts = json.loads(_decompressed(array))
+            texts = json.loads(_decompressed(array, MOST_TEXT))
             columns[path] = np.empty(len(texts), dtype=object)
             columns[path][:] = texts
         elif kind == f"{group}.grid":
-            dtype, shape = grids[name]
-            columns[path] = np.frombuffer(_decompressed(array), np.dtype(dtype)).reshape(-1, *shape)
+            dtype, shape = np.dtype(grids[name][0]), grids[name][1]
+            size = rows * math.prod(shape) * dtype.itemsize
+            columns[path] = np.frombuffer(_decompressed(array, min(size, MOST_GRID)), dtype)
+            columns[path] = columns[path].reshape(-1, *shape)
     return columns
 
 
@@ -82,10 +86,11 @@ def _compressed(data: Any) -> NDArray[np.uint8]:
     return np.frombuffer(zstandard.ZstdCompressor(level=3).compress(data), np.uint8)
 
 
-def _decompressed(array: NDArray[np.uint8]) -> bytes:
+def _decompressed(array: NDArray[np.uint8], most: int) -> bytes:
+    """Decompress what says of itself that it has at most so many bytes, and can have."""
     try:
         size = zstandard.frame_content_size(array.data)
-        if not 0 <= size <= MOST_BYTES:
+        if not 0 <= size <= min(most, MOST_TIMES * len(array)):
             raise ValueError(f"a compressed column of {size} bytes")
         return zstandard.ZstdDecompressor().decompress(array.data)
     except zstandard.ZstdError as error:

@@ -133,10 +133,11 @@ class Episode:
             GatoError: arrays do not fit together.
             ValueError: a compressed array is damaged.
         """
+        steps = len(arrays["rewards"])
         episode = cls(
-            observations=decode("observations", arrays, grids),
-            actions=decode("actions", arrays, grids),
-            labels=decode("labels", arrays, grids) or None,
+            observations=decode("observations", arrays, grids, steps + 1),
+            actions=decode("actions", arrays, grids, steps),
+            labels=decode("labels", arrays, grids, steps) or None,
             rewards=arrays["rewards"],
             **about,
         )

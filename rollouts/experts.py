@@ -18,6 +18,7 @@ from gato_agent.envs.packages import import_named
 from gato_agent.envs.random_actor import RandomActor
 
 SHIPPED = Path(__file__).with_name("experts")
+NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
 Provenance = dict[str, str]
 
 

@@ -6,7 +6,8 @@ and wrappers. So its storage is opened here with spaces of our own reading, and 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from gymnasium.spaces import Space
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.structure import columns, space_to_json
+from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.store import EpisodeStore, check_learnable
+from gato_agent.rollouts.player import Played
+from gato_agent.rollouts.store import EpisodeStore, check_learnable, is_env_id
 
 SPACES = ("observation_space", "action_space")
 
@@ -35,11 +38,12 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
     Raises:
         UsageError: no such data set, or one that names no environment, or spaces that nothing can learn from.
         GatoError: it is damaged.
+        OSError: an episode could not be written.
     """
     folder = _local(source)
     metadata = _metadata(folder)
     env_id = env_id or _env_id(metadata, folder)
-    try:
+    with _reading(folder):
         storage = _storage(folder, metadata)
         spaces = storage.observation_space, storage.action_space
         header = {
@@ -51,24 +55,42 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
             "noise": False,
             "versions": {"minari": str(metadata.get("minari_version"))},
         }
-        check_learnable(env_id, *spaces)
-        store = EpisodeStore.create(out, header)
-        try:
-            present, numbers = set(store.indices()), range(int(metadata["total_episodes"]))
-            missing = [number for number in numbers if number not in present]
-            about = storage.get_episode_metadata(missing)
-            provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
-            for data, more in zip(storage.get_episodes(missing), about, strict=True):
-                episode = read_episode(data, more, spaces, provenance)
-                store.commit({episode.seed: episode.to_bytes()})
-        except BaseException:
-            store.close()
-            raise
+        numbers = range(int(metadata["total_episodes"]))
+    check_learnable(env_id, *spaces)
+    provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
+    store = EpisodeStore.create(out, header)
+    try:
+        missing = sorted(set(numbers).difference(store.indices()))
+        with Committer([store]) as committer:
+            for episode in _episodes(folder, storage, missing, spaces, provenance):
+                played = Played(0, episode.seed, episode.to_bytes(), len(episode), episode.total, 0.0)
+                committer.add(played)
+                committer.turn()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Say of whatever goes wrong inside that the data set cannot be read."""
+    try:
+        yield
     except GatoError:
         raise
     except Exception as error:
         raise GatoError(f"{folder} cannot be read as a Minari data set: {one_line(error)}") from error
-    return store
+
+
+def _episodes(
+    folder: Path, storage: Any, numbers: list[int], spaces: tuple[Space[Any], Space[Any]], provenance: dict[str, Any]
+) -> Iterator[Episode]:
+    """Read those episodes; what is done with them in the meantime is not taken for a failure of the data set."""
+    with _reading(folder):
+        about = storage.get_episode_metadata(numbers)
+        for data, more in zip(storage.get_episodes(numbers), about, strict=True):
+            yield read_episode(data, more, spaces, provenance)
 
 
 def read_episode(
@@ -137,9 +159,9 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
         env_id = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
         env_id = metadata.get("env_id")
-    if not isinstance(env_id, str) or ":" in env_id:
+    if not is_env_id(env_id):
         raise UsageError(f"{folder} names no environment that could be used: give its id with --env")
-    return env_id
+    return str(env_id)
 
 
 def _storage(folder: Path, metadata: Mapping[str, Any]) -> Any:

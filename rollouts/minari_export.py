@@ -78,7 +78,9 @@ def export(
                 **{key: value for key, value in (about or {}).items() if value},
             )  # fmt: skip
         except ValueError as error:
-            raise UsageError(f"{dataset_id}: {one_line(error)}; delete it, or give another --namespace") from error
+            if "already exists" in str(error):
+                raise UsageError(f"{dataset_id}: {one_line(error)}; delete it, or give another --namespace") from error
+            raise GatoError(f"{dataset_id}: Minari does not take these episodes: {one_line(error)}") from error
         dataset.storage.update_metadata(_scores(store) | _spec(store))
         figures = [store.figures(number) for number in numbers]
         dataset.storage.update_episode_metadata([

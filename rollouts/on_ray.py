@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from gato_agent.envs.errors import UsageError, one_line
+from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.rollouts.dealer import Chunk, Dealer
 from gato_agent.rollouts.player import BEATS, NOTHING, SEED, STEP, Failed, Job, Players, Result, idle_pulse, untried
 
@@ -22,21 +22,23 @@ START_SECONDS = 300.0  # to make environment and expert, at least
 def play_on_ray(
     jobs: Sequence[Job], missing: Sequence[Sequence[int]], address: str, workers: int | None, timeout: float
 ) -> Generator[list[Result], None, None]:
-    """Play those seeds of each job on Ray; yield results as they come.
+    """Play those seeds of each job on Ray; yield results as they come, at least twice a second.
 
     Args:
         jobs: what is to be played.
         missing: the seeds of each.
         address: of the cluster, or `local` to start one on this machine.
-        workers: how many, one CPU each; None for as many as there are CPUs.
+        workers: how many, one CPU each, of those that there are; None for all.
         timeout: seconds after which a step that has not ended counts as hanging.
 
     Raises:
         UsageError: Ray is missing, or there is no cluster at the address.
+        GatoError: no worker could be started.
     """
     ray = _start(address)
     try:
-        count = min(workers or int(ray.cluster_resources().get("CPU", 1)), sum(map(len, missing)))
+        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        count = min(workers or cpus, cpus, sum(map(len, missing)))
         yield from _Pool(ray, jobs, Dealer(missing, max(1, count)), count, timeout).results()
     finally:
         ray.shutdown()
@@ -50,24 +52,48 @@ class _Pool:
         self._make = ray.remote(num_cpus=1, max_restarts=0)(_Worker).remote
         self._suspects: deque[Chunk] = deque()  # seeds of a worker that died: one of them did it, so one at a time
         self._at: dict[Any, tuple[Any, Chunk]] = {}  # awaited result -> worker and chunk
+        self._coming: dict[Any, Any] = {}  # awaited sign of life -> worker, which may wait long for a CPU
+        self._lost = ""  # why a worker could not be started
 
     def results(self) -> Generator[list[Result], None, None]:
         """Play everything."""
-        idle: list[tuple[Any, int | None]] = [(self._new(), None) for _ in range(self._size)]
+        idle: list[tuple[Any, int | None]] = []
+        for _ in range(self._size):
+            self._start()
         while self._suspects or self._dealer or self._at:
             idle = [(worker, job) for worker, job in idle if not self._give(worker, job)]
-            done, _ = self._ray.wait(list(self._at), timeout=POLL_SECONDS) if self._at else ([], [])
+            awaited = [*self._coming, *self._at]
+            if not awaited:
+                raise GatoError(f"no worker could be started on the Ray cluster: {self._lost}")
+            done, _ = self._ray.wait(awaited, timeout=POLL_SECONDS)
+            results: list[Result] = []
             for reference in done:
+                if reference in self._coming:
+                    idle += self._started(reference)
+                    continue
                 worker, chunk = self._at.pop(reference)
-                results, alive = self._heard(reference, chunk)
-                if not alive:
+                heard, alive = self._heard(reference, chunk)
+                results += heard
+                if alive:
+                    idle.append((worker, chunk.job))
+                else:
                     self._ray.kill(worker)
-                    worker = self._new()
-                idle.append((worker, chunk.job if alive else None))
-                yield results
+                    self._start()
+            yield results
 
-    def _new(self) -> Any:
-        return self._make(list(self._jobs), self._timeout)
+    def _start(self) -> None:
+        worker = self._make(list(self._jobs), self._timeout)
+        self._coming[worker.ready.remote()] = worker
+
+    def _started(self, reference: Any) -> list[tuple[Any, None]]:
+        """The worker that gave a sign of life; none if it could not be started."""
+        worker = self._coming.pop(reference)
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._lost = one_line(error)
+            return []
+        return [(worker, None)]
 
     def _give(self, worker: Any, job: int | None) -> bool:
         busy = [chunk.job for _, chunk in self._at.values()]
@@ -113,14 +139,26 @@ class _Worker:
         self._jobs, self._timeout = jobs, timeout
         self._players = Players(jobs)
 
+    def ready(self) -> None:
+        """Give a sign of life."""
+
     def play(self, chunk: Chunk) -> list[Result]:
         """Play a chunk; if a step hangs, return what was played before and a failure as the last result."""
         results: list[Result] = []
         pulse = idle_pulse()
 
+        def failed(why: str) -> Failed:
+            seed = pulse[SEED] if pulse[SEED] != NOTHING else chunk.seeds[len(results)]
+            env_id = self._jobs[chunk.job].env_id
+            return Failed(chunk.job, seed, f"{env_id}: step {pulse[STEP]} of seed {seed} {why}")
+
         def play() -> None:
-            for result in self._players.play(chunk.job, chunk.seeds, pulse):
-                results.append(result)  # noqa: PERF402  # one by one, because the other thread looks
+            try:
+                for result in self._players.play(chunk.job, chunk.seeds, pulse):
+                    results.append(result)  # noqa: PERF402  # one by one, because the other thread looks
+            except BaseException as error:  # noqa: BLE001  # such as SystemExit, which would end the thread unheard
+                self._players = Players(self._jobs)
+                results.append(failed(f"raised {one_line(error)}"))
 
         playing = threading.Thread(target=play, daemon=True)
         playing.start()
@@ -131,9 +169,7 @@ class _Worker:
             if pulse[BEATS] != beats:
                 beats, heard = pulse[BEATS], time.monotonic()
             if time.monotonic() - heard > limit:
-                seed = pulse[SEED] if pulse[SEED] != NOTHING else chunk.seeds[len(results)]
-                what = f"{self._jobs[chunk.job].env_id}: step {pulse[STEP]} of seed {seed}"
-                return [*results, Failed(chunk.job, seed, f"{what} did not finish within {limit:g} s (--timeout)")]
+                return [*results, failed(f"did not finish within {limit:g} s (--timeout)")]
         return results
 
 

@@ -16,7 +16,7 @@ from gato_agent.envs.make import make_vector
 from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import Columns, stack
 from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.experts import load_expert
+from gato_agent.rollouts.experts import NO_NETWORK, load_expert
 from gato_agent.rollouts.noise import Noisy
 
 JOB, SEED, STEP, BEATS = range(4)  # places in a pulse: what is being played, and a count that moves with every step
@@ -85,6 +85,10 @@ class Player:
 
     def __init__(self, job: Job) -> None:
         """Make them; raises GatoError, also where the expert is no longer the one of the header."""
+        if job.header["expert"]["kind"] not in NO_NETWORK:
+            import torch
+
+            torch.set_num_threads(job.num_threads)  # of this process: a worker begins with one for each core
         kwargs = job.header["env_kwargs"]
         self.job = job
         self._envs = make_vector(job.env, 1, env_kwargs=kwargs)

@@ -22,7 +22,7 @@ import gymnasium as gym
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.structure import space_from_json
-from gato_agent.envs.task import find
+from gato_agent.envs.task import view_of
 from gato_agent.rollouts.episode import Episode, Figures
 from gato_agent.rollouts.shard import WAY_OUT, Shard
 from gato_agent.spaces import SpaceTokenizer, Vocabulary
@@ -31,6 +31,7 @@ FORMAT = 1
 HEADER = "task.json"
 EPISODE = re.compile(r"(\d{8,})\.safetensors")
 SHARD = re.compile(r"\d{8,}-\d{8,}\.shard\.safetensors")
+ENV_ID = re.compile(r"(?!\.+$)(?:[\w-]+/)*[\w.-]+")  # as Gymnasium has them, but no module, and no "." or ".."
 SETTINGS = {  # what all episodes of a folder share, and how the user may name it
     "env_id": "environment",
     "env_kwargs": "--env-kwargs",
@@ -62,11 +63,10 @@ class EpisodeStore:
         """Open the folder of `header["env_id"]` under `root` for writing, making it if need be.
 
         Raises:
-            UsageError: another collector writes to the folder, or it was made with other settings.
-            ValueError: the id names a module.
+            UsageError: another collector writes to the folder, it was made with other settings, or the id is none.
         """
-        if ":" in header["env_id"]:
-            raise ValueError(f"store the registered id, find_spec({header['env_id']!r}).id: no file may name a module")
+        if not is_env_id(header["env_id"]):
+            raise UsageError(f"{header['env_id']!r} is no environment's registered id, such as CartPole-v1")
         folder = folder_of(root, header["env_id"])
         with ExitStack() as stack:
             lock = stack.enter_context(lock_folder(folder, "collect"))
@@ -192,10 +192,14 @@ class EpisodeStore:
 def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
     """Raise UsageError for spaces that have no tokens, so that nothing is stored that nothing can learn from."""
     try:
-        task = find(env_id)
-        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=task.view if task else None)
+        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=view_of(env_id, observation_space))
     except SpaceError as error:
         raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
+
+
+def is_env_id(value: Any) -> bool:
+    """Whether a value from a file may be taken for an environment's id: it names no module, and no other folder."""
+    return isinstance(value, str) and ENV_ID.fullmatch(value) is not None
 
 
 def folder_of(root: Path, env_id: str) -> Path:
@@ -230,8 +234,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
     if not isinstance(header, dict) or not SETTINGS.keys() <= header.keys():
         raise GatoError(f"{path} does not describe a task: {way_out}")
-    if not isinstance(header["env_id"], str) or ":" in header["env_id"]:
-        raise GatoError(f"{path} has env_id {header['env_id']!r}, and no file may name a module to import: {way_out}")
+    if not is_env_id(header["env_id"]):
+        raise GatoError(f"{path} has env_id {header['env_id']!r}, which no file may name: {way_out}")
     if header.get("format") != FORMAT:
         raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
     return header

@@ -105,6 +105,7 @@ class _Pool:
     def __init__(self, jobs: Sequence[Job], dealer: Dealer, size: int, timeout: float) -> None:
         self._jobs, self._dealer, self._size, self._timeout = jobs, dealer, size, timeout
         self._workers: list[_Worker] = []
+        self._spared: set[tuple[int, int]] = set()  # seeds that a worker was lost with, though it was at none
 
     def busy(self) -> bool:
         """Whether any result is awaited."""
@@ -151,21 +152,30 @@ class _Pool:
         return []
 
     def _bury(self, worker: _Worker, silent: float | None) -> list[Failed]:
-        """Blame the seed that a dead or hanging worker was at, and let its others be dealt again."""
+        """Blame the seed that a dead or hanging worker was at, and let its others be dealt again.
+
+        Where it was at none, all are dealt once more; the second time the first of them is blamed, so that it ends.
+        """
         self._workers.remove(worker)
-        worker.process.kill() if silent is not None else worker.process.join(POLL_SECONDS)
+        if silent is None:
+            worker.process.join(POLL_SECONDS)  # it ends by itself, and its exit code says why
+        worker.process.kill()  # or not: it may be stuck in its exit
         worker.process.join()
         worker.connection.close()
         lost = [(job, seed) for job, seeds in worker.given for seed in seeds]
         if not lost:
             return []
         at = worker.pulse[JOB], worker.pulse[SEED]
+        spared = at not in lost and lost[0] not in self._spared
+        self._spared |= set(lost) if spared else set()
         job, seed = blamed = at if at in lost else lost[0]  # what it was at, or about to begin
-        others = [each for each in lost if each != blamed]
+        others = [each for each in lost if spared or each != blamed]
         step = worker.pulse[STEP] if blamed == at else 0
         why = f"did not finish within {silent:g} s (--timeout)" if silent is not None else _death(worker)
         for kin in {kin for kin, _ in others}:
             self._dealer.put_back(kin, [other for of, other in others if of == kin])
+        if spared:
+            return []
         env_id = self._jobs[job].env_id
         failure = Failed(job, seed, f"{env_id}: step {step} of seed {seed} {why}")
         return [failure, *untried(job, env_id, self._dealer.failed(job, seed))]

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from benchmarks.reference_scores import write_suite
 from gato_agent.envs import task
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.suite_file import read_suite
-from gato_agent.envs.task import SUITES, Score, Task, catalogue, families, find
+from gato_agent.envs.task import SUITES, Score, Task, catalogue, families, find, view_of
+from gato_agent.envs.views import EVERYTHING
 
 SCORE = """
 mean = 1.0
@@ -109,3 +112,11 @@ def test_a_task_in_two_suites_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(task, "SUITES", tmp_path)
     with pytest.raises(GatoError, match=r"toys\.toml: A-v0 is in more\.toml already"):
         catalogue.__wrapped__()  # not the one that is kept
+
+
+def test_a_view_is_used_only_where_it_suits_the_space():
+    task = catalogue()["ALE/Breakout-v5"]
+    assert task.view != EVERYTHING
+    assert view_of(task.id, Box(0, 255, (210, 160, 3), np.uint8)) == task.view
+    assert view_of(task.id, Box(0, 255, (128,), np.uint8)) == EVERYTHING  # obs_type="ram"
+    assert view_of("Mine-v0", Box(0, 255, (210, 160, 3), np.uint8)) == EVERYTHING

@@ -135,6 +135,8 @@ def test_without_steps_all_is_seen_as_it_is() -> None:
         ([{"select": "a", "index": [True]}], r"index is \[True\], not a list of type int$"),
         ([{"scale": "a", "low": [0.0], "high": ["1"]}], r"high is \['1'\], not a list of type float$"),
         ([{"scale": "a", "low": [0.0], "high": [float("inf")]}], r"high has a number that is not finite$"),
+        ([{"scale": "a", "low": [10**400], "high": [1]}], r"low has a number that is not finite$"),
+        ([{"select": "a", "index": [10**400]}], r"index has a number that is not finite$"),
     ],
 )
 def test_what_is_no_view_is_named(data: Any, message: str) -> None:
@@ -167,6 +169,11 @@ def test_what_is_no_view_is_named(data: Any, message: str) -> None:
 def test_a_step_that_does_not_suit_the_space_is_named(step: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         View.from_json([step]).space(LEVEL)
+
+
+def test_planes_of_no_channels_are_none() -> None:
+    with pytest.raises(SpaceError, match=r"^planes of Box.* times \[\]: whole numbers are needed$"):
+        View.from_json([{"planes": "", "times": []}]).space(Box(0, 255, (3, 3, 0), np.uint8))
 
 
 def test_something_must_be_left() -> None:

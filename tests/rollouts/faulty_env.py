@@ -5,6 +5,7 @@ collect(CollectConfig(env=("tests.rollouts.faulty_env:Worker-v0",), env_kwargs='
 
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -32,6 +33,8 @@ class WorkerEnv(TestingEnv):
                 time.sleep(1000)
             if self.fault == "nan":
                 obs = np.array([np.nan, 0.0])
+            if self.fault == "sys.exit":
+                sys.exit(7)
             if self.fault == "exit":
                 os._exit(7)
             if self.fault == "kill":

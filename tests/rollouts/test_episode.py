@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import zstandard
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.structure import Columns
@@ -126,6 +127,26 @@ def test_wrong_numbers_of_rows_are_refused(group):
     short = replace(whole, **{group: columns})  # type: ignore[arg-type]
     with pytest.raises(GatoError, match=f"{group} do not have"):
         Episode.from_bytes(short.to_bytes())
+
+
+BOMB = zstandard.ZstdCompressor().compress(bytes(2**22))
+
+
+@pytest.mark.parametrize(
+    ("packed", "shape", "refused"),
+    [
+        (BOMB, [4, 4, 3], "column of 4194304 bytes"),  # three rows have 144
+        (BOMB[:6] + b"\0\0\0\x40" + BOMB[10:20], [2**14, 2**14, 4], "column of 1073741824 bytes"),  # 20 bytes say so
+        (BOMB, [-1, 4, 3], "column of 4194304 bytes"),
+    ],
+)
+def test_no_small_file_asks_for_much_memory(packed, shape, refused):
+    arrays, grids = episode().encode()
+    arrays["observations.grid/image"] = np.frombuffer(packed, np.uint8)
+    grids["observations.grid/image"] = ["uint8", shape]
+    about = {"terminated": True, "truncated": False, "success": None, "seed": 7, "provenance": {}}
+    with pytest.raises(ValueError, match=f"^a compressed {refused}$"):
+        Episode.decode(arrays, grids, about)
 
 
 @pytest.mark.parametrize(("version", "way_out"), [(9, "upgrade gato-agent"), (1, "collect it again")])

@@ -139,6 +139,36 @@ def test_a_data_set_that_is_there_is_not_overwritten(tmp_path):
             export(store, "gato")
 
 
+def test_what_minari_does_not_take_is_not_said_to_be_there_already(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("it is not in its space")
+
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", refuse)
+    said = r"^gato/Thing-v0/sb3-v0: Minari does not take these episodes: ValueError: it is not in its space$"
+    with fill(tmp_path, made(0)) as store, pytest.raises(GatoError, match=said):
+        export(store, "gato")
+
+
+def test_episodes_are_written_in_groups_and_a_full_disk_is_said(tmp_path, home, monkeypatch):
+    with fill(tmp_path / "data", *(made(seed) for seed in range(4))) as store:
+        dataset_id, _ = export(store, "gato")
+    groups, commit = [], EpisodeStore.commit
+
+    def counted(self, episodes):
+        groups.append(sorted(episodes))
+        if len(groups) == 1:
+            raise OSError(28, "No space left on device", "there")
+        commit(self, episodes)
+
+    monkeypatch.setattr(EpisodeStore, "commit", counted)
+    monkeypatch.setattr("gato_agent.rollouts.commit.GROUP_SECONDS", 60.0)
+    with pytest.raises(OSError, match="No space left"):
+        import_(str(home / dataset_id), tmp_path / "back")
+    with import_(str(home / dataset_id), tmp_path / "back") as back:
+        assert back.indices() == [0, 1, 2, 3]
+    assert groups == [[0, 1, 2, 3]] * 2
+
+
 CANARY = """
 import pathlib, gymnasium
 pathlib.Path({path!r}).write_text("sung")
@@ -178,6 +208,24 @@ def test_code_in_the_metadata_never_runs(tmp_path, home, monkeypatch):
         warnings.simplefilter("ignore")
         minari.load_dataset(dataset_id)
     assert sung.exists()
+
+
+@pytest.mark.parametrize("env_id", ["..", ".", "", "../up-v0", "canary:Env-v0"])
+def test_no_data_set_names_another_folder(tmp_path, home, env_id):
+    with fill(tmp_path / "data", made(0)) as store:
+        dataset_id, _ = export(store, "gato")
+    file = home / dataset_id / "data" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    metadata.pop("env_spec", None)
+    before = sorted(tmp_path.rglob("*"))
+    for named in ({"env_id": env_id}, {"env_spec": json.dumps({"id": env_id})}):
+        file.write_text(json.dumps(metadata | named))
+        with pytest.raises(UsageError, match="names no environment that could be used: give its id with --env"):
+            import_(str(home / dataset_id), tmp_path / "out" / "in")
+    if env_id:
+        with pytest.raises(UsageError, match="is no environment's registered id"):
+            import_(str(home / dataset_id), tmp_path / "out" / "in", env_id)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def test_the_same_files_as_without_it(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
+        ("sys.exit", "step 2 of seed 3 raised SystemExit: 7"),
         ("raise", "step 2 of seed 3 raised RuntimeError: the wheel came off"),
         ("hang", r"step 2 of seed 3 did not finish within 2 s \(--timeout\)"),
         ("kill", "seed 3 ended its worker: "),
@@ -41,6 +42,11 @@ def test_a_fault_costs_one_seed(tmp_path, fault, said):
             out=tmp_path,
         ))  # fmt: skip
     assert indices(tmp_path) == {"Other-v0": [0, 1, 2, 4, 5, 6, 7], "Worker-v0": [0, 1, 2, 4, 5, 6, 7]}
+
+
+def test_more_workers_than_cpus_are_not_waited_for(tmp_path):
+    collect(CollectConfig(env=("CartPole-v1",), expert="random", episodes=3, ray="local", workers=64, out=tmp_path))
+    assert indices(tmp_path) == {"CartPole-v1": [0, 1, 2]}
 
 
 def test_no_cluster_is_a_usage_error(tmp_path):

@@ -11,7 +11,7 @@ from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.structure import space_to_json
 from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.store import EpisodeStore, folder_of, open_stores
+from gato_agent.rollouts.store import EpisodeStore, check_learnable, folder_of, open_stores
 
 SPACES = Box(-1, 1, (2,)), Discrete(3)
 HEADER = {
@@ -58,14 +58,28 @@ def test_the_folder_itself_survives_a_crash(tmp_path, monkeypatch):
     assert synced == [tmp_path, tmp_path / "data", tmp_path / "data" / "ALE%2FPong-v5"]
 
 
-def test_no_header_names_a_module_to_import(tmp_path):
-    with pytest.raises(ValueError, match=r"store the registered id, find_spec\('mine:Env-v0'\)\.id"):
-        EpisodeStore.create(tmp_path, HEADER | {"env_id": "mine:Env-v0"})
+@pytest.mark.parametrize(
+    "env_id",
+    ["mine:Env-v0", "", ".", "..", "../up", "a//b", "/etc", "Env-v0\n", "E\0-v0", "%2e", "\ud800", ["Env-v0"], None],
+)
+def test_no_header_names_a_module_to_import_or_another_folder(tmp_path, env_id):
+    with pytest.raises(UsageError, match="is no environment's registered id, such as CartPole-v1"):
+        EpisodeStore.create(tmp_path / "data", HEADER | {"env_id": env_id})
     assert not list(tmp_path.iterdir())
-    for env_id in ("mine:Env-v0", ["mine:Env-v0"], None):
-        (tmp_path / "task.json").write_text(json.dumps({"format": 1, **HEADER, "env_id": env_id}))
-        with pytest.raises(GatoError, match=r"task\.json has env_id .*no file may name a module to import: restore it"):
-            open_stores(tmp_path)
+    (tmp_path / "task.json").write_text(json.dumps({"format": 1, **HEADER, "env_id": env_id}))
+    with pytest.raises(GatoError, match=r"task\.json has env_id .*, which no file may name: restore it"):
+        open_stores(tmp_path)
+
+
+@pytest.mark.parametrize("env_id", ["D4RL/door/human-v2", "A.b-v0", "..thing", "\u00e9-v1"])
+def test_every_registered_id_is_a_folder_below(tmp_path, env_id):
+    EpisodeStore.create(tmp_path / "data", HEADER | {"env_id": env_id}).close()
+    assert [store.env_id for store in open_stores(tmp_path / "data")] == [env_id]
+    assert [path.parent.parent for path in tmp_path.rglob("task.json")] == [tmp_path / "data"]
+
+
+def test_other_arguments_may_make_another_observation_than_the_catalogue_views():
+    check_learnable("ALE/Breakout-v5", Box(0, 255, (128,), np.uint8), Discrete(4))
 
 
 def test_the_same_content_gives_the_same_files(tmp_path):

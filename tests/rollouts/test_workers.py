@@ -64,6 +64,24 @@ def test_every_family_is_the_same_whatever_the_number_of_workers(tmp_path, packa
     assert contents(tmp_path / "0") == contents(tmp_path / "2")
 
 
+@pytest.mark.parametrize(
+    "how", [["--workers", "0"], ["--workers", "2"], pytest.param(["--ray", "local"], marks=pytest.mark.slow)]
+)
+def test_an_expert_has_the_threads_that_were_asked_for(tmp_path, how):
+    if "--ray" in how:
+        pytest.importorskip("ray")
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    command = [
+        sys.executable, "-m", "gato_agent", "collect", "--env", "CartPole-v1", "--episodes", "4", *how,
+        "--expert", "tests.rollouts.counting_expert:make", "--num-threads", "3", "--out", str(tmp_path / "data"),
+    ]  # fmt: skip
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # it would decide
+    environ |= {"THREADS_SEEN": str(seen), "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True)
+    assert {path.read_text() for path in seen.iterdir()} == {"3"}
+
+
 FAULTS = {
     "raise": "raised RuntimeError: the wheel came off",
     "nan": "returned an observation that is not finite: nan at index [0]",
