@@ -44,11 +44,13 @@ def test_a_tasks_scores_were_measured_alike(known: Task) -> None:
         assert (score.episodes, score.seeds) == (100, (1_000_000, 1_000_099))
         assert "gymnasium" in score.versions
         assert (score.success is None) == (known.success is None)
-        assert (score.horizon_mean is None) == (known.suite != "metaworld")
-    if known.random and known.expert:
-        # Success ends an episode of Meta-World, so that the better player may have the smaller return.
-        random, expert = (score.horizon_mean or score.mean for score in (known.random, known.expert))
-        assert expert > random
+        assert score.horizon_mean is None or known.suite == "metaworld"
+    assert known.random is not None and known.expert is not None
+    assert known.by_success == (
+        known.suite == "metaworld"
+    )  # where success ends an episode, returns say how long it took
+    random, expert = known.reference(known.random), known.reference(known.expert)
+    assert random is not None and expert is not None and expert > random
 
 
 def test_what_stands_at_the_top_is_said_of_every_task_that_does_not_say_otherwise(tmp_path: Path) -> None:
