@@ -136,7 +136,7 @@ def _seeds(config: CollectConfig) -> range:
 
 def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any]) -> Job:
     """Make environment and expert once, to see that they can be made, and describe them."""
-    if config.expert != "random":
+    if config.expert == "train":  # any other is given its threads where it plays; scripted ones need no torch at all
         import torch
 
         torch.set_num_threads(config.num_threads)
