@@ -25,7 +25,6 @@ from torch.nn import functional as F
 
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
-from gato_agent.envs.files import write_files
 from gato_agent.model import Block, Gato
 
 SOURCE = Path(__file__).with_name("engine.cpp")
@@ -241,10 +240,9 @@ def library() -> ctypes.CDLL:
 def _identity(compiler: Sequence[str]) -> str:
     """Digest of all that the machine code depends on: the source, how it is compiled, and for which processor."""
     info = Path("/proc/cpuinfo")
-    flags = (
-        next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
-    )
-    said = repr((FLAGS, compiler, platform.machine(), platform.processor(), flags))
+    lines = info.read_text().splitlines() if info.exists() else []
+    able = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))})  # x86, then ARM
+    said = repr((FLAGS, compiler, platform.machine(), platform.processor(), able))
     return hashlib.sha256(SOURCE.read_bytes() + said.encode()).hexdigest()[:16]
 
 
@@ -260,7 +258,9 @@ def _compile(compiler: Sequence[str], target: Path) -> None:
             except OSError as error:
                 raise OSError(f"the C++ compiler {compiler[0]} cannot be run ({error.strerror})") from error
             if done.returncode == 0:
-                write_files({target: built.read_bytes()})
+                with built.open("rb") as file:  # on disk before it has its name; each process has a file of its own
+                    os.fsync(file.fileno())
+                built.replace(target)
                 return
             said = " ".join(done.stderr.split())[:200]
     raise OSError(f"the C++ compiler {compiler[0]} failed: {said}")
