@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.task import Task, find, view_of
+from gato_agent.prompt import NO_PROMPT, Kind, Prompt, demonstration, instruction_of, names_of, without
+from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
@@ -40,8 +43,10 @@ class Data:
         """Digest of all tokens, so that a run resumes with the data that it began with."""
         sha = hashlib.sha256()
         for task in [*self.tokenized, *self.held_out]:
-            for array in (task.rows, task.labels, task.patches, task.ends):
+            for array in (task.rows, task.labels, task.patches, task.ends, task.texts):
                 sha.update(np.ascontiguousarray(array).data)
+            if task.prompt != NO_PROMPT:
+                sha.update(json.dumps(task.prompt.to_json()).encode())
         return sha.hexdigest()
 
 
@@ -52,6 +57,7 @@ def load_data(
     text_model: Path | None = None,
     text: TextTokenizer | None = None,
     holdout: float = 0.0,
+    prompt: Kind | Literal["auto"] = "none",
 ) -> Data:
     """Read the episodes below a folder, but for those that a `keep.json` leaves out, and tokenize them.
 
@@ -62,22 +68,27 @@ def load_data(
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
         text: a tokenizer that the model knows already, which goes before either.
         holdout: share of each task's episodes, the last ones, that is not learned from.
+        prompt: what episodes begin with; auto is text where there are several tasks or instructions, else none.
 
     Raises:
-        UsageError: there is nothing, or a space or text model that does not fit the model.
+        UsageError: there is nothing, or a space, text model or prompt that does not fit the model.
         GatoError: an episode is damaged, or holds what cannot be tokenized.
     """
     stores = open_stores(folder)
     episodes = [[store.read(i) for i in usable(store)] for store in stores]
+    tasks = _prompted([_trained(store, text_pieces) for store in stores], prompt)
     columns = [column for many in episodes for episode in many for column in episode.observations.values()]
-    text = text or _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
-    tasks = [_trained(store, text_pieces) for store in stores]
+    texts = [text for column in columns if column.dtype == object for text in column]
+    texts += [task.prompt.text for task in tasks if task.prompt.text]
+    text = text or _text(text_model, config, texts)
     tokenized, held_out = [], []
-    for task, many in zip(tasks, episodes, strict=True):
-        tokenizer, last = task.tokenizer(config, text), len(many) - int(holdout * len(many))
-        tokenized.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[:last]))
+    for number, many in enumerate(episodes):
+        tasks[number] = task = _sized(tasks[number], config, text, many, text_pieces)
+        last, pieces = len(many) - int(holdout * len(many)), text.encode if text else None
+        common = task.id, task.tokenizer(config, text), config.vocabulary.separator
+        tokenized.append(TokenizedTask(*common, many[:last], task.prompt, pieces))
         if last < len(many):
-            held_out.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[last:]))
+            held_out.append(TokenizedTask(*common, many[last:], task.prompt, pieces))
     return Data({task.id: task for task in tasks}, tokenized, text, held_out)
 
 
@@ -88,6 +99,44 @@ def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
     space = store.observation_space
     view = view_of(store.env_id, space)
     return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
+
+
+def _prompted(tasks: list[TrainedTask], kind: Kind | Literal["auto"]) -> list[TrainedTask]:
+    """The tasks with prompts of a kind; an instruction that is said there is left out of what is seen."""
+    said = [instruction_of(task.id, task.observation_space, task.view) for task in tasks]
+    if kind == "auto":
+        kind = "text" if len(tasks) > 1 or any(said) else "none"
+    found = []
+    for task, name, path in zip(tasks, names_of([task.id for task in tasks]), said, strict=True):
+        if kind != "text":
+            found.append(replace(task, prompt=Prompt(kind)))
+        elif path is None:
+            found.append(replace(task, prompt=Prompt("text", text=name)))
+        else:
+            found.append(replace(task, prompt=Prompt("text", instruction=path), view=without(task.view, path)))
+    return found
+
+
+def _sized(
+    task: TrainedTask, config: GatoConfig, text: TextTokenizer | None, episodes: list[Episode], room: int | None
+) -> TrainedTask:
+    """The task with the length of its prompts: for instructions longer than any here there is room, if not given."""
+    prompt = task.prompt
+    if prompt.kind == "none":
+        return task
+    if prompt.kind == "demo":
+        return replace(task, prompt=demonstration(task.tokenizer(config, text).tokens_per_step, config.context))
+    assert text is not None
+    if prompt.instruction is None:
+        room = len(text.encode(prompt.text))
+    elif room is None:
+        said = {words for episode in episodes for words in episode.observations[prompt.instruction]}
+        longest = max((len(text.encode(words)) for words in said), default=0)
+        room = max(task.text_pieces, longest + longest // 2)
+    if 2 * room > config.context:
+        raise UsageError(f"{task.id}: a prompt of {room} text pieces leaves too little of a context of {config.context}"
+                         ": train with --prompt none, or a smaller --text-pieces")  # fmt: skip
+    return replace(task, prompt=replace(prompt, tokens=room))
 
 
 def _text(model: Path | None, config: GatoConfig, texts: list[str]) -> TextTokenizer | None:

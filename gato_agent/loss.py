@@ -33,8 +33,9 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
     Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
     """
     hidden = model(
-        batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment
-    ).flatten(0, 1)
+        batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
+        index=batch.index, pinned=batch.pinned,
+    ).flatten(0, 1)  # fmt: skip
     continuous = model.config.vocabulary.continuous
     total, count = hidden.new_zeros(()), 0
     for low, high, position, ids in batch.targets:

@@ -18,12 +18,21 @@ Angles = tuple[Tensor, Tensor]  # cosine and sine
 QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
 
 
+class Pinned(NamedTuple):
+    """Keys of prompts that a block of queries sees from however far, as if it stood at the end of the context."""
+
+    keys: Tensor  # int64 [batch, m], where they are in the sequence
+    mask: Tensor  # [batch, 1, queries, m], added to the scores
+    angles: Angles  # of the queries
+
+
 class Rows(NamedTuple):
     """Which keys one block of queries reads, and which of them it may see."""
 
     queries: slice
     keys: slice
     mask: Tensor  # [batch or 1, 1, queries, keys], added to the scores: 0, or -inf where a key is not seen
+    pinned: Pinned | None = None
 
 
 def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
@@ -70,10 +79,32 @@ class Attention(nn.Module):
         (q, k), v = rotate(qkv[:2], *angles), qkv[2]
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
-                 for r in rows]  # fmt: skip
+        parts = [
+            attend_pinned(q, qkv[0], k, v, r, r.pinned) if r.pinned else
+            F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
+            for r in rows
+        ]  # fmt: skip
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+
+
+def attend_pinned(q: Tensor, unturned: Tensor, k: Tensor, v: Tensor, rows: Rows, pinned: Pinned) -> Tensor:
+    """Attention of a block's queries to its keys and to pinned ones, in one softmax: [batch, heads, queries, size].
+
+    Args:
+        q: turned by its index, [batch, heads, length, size], as are k and v.
+        unturned: the same queries without a rotation.
+        k: turned keys.
+        v: values.
+        rows: of the block.
+        pinned: of the block.
+    """
+    again = pinned.keys[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+    k_pinned, v_pinned = k.gather(2, again), v.gather(2, again)
+    near = q[:, :, rows.queries] @ k[:, :, rows.keys].mT
+    far = rotate(unturned[:, :, rows.queries], *pinned.angles) @ k_pinned.mT
+    scores = torch.cat((near, far), dim=3) * q.shape[3] ** -0.5 + torch.cat((rows.mask, pinned.mask), dim=3)
+    return torch.matmul(scores.softmax(3), torch.cat((v[:, :, rows.keys], v_pinned), dim=2))
 
 
 class FeedForward(nn.Module):
@@ -159,6 +190,8 @@ class Gato(nn.Module):
         local: Tensor | None = None,
         intervals: Tensor | None = None,
         segment: Tensor | None = None,
+        index: Tensor | None = None,
+        pinned: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
@@ -169,6 +202,8 @@ class Gato(nn.Module):
             local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
             intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
             segment: integer [batch, length], episode of each token; tokens see their own episode only.
+            index: integer [batch, length], place in its episode, rising; by default each row is one from its beginning.
+            pinned: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
             cache: holds what came before; `segment` must then be None, each lane being one episode.
 
         Returns:
@@ -179,8 +214,10 @@ class Gato(nn.Module):
             intervals = whole.expand(len(patches), 2, 2)
         x = self.embedding(tokens, local, patches, intervals)
         if cache is None:
-            index = torch.arange(tokens.shape[1], device=tokens.device)
+            index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
             rows = list(banded_rows(tokens, segment, self.config.context, x.dtype))
+            if pinned is not None:
+                rows = list(pinned_rows(rows, tokens, segment, index, pinned, self.config))
         else:
             index, seen = cache.advance(tokens)
             rows = [Rows(slice(None), slice(None), additive(seen, x.dtype))]
@@ -225,6 +262,35 @@ def banded_rows(
         if segment is not None:
             mask = mask & (segment[:, queries, None] == segment[:, None, keys])
         yield Rows(queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
+
+
+def pinned_rows(
+    rows: list[Rows], tokens: Tensor, segment: Tensor | None, index: Tensor, pinned: Tensor, config: GatoConfig
+) -> Iterator[Rows]:
+    """The same blocks where episodes begin with prompts, which leave less of the context to all else.
+
+    Token i sees token j of its own segment where j <= i and (i - j < context - P or j < P), by their index there.
+    Up to an index of `context` all that is seen is among a block's keys; beyond, prompts are fetched from afar.
+    """
+    index, pinned = index.expand(tokens.shape), pinned.expand(tokens.shape)
+    segment = torch.zeros_like(tokens) if segment is None else segment
+    prompt = (index < pinned) & (tokens != PAD)  # [batch, length]
+    far = (index >= config.context) & (pinned > 0)
+    beyond = far.any(0).tolist()
+    for queries, keys, mask, _ in rows:
+        distance = index[:, queries, None] - index[:, None, keys]
+        recent = distance < config.context - pinned[:, queries, None]
+        seen = recent | (prompt[:, None, keys] & ~far[:, queries, None])
+        same = segment[:, queries, None] == segment[:, None, keys]
+        fetched = None
+        if any(beyond[queries]):
+            found = far[:, queries, None] & prompt[:, None, :] & (segment[:, queries, None] == segment[:, None, :])
+            needed = found.any(1)  # [batch, length]
+            at = needed.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(needed.sum(1).max())]
+            shown = found.gather(2, at[:, None, :].expand(-1, found.shape[1], -1)).unsqueeze(1)
+            clamped = index[:, queries].clamp(max=config.context - 1)
+            fetched = Pinned(at, additive(shown, mask.dtype), angles_of(clamped, config.head_size, mask.dtype))
+        yield Rows(queries, keys, mask.masked_fill(~(seen & same).unsqueeze(1), -torch.inf), fetched)
 
 
 def initialise(model: Gato) -> None:

@@ -48,6 +48,9 @@ class TrainConfig:
     """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32."""
     text_model: Path | None = None
     """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
+    prompt: Literal["auto", "none", "text", "demo"] = "auto"
+    """What episodes begin with, seen for ever: text is their instruction, said only there, or the name of the task;
+    demo, in a quarter of the cases, a piece of another episode. auto: as in --init, else text where it tells apart."""
     weights: Literal["float32", "bfloat16"] = "float32"
     """Precision in which model.safetensors is stored; training and play use float32."""
     mixture: str = "{}"

@@ -50,7 +50,9 @@ def train(config: TrainConfig) -> Path:
             f"--init {config.init} is no {config.size} model of this shape: give its own --size and --shape"
         )
     text = start.text if start else None
-    data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
+    kinds = {task.prompt.kind for task in start.tasks.values()} if start and config.prompt == "auto" else set()
+    prompt = kinds.pop() if len(kinds) == 1 else config.prompt
+    data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout, prompt)
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
         weights=mixture(config.mixture, list(data.tasks)),
@@ -82,7 +84,9 @@ class _Run:
     def __init__(self, trainer: Trainer, windows: Windows, data: Data, shaping: dict[str, Any], device: str) -> None:
         self.trainer, self.windows, self.data, self.shaping, self.device = trainer, windows, data, shaping, device
         self.config, self.ranks = trainer.config, trainer.ranks
-        self.held_out = Windows(data.held_out, window=windows.window, batch_size=1) if data.held_out else None
+        self.held_out = (
+            Windows(data.held_out, window=windows.window, batch_size=1, demos=1.0) if data.held_out else None
+        )
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._at = -1  # step of the latest checkpoint
