@@ -153,14 +153,21 @@ def _text(model: Path | None, config: GatoConfig, texts: list[str]) -> TextToken
 
 
 def mixture(text: str, tasks: list[str]) -> list[float]:
-    """Weights of tasks from `--mixture`; raises UsageError for anything but positive numbers of known tasks."""
+    """Weights of tasks from `--mixture`, where a family stands for each of its tasks that is not named itself.
+
+    Raises:
+        UsageError: anything but positive numbers of tasks of the data or their families.
+    """
+    families = {name: found.suite for name in tasks if (found := find(name))}
     try:
         given = json.loads(text)
-        wrong = [name for name, weight in given.items() if name not in tasks or not 0 < float(weight) < math.inf]
+        known = {*tasks, *families.values()}
+        wrong = [name for name, weight in given.items() if name not in known or not 0 < float(weight) < math.inf]
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"--mixture {text!r} is no JSON object of numbers: write '{{\"CartPole-v1\": 2}}'") from error
     if wrong:
         raise UsageError(
-            f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) with a weight > 0"
+            f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) or their families, with a "
+            "weight > 0"
         )
-    return [float(given.get(name, 1.0)) for name in tasks]
+    return [float(given.get(name, given.get(families.get(name, ""), 1.0))) for name in tasks]

@@ -54,7 +54,8 @@ class TrainConfig:
     weights: Literal["float32", "bfloat16"] = "float32"
     """Precision in which model.safetensors is stored; training and play use float32."""
     mixture: str = "{}"
-    """How often tasks are drawn, as JSON: {"LunarLander-v3": 3} for three times as often as those not named."""
+    """Shares of the tokens, 1 for each task that is not named, as JSON: {"LunarLander-v3": 3, "babyai": 0.5}; a family
+    stands for each of its tasks."""
     save_every: int = 50
     """Steps between checkpoints."""
     holdout: float = 0.0

@@ -118,6 +118,14 @@ class TokenizedTask:
         start = max(begin, position - before * (episode + 1))
         return slice(start, min(end, start + count))
 
+    def mean_fragment(self, length: int) -> float:
+        """Tokens that fragments of at most `length` tokens have on average, without their prompts."""
+        count, width = max(1, length // self.rows.shape[1]), self.rows.shape[1]
+        steps = np.diff(self.ends, prepend=0).astype(np.float64)
+        inside = np.minimum(steps - 1, count)  # starts after an episode's first row: count, ..., count, ..., 2, 1 rows
+        rows = count * np.minimum(steps, count) + inside * (inside + 1) / 2 + (steps - 1 - inside) * count
+        return float(width * rows.sum() / (steps + count - 1).sum())
+
     def opening(self, rng: np.random.Generator, where: slice, demos: float = DEMO_SHARE) -> Opening:
         """The prompt of a fragment: its episode's text, or now and then a piece of another episode, or nothing."""
         if self.prompt.kind == "none":
@@ -180,9 +188,11 @@ def _tokenize(
 class Windows:
     """Batches of windows, mixed from tasks; `batch(step)` depends on the seed and the step alone.
 
+    Tasks are drawn fragment by fragment, those with short fragments more often.
+
     Args:
         tasks: tokenized tasks.
-        weights: how often a fragment is of each task, equally by default.
+        weights: share of the tokens that is of each task, nearly; equal by default.
         window: tokens per window.
         batch_size: windows per batch.
         seed: of all choices.
@@ -195,6 +205,7 @@ class Windows:
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
+        share /= [task.mean_fragment(window) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
 

@@ -167,6 +167,7 @@ def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path)
 
 def test_the_mixture_is_checked() -> None:
     assert mixture('{"b": 3}', ["a", "b"]) == [1.0, 3.0]
+    assert mixture('{"classic": 2, "CartPole-v1": 5}', ["CartPole-v1", "Acrobot-v1", "a"]) == [5.0, 2.0, 1.0]
     for wrong in ('{"c": 1}', '{"a": 0}', '{"a": -1}', '{"a": "x"}', "[1]", "x", '{"a": NaN}'):
         with pytest.raises(UsageError, match=r"--mixture"):
             mixture(wrong, ["a", "b"])
