@@ -1,8 +1,9 @@
-"""All episodes below a folder, as the tokens that a model learns from."""
+"""All episodes below some folders, as the tokens that a model learns from."""
 
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
 from gato_agent.windows import TokenizedTask
+
+SHARED = {"observation_space": "observation space", "action_space": "action space", "env_kwargs": "--env-kwargs"}
 
 
 @dataclass(frozen=True)
@@ -46,39 +49,58 @@ class Data:
 
 
 def load_data(
-    folder: Path,
+    folders: Path | Sequence[Path],
     config: GatoConfig,
     text_pieces: int | None,
     text_model: Path | None = None,
     text: TextTokenizer | None = None,
     holdout: float = 0.0,
 ) -> Data:
-    """Read the episodes below a folder, but for those that a `keep.json` leaves out, and tokenize them.
+    """Read the episodes below some folders, but for those that a `keep.json` leaves out, and tokenize them.
 
     Args:
-        folder: what `gato-agent collect --out` wrote.
+        folders: what `gato-agent collect --out` wrote, one or several; a task has the episodes of all of them.
         config: of the model that is to learn.
         text_pieces: tokens of an observed text; None for what the catalogue says.
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
         text: a tokenizer that the model knows already, which goes before either.
-        holdout: share of each task's episodes, the last ones, that is not learned from.
+        holdout: share of each task's episodes, the last ones of each folder, that is not learned from.
 
     Raises:
-        UsageError: there is nothing, or a space or text model that does not fit the model.
+        UsageError: there is nothing, a space or text model that does not fit the model, or a task with other spaces in
+            another folder.
         GatoError: an episode is damaged, or holds what cannot be tokenized.
     """
-    stores = open_stores(folder)
-    episodes = [[store.read(i) for i in usable(store)] for store in stores]
-    columns = [column for many in episodes for episode in many for column in episode.observations.values()]
+    stores = _by_task([folders] if isinstance(folders, Path) else folders)
+    episodes = [[[store.read(i) for i in usable(store)] for store in same] for same in stores.values()]
+    every = [episode for parts in episodes for many in parts for episode in many]
+    columns = [column for episode in every for column in episode.observations.values()]
     text = text or _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
-    tasks = [_trained(store, text_pieces) for store in stores]
+    tasks = [_trained(same[0], text_pieces) for same in stores.values()]
     tokenized, held_out = [], []
-    for task, many in zip(tasks, episodes, strict=True):
-        tokenizer, last = task.tokenizer(config, text), len(many) - int(holdout * len(many))
-        tokenized.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[:last]))
-        if last < len(many):
-            held_out.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[last:]))
+    for task, parts in zip(tasks, episodes, strict=True):
+        tokenizer = task.tokenizer(config, text)
+        ends = [len(many) - int(holdout * len(many)) for many in parts]
+        learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
+        tokenized.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, learned))
+        if last := [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]:
+            held_out.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, last))
     return Data({task.id: task for task in tasks}, tokenized, text, held_out)
+
+
+def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
+    """The stores of each task, by its id; raises UsageError where two cannot be learned from as one task."""
+    stores: dict[str, list[EpisodeStore]] = {}
+    for store in sorted((store for folder in folders for store in open_stores(folder)), key=lambda store: store.env_id):
+        same = stores.setdefault(store.env_id, [])
+        same.append(store)
+        for key, name in SHARED.items():
+            if store.header[key] != same[0].header[key]:
+                raise UsageError(
+                    f"{store.env_id} has another {name} in {store.folder} than in {same[0].folder}: train on one of "
+                    "them, or collect again"
+                )
+    return stores
 
 
 def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
