@@ -240,7 +240,7 @@ def _summary(store: EpisodeStore, seeds: range) -> list[str]:
     mean = f"{np.mean([each.total for each in figures]):.2f}" if figures else "-"
     steps = sum(each.steps for each in figures)
     return [
-        store.env_id, store.header["expert"]["kind"], f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
+        store.env_id, store.kind, f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
         f"{steps:,}", mean, _catalogue_score(store), f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip
 

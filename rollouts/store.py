@@ -110,6 +110,12 @@ class EpisodeStore:
         return str(self.header["env_id"])
 
     @property
+    def kind(self) -> str:
+        """Kind of who acted: that of the expert, or `dagger-` and that of the expert that says what it would do."""
+        learner = self.header.get("learner")
+        return f"{learner['kind']}-{self.header['expert']['kind']}" if learner else str(self.header["expert"]["kind"])
+
+    @property
     def env_kwargs(self) -> dict[str, Any]:
         """Arguments that the environment was made with."""
         return dict(self.header["env_kwargs"])

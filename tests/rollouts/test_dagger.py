@@ -118,6 +118,7 @@ def test_an_episode_ends_where_the_expert_is_lost(tmp_path, monkeypatch, at, ste
                       dagger="given below", dagger_beta=0.5, workers=0, out=tmp_path), Named(),
     )  # fmt: skip
     store = EpisodeStore(tmp_path / "Testing-v0")
+    assert store.kind == "dagger-callable"
     for seed in (0, 1):
         read = store.read(seed)
         assert len(read) == steps
