@@ -1,17 +1,20 @@
-"""All episodes below a folder, as the tokens that a model learns from."""
+"""All episodes below some folders, as the tokens that a model learns from."""
 
 import hashlib
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from gymnasium.spaces import Text
 
 from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.structure import leaves
 from gato_agent.envs.task import Task, find, view_of
 from gato_agent.prompt import NO_PROMPT, Kind, Prompt, demonstration, instruction_of, names_of, without
 from gato_agent.rollouts.episode import Episode
@@ -19,6 +22,8 @@ from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
 from gato_agent.windows import TokenizedTask
+
+SHARED = {"observation_space": "observation space", "action_space": "action space", "env_kwargs": "--env-kwargs"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Data:
 
 
 def load_data(
-    folder: Path,
+    folders: Path | Sequence[Path],
     config: GatoConfig,
     text_pieces: int | None,
     text_model: Path | None = None,
@@ -59,37 +64,54 @@ def load_data(
     holdout: float = 0.0,
     prompt: Kind | Literal["auto"] = "none",
 ) -> Data:
-    """Read the episodes below a folder, but for those that a `keep.json` leaves out, and tokenize them.
+    """Read the episodes below some folders, but for those that a `keep.json` leaves out, and tokenize them.
 
     Args:
-        folder: what `gato-agent collect --out` wrote.
+        folders: what `gato-agent collect --out` wrote, one or several; a task has the episodes of all of them.
         config: of the model that is to learn.
         text_pieces: tokens of an observed text; None for what the catalogue says.
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
         text: a tokenizer that the model knows already, which goes before either.
-        holdout: share of each task's episodes, the last ones, that is not learned from.
+        holdout: share of each task's episodes, the last ones of each folder, that is not learned from.
         prompt: what episodes begin with; auto is text where there are several tasks or instructions, else none.
 
     Raises:
-        UsageError: there is nothing, or a space, text model or prompt that does not fit the model.
+        UsageError: there is nothing, a space, text model or prompt that does not fit the model, or a task with other
+            spaces in another folder.
         GatoError: an episode is damaged, or holds what cannot be tokenized.
     """
-    stores = open_stores(folder)
-    episodes = [[store.read(i) for i in usable(store)] for store in stores]
-    tasks = _prompted([_trained(store, text_pieces) for store in stores], prompt)
-    columns = [column for many in episodes for episode in many for column in episode.observations.values()]
-    texts = [text for column in columns if column.dtype == object for text in column]
-    texts += [task.prompt.text for task in tasks if task.prompt.text]
+    stores = _by_task([folders] if isinstance(folders, Path) else folders)
+    tasks = _prompted([_trained(same[0], text_pieces) for same in stores.values()], prompt)
+    texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
     text = text or _text(text_model, config, texts)
+    pieces = text.encode if text else None
     tokenized, held_out = [], []
-    for number, many in enumerate(episodes):
-        tasks[number] = task = _sized(tasks[number], config, text, many, text_pieces)
-        last, pieces = len(many) - int(holdout * len(many)), text.encode if text else None
+    for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
+        parts = [[store.read(i) for i in usable(store)] for store in same]
+        ends = [len(many) - int(holdout * len(many)) for many in parts]
+        learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
+        last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
+        tasks[number] = task = _sized(tasks[number], config, text, [*learned, *last], text_pieces)
         common = task.id, task.tokenizer(config, text), config.vocabulary.separator
-        tokenized.append(TokenizedTask(*common, many[:last], task.prompt, pieces))
-        if last < len(many):
-            held_out.append(TokenizedTask(*common, many[last:], task.prompt, pieces))
+        tokenized.append(TokenizedTask(*common, learned, task.prompt, pieces))
+        if last:
+            held_out.append(TokenizedTask(*common, last, task.prompt, pieces))
     return Data({task.id: task for task in tasks}, tokenized, text, held_out)
+
+
+def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
+    """The stores of each task, by its id; raises UsageError where two cannot be learned from as one task."""
+    stores: dict[str, list[EpisodeStore]] = {}
+    for store in sorted((store for folder in folders for store in open_stores(folder)), key=lambda store: store.env_id):
+        same = stores.setdefault(store.env_id, [])
+        same.append(store)
+        for key, name in SHARED.items():
+            if store.header[key] != same[0].header[key]:
+                raise UsageError(
+                    f"{store.env_id} has another {name} in {store.folder} than in {same[0].folder}: train on one of "
+                    "them, or collect again"
+                )
+    return stores
 
 
 def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
@@ -99,6 +121,17 @@ def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
     space = store.observation_space
     view = view_of(store.env_id, space)
     return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
+
+
+def _said(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
+    """All texts that the task's episodes hold, and what they are prompted with."""
+    if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
+        for store in stores:
+            for i in usable(store):
+                columns = store.read(i).observations.values()
+                yield from (text for column in columns if column.dtype == object for text in column)
+    if task.prompt.text:
+        yield task.prompt.text
 
 
 def _prompted(tasks: list[TrainedTask], kind: Kind | Literal["auto"]) -> list[TrainedTask]:

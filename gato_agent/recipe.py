@@ -18,8 +18,8 @@ LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "l
 class TrainConfig:
     """Train an agent on collected episodes."""
 
-    data: Path = Path("data")
-    """Folder that `gato-agent collect --out` wrote; all its tasks are learned together."""
+    data: tuple[Path, ...] = (Path("data"),)
+    """Folders that `gato-agent collect --out` wrote; all their tasks are learned together, those of one id as one."""
     out: Path = Path("runs/gato")
     """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
     size: Literal["nano", "tiny", "small", "baseline", "large"] = "nano"
