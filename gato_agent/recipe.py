@@ -63,6 +63,8 @@ class TrainConfig:
     """auto, cpu or cuda."""
     num_threads: int | None = None
     """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
+    logger: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the figures of log.jsonl go besides."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in `out` from its last checkpoint."""
 
@@ -91,7 +93,7 @@ class TrainConfig:
 
     def shaping(self) -> dict[str, Any]:
         """The arguments that shape the result, as JSON; not where its files are, nor when it stops to go on later."""
-        places = ("data", "out", "resume", "text_model", "init", "minutes")
+        places = ("data", "out", "resume", "text_model", "init", "minutes", "logger")
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in places}
 
     def check_past(self, before: Mapping[str, Any], step: int) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.flops import peak_flops, training_flops
+from gato_agent.loggers import Loggers, package
 from gato_agent.model import Gato
 from gato_agent.ranks import join
 from gato_agent.recipe import TrainConfig
 from gato_agent.rollouts.progress import progress
-from gato_agent.trainer import Trainer
+from gato_agent.trainer import Figures, Trainer
 from gato_agent.windows import Windows
 
 __all__ = ["TrainConfig", "train"]
@@ -38,6 +41,8 @@ def train(config: TrainConfig) -> Path:
         GatoError: the loss is not finite, or a file is damaged.
     """
     config.check()
+    for name in config.logger:
+        package(name)  # what is missing is said before anything is read
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     ranks, device = join(resolve_device(config.device))
@@ -49,9 +54,10 @@ def train(config: TrainConfig) -> Path:
         raise UsageError(f"--init {config.init} is no {config.size} model: give its own --size")
     text = start.text if start else None
     data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
+    families = sorted(set(data.families))
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-        weights=mixture(config.mixture, list(data.tasks)),
+        weights=mixture(config.mixture, list(data.tasks)), families=[families.index(each) for each in data.families],
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
     shaping |= {"data_sha256": data.sha256(), **({"init_sha256": start.sha256()} if start else {})}
@@ -81,6 +87,7 @@ class _Run:
         self.trainer, self.windows, self.data, self.shaping, self.device = trainer, windows, data, shaping, device
         self.config, self.ranks = trainer.config, trainer.ranks
         self.held_out = Windows(data.held_out, window=windows.window, batch_size=1) if data.held_out else None
+        self.families = sorted(set(data.families))
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._at = -1  # step of the latest checkpoint
@@ -96,7 +103,8 @@ class _Run:
         )
         bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
-        log = run_folder.Log(config.out / "log.jsonl", trainer.step) if self.ranks.first else nullcontext()
+        first = self.ranks.first
+        log = Loggers(config.logger, config.out, self.shaping, trainer.step) if first else nullcontext()
         with self._disk, log as lines, bar as update:
             for entry in self.steps():
                 late = self._any(time.monotonic() >= deadline) if config.minutes is not None else False
@@ -104,7 +112,7 @@ class _Run:
                 if lines is not None:
                     if due and self.held_out:
                         entry["held_out_loss"] = trainer.validate(self.held_out)
-                    lines.write(entry)
+                    lines.log(entry)
                     update(trainer.step, ", ".join(_said(entry)))
                     if due:
                         self.save(entry.get("held_out_loss"))
@@ -121,18 +129,29 @@ class _Run:
     def steps(self) -> Iterator[dict[str, Any]]:
         """Train to the last step, yielding one log entry per step."""
         trainer, ranks = self.trainer, self.ranks
+        peak, first, start = peak_flops(self.device), trainer.step, time.perf_counter()
         while trainer.step < self.config.steps:
             began = time.perf_counter()
             batch = self.windows.batch(trainer.step, ranks.rank, ranks.size).to(self.device)
-            loss, norm = trainer.update(batch)
-            seconds = time.perf_counter() - began
-            yield {
-                "step": trainer.step,
-                "loss": loss,
-                "gradient_norm": norm,
-                "learning_rate": self.config.rate(trainer.step - 1),
-                "tokens_per_second": ranks.size * batch.tokens.numel() / seconds,
+            figures = trainer.update(batch)
+            now = time.perf_counter()
+            speed = {
+                "tokens_per_second": ranks.size * batch.tokens.numel() / (now - began),
+                "utilisation": training_flops(trainer.model.config, batch) / (now - began) / peak,
+                "seconds_left": (now - start) / (trainer.step - first) * (self.config.steps - trainer.step),
             }
+            yield self._entry(figures) | speed
+
+    def _entry(self, figures: Figures) -> dict[str, Any]:
+        """What the log says of a step, but for its speed."""
+        losses = dict(zip(self.families, figures.families, strict=True))
+        return {
+            "step": self.trainer.step,
+            "loss": figures.loss,
+            "family_loss": {family: loss for family, loss in losses.items() if loss is not None},
+            "gradient_norm": figures.norm,
+            "learning_rate": self.config.rate(self.trainer.step - 1),
+        }
 
     def _complete(self) -> bool:
         """Whether a run that is resumed when all was done has a model to show for it."""
@@ -177,4 +196,5 @@ def _said(entry: dict[str, Any]) -> Iterator[str]:
     yield f"loss {entry['loss']:.4f}"
     if "held_out_loss" in entry:
         yield f"held out {entry['held_out_loss']:.4f}"
-    yield f"{entry['tokens_per_second']:,.0f} tokens/s"
+    yield f"{entry['tokens_per_second']:,.0f} tokens/s ({entry['utilisation']:.0%} of peak)"
+    yield f"{timedelta(seconds=round(entry['seconds_left']))} left"
