@@ -40,6 +40,11 @@ class Data:
     held_out: list[TokenizedTask] = field(default_factory=list)
 
     @property
+    def families(self) -> list[str]:
+        """The catalogue's suite of each task."""
+        return [(find(task) or Task(task, "other")).suite for task in self.tasks]
+
+    @property
     def tokens(self) -> int:
         """Number of tokens of all tasks."""
         return sum(task.tokens for task in self.tokenized)

@@ -61,6 +61,13 @@ class TrainConfig:
     holdout: float = 0.0
     """Share of each task's episodes, the last ones, that is not learned from: at every checkpoint the loss on them is
     logged, and the model for which it is lowest is kept in OUT/best."""
+    eval_every: int = 0
+    """Steps between short evaluations: returns in play are logged, and OUT/best is the model with the highest mean
+    normalised score instead; 0 for none."""
+    eval_env: tuple[str, ...] = ()
+    """Tasks to be played then; by default all that are learned."""
+    eval_episodes: int = 5
+    """Episodes of each, on seeds from 900,000 on."""
     minutes: float | None = None
     """Save and stop after this long; --resume goes on."""
     seed: int = 0
@@ -69,6 +76,8 @@ class TrainConfig:
     """auto, cpu or cuda."""
     num_threads: int | None = None
     """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
+    logger: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the figures of log.jsonl go besides."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in `out` from its last checkpoint."""
 
@@ -77,7 +86,10 @@ class TrainConfig:
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
         at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads)
         at_least(0, warmup=self.warmup, seed=self.seed, smooth_bins=self.smooth_bins, weight_decay=self.weight_decay)
-        at_least(0, decay_steps=self.decay_steps, holdout=self.holdout, minutes=self.minutes)
+        at_least(
+            0, decay_steps=self.decay_steps, holdout=self.holdout, minutes=self.minutes, eval_every=self.eval_every
+        )
+        at_least(1, eval_episodes=self.eval_episodes)
         if self.holdout > 0.5:
             raise UsageError(f"--holdout {self.holdout}: at most 0.5, the rest is learned from")
         if self.decay_steps and (self.schedule != "wsd" or self.decay_steps > self.steps):
@@ -97,8 +109,9 @@ class TrainConfig:
 
     def shaping(self) -> dict[str, Any]:
         """The arguments that shape the result, as JSON; not where its files are, nor when it stops to go on later."""
-        places = ("data", "out", "resume", "text_model", "init", "minutes")
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in places}
+        places = ("data", "out", "resume", "text_model", "init", "minutes", "logger")
+        watched = ("eval_every", "eval_env", "eval_episodes")
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
 
     def check_past(self, before: Mapping[str, Any], step: int) -> None:
         """Raise UsageError if a run with `before`'s steps would not have come to `step` by the same learning rates."""

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +17,17 @@ from gato_agent.recipe import TrainConfig
 from gato_agent.windows import Batch, Windows
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
+
+
+class Figures(NamedTuple):
+    """What one optimizer step was like, over the whole batch, of which each process is given its part."""
+
+    loss: float
+    """Per target, in nats."""
+    norm: float
+    """Of the gradient, before it is clipped to 1."""
+    families: tuple[float | None, ...]
+    """The loss of each family's targets; None where it had none."""
 
 
 class Trainer:
@@ -37,26 +49,24 @@ class Trainer:
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
-    def update(self, batch: Batch) -> tuple[float, float]:
-        """One optimizer step; returns the loss per target in nats, and the gradient's norm before clipping to 1.
-
-        Both are of the whole batch, of which each process is given its part.
-        """
+    def update(self, batch: Batch) -> Figures:
+        """One optimizer step on a batch, or on this process's part of it."""
         self.model.train()
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
-        total, count = self._loss(batch)
-        whole = self.ranks.sum(torch.stack((total.detach(), total.new_tensor(count))))  # loss and targets of all parts
-        targets = max(1.0, whole[1].item())
+        sums, counts = self._loss(batch)
+        losses, numbers = self.ranks.sum(torch.stack((sums.detach(), counts))).tolist()  # of all parts
+        targets = max(1.0, sum(numbers))
         self.optimizer.zero_grad()
-        (total * self.ranks.size / targets).backward()  # gradients are averaged over the processes
+        (sums.sum() * self.ranks.size / targets).backward()  # gradients are averaged over the processes
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        figures = whole[0].item() / targets, norm.item()
-        if not all(map(math.isfinite, figures)):
+        families = tuple(loss / number if number else None for loss, number in zip(losses, numbers, strict=True))
+        figures = Figures(sum(losses) / targets, norm.item(), families)
+        if not math.isfinite(figures.loss + figures.norm):
             raise GatoError(
-                f"step {self.step}: the loss is {figures[0]} and its gradient {figures[1]}; the last checkpoint is "
+                f"step {self.step}: the loss is {figures.loss} and its gradient {figures.norm}; the last checkpoint is "
                 "kept: train again with a lower --learning-rate"
             )
         self.optimizer.step()
@@ -91,4 +101,4 @@ class Trainer:
         self.model.eval()
         device = self.model.norm.weight.device
         parts = [action_loss(self.model, windows.batch(i).to(device)) for i in range(batches)]
-        return sum(total.item() for total, _ in parts) / max(1, sum(count for _, count in parts))
+        return sum(sums.sum().item() for sums, _ in parts) / max(1, sum(counts.sum().item() for _, counts in parts))

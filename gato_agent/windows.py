@@ -16,12 +16,13 @@ from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
 
 
 class Targets(NamedTuple):
-    """Action tokens to be predicted that share a range of legal ids."""
+    """Action tokens to be predicted that share a range of legal ids, of tasks of one family."""
 
     low: int
     high: int
     position: Tensor  # int64 [m], flat index into batch x window of the token before
     id: Tensor  # int64 [m], the token to predict
+    family: int = 0  # of the tasks that they are from
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Batch:
     patches: Tensor | None  # uint8 [k, 16, 16, 4]
     intervals: Tensor | None  # int64 [k, 2, 2]
     targets: list[Targets]
+    families: int = 1  # that there are, in this batch or not
     index: Tensor | None = None  # int64 [batch, window], place in its fragment; None where no task has prompts
     pinned: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its fragment begins with
 
@@ -44,9 +46,9 @@ class Batch:
             return None if x is None else x.to(device, non_blocking=True)
 
         tokens, local, segment = (x.to(device, non_blocking=True) for x in (self.tokens, self.local, self.segment))
-        targets = [Targets(t.low, t.high, t.position.to(device), t.id.to(device)) for t in self.targets]
+        targets = [t._replace(position=t.position.to(device), id=t.id.to(device)) for t in self.targets]
         images = move(self.patches), move(self.intervals)
-        return Batch(tokens, local, segment, *images, targets, move(self.index), move(self.pinned))
+        return Batch(tokens, local, segment, *images, targets, self.families, move(self.index), move(self.pinned))
 
 
 @dataclass(frozen=True)
@@ -197,17 +199,19 @@ class Windows:
         batch_size: windows per batch.
         seed: of all choices.
         demos: share of the fragments that begin with a demonstration, of tasks that have such prompts.
+        families: index of each task's family, so that their losses can be told apart; one family by default.
     """
 
     def __init__(
         self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE,
+        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, families: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
         share /= [task.mean_fragment(window) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
+        self.families = list(families or [0] * len(self.tasks))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of one training step, or every `parts`-th window of it from window `part` on."""
@@ -226,20 +230,22 @@ class Windows:
             torch.from_numpy(np.concatenate(patches)) if patches else None,
             torch.from_numpy(np.concatenate(intervals)).long() if intervals else None,
             self._targets(windows),
+            max(self.families, default=0) + 1,
             index if self.prompted else None,
             pinned if self.prompted else None,
         )
 
     def _targets(self, windows: "list[_Window]") -> list[Targets]:
-        """Collect the targets of all windows by their range of legal ids."""
-        found: dict[tuple[int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
+        """Collect the targets of all windows by their range of legal ids and their family."""
+        found: dict[tuple[int, int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
         for i, window in enumerate(windows):
-            for legal, position, label in window.targets:
-                found.setdefault(legal, []).append((position + i * self.window, label))
-        return [
-            Targets(*legal, *(torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True)))
-            for legal, pairs in sorted(found.items())
-        ]
+            for kind, position, label in window.targets:
+                found.setdefault(kind, []).append((position + i * self.window, label))
+        targets = []
+        for (low, high, family), pairs in sorted(found.items()):
+            at, ids = (torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True))
+            targets.append(Targets(low, high, at, ids, family))
+        return targets
 
 
 class _Window:
@@ -251,15 +257,16 @@ class _Window:
         self.segment, self.index, self.pinned = np.zeros((3, source.window), dtype=np.int64)
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
-        self.targets: list[tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int32]]] = []
+        self.targets: list[tuple[tuple[int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
         at = number = 0
         while at < source.window:
-            task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
+            which = int(rng.choice(len(source.tasks), p=source.weights))
+            task, family = source.tasks[which], source.families[which]
             where = task.fragment(rng, source.window - at)
-            at += self._append(task, where, task.opening(rng, where, source.demos), at, number)
+            at += self._append(task, family, where, task.opening(rng, where, source.demos), at, number)
             number += 1
 
-    def _append(self, task: TokenizedTask, where: slice, opening: Opening, at: int, number: int) -> int:
+    def _append(self, task: TokenizedTask, family: int, where: slice, opening: Opening, at: int, number: int) -> int:
         """Write a fragment and its prompt at a position, cut where the window ends; return its length in tokens."""
         rows, room = task.rows[where], len(self.tokens) - at
         tokens = np.concatenate((opening.tokens, rows.reshape(-1)))[:room]
@@ -275,5 +282,5 @@ class _Window:
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
             before = np.arange(len(opening.tokens) + task.tokenizer.n_obs + i, len(tokens), rows.shape[1])
-            self.targets.append(((low, high), at + before, task.labels[where][: len(before), i]))
+            self.targets.append(((low, high, family), at + before, task.labels[where][: len(before), i]))
         return len(tokens)

@@ -55,11 +55,27 @@ def test_loss_is_the_mean_over_legal_ids_at_action_positions() -> None:
     model, batch = Gato(SHORT).eval(), random_batch()
     logits = model.logits(model(batch.tokens, segment=batch.segment)).flatten(0, 1)
     total = 0.0
-    for low, high, position, ids in batch.targets:
+    for low, high, position, ids, _ in batch.targets:
         total += F.cross_entropy(logits[position, low:high], ids - low, reduction="sum").item()
     found, count = action_loss(model, batch)
     assert found.item() == pytest.approx(total, rel=1e-5)
-    assert count == 50
+    assert count.tolist() == [50]
+
+
+def test_losses_of_families_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model, batch = Gato(SHORT).eval(), random_batch()
+    of_other = [target._replace(family=2 * i) for i, target in enumerate(batch.targets)]
+    sums, counts = action_loss(model, dataclasses.replace(batch, targets=of_other, families=4))
+    assert counts.tolist() == [20, 0, 30, 0]
+    for target, family in zip(batch.targets, (0, 2), strict=True):
+        alone, _ = action_loss(model, dataclasses.replace(batch, targets=[target]))
+        assert sums[family].item() == pytest.approx(alone.item(), rel=1e-6)
+    assert sums[1] == sums[3] == 0
+    batch = dataclasses.replace(batch, targets=of_other, families=4)
+    figures = Trainer(TrainConfig(smooth_bins=0.0), model).update(batch)
+    assert figures.families == (pytest.approx(sums[0].item() / 20), None, pytest.approx(sums[2].item() / 30), None)
+    assert figures.loss == pytest.approx(sums.sum().item() / 50)
 
 
 def test_smoothing_spreads_targets_over_neighbouring_bins() -> None:
@@ -77,9 +93,9 @@ def test_smoothing_touches_continuous_targets_only() -> None:
     model, batch = Gato(SHORT).eval(), random_batch()
     continuous, discrete = batch.targets
     only = dataclasses.replace(batch, targets=[discrete])
-    assert action_loss(model, only, 4.0) == action_loss(model, only, 0.0)
+    assert torch.equal(action_loss(model, only, 4.0)[0], action_loss(model, only, 0.0)[0])
     only = dataclasses.replace(batch, targets=[continuous])
-    assert action_loss(model, only, 4.0) != action_loss(model, only, 0.0)
+    assert not torch.equal(action_loss(model, only, 4.0)[0], action_loss(model, only, 0.0)[0])
 
 
 def test_schedule() -> None:
