@@ -1,6 +1,5 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,21 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gato_agent.attention import Rows, additive, attend, banded_rows
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
-from gato_agent.spaces import BINS, PAD, POSITIONS
+from gato_agent.spaces import BINS, POSITIONS
 
 Angles = tuple[Tensor, Tensor]  # cosine and sine
-QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
-
-
-class Rows(NamedTuple):
-    """Which keys one block of queries reads, and which of them it may see."""
-
-    queries: slice
-    keys: slice
-    mask: Tensor  # [batch or 1, 1, queries, keys], added to the scores: 0, or -inf where a key is not seen
 
 
 def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
@@ -67,13 +58,11 @@ class Attention(nn.Module):
         """[batch, length, width] -> the same; `rows` says who sees whom."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
-        (q, k), v = rotate(qkv[:2], *angles), qkv[2]
+        q, k = rotate(qkv[:2], *angles)
+        v = qkv[2].to(q.dtype)
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
-                 for r in rows]  # fmt: skip
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+        return self.out(attend(q, k, v, rows).transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -183,7 +172,7 @@ class Gato(nn.Module):
             rows = list(banded_rows(tokens, segment, self.config.context, x.dtype))
         else:
             index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), additive(seen, x.dtype))]
+            rows = [Rows(slice(None), slice(None), slice(None), additive(seen, x.dtype))]
         angles = angles_of(index, self.config.head_size, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
@@ -191,7 +180,8 @@ class Gato(nn.Module):
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
-        return F.linear(hidden, self.embedding.table.weight[low:high])
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 could not tell scores apart
+            return F.linear(hidden, self.embedding.table.weight[low:high])
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -201,30 +191,6 @@ class _NoInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key is seen, else -inf: made once a pass, where a bool mask would be converted in each layer."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-
-
-def banded_rows(
-    tokens: Tensor, segment: Tensor | None, context: int, dtype: torch.dtype = torch.float32
-) -> Iterator[Rows]:
-    """Who sees whom in whole sequences, in blocks of queries that read little more than what they may see.
-
-    Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
-    which keeps its softmax defined.
-    """
-    length = tokens.shape[1]
-    index = torch.arange(length, device=tokens.device)
-    for start in range(0, length, QUERIES):
-        queries, keys = slice(start, start + QUERIES), slice(max(0, start - context + 1), start + QUERIES)
-        distance = index[queries, None] - index[None, keys]
-        mask = ((distance >= 0) & (distance < context)) & (tokens[:, None, keys] != PAD)
-        if segment is not None:
-            mask = mask & (segment[:, queries, None] == segment[:, None, keys])
-        yield Rows(queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
 
 
 def initialise(model: Gato) -> None:

@@ -11,6 +11,7 @@ import tyro
 
 from gato_agent.envs.errors import UsageError, at_least
 
+Precision = Literal["float32", "bfloat16"]
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 
 
@@ -46,8 +47,10 @@ class TrainConfig:
     """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32."""
     text_model: Path | None = None
     """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
-    weights: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which model.safetensors is stored; training and play use float32."""
+    precision: Precision = "float32"
+    """Of matrix products in training. Weights, sums, norms, the loss and the optimizer are of float32 either way."""
+    weights: Precision = "float32"
+    """Precision in which model.safetensors is stored; play uses float32."""
     mixture: str = "{}"
     """How often tasks are drawn, as JSON: {"LunarLander-v3": 3} for three times as often as those not named."""
     save_every: int = 50

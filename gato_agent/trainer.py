@@ -29,7 +29,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
-        self._loss: nn.Module = ActionLoss(model, config.smooth_bins)
+        self._loss: nn.Module = ActionLoss(model, config.smooth_bins, getattr(torch, config.precision))
         if self.ranks.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
         decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -49,11 +49,11 @@ class Trainer:
             group["lr"] = self.config.rate(self.step)
         total, count = self._loss(batch)
         whole = self.ranks.sum(torch.stack((total.detach(), total.new_tensor(count))))  # loss and targets of all parts
-        targets = max(1.0, whole[1].item())
+        targets = whole[1].clamp(min=1)  # a tensor: a GPU is waited for only when all its work is given out
         self.optimizer.zero_grad()
         (total * self.ranks.size / targets).backward()  # gradients are averaged over the processes
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        figures = whole[0].item() / targets, norm.item()
+        figures = (whole[0] / targets).item(), norm.item()
         if not all(map(math.isfinite, figures)):
             raise GatoError(
                 f"step {self.step}: the loss is {figures[0]} and its gradient {figures[1]}; the last checkpoint is "

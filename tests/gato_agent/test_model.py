@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gato_agent.attention import attend, banded_rows
 from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
-from gato_agent.model import Block, Gato, angles_of, banded_rows
+from gato_agent.embedding import PatchEmbedding, distinct
+from gato_agent.model import Block, Gato, angles_of
 from gato_agent.spaces import PAD, PATCH
 
 NANO = dataclasses.replace(GatoConfig.nano(), context=32)
@@ -41,15 +43,35 @@ def test_blockwise_attention_equals_one_dense_mask() -> None:
     length, context = 300, 32
     tokens = random_tokens(2, length)
     tokens[:, ::9] = PAD
-    segment = torch.arange(length).div(70, rounding_mode="floor").expand(2, -1)
-    q, k, v = torch.randn(3, 2, 4, length, 32).unbind()
+    segment = torch.stack([torch.arange(length).div(n, rounding_mode="floor") for n in (70, 200)])
+    q, k, v = (torch.randn(2, 4, length, 32, requires_grad=True) for _ in range(3))
     distance = torch.arange(length)[:, None] - torch.arange(length)
     dense = (distance >= 0) & (distance < context) & (segment[:, :, None] == segment[:, None, :])
     dense = dense & (tokens != PAD)[:, None, :] | (distance == 0)
     expected = F.scaled_dot_product_attention(q, k, v, dense.unsqueeze(1))
-    rows = banded_rows(tokens, segment, context)
-    parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask) for r in rows]
-    torch.testing.assert_close(torch.cat(parts, dim=2), expected)
+    y = attend(q, k, v, list(banded_rows(tokens, segment, context)))
+    torch.testing.assert_close(y, expected)
+    g = torch.randn_like(y)
+    for found, right in zip(*(torch.autograd.grad(x, (q, k, v), g) for x in (y, expected)), strict=True):
+        torch.testing.assert_close(found, right)
+
+
+def test_patches_that_are_the_same_are_looked_at_once() -> None:
+    few = torch.randint(0, 256, (3, 16, 16, 4), dtype=torch.uint8)
+    patches = few[torch.tensor([0, 1, 0, 2, 2, 0])]
+    found, place = distinct(patches)
+    assert len(found) == 3
+    assert torch.equal(found[place], patches)
+    tower = PatchEmbedding(NANO).double()
+    pixels = torch.tensor([[[0, 1], [64, 65]]] * 6)  # places of one index: nothing is drawn
+    pictures = {}
+    for training in (True, False):
+        y = tower.train(training)(patches, pixels)
+        y.square().sum().backward()
+        pictures[training] = y.detach(), tower.stem.weight.grad
+        tower.zero_grad()
+    for once, each in zip(pictures[True], pictures[False], strict=True):
+        torch.testing.assert_close(once, each)
 
 
 def test_attention_ends_at_the_context() -> None:
