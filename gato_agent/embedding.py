@@ -1,5 +1,6 @@
 """Tokens, image patches and positions -> vectors (Gato paper, sections 2.2 and C.2-C.3)."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,11 +51,20 @@ class PatchEmbedding(nn.Module):
         Returns:
             [k, width]
         """
-        x = patches.permute(0, 3, 1, 2).to(self.stem.weight.dtype)
-        x = (x / 127.5 - 1) / PATCH_SIZE**0.5  # pixels in [-1, 1], then over sqrt(16): paper, section 2.1
-        x = self.units(self.stem(x)).mean(dim=(2, 3))  # [k, units[-1]]
         rows, columns = self._positions(intervals).unbind(1)
-        return self.project(x) + self.row(rows) + self.column(columns)  # type: ignore[no-any-return]
+        if self.training and patches.device.type == "cpu":
+            patches, place = distinct(patches)
+            x = self._look(patches)[place]
+        else:
+            x = self._look(patches)
+        return x + self.row(rows) + self.column(columns)  # type: ignore[no-any-return]
+
+    def _look(self, patches: Tensor) -> Tensor:
+        """[k, 16, 16, 4] -> [k, width], in float32 always: bfloat16 is slower for so few channels, and coarser."""
+        with torch.autocast(patches.device.type, enabled=False):
+            x = patches.permute(0, 3, 1, 2).to(self.stem.weight.dtype)
+            x = (x / 127.5 - 1) / PATCH_SIZE**0.5  # pixels in [-1, 1], then over sqrt(16): paper, section 2.1
+            return self.project(self.units(self.stem(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
     def _positions(self, intervals: Tensor) -> Tensor:
         """One position per interval: uniform within it in training, its rounded mean in evaluation. [k, 2]."""
@@ -64,6 +74,14 @@ class PatchEmbedding(nn.Module):
         else:
             position = torch.round((low + high) / 2).long()
         return position.clamp(max=self.row.num_embeddings - 1)
+
+
+def distinct(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches without repetition, and where each of [k, ...] is among them: much of a picture stays as it was."""
+    flat = patches.numpy().reshape(len(patches), -1)
+    rows = flat.view(np.dtype((np.void, flat.shape[1]))).ravel()
+    _, first, place = np.unique(rows, return_index=True, return_inverse=True)
+    return patches[torch.from_numpy(first)], torch.from_numpy(place)
 
 
 class Embedding(nn.Module):

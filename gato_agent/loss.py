@@ -16,15 +16,17 @@ class ActionLoss(nn.Module):
     Args:
         model: to be trained.
         smooth_bins: standard deviation, in bins, by which targets of continuous actions are spread over neighbours.
+        precision: of matrix products; those of the patch tower and of the loss stay in float32.
     """
 
-    def __init__(self, model: Gato, smooth_bins: float) -> None:
+    def __init__(self, model: Gato, smooth_bins: float, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.model, self.smooth_bins = model, smooth_bins
+        self.model, self.smooth_bins, self.precision = model, smooth_bins, precision
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sums over the targets of each family of a batch, and their numbers."""
-        return action_loss(self.model, batch, self.smooth_bins)
+        with torch.autocast(batch.tokens.device.type, self.precision, enabled=self.precision != torch.float32):
+            return action_loss(self.model, batch, self.smooth_bins)
 
 
 def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,30 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gato_agent.attention import Rows, additive, attend, banded_rows, pinned_rows
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
-from gato_agent.spaces import BINS, PAD, POSITIONS
+from gato_agent.spaces import BINS, POSITIONS
 
 Angles = tuple[Tensor, Tensor]  # cosine and sine
-QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
 
 
-class Pinned(NamedTuple):
-    """Keys of prompts that a block of queries sees from however far, as if it stood at the end of the context."""
+class Places(NamedTuple):
+    """Where tokens are, and who sees whom."""
 
-    keys: Tensor  # int64 [batch, m], where they are in the sequence
-    mask: Tensor  # [batch, 1, queries, m], added to the scores
-    angles: Angles  # of the queries
-
-
-class Rows(NamedTuple):
-    """Which keys one block of queries reads, and which of them it may see."""
-
-    queries: slice
-    keys: slice
-    mask: Tensor  # [batch or 1, 1, queries, keys], added to the scores: 0, or -inf where a key is not seen
-    pinned: Pinned | None = None
+    rows: list[Rows]
+    angles: Angles
+    clamped: Angles | None = None  # of queries as they look at pinned keys from afar
 
 
 def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
@@ -72,39 +62,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, angles: Angles, rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
-        """[batch, length, width] -> the same; `rows` says who sees whom."""
+    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
+        """[batch, length, width] -> the same."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
-        (q, k), v = rotate(qkv[:2], *angles), qkv[2]
+        q, k = rotate(qkv[:2], *places.angles)
+        v = qkv[2].to(q.dtype)
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        parts = [
-            attend_pinned(q, qkv[0], k, v, r, r.pinned) if r.pinned else
-            F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
-            for r in rows
-        ]  # fmt: skip
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
-
-
-def attend_pinned(q: Tensor, unturned: Tensor, k: Tensor, v: Tensor, rows: Rows, pinned: Pinned) -> Tensor:
-    """Attention of a block's queries to its keys and to pinned ones, in one softmax: [batch, heads, queries, size].
-
-    Args:
-        q: turned by its index, [batch, heads, length, size], as are k and v.
-        unturned: the same queries without a rotation.
-        k: turned keys.
-        v: values.
-        rows: of the block.
-        pinned: of the block.
-    """
-    again = pinned.keys[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-    k_pinned, v_pinned = k.gather(2, again), v.gather(2, again)
-    near = q[:, :, rows.queries] @ k[:, :, rows.keys].mT
-    far = rotate(unturned[:, :, rows.queries], *pinned.angles) @ k_pinned.mT
-    scores = torch.cat((near, far), dim=3) * q.shape[3] ** -0.5 + torch.cat((rows.mask, pinned.mask), dim=3)
-    return torch.matmul(scores.softmax(3), torch.cat((v[:, :, rows.keys], v_pinned), dim=2))
+        far = None if places.clamped is None else rotate(qkv[0], *places.clamped)
+        return self.out(attend(q, k, v, places.rows, far).transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -147,9 +114,9 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, angles: Angles, rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
-        x = x + self.drop(self.attention(self.attention_norm(x), angles, rows, cache))
+        x = x + self.drop(self.attention(self.attention_norm(x), places, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
 
 
@@ -214,21 +181,33 @@ class Gato(nn.Module):
             intervals = whole.expand(len(patches), 2, 2)
         x = self.embedding(tokens, local, patches, intervals)
         if cache is None:
-            index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
-            rows = list(banded_rows(tokens, segment, self.config.context, x.dtype))
-            if pinned is not None:
-                rows = list(pinned_rows(rows, tokens, segment, index, pinned, self.config))
+            places = self._places(tokens, segment, index, pinned, x.dtype)
         else:
             index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), additive(seen, x.dtype))]
-        angles = angles_of(index, self.config.head_size, x.dtype)
+            rows = [Rows(slice(None), slice(None), slice(None), additive(seen, x.dtype))]
+            places = Places(rows, angles_of(index, self.config.head_size, x.dtype))
         for layer, block in enumerate(self.blocks):
-            x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
+            x = block(x, places, None if cache is None else CachedLayer(cache, layer))
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def _places(
+        self, tokens: Tensor, segment: Tensor | None, index: Tensor | None, pinned: Tensor | None, dtype: torch.dtype
+    ) -> Places:
+        """Of whole sequences."""
+        size, context = self.config.head_size, self.config.context
+        index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
+        angles = angles_of(index, size, dtype)
+        if pinned is None:
+            return Places(list(banded_rows(tokens, segment, context, dtype)), angles)
+        index, pinned = index.expand(tokens.shape), pinned.expand(tokens.shape)
+        rows = list(pinned_rows(tokens, segment, index, pinned, context, dtype))
+        far = any(row.pinned for row in rows)
+        return Places(rows, angles, angles_of(index.clamp(max=context - 1), size, dtype) if far else None)
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
-        return F.linear(hidden, self.embedding.table.weight[low:high])
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 could not tell scores apart
+            return F.linear(hidden, self.embedding.table.weight[low:high])
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -238,59 +217,6 @@ class _NoInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key is seen, else -inf: made once a pass, where a bool mask would be converted in each layer."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-
-
-def banded_rows(
-    tokens: Tensor, segment: Tensor | None, context: int, dtype: torch.dtype = torch.float32
-) -> Iterator[Rows]:
-    """Who sees whom in whole sequences, in blocks of queries that read little more than what they may see.
-
-    Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
-    which keeps its softmax defined.
-    """
-    length = tokens.shape[1]
-    index = torch.arange(length, device=tokens.device)
-    for start in range(0, length, QUERIES):
-        queries, keys = slice(start, start + QUERIES), slice(max(0, start - context + 1), start + QUERIES)
-        distance = index[queries, None] - index[None, keys]
-        mask = ((distance >= 0) & (distance < context)) & (tokens[:, None, keys] != PAD)
-        if segment is not None:
-            mask = mask & (segment[:, queries, None] == segment[:, None, keys])
-        yield Rows(queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
-
-
-def pinned_rows(
-    rows: list[Rows], tokens: Tensor, segment: Tensor | None, index: Tensor, pinned: Tensor, config: GatoConfig
-) -> Iterator[Rows]:
-    """The same blocks where episodes begin with prompts, which leave less of the context to all else.
-
-    Token i sees token j of its own segment where j <= i and (i - j < context - P or j < P), by their index there.
-    Up to an index of `context` all that is seen is among a block's keys; beyond, prompts are fetched from afar.
-    """
-    index, pinned = index.expand(tokens.shape), pinned.expand(tokens.shape)
-    segment = torch.zeros_like(tokens) if segment is None else segment
-    prompt = (index < pinned) & (tokens != PAD)  # [batch, length]
-    far = (index >= config.context) & (pinned > 0)
-    beyond = far.any(0).tolist()
-    for queries, keys, mask, _ in rows:
-        distance = index[:, queries, None] - index[:, None, keys]
-        recent = distance < config.context - pinned[:, queries, None]
-        seen = recent | (prompt[:, None, keys] & ~far[:, queries, None])
-        same = segment[:, queries, None] == segment[:, None, keys]
-        fetched = None
-        if any(beyond[queries]):
-            found = far[:, queries, None] & prompt[:, None, :] & (segment[:, queries, None] == segment[:, None, :])
-            needed = found.any(1)  # [batch, length]
-            at = needed.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(needed.sum(1).max())]
-            shown = found.gather(2, at[:, None, :].expand(-1, found.shape[1], -1)).unsqueeze(1)
-            clamped = index[:, queries].clamp(max=config.context - 1)
-            fetched = Pinned(at, additive(shown, mask.dtype), angles_of(clamped, config.head_size, mask.dtype))
-        yield Rows(queries, keys, mask.masked_fill(~(seen & same).unsqueeze(1), -torch.inf), fetched)
 
 
 def initialise(model: Gato) -> None:

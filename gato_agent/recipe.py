@@ -11,6 +11,7 @@ import tyro
 
 from gato_agent.envs.errors import UsageError, at_least
 
+Precision = Literal["float32", "bfloat16"]
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 
 
@@ -51,8 +52,10 @@ class TrainConfig:
     prompt: Literal["auto", "none", "text", "demo"] = "auto"
     """What episodes begin with, seen for ever: text is their instruction, said only there, or the name of the task;
     demo, in a quarter of the cases, a piece of another episode. auto: as in --init, else text where it tells apart."""
-    weights: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which model.safetensors is stored; training and play use float32."""
+    precision: Precision = "float32"
+    """Of matrix products in training. Weights, sums, norms, the loss and the optimizer are of float32 either way."""
+    weights: Precision = "float32"
+    """Precision in which model.safetensors is stored; play uses float32."""
     mixture: str = "{}"
     """Shares of the tokens, 1 for each task that is not named, as JSON: {"LunarLander-v3": 3, "babyai": 0.5}; a family
     stands for each of its tasks."""

@@ -41,7 +41,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
-        self._loss: nn.Module = ActionLoss(model, config.smooth_bins)
+        self._loss: nn.Module = ActionLoss(model, config.smooth_bins, getattr(torch, config.precision))
         if self.ranks.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
         decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -57,13 +57,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         sums, counts = self._loss(batch)
-        losses, numbers = self.ranks.sum(torch.stack((sums.detach(), counts))).tolist()  # of all parts
-        targets = max(1.0, sum(numbers))
+        whole = self.ranks.sum(torch.stack((sums.detach(), counts)))  # losses and targets of all parts, [2, families]
+        targets = whole[1].sum().clamp(min=1)  # a tensor: a GPU is waited for only when all its work is given out
         self.optimizer.zero_grad()
         (sums.sum() * self.ranks.size / targets).backward()  # gradients are averaged over the processes
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        losses, numbers = whole.tolist()
         families = tuple(loss / number if number else None for loss, number in zip(losses, numbers, strict=True))
-        figures = Figures(sum(losses) / targets, norm.item(), families)
+        figures = Figures(sum(losses) / max(1.0, sum(numbers)), norm.item(), families)
         if not math.isfinite(figures.loss + figures.norm):
             raise GatoError(
                 f"step {self.step}: the loss is {figures.loss} and its gradient {figures.norm}; the last checkpoint is "

@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +26,7 @@ from gato_agent.data import load_data, mixture
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.loss import action_loss, gaussian
 from gato_agent.model import Gato
+from gato_agent.recipe import Precision
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.spaces import PAD
 from gato_agent.text import TextTokenizer
@@ -122,8 +124,9 @@ def test_a_constant_rate_decays_in_the_end() -> None:
         TrainConfig(holdout=0.9).check()
 
 
-def test_saved_state_continues_exactly(tmp_path: Path) -> None:
-    config = TrainConfig(steps=6, warmup=2)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_saved_state_continues_exactly(precision: Precision, tmp_path: Path) -> None:
+    config = TrainConfig(steps=6, warmup=2, precision=precision)
     size = dataclasses.replace(SHORT, stochastic_depth=0.2)
 
     def fresh() -> Trainer:
@@ -140,6 +143,18 @@ def test_saved_state_continues_exactly(tmp_path: Path) -> None:
     second.load(tmp_path / "state")
     assert [second.update(random_batch(i)) for i in range(3, 6)] == losses[3:]
     assert second.to_bytes() == whole.to_bytes()
+
+
+def test_bfloat16_takes_nearly_the_steps_of_float32() -> None:
+    losses = {}
+    for precision in get_args(Precision):
+        torch.manual_seed(0)
+        trainer = Trainer(TrainConfig(steps=8, warmup=2, precision=precision), Gato(SHORT))
+        losses[precision] = [trainer.update(random_batch(0))[0] for _ in range(8)]
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+        assert losses[precision][-1] < losses[precision][0] - 0.1
+    assert losses["bfloat16"] != losses["float32"]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
 
 
 def test_a_loss_that_is_not_finite_stops_training() -> None:
