@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gato_agent.cache import Cache
+from gato_agent.cache import Cache, Pinning
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
 from gato_agent.spaces import BINS, PAD, POSITIONS
@@ -19,9 +19,9 @@ QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on 
 
 
 class Pinned(NamedTuple):
-    """Keys of prompts that a block of queries sees from however far, as if it stood at the end of the context."""
+    """Keys of prompts that a block of queries sees from however far, as if it stood in the context's last place."""
 
-    keys: Tensor  # int64 [batch, m], where they are in the sequence
+    keys: Tensor | None  # int64 [batch, m], where they are in the sequence; None for where the cache has them
     mask: Tensor  # [batch, 1, queries, m], added to the scores
     angles: Angles  # of the queries
 
@@ -79,32 +79,32 @@ class Attention(nn.Module):
         (q, k), v = rotate(qkv[:2], *angles), qkv[2]
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        parts = [
-            attend_pinned(q, qkv[0], k, v, r, r.pinned) if r.pinned else
-            F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
-            for r in rows
-        ]  # fmt: skip
+        parts = []
+        for r in rows:
+            block = q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys]
+            if r.pinned is None:
+                parts.append(F.scaled_dot_product_attention(*block, r.mask))
+            else:
+                far = rotate(qkv[0, :, :, r.queries], *r.pinned.angles)
+                prompt = cache.prompts() if cache is not None else fetch(k, v, r.pinned.keys)
+                parts.append(attend_both(*block, far, *prompt, torch.cat((r.mask, r.pinned.mask), dim=3)))
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
-def attend_pinned(q: Tensor, unturned: Tensor, k: Tensor, v: Tensor, rows: Rows, pinned: Pinned) -> Tensor:
-    """Attention of a block's queries to its keys and to pinned ones, in one softmax: [batch, heads, queries, size].
+def fetch(k: Tensor, v: Tensor, at: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Keys and values [batch, heads, m, size] from places [batch, m] of [batch, heads, length, size]."""
+    assert at is not None
+    at = at[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+    return k.gather(2, at), v.gather(2, at)
 
-    Args:
-        q: turned by its index, [batch, heads, length, size], as are k and v.
-        unturned: the same queries without a rotation.
-        k: turned keys.
-        v: values.
-        rows: of the block.
-        pinned: of the block.
-    """
-    again = pinned.keys[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-    k_pinned, v_pinned = k.gather(2, again), v.gather(2, again)
-    near = q[:, :, rows.queries] @ k[:, :, rows.keys].mT
-    far = rotate(unturned[:, :, rows.queries], *pinned.angles) @ k_pinned.mT
-    scores = torch.cat((near, far), dim=3) * q.shape[3] ** -0.5 + torch.cat((rows.mask, pinned.mask), dim=3)
-    return torch.matmul(scores.softmax(3), torch.cat((v[:, :, rows.keys], v_pinned), dim=2))
+
+def attend_both(
+    q: Tensor, k: Tensor, v: Tensor, far: Tensor, k_pinned: Tensor, v_pinned: Tensor, mask: Tensor
+) -> Tensor:
+    """Attention to recent keys and to pinned ones, for which the queries are turned otherwise, in one softmax."""
+    scores = torch.cat((q @ k.mT, far @ k_pinned.mT), dim=3) * q.shape[3] ** -0.5 + mask
+    return torch.matmul(scores.softmax(3), torch.cat((v, v_pinned), dim=2))
 
 
 class FeedForward(nn.Module):
@@ -156,12 +156,17 @@ class Block(nn.Module):
 class CachedLayer(NamedTuple):
     """The cache as one layer sees it."""
 
-    cache: Cache
+    cache: Cache | Pinning
     layer: int
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store this pass's keys and values; return all that are held."""
         return self.cache.update(self.layer, k, v)
+
+    def prompts(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prompts."""
+        assert isinstance(self.cache, Cache)
+        return self.cache.prompts(self.layer)
 
 
 class Gato(nn.Module):
@@ -192,7 +197,7 @@ class Gato(nn.Module):
         segment: Tensor | None = None,
         index: Tensor | None = None,
         pinned: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | Pinning | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
 
@@ -220,11 +225,19 @@ class Gato(nn.Module):
                 rows = list(pinned_rows(rows, tokens, segment, index, pinned, self.config))
         else:
             index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), additive(seen, x.dtype))]
+            rows = [Rows(slice(None), slice(None), additive(seen, x.dtype), self._prompts(cache, index, x.dtype))]
         angles = angles_of(index, self.config.head_size, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def _prompts(self, cache: Cache | Pinning, index: Tensor, dtype: torch.dtype) -> Pinned | None:
+        """What the cache has pinned, as the queries of a pass see it."""
+        if isinstance(cache, Pinning) or not cache.prompt:
+            return None
+        mask = additive(cache.pinned[:, None, None, :].expand(-1, 1, index.shape[-1], -1), dtype)
+        clamped = index.clamp(max=self.config.context - 1)
+        return Pinned(None, mask, angles_of(clamped, self.config.head_size, dtype))
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
