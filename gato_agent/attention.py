@@ -19,7 +19,7 @@ class Pinned(NamedTuple):
     """Keys of a prompt that a block of queries sees from however far, as if it stood at the end of the context."""
 
     keys: slice
-    mask: Tensor  # [1, 1, queries, keys], added to the scores
+    mask: Tensor  # [lanes, 1, queries, keys], added to the scores
 
 
 class Rows(NamedTuple):
@@ -37,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rows: list[Rows], far: Tensor | None
 
     Rows stand lane by lane. `far` are the queries that pinned keys are compared with.
     """
-    if q.device.type == "cpu" and (len(rows) > 1 or far is not None):
+    if q.device.type == "cpu" and len(rows) > 1:
         return _Blocks.apply(q, q if far is None else far, k, v, rows)  # type: ignore[no-any-return,no-untyped-call]
     lanes: dict[int, list[Tensor]] = {}
     for row in rows:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gato_agent.attention import Rows, additive, attend, banded_rows, pinned_rows
-from gato_agent.cache import Cache
+from gato_agent.attention import Pinned, Rows, additive, attend, banded_rows, pinned_rows
+from gato_agent.cache import Cache, Pinning
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
 from gato_agent.spaces import BINS, POSITIONS
@@ -123,7 +123,7 @@ class Block(nn.Module):
 class CachedLayer(NamedTuple):
     """The cache as one layer sees it."""
 
-    cache: Cache
+    cache: Cache | Pinning
     layer: int
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ class Gato(nn.Module):
         segment: Tensor | None = None,
         index: Tensor | None = None,
         pinned: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | Pinning | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
 
@@ -183,9 +183,7 @@ class Gato(nn.Module):
         if cache is None:
             places = self._places(tokens, segment, index, pinned, x.dtype)
         else:
-            index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), slice(None), additive(seen, x.dtype))]
-            places = Places(rows, angles_of(index, self.config.head_size, x.dtype))
+            places = self._cached_places(cache, tokens, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, places, None if cache is None else CachedLayer(cache, layer))
         return self.norm(x)  # type: ignore[no-any-return]
@@ -203,6 +201,17 @@ class Gato(nn.Module):
         rows = list(pinned_rows(tokens, segment, index, pinned, context, dtype))
         far = any(row.pinned for row in rows)
         return Places(rows, angles, angles_of(index.clamp(max=context - 1), size, dtype) if far else None)
+
+    def _cached_places(self, cache: Cache | Pinning, tokens: Tensor, dtype: torch.dtype) -> Places:
+        """Of the next tokens of every lane, for which this makes room."""
+        index, seen = cache.advance(tokens)
+        size, everything, pinned, clamped = self.config.head_size, slice(None), None, None
+        if isinstance(cache, Cache) and cache.prompt:
+            shown = cache.pinned[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
+            pinned = Pinned(slice(0, cache.prompt), additive(shown, dtype))
+            clamped = angles_of(index.clamp(max=self.config.context - 1), size, dtype)
+        rows = Rows(everything, everything, slice(cache.prompt, None), additive(seen, dtype), pinned)
+        return Places([rows], angles_of(index, size, dtype), clamped)
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
