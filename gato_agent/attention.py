@@ -1,91 +1,118 @@
-"""Sliding-window attention inside episodes, in blocks of queries that read little more than what they may see."""
+"""Attention of whole windows in training, in compiled C++ (`attention.cpp`), for CPUs.
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+It computes what the blocks of `model.banded_rows` do, several times faster: no key outside an episode or the context is
+touched, no mask is read, and rotation is part of it. bfloat16 is multiplied as such where the processor can.
+"""
+
+import ctypes
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from gato_agent.config import GatoConfig
+from gato_agent.native import library
 from gato_agent.spaces import PAD
 
-QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
+SOURCE = Path(__file__).with_name("attention.cpp")
+COLUMNS = 32  # heads are a multiple of this in size
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-
-
-class Rows(NamedTuple):
-    """Which keys one block of queries reads, and which of them it may see."""
-
-    lanes: slice
-    queries: slice
-    keys: slice
-    mask: Tensor  # [lanes or 1, 1, queries, keys], added to the scores: 0, or -inf where a key is not seen
+_log = logging.getLogger(__name__)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, rows: list[Rows]) -> Tensor:
-    """Softmax attention of q over k and v [batch, heads, length, size], as `rows` say, which hold each query once."""
-    if len(rows) > 1 and q.device.type == "cpu":
-        return _Blocks.apply(q, k, v, rows)  # type: ignore[no-any-return,no-untyped-call]
-    parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask) for r in rows]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+class _Windows(ctypes.Structure):
+    """The struct of attention.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("batch", "length", "heads", "size", "context", "threads")),
+        *((name, ctypes.c_void_p) for name in ("index", "pinned", "segment", "pad", "cos", "sin")),
+    ]  # fmt: skip
 
 
-class _Blocks(torch.autograd.Function):
-    """What `attend` does, with gradients summed in place: autograd would pad each block's to the whole length."""
+@dataclass(frozen=True)
+class Band:
+    """Who sees whom in windows: token i sees token j of its own segment where j <= i and i - j < context.
+
+    With prompts, i - j < context - P or j < P by their index, see `Gato.forward`. A PAD is seen by itself alone.
+    """
+
+    windows: _Windows
+    kept: tuple[Tensor, ...]  # what it points into
+
+    @classmethod
+    def of(
+        cls, config: GatoConfig, tokens: Tensor, segment: Tensor | None, index: Tensor, pinned: Tensor | None,
+        angles: tuple[Tensor, Tensor],
+    ) -> Self:  # fmt: skip
+        """Describe windows.
+
+        Args:
+            config: of the model.
+            tokens: integer [batch, length].
+            segment: integer [batch, length], each a run of neighbours; None for one a window.
+            index: integer [batch or 1, length], place of each token, rising within a segment.
+            pinned: integer [batch, length], tokens of the prompt that its segment begins with; None for none.
+            angles: cosine and sine of each place up to the largest, float32 [places, size].
+        """
+        batch, length = tokens.shape
+        zeros = torch.zeros_like(tokens)
+        whole = [zeros if x is None else x.expand(tokens.shape) for x in (pinned, segment)]
+        turns = [x[:, : config.head_size // 2].contiguous() for x in (angles[0], -angles[1])]
+        kept = (
+            *(x.to(torch.int32).contiguous() for x in (index.expand(tokens.shape), *whole)),
+            (tokens == PAD).contiguous(), *turns,
+        )  # fmt: skip
+        sizes = batch, length, config.heads, config.head_size, config.context, torch.get_num_threads()
+        return cls(_Windows(*sizes, *(x.data_ptr() for x in kept)), kept)
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Queries, keys and values [batch, length, 3, heads, size], not yet turned -> [batch, length, heads, size]."""
+        return _Attend.apply(qkv.contiguous(), self)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Attend(torch.autograd.Function):
+    """Calls attention.cpp."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: list[Rows]) -> Tensor:
-        """Attend block by block."""
-        y, sums = torch.empty_like(q), []
-        for at, i, j, mask in rows:
-            y[at, :, i], sums_of_block = _forward(q[at, :, i], k[at, :, j], v[at, :, j], attn_mask=mask)
-            sums.append(sums_of_block)
-        ctx.save_for_backward(q, k, v, y, *sums)
-        ctx.rows = rows
+    def forward(ctx: Any, qkv: Tensor, band: Band) -> Tensor:
+        """See `Band.attend`."""
+        batch, length, _, heads, size = qkv.shape
+        y, sums = qkv.new_empty(batch, length, heads, size), torch.empty(batch, heads, length)
+        _call("gato_attend", band, qkv, y, sums)
+        ctx.save_for_backward(qkv, y, sums)
+        ctx.band = band
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients of q, k and v."""
-        (g,), (q, k, v, y, *sums) = gradient, ctx.saved_tensors
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (at, i, j, mask), sums_of_block in zip(ctx.rows, sums, strict=True):
-            dq[at, :, i], dk_of_block, dv_of_block = _backward(
-                g[at, :, i], q[at, :, i], k[at, :, j], v[at, :, j], y[at, :, i], sums_of_block, 0.0, False,
-                attn_mask=mask,
-            )  # fmt: skip
-            dk[at, :, j] += dk_of_block
-            dv[at, :, j] += dv_of_block
-        return dq, dk, dv, None
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None]:
+        """Gradient of qkv."""
+        qkv, y, sums = ctx.saved_tensors
+        found = torch.empty_like(qkv)
+        _call("gato_attend_backward", ctx.band, qkv, y, sums, gradient[0].to(qkv.dtype).contiguous(), found)
+        return found, None
 
 
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key is seen, else -inf: made once a pass, where a bool mask would be converted in each layer."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+def _call(name: str, band: Band, qkv: Tensor, *tensors: Tensor) -> None:
+    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (qkv, *tensors)]
+    half = ctypes.c_int32(qkv.dtype == torch.bfloat16)
+    getattr(library(SOURCE), name)(ctypes.byref(band.windows), half, *pointers)
 
 
-def banded_rows(
-    tokens: Tensor, segment: Tensor | None, context: int, dtype: torch.dtype = torch.float32
-) -> Iterator[Rows]:
-    """Who sees whom in whole sequences.
+@cache
+def available() -> bool:
+    """Whether it can be compiled here; says so once if not."""
+    try:
+        library(SOURCE)
+    except OSError as error:
+        _log.warning("training with PyTorch's attention, which is slower: %s", error)
+        return False
+    return True
 
-    Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
-    which keeps its softmax defined. On a CPU each lane's blocks start where the segment of their first query does.
-    """
-    length = tokens.shape[1]
-    index = torch.arange(length, device=tokens.device)
-    first = torch.zeros(1, length, dtype=torch.int64)  # of each token's segment, per lane
-    if segment is not None and tokens.device.type == "cpu":
-        change = torch.diff(segment, dim=1, prepend=segment[:, :1]) != 0
-        first = torch.where(change, index, 0).cummax(dim=1).values
-    for lane, beginnings in enumerate(first[:, ::QUERIES].tolist()):
-        at = slice(None) if len(first) == 1 else slice(lane, lane + 1)
-        for start, beginning in zip(range(0, length, QUERIES), beginnings, strict=True):
-            queries, keys = slice(start, start + QUERIES), slice(max(beginning, start - context + 1), start + QUERIES)
-            distance = index[queries, None] - index[None, keys]
-            mask = ((distance >= 0) & (distance < context)) & (tokens[at, None, keys] != PAD)
-            if segment is not None:
-                mask = mask & (segment[at, queries, None] == segment[at, None, keys])
-            yield Rows(at, queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
+
+def fits(config: GatoConfig, device: str) -> bool:
+    """Whether models of this shape can use it on a device: on a CPU, those of all named sizes."""
+    return device == "cpu" and config.head_size % COLUMNS == 0 and available()

@@ -1,5 +1,6 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -8,13 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gato_agent.attention import Rows, additive, attend, banded_rows
+from gato_agent.attention import Band
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
-from gato_agent.spaces import BINS, POSITIONS
+from gato_agent.spaces import BINS, PAD, POSITIONS
 
 Angles = tuple[Tensor, Tensor]  # cosine and sine
+QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
+
+
+class Rows(NamedTuple):
+    """Which keys one block of queries reads, and which of them it may see."""
+
+    queries: slice
+    keys: slice
+    mask: Tensor  # [batch or 1, 1, queries, keys], added to the scores: 0, or -inf where a key is not seen
 
 
 def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
@@ -54,15 +64,21 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, angles: Angles, rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, rows: list[Rows] | Band, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same; `rows` says who sees whom."""
         b, n, d = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
+        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
+        if isinstance(rows, Band):
+            return self.out(rows.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
         q, k = rotate(qkv[:2], *angles)
         v = qkv[2].to(q.dtype)
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        return self.out(attend(q, k, v, rows).transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+        parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
+                 for r in rows]  # fmt: skip
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -105,7 +121,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, angles: Angles, rows: list[Rows], cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, rows: list[Rows] | Band, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         x = x + self.drop(self.attention(self.attention_norm(x), angles, rows, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
@@ -123,7 +139,13 @@ class CachedLayer(NamedTuple):
 
 
 class Gato(nn.Module):
-    """Tokens and patches in, hidden states out; `logits` turns those into scores of ids."""
+    """Tokens and patches in, hidden states out; `logits` turns those into scores of ids.
+
+    Attributes:
+        compiled: whether whole windows are trained on with compiled attention.
+    """
+
+    compiled = False
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
@@ -169,13 +191,24 @@ class Gato(nn.Module):
         x = self.embedding(tokens, local, patches, intervals)
         if cache is None:
             index = torch.arange(tokens.shape[1], device=tokens.device)
+            if self.compiled and self.training:
+                return self._compiled(x, tokens, segment, index)
             rows = list(banded_rows(tokens, segment, self.config.context, x.dtype))
         else:
             index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), slice(None), additive(seen, x.dtype))]
+            rows = [Rows(slice(None), slice(None), additive(seen, x.dtype))]
         angles = angles_of(index, self.config.head_size, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def _compiled(self, x: Tensor, tokens: Tensor, segment: Tensor | None, index: Tensor) -> Tensor:
+        """All blocks over whole windows, with compiled attention."""
+        places = torch.arange(int(index.max()) + 1)
+        cos, sin = (x.squeeze(0) for x in angles_of(places, self.config.head_size, torch.float32))
+        band = Band.of(self.config, tokens, segment, index, None, (cos, sin))
+        for block in self.blocks:
+            x = block(x, (cos, sin), band, None)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
@@ -191,6 +224,30 @@ class _NoInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen, else -inf: made once a pass, where a bool mask would be converted in each layer."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def banded_rows(
+    tokens: Tensor, segment: Tensor | None, context: int, dtype: torch.dtype = torch.float32
+) -> Iterator[Rows]:
+    """Who sees whom in whole sequences, in blocks of queries that read little more than what they may see.
+
+    Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
+    which keeps its softmax defined.
+    """
+    length = tokens.shape[1]
+    index = torch.arange(length, device=tokens.device)
+    for start in range(0, length, QUERIES):
+        queries, keys = slice(start, start + QUERIES), slice(max(0, start - context + 1), start + QUERIES)
+        distance = index[queries, None] - index[None, keys]
+        mask = ((distance >= 0) & (distance < context)) & (tokens[:, None, keys] != PAD)
+        if segment is not None:
+            mask = mask & (segment[:, queries, None] == segment[:, None, keys])
+        yield Rows(queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
 
 
 def initialise(model: Gato) -> None:

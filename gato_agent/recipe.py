@@ -49,6 +49,8 @@ class TrainConfig:
     """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
     precision: Precision = "float32"
     """Of matrix products in training. Weights, sums, norms, the loss and the optimizer are of float32 either way."""
+    compile: bool = True
+    """Attention in C++, compiled at first use, on a CPU with a compiler. Part of what makes a run bit-exact."""
     weights: Precision = "float32"
     """Precision in which model.safetensors is stored; play uses float32."""
     mixture: str = "{}"
