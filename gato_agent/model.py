@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gato_agent.attention import Band
+from gato_agent.band import Band
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding

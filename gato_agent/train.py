@@ -12,7 +12,7 @@ from rich.console import Console
 
 from gato_agent import run_folder
 from gato_agent.agent import resolve_device
-from gato_agent.attention import fits
+from gato_agent.band import fits
 from gato_agent.checkpoint import FILE, Checkpoint, read
 from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture

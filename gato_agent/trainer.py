@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gato_agent.attention import fits
+from gato_agent.band import fits
 from gato_agent.checkpoint import read, to_bytes
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss

@@ -1,4 +1,4 @@
-"""Attention of whole windows in training, in compiled C++ (`attention.cpp`), for CPUs.
+"""Attention of whole windows in training, in compiled C++ (`band.cpp`), for CPUs.
 
 It computes what the blocks of `model.banded_rows` do, several times faster: no key outside an episode or the context is
 touched, no mask is read, and rotation is part of it. bfloat16 is multiplied as such where the processor can.
@@ -18,14 +18,14 @@ from gato_agent.config import GatoConfig
 from gato_agent.native import library
 from gato_agent.spaces import PAD
 
-SOURCE = Path(__file__).with_name("attention.cpp")
+SOURCE = Path(__file__).with_name("band.cpp")
 COLUMNS = 32  # heads are a multiple of this in size
 
 _log = logging.getLogger(__name__)
 
 
 class _Windows(ctypes.Structure):
-    """The struct of attention.cpp."""
+    """The struct of band.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("batch", "length", "heads", "size", "context", "threads")),
@@ -75,7 +75,7 @@ class Band:
 
 
 class _Attend(torch.autograd.Function):
-    """Calls attention.cpp."""
+    """Calls band.cpp."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, band: Band) -> Tensor:

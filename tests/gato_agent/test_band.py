@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gato_agent.attention import Band, fits
+from gato_agent.band import Band, fits
 from gato_agent.config import GatoConfig
 from gato_agent.model import Gato, angles_of, rotate
 from gato_agent.spaces import PAD
