@@ -5,17 +5,7 @@ of memory, by products of few rows, for which no library is tuned.
 """
 
 import ctypes
-import hashlib
 import logging
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,10 +16,10 @@ from torch.nn import functional as F
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.model import Block, Gato
+from gato_agent.native import library
 from gato_agent.spaces import PATCH
 
 SOURCE = Path(__file__).with_name("engine.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 PANEL = 64  # outputs that are stored side by side, as in engine.cpp
 NEVER = -(2**62)  # token index of a slot that nothing may see
 Precision = Literal["float32", "bfloat16", "int8"]  # of weights; the cache is float32 for the first, else bfloat16
@@ -100,7 +90,7 @@ class Engine:
     """
 
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
-        self._function, self._model, self._threads = library().gato_step, model, threads
+        self._function, self._model, self._threads = library(SOURCE).gato_step, model, threads
         config, embedding = model.config, model.embedding
         self._positions = config.local_positions
         self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
@@ -237,56 +227,3 @@ def _layer(block: Block, precision: Precision) -> _Layer:
 def _copy(tensor: Tensor) -> Tensor:
     """A copy that C++ may read whatever becomes of the model."""
     return tensor.detach().float().clone(memory_format=torch.contiguous_format)
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """Compile engine.cpp, unless this machine did so before, and load it.
-
-    Raises:
-        OSError: there is no compiler, or it failed.
-    """
-    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if not found:
-        raise OSError("no C++ compiler was found: install g++ or clang++")
-    compiler = shlex.split(found)
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato-agent"
-    except RuntimeError as error:
-        raise OSError("there is no home folder to keep the compiled engine in: set XDG_CACHE_HOME") from error
-    target = folder / f"engine-{_identity(compiler)}.so"
-    if target.exists():
-        with suppress(OSError):  # what is there is broken: make it again
-            return ctypes.CDLL(str(target))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _compile(compiler, target)
-    return ctypes.CDLL(str(target))
-
-
-def _identity(compiler: Sequence[str]) -> str:
-    """Digest of all that the machine code depends on: the source, how it is compiled, and for which processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    able = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))})  # x86, then ARM
-    said = repr((FLAGS, compiler, platform.machine(), platform.processor(), able))
-    return hashlib.sha256(SOURCE.read_bytes() + said.encode()).hexdigest()[:16]
-
-
-def _compile(compiler: Sequence[str], target: Path) -> None:
-    """Compile into a temporary file and move it into place, so that processes can do it at once."""
-    said = ""
-    for threads in (("-fopenmp",), ()):  # Apple's clang has no OpenMP
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            built = Path(folder) / "engine.so"
-            command = [*compiler, *FLAGS, *threads, "-o", str(built), str(SOURCE)]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-            except OSError as error:
-                raise OSError(f"the C++ compiler {compiler[0]} cannot be run ({error.strerror})") from error
-            if done.returncode == 0:
-                with built.open("rb") as file:  # on disk before it has its name; each process has a file of its own
-                    os.fsync(file.fileno())
-                built.replace(target)
-                return
-            said = " ".join(done.stderr.split())[:200]
-    raise OSError(f"the C++ compiler {compiler[0]} failed: {said}")

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gato_agent.attention import Pinned, Rows, additive, attend, banded_rows, pinned_rows
+from gato_agent.band import Band
 from gato_agent.cache import Cache, Pinning
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
@@ -62,10 +63,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: "Places | Band", cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         b, n, d = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
+        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
+        if isinstance(places, Band):
+            return self.out(places.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
         q, k = rotate(qkv[:2], *places.angles)
         v = qkv[2].to(q.dtype)
         if cache is not None:
@@ -114,7 +118,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: Places | Band, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         x = x + self.drop(self.attention(self.attention_norm(x), places, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
@@ -132,7 +136,13 @@ class CachedLayer(NamedTuple):
 
 
 class Gato(nn.Module):
-    """Tokens and patches in, hidden states out; `logits` turns those into scores of ids."""
+    """Tokens and patches in, hidden states out; `logits` turns those into scores of ids.
+
+    Attributes:
+        compiled: whether whole windows are trained on with compiled attention.
+    """
+
+    compiled = False
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
@@ -190,10 +200,14 @@ class Gato(nn.Module):
 
     def _places(
         self, tokens: Tensor, segment: Tensor | None, index: Tensor | None, pinned: Tensor | None, dtype: torch.dtype
-    ) -> Places:
+    ) -> Places | Band:
         """Of whole sequences."""
         size, context = self.config.head_size, self.config.context
         index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
+        if self.compiled and self.training:
+            places = torch.arange(int(index.max()) + 1)
+            cos, sin = (x.squeeze(0) for x in angles_of(places, size, torch.float32))
+            return Band.of(self.config, tokens, segment, index, pinned, (cos, sin))
         angles = angles_of(index, size, dtype)
         if pinned is None:
             return Places(list(banded_rows(tokens, segment, context, dtype)), angles)

@@ -54,6 +54,8 @@ class TrainConfig:
     demo, in a quarter of the cases, a piece of another episode. auto: as in --init, else text where it tells apart."""
     precision: Precision = "float32"
     """Of matrix products in training. Weights, sums, norms, the loss and the optimizer are of float32 either way."""
+    compile: bool = True
+    """Attention in C++, compiled at first use, on a CPU with a compiler. Part of what makes a run bit-exact."""
     weights: Precision = "float32"
     """Precision in which model.safetensors is stored; play uses float32."""
     mixture: str = "{}"

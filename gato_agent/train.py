@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gato_agent import run_folder
 from gato_agent.agent import resolve_device
+from gato_agent.band import fits
 from gato_agent.checkpoint import FILE, Checkpoint, read
 from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture
@@ -68,6 +69,7 @@ def train(config: TrainConfig) -> Path:
         weights=mixture(config.mixture, list(data.tasks)), families=[families.index(each) for each in data.families],
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
+    shaping["compile"] = config.compile and fits(size, torch.device(device).type)
     shaping |= {"data_sha256": data.sha256(), **({"init_sha256": start.sha256()} if start else {})}
     shaping |= {"processes": ranks.size, "device": config.device} if ranks.size > 1 else {}
     with closing(lock_folder(config.out, "train")) if ranks.first else nullcontext():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gato_agent.band import fits
 from gato_agent.checkpoint import read, to_bytes
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss
@@ -41,6 +42,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
+        model.compiled = config.compile and fits(model.config, model.norm.weight.device.type)
         self._loss: nn.Module = ActionLoss(model, config.smooth_bins, getattr(torch, config.precision))
         if self.ranks.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gato_agent import engine
+from gato_agent import engine, native
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.config import GatoConfig
@@ -234,13 +234,13 @@ def test_without_a_compiler_it_plays_with_pytorch_and_says_so(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler or "")
-    monkeypatch.setattr(engine.shutil, "which", lambda _: None)
-    engine.library.cache_clear()
+    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    native.library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             decoder = make_decoder(model_of(FLAT), legal_for(FLAT))
     finally:
-        engine.library.cache_clear()
+        native.library.cache_clear()
     assert isinstance(decoder, TorchDecoder)
     assert "with PyTorch alone" in caplog.text and "compiler" in caplog.text
     assert not list(tmp_path.rglob("*.so"))
@@ -249,15 +249,15 @@ def test_without_a_compiler_it_plays_with_pytorch_and_says_so(
 def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "g++ -g0")
-    engine.library.cache_clear()
+    native.library.cache_clear()
     try:
         (tmp_path / "gato-agent").mkdir()
-        broken = tmp_path / "gato-agent" / f"engine-{engine._identity(['g++', '-g0'])}.so"
+        broken = tmp_path / "gato-agent" / f"engine-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
         broken.touch()
-        engine.library()
+        native.library(engine.SOURCE)
         assert broken.stat().st_size > 1000
     finally:
-        engine.library.cache_clear()
+        native.library.cache_clear()
 
 
 def test_a_place_that_the_model_has_not_is_refused() -> None:
@@ -269,13 +269,13 @@ def test_a_place_that_the_model_has_not_is_refused() -> None:
 
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    engine.library.cache_clear()
+    native.library.cache_clear()
     try:
-        engine.library()
+        native.library(engine.SOURCE)
         (built,) = tmp_path.rglob("*.so")
-        engine.library.cache_clear()
-        monkeypatch.setattr(engine.subprocess, "run", None)
-        engine.library()
+        native.library.cache_clear()
+        monkeypatch.setattr(native.subprocess, "run", None)
+        native.library(engine.SOURCE)
         assert list(tmp_path.rglob("*")) == [built.parent, built]
     finally:
-        engine.library.cache_clear()
+        native.library.cache_clear()

@@ -1,0 +1,118 @@
+"""Attention of whole windows in training, in compiled C++ (`band.cpp`), for CPUs.
+
+It computes what the blocks of `model.banded_rows` do, several times faster: no key outside an episode or the context is
+touched, no mask is read, and rotation is part of it. bfloat16 is multiplied as such where the processor can.
+"""
+
+import ctypes
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from gato_agent.config import GatoConfig
+from gato_agent.native import library
+from gato_agent.spaces import PAD
+
+SOURCE = Path(__file__).with_name("band.cpp")
+COLUMNS = 32  # heads are a multiple of this in size
+
+_log = logging.getLogger(__name__)
+
+
+class _Windows(ctypes.Structure):
+    """The struct of band.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("batch", "length", "heads", "size", "context", "threads")),
+        *((name, ctypes.c_void_p) for name in ("index", "pinned", "segment", "pad", "cos", "sin")),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Band:
+    """Who sees whom in windows: token i sees token j of its own segment where j <= i and i - j < context.
+
+    With prompts, i - j < context - P or j < P by their index, see `Gato.forward`. A PAD is seen by itself alone.
+    """
+
+    windows: _Windows
+    kept: tuple[Tensor, ...]  # what it points into
+
+    @classmethod
+    def of(
+        cls, config: GatoConfig, tokens: Tensor, segment: Tensor | None, index: Tensor, pinned: Tensor | None,
+        angles: tuple[Tensor, Tensor],
+    ) -> Self:  # fmt: skip
+        """Describe windows.
+
+        Args:
+            config: of the model.
+            tokens: integer [batch, length].
+            segment: integer [batch, length], each a run of neighbours; None for one a window.
+            index: integer [batch or 1, length], place of each token, rising within a segment.
+            pinned: integer [batch, length], tokens of the prompt that its segment begins with; None for none.
+            angles: cosine and sine of each place up to the largest, float32 [places, size].
+        """
+        batch, length = tokens.shape
+        zeros = torch.zeros_like(tokens)
+        whole = [zeros if x is None else x.expand(tokens.shape) for x in (pinned, segment)]
+        turns = [x[:, : config.head_size // 2].contiguous() for x in (angles[0], -angles[1])]
+        kept = (
+            *(x.to(torch.int32).contiguous() for x in (index.expand(tokens.shape), *whole)),
+            (tokens == PAD).contiguous(), *turns,
+        )  # fmt: skip
+        sizes = batch, length, config.heads, config.head_size, config.context, torch.get_num_threads()
+        return cls(_Windows(*sizes, *(x.data_ptr() for x in kept)), kept)
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Queries, keys and values [batch, length, 3, heads, size], not yet turned -> [batch, length, heads, size]."""
+        return _Attend.apply(qkv.contiguous(), self)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Attend(torch.autograd.Function):
+    """Calls band.cpp."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, band: Band) -> Tensor:
+        """See `Band.attend`."""
+        batch, length, _, heads, size = qkv.shape
+        y, sums = qkv.new_empty(batch, length, heads, size), torch.empty(batch, heads, length)
+        _call("gato_attend", band, qkv, y, sums)
+        ctx.save_for_backward(qkv, y, sums)
+        ctx.band = band
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None]:
+        """Gradient of qkv."""
+        qkv, y, sums = ctx.saved_tensors
+        found = torch.empty_like(qkv)
+        _call("gato_attend_backward", ctx.band, qkv, y, sums, gradient[0].to(qkv.dtype).contiguous(), found)
+        return found, None
+
+
+def _call(name: str, band: Band, qkv: Tensor, *tensors: Tensor) -> None:
+    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (qkv, *tensors)]
+    half = ctypes.c_int32(qkv.dtype == torch.bfloat16)
+    getattr(library(SOURCE), name)(ctypes.byref(band.windows), half, *pointers)
+
+
+@cache
+def available() -> bool:
+    """Whether it can be compiled here; says so once if not."""
+    try:
+        library(SOURCE)
+    except OSError as error:
+        _log.warning("training with PyTorch's attention, which is slower: %s", error)
+        return False
+    return True
+
+
+def fits(config: GatoConfig, device: str) -> bool:
+    """Whether models of this shape can use it on a device: on a CPU, those of all named sizes."""
+    return device == "cpu" and config.head_size % COLUMNS == 0 and available()
