@@ -138,8 +138,11 @@ def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
 
 
 def _draw_without_a_screen() -> None:
-    """Let MuJoCo draw into memory where there is no screen; it reads this variable when it first draws."""
-    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & os.environ.keys():
+    """Let MuJoCo and SDL draw into memory where there is no screen; they read these variables when they first draw."""
+    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        return
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if "MUJOCO_GL" not in os.environ:
         for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
             if find_library(library):
                 os.environ["MUJOCO_GL"] = name

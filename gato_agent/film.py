@@ -24,11 +24,11 @@ LARGEST = 200_000  # bytes of a film
 FRAMES = 150  # of a film, about; an episode that is longer is shown in leaps, because drawing is slow
 SHORTEST, LONGEST = 2.0, 10.0  # seconds; an episode that takes less or more is shown slower or faster
 FPS = 30.0  # of an environment that does not say
-SIDE = 240  # pixels of the longer side
+SIDE = 320  # pixels of the longer side
 BITS = 140_000  # a second: at most LARGEST in LONGEST seconds, with the decoder's buffer filled once more
 SMALL = (
     "-vf", f"scale={SIDE}:{SIDE}:force_original_aspect_ratio=decrease:force_divisible_by=2:flags=area",
-    "-preset", "slow", "-crf", "28", "-maxrate", str(BITS), "-bufsize", str(BITS),
+    "-preset", "slow", "-crf", "25", "-maxrate", str(BITS), "-bufsize", str(BITS),
 )  # fmt: skip
 
 

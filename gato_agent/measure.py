@@ -168,9 +168,7 @@ def named(env_id: str, error: Exception) -> str:
     return str(error) if isinstance(error, GatoError) else f"{env_id}: {one_line(error)}"
 
 
-def _measured(
-    job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]
-) -> TaskScore:
+def _measured(job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> TaskScore:
     """Play a task's episodes and summarise them."""
     how, began = job.conditions, time.perf_counter()
     seeds = range(how.seed, how.seed + how.episodes)

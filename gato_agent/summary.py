@@ -1,6 +1,6 @@
 """What the tasks of a family amount to, and how one evaluation compares with another."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ def _summary(results: Results, suites: Iterable[str]) -> Summary:
     return summarise(tasks, len(tasks) + len(left))
 
 
-def of_states(groups: dict[str, Summary]) -> float | None:
+def of_states(groups: Mapping[str, Summary]) -> float | None:
     """Mean of the groups' interquartile means, without those that are seen as pixels and those of unknown tasks."""
     found = [each.iqm for name, each in groups.items() if name not in (ALL, PIXELS, OTHER) and each.iqm is not None]
     return float(np.mean(found)) if found else None
