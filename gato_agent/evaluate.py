@@ -24,7 +24,7 @@ from gato_agent.envs.task import bring, catalogue
 from gato_agent.envs.task import families as suites
 from gato_agent.measure import Conditions, Job, Measurers
 from gato_agent.report import write_report
-from gato_agent.results import FILE, Results, TaskScore, read_score, to_csv
+from gato_agent.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.rollouts.on_ray import play_on_ray
 from gato_agent.rollouts.player import Failed, Result, idle_pulse
 from gato_agent.rollouts.workers import play_in_processes
@@ -203,9 +203,11 @@ def _play(
         with closing(_way_to_play(config, jobs, board)) as groups:
             for group in groups:
                 for result in group:
-                    _note(result, names[result.job], results, board)
+                    _note(result, jobs[result.job], results)
                 if group:
                     _keep(config, results)
+                for result in group:  # now that they are kept
+                    _show(result.job, names[result.job], results, board)
 
 
 def _way_to_play(config: EvaluateConfig, jobs: Sequence[Job], board: Board) -> Generator[list[Result], None, None]:
@@ -230,20 +232,27 @@ def _play_here(jobs: Sequence[Job], board: Board) -> Generator[list[Result], Non
             yield [result]
 
 
-def _note(result: Result, task: str, results: Results, board: Board) -> None:
+def _note(result: Result, job: Job, results: Results) -> None:
     """Enter what came of a task."""
     if isinstance(result, Failed):
-        results.failed[task] = result.reason
-        board.broken(result.job, f"failed: {result.reason}")
+        results.failed[job.env_id] = result.reason
         return
     outcome = json.loads(result.data)
     if "skipped" in outcome:
-        results.not_evaluated[task] = outcome["skipped"]
-        board.broken(result.job, f"not evaluated: {outcome['skipped']}")
+        results.not_evaluated[job.env_id] = outcome["skipped"]
         return
-    score: TaskScore = read_score(outcome["score"])
-    results.tasks[task] = score
-    board.add(result.job, score)
+    episodes = [Outcome(*each) for each in outcome["episodes"]]
+    comparable = not job.conditions.env_kwargs
+    results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+
+
+def _show(job: int, task: str, results: Results, board: Board) -> None:
+    if task in results.tasks:
+        board.add(job, results.tasks[task])
+    elif task in results.failed:
+        board.broken(job, f"failed: {results.failed[task]}")
+    else:
+        board.broken(job, f"not evaluated: {results.not_evaluated[task]}")
 
 
 def _keep(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:

@@ -5,7 +5,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
 from gato_agent.envs.task import Task, find
-from gato_agent.results import Outcome, TaskScore, score
+from gato_agent.results import Outcome
 from gato_agent.rollouts import player
 from gato_agent.rollouts.experts import load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
@@ -142,15 +142,15 @@ class Measurers:
         self._jobs, self._seats = jobs, Seats()
 
     def play(self, job: int, seeds: Sequence[int], pulse: MutableSequence[int]) -> Iterator[player.Result]:
-        """Yield the one result of a task, as JSON: its score, or why it cannot be had."""
+        """Yield the one result of a task, as JSON: its episodes, or why they cannot be had."""
         pulse[JOB], pulse[SEED], pulse[STEP] = job, NOTHING, 0
         task, began = self._jobs[job], time.perf_counter()
         outcome: dict[str, Any]
         try:
             with self._seats.seat(task, task.conditions.lanes()) as (actor, envs):
                 pulse[BEATS] += 1
-                pulse[SEED] = seeds[0]
-                outcome = {"score": asdict(_measured(task, actor, envs, pulse))}
+                pulse[SEED], began = seeds[0], time.perf_counter()
+                outcome = {"episodes": _played(task, actor, envs, pulse), "seconds": time.perf_counter() - began}
         except UsageError as error:  # not a fault: nothing that could be evaluated
             outcome = {"skipped": str(error)}
         except Exception as error:  # noqa: BLE001  # said with its task; all others go on
@@ -158,9 +158,7 @@ class Measurers:
             return
         finally:
             pulse[JOB] = pulse[SEED] = NOTHING
-        steps_played = outcome["score"]["steps"] if "score" in outcome else 0
-        data = json.dumps(outcome).encode()
-        yield player.Played(job, seeds[0], data, steps_played, 0.0, time.perf_counter() - began)
+        yield player.Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)
 
 
 def named(env_id: str, error: Exception) -> str:
@@ -168,16 +166,14 @@ def named(env_id: str, error: Exception) -> str:
     return str(error) if isinstance(error, GatoError) else f"{env_id}: {one_line(error)}"
 
 
-def _measured(job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> TaskScore:
-    """Play a task's episodes and summarise them."""
-    how, began = job.conditions, time.perf_counter()
-    seeds = range(how.seed, how.seed + how.episodes)
-    episodes: dict[int, Outcome] = {}
-    for episode in play_episodes(actor, envs, seeds, job.env_id, pulse):
-        episodes[episode.seed] = episode
+def _played(job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> list[Outcome]:
+    """Play a task's episodes; they are in the order of their seeds."""
+    how = job.conditions
+    episodes: list[Outcome] = []
+    for episode in play_episodes(actor, envs, range(how.seed, how.seed + how.episodes), job.env_id, pulse):
+        episodes.append(episode)
         pulse[STEP] = len(episodes)
-    took = time.perf_counter() - began
-    return score(job.env_id, [episodes[seed] for seed in seeds], comparable=not how.env_kwargs, seconds=took)
+    return sorted(episodes)
 
 
 def play_episodes(

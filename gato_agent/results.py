@@ -119,7 +119,7 @@ class Results:
         """Read what `to_json` wrote; raises LookupError, TypeError or ValueError for anything else."""
         if data["format"] != FORMAT:
             raise ValueError(f"format {data['format']}, and this version reads {FORMAT}")
-        tasks = [read_score(entry) for entry in data["tasks"]]
+        tasks = [_task(entry) for entry in data["tasks"]]
         plain = {each.name: data[each.name] for each in fields(cls) if each.name != "tasks"}
         return cls(**plain, tasks={task.task: task for task in tasks})
 
@@ -144,7 +144,7 @@ class Results:
             raise GatoError(f"{path} is damaged or not a results file ({error}): evaluate again") from error
 
 
-def read_score(entry: dict[str, Any]) -> TaskScore:
+def _task(entry: dict[str, Any]) -> TaskScore:
     """A task's score from its JSON, in which every sequence is a list."""
     lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
     task = TaskScore(**{**entry, **lists})

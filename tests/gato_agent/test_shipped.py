@@ -9,7 +9,7 @@ import pytest
 from gato_agent.agent import seat
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.task import find
-from gato_agent.evaluate import play_episodes
+from gato_agent.measure import play_episodes
 from gato_agent.scores import FIRST_SEED, normalized
 
 README = Path(__file__).parents[2] / "README.md"
