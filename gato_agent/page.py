@@ -12,6 +12,7 @@ from gato_agent.results import Results, TaskScore
 from gato_agent.scores import Sample
 from gato_agent.summary import ALL, GROUPS, Summary, by_group, compare, family_of, of_states
 
+MANY = 24  # tasks whose chart takes the whole width
 Films = dict[str, dict[str, Any]]  # task -> file, poster, return, steps and seconds
 
 
@@ -109,7 +110,8 @@ def _meter(summary: Summary | None) -> str:
 def _published(known: Mapping[str, Any] | None) -> str:
     if not known or "iqm" not in known:
         return '<span class="none">–</span>'
-    return f'{known["iqm"]:.2f} <small title="{escape(known["environments"])}">{escape(known["environments"])}</small>'
+    bounds = "{:.2f}–{:.2f}".format(*known["ci95"])
+    return f'{known["iqm"]:.2f} <small>{bounds}</small><small class="where">{escape(known["environments"])}</small>'
 
 
 def _group_names(results: Results) -> list[str]:
@@ -126,8 +128,9 @@ def _strips(results: Results) -> Iterator[str]:
     for name in _group_names(results):
         tasks = [task for task in results.tasks.values() if task.family in GROUPS[name]]
         if drawn := bars(tasks):
+            many = " many" if len(tasks) > MANY else ""
             yield (
-                f'<figure class="strip"><figcaption><b>{escape(name)}</b> <output></output></figcaption>'
+                f'<figure class="strip{many}"><figcaption><b>{escape(name)}</b> <output></output></figcaption>'
                 f'<div class="scale"><span>1</span><span>½</span><span>0</span>{drawn}</div></figure>'
             )
 
@@ -153,8 +156,8 @@ def _improvement(results: Sequence[Results]) -> str:
         )
         lines.append(
             f"<h3>Probability that an episode beats one of {escape(other.actor)}</h3>"
-            '<table class="families"><thead><tr><th>family</th><th>probability</th><th>95% interval</th>'
-            f"<th>tasks</th></tr></thead>{cells}</table>"
+            '<div class="scroll"><table class="families"><thead><tr><th>family</th><th>probability</th>'
+            f"<th>95% interval</th><th>tasks</th></tr></thead>{cells}</table></div>"
         )
     return "".join(lines)
 

@@ -77,16 +77,19 @@ def comparison(results: Sequence[Results]) -> Table:
     shown = Table(Column("family", no_wrap=True), title="IQM of expert-normalised score", box=box.SIMPLE, padding=0)
     found = [by_group(each) for each in results]
     others = {name: each["groups"] for name, each in published().items()}
-    for name in [*(each.actor for each in results), *others]:
-        shown.add_column(name, justify="right")
-    for name in {name: None for groups in found for name in groups}:
-        cells = [_cell(groups[name].iqm, groups[name].iqm_ci95) if name in groups else "-" for groups in found]
-        for groups in others.values():
-            known = groups.get(name, {})
-            cells.append(known.get("said") or _cell(known.get("iqm"), known.get("ci95")))
-        shown.add_row(name, *cells)
-    notes = [f"{name} on {each['environments']}" for groups in others.values() for name, each in groups.items()]
-    shown.caption = f"published: {'; '.join(notes)}"
+    rows = {name: None for groups in found for name in groups}
+    numeric = [name for name, groups in others.items() if any("iqm" in groups.get(row, {}) for row in rows)]
+    for name in [*(each.actor for each in results), *numeric]:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_cell(groups[row].iqm, groups[row].iqm_ci95) if row in groups else "-" for groups in found]
+        known = [others[name].get(row, {}) for name in numeric]
+        shown.add_row(row, *cells, *(_cell(each.get("iqm"), each.get("ci95")) for each in known))
+    notes = [
+        f"{name}, {row}: {each.get('said', 'IQM')} ({each['environments']})"
+        for name, groups in others.items() for row, each in groups.items() if row in rows
+    ]  # fmt: skip
+    shown.caption = f"published: {'; '.join(notes)}" if notes else None
     return shown
 
 
