@@ -113,6 +113,8 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
     modes = env.metadata.get("render_modes", [])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"{spec.id} cannot render {render_mode!r}; it can render: {', '.join(modes) or 'nothing'}")
+    if render_mode == "rgb_array":
+        _follow(env)
     return Guard(env, spec.id)
 
 
@@ -135,6 +137,15 @@ def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
 
         return Enlarged(env)
     return env
+
+
+def _follow(env: gym.Env[Any, Any]) -> None:
+    """Draw with MuJoCo's `track` camera where a model has one: the default stays where the episode began."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.camera_id == -1:  # the user named no camera
+        import mujoco
+
+        renderer.camera_id = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
 
 
 def _draw_without_a_screen() -> None:
