@@ -24,8 +24,8 @@ from gato_agent.config import GatoConfig
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.task import Task, find
 from gato_agent.envs.views import EVERYTHING, View
-from gato_agent.evaluate import play_episodes
 from gato_agent.loss import action_loss
+from gato_agent.measure import play_episodes
 from gato_agent.model import Gato
 from gato_agent.recipe import TrainConfig
 from gato_agent.rollouts.episode import Episode

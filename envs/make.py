@@ -113,6 +113,8 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
     modes = env.metadata.get("render_modes", [])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"{spec.id} cannot render {render_mode!r}; it can render: {', '.join(modes) or 'nothing'}")
+    if render_mode == "rgb_array":
+        _follow(env)
     return Guard(env, spec.id)
 
 
@@ -137,9 +139,21 @@ def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     return env
 
 
+def _follow(env: gym.Env[Any, Any]) -> None:
+    """Draw with MuJoCo's `track` camera where a model has one: the default stays where the episode began."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.camera_id == -1:  # the user named no camera
+        import mujoco
+
+        renderer.camera_id = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+
+
 def _draw_without_a_screen() -> None:
-    """Let MuJoCo draw into memory where there is no screen; it reads this variable when it first draws."""
-    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & os.environ.keys():
+    """Let MuJoCo and SDL draw into memory where there is no screen; they read these variables when they first draw."""
+    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        return
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if "MUJOCO_GL" not in os.environ:
         for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
             if find_library(library):
                 os.environ["MUJOCO_GL"] = name

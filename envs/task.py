@@ -12,6 +12,7 @@ from typing import Any
 from gymnasium.spaces import Space
 
 from gato_agent.envs.errors import GatoError, SpaceError
+from gato_agent.envs.packages import EXTRAS, installed
 from gato_agent.envs.views import EVERYTHING, View
 
 SUITES = Path(__file__).parent / "suites"
@@ -98,6 +99,17 @@ class Task:
 def find(env_id: str) -> Task | None:
     """Return the task of that environment id, or None: any Gymnasium id can be used, known here or not."""
     return catalogue().get(env_id)
+
+
+def bring(env_id: str) -> str | None:
+    """The command that installs a known task; None if it is installed, or not known here."""
+    task = find(env_id)
+    return None if task is None or is_installed(task) else f"pip install 'gato-agent[{task.extra}]'"
+
+
+def is_installed(task: Task) -> bool:
+    """Whether the packages of a task are there; they are not imported."""
+    return all(installed(package) for package, extra in EXTRAS.items() if extra == task.extra)
 
 
 def view_of(env_id: str, observation_space: Space[Any]) -> View:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import temporary
 
+FINE = ("-crf", "20")
+
 
 class VideoWriter:
     """Encodes frames as H.264; the file appears under its name when it is closed.
@@ -21,9 +24,10 @@ class VideoWriter:
     In a `with` block it closes at the end, also when the block raises: the frames until then are worth seeing.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
-        """Write to `path` (its folder is made), to be shown at `fps` frames a second."""
+    def __init__(self, path: str | os.PathLike[str], fps: float, options: Sequence[str] = FINE) -> None:
+        """Write to `path` (its folder is made), to be shown at `fps` frames a second; `options` are the encoder's."""
         self.path = Path(path)
+        self._options = options
         self._fps = fps
         self._shape: tuple[int, ...] = ()
         self._encoder: subprocess.Popen[bytes] | None = None  # started by the first frame, which tells the size
@@ -76,7 +80,7 @@ class VideoWriter:
         height, width, _ = _even(frame).shape
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps}", "-i", "-"]
-        command += ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]  # yuv420p: what every player shows
+        command += ["-vcodec", "libx264", "-pix_fmt", "yuv420p", *self._options]  # yuv420p: what every player shows
         command += ["-movflags", "+faststart", "-f", "mp4", str(temporary(self.path))]
         # In a session of its own: Ctrl-C is for the player, which then closes the video in order.
         return subprocess.Popen(

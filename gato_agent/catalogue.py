@@ -14,9 +14,8 @@ from rich.table import Column, Table
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
-from gato_agent.envs.packages import EXTRAS, installed
 from gato_agent.envs.structure import space_to_json
-from gato_agent.envs.task import Score, Task, catalogue, families
+from gato_agent.envs.task import Score, Task, catalogue, families, is_installed
 from gato_agent.rollouts.experts import shipped
 
 
@@ -45,11 +44,6 @@ def envs(config: EnvsConfig) -> list[Task]:
         entries = [{**entry(task), **spaces(task)} for task in tasks]
         write_files({config.json: json.dumps({"tasks": entries}, indent=1).encode()})
     return tasks
-
-
-def is_installed(task: Task) -> bool:
-    """Whether the packages of a task are there; they are not imported."""
-    return all(installed(package) for package, extra in EXTRAS.items() if extra == task.extra)
 
 
 def expert_of(task: Task) -> dict[str, str] | None:

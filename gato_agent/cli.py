@@ -21,6 +21,7 @@ VERBS = {
     "data": Verb("gato_agent.rollouts.data_verb", "DataCommand", "data", "show, verify, seal, export, import episodes"),
     "train": Verb("gato_agent.train", "TrainConfig", "train", "train an agent on recorded episodes"),
     "evaluate": Verb("gato_agent.evaluate", "EvaluateConfig", "evaluate", "measure returns beside random and expert"),
+    "report": Verb("gato_agent.report", "ReportConfig", "report", "compare evaluations; a page with charts and videos"),
     "play": Verb("gato_agent.play", "PlayConfig", "play", "watch an agent"),
     "envs": Verb("gato_agent.catalogue", "EnvsConfig", "envs", "the tasks that are known, their experts and scores"),
     "bench": Verb("gato_agent.bench", "BenchConfig", "bench", "time control steps beside what the machine can do"),

@@ -1,41 +1,55 @@
-"""Returns over whole episodes, beside what a random and an expert actor score."""
+"""Returns over whole episodes, beside what a random and an expert actor score; many tasks at once, and resumable."""
 
-import contextlib
+import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-import torch
-from gymnasium.vector import VectorEnv
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
+from gato_agent import summary
 from gato_agent.agent import resolve_device
+from gato_agent.board import Board, families, table, wide_console
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.engine import Precision
 from gato_agent.envs.errors import GatoError, UsageError, at_least
-from gato_agent.envs.files import write_files
-from gato_agent.envs.loop import Actor, steps
-from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
-from gato_agent.envs.task import Task, find
-from gato_agent.rollouts.experts import load_expert
-from gato_agent.rollouts.progress import progress
-from gato_agent.scores import FIRST_SEED, ci95, normalized
-from gato_agent.seating import seat
+from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.make import find_spec, parse_kwargs
+from gato_agent.envs.packages import bring_suite
+from gato_agent.envs.task import bring, catalogue
+from gato_agent.envs.task import families as suites
+from gato_agent.measure import Conditions, Job, Measurers
+from gato_agent.report import write_report
+from gato_agent.results import FILE, Outcome, Results, score, to_csv
+from gato_agent.rollouts.on_ray import play_on_ray
+from gato_agent.rollouts.player import Failed, Result, idle_pulse
+from gato_agent.rollouts.workers import play_in_processes
+from gato_agent.scores import FIRST_SEED
+
+VERSIONS = (
+    "gato-agent", "gymnasium", "numpy", "torch", "ale-py", "box2d", "gymnasium-robotics", "metaworld", "minatar",
+    "minigrid", "mujoco", "panda-gym", "pybullet", "pybullet-envs-gymnasium",
+)  # fmt: skip
+SAID = 5  # failures that are told one by one at the end
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure returns of a checkpoint, or of an expert, in one or several environments."""
+    """Measure returns of a checkpoint, or of an expert, in one or many environments.
+
+    With --out, run it again to complete what was interrupted.
+    """
 
     env: tuple[str, ...] = ()
-    """Environment ids; by default every task of the checkpoint."""
+    """Environment ids; without these and --suite every task of the checkpoint."""
+    suite: tuple[str, ...] = ()
+    """Whole suites of the catalogue, beside --env or instead of it; all for every one. Tasks that are not installed, or
+    that the checkpoint does not know, are named and not evaluated."""
     checkpoint: str | None = None
     """Run folder or .safetensors file; by default the weights shipped with the package."""
     expert: str | None = None
@@ -44,8 +58,15 @@ class EvaluateConfig:
     """Episodes per environment."""
     seed: int = FIRST_SEED
     """Seed of the first episode; the others follow."""
-    n_envs: int = 16
-    """Environments that an agent plays at once; an expert plays one. Sampled actions depend on it."""
+    n_envs: int = 10
+    """Environments that an agent plays at once, at most; an expert plays one. Sampled actions depend on it."""
+    workers: int | None = None
+    """Processes, each with one task at a time; by default one for each core, but no more than tasks. 0 plays in this
+    process, where a task that hangs or crashes takes everything with it; so do one task and a GPU by default."""
+    ray: str | None = None
+    """Play on a Ray cluster: its address, auto, or local to start one here. Checkpoints must be readable there."""
+    timeout: float = 300.0
+    """Seconds after which a step that has not ended counts as hanging; its task is given up."""
     temperature: float = 0.0
     """0 for the likeliest action, otherwise sampled."""
     device: str = "auto"
@@ -57,164 +78,214 @@ class EvaluateConfig:
     demo: Path | None = None
     """Folder of collected episodes, one of which is shown to an agent that was trained with --prompt demo."""
     num_threads: int | None = None
-    """CPU threads."""
+    """CPU threads of each process; one by default where there are several."""
     env_kwargs: str = "{}"
     """JSON object of arguments for the environments."""
+    out: Path | None = None
+    """Keep results in this folder, as JSON and CSV, after every task; the same command completes what is missing."""
     json: Path | None = None
     """Write the results to this file too, after every task."""
+    report: Path | None = None
+    """Write a report into this folder: one HTML page, plots, and a short video of each task."""
 
     def check(self) -> None:
         """Raise UsageError for an option that cannot be."""
         at_least(1, episodes=self.episodes, n_envs=self.n_envs, num_threads=self.num_threads)
-        at_least(0, seed=self.seed, temperature=self.temperature)
+        at_least(0, seed=self.seed, temperature=self.temperature, workers=self.workers)
         if self.expert == "train":
             raise UsageError("--expert train is for collect, which keeps the expert: evaluate the zip that it made")
+        if self.ray and self.workers == 0:
+            raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
+        if not self.timeout > 0:
+            raise UsageError(f"--timeout {self.timeout}: it must be above 0")
 
 
-@dataclass(frozen=True)
-class TaskScore:
-    """Returns of one task; `normalized` is a fraction, null where it is undefined.
-
-    `success` is the share of episodes that reported it, null where a task knows none. Where episodes end at success
-    (Meta-World), `random`, `expert` and `normalized` are of it, otherwise of the return.
-    """
-
-    task: str
-    episodes: int
-    mean: float
-    std: float
-    ci95: tuple[float, float]
-    random: float | None
-    expert: float | None
-    normalized: float | None
-    success: float | None = None
-
-
-class Played(NamedTuple):
-    """What came of one episode; `success` is None where the task knows none."""
-
-    seed: int
-    total: float
-    length: int
-    success: bool | None
-
-
-def score(task: str, episodes: Sequence[Played], *, comparable: bool = True) -> TaskScore:
-    """Summarise episodes beside the catalogue's random and expert scores, where the environment is `comparable`."""
-    known = (find(task) if comparable else None) or Task(task, "")
-    random, expert = known.reference(known.random), known.reference(known.expert)
-    returns = [episode.total for episode in episodes]
-    reached = [episode.success for episode in episodes if episode.success is not None]
-    mean, success = float(np.mean(returns)), float(np.mean(reached)) if reached else None
-    achieved = success if known.by_success else mean
-    return TaskScore(
-        task, len(returns), mean, float(np.std(returns)), ci95(returns), random, expert,
-        None if achieved is None else normalized(achieved, random, expert), success,
-    )  # fmt: skip
-
-
-def play_episodes(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int], task: str) -> Iterator[Played]:
-    """Play one episode per seed and yield each as it ends."""
-    name = (find(task) or Task(task, "")).success
-    total: dict[int, float] = defaultdict(float)
-    reached: dict[int, bool] = defaultdict(bool)
-    for step in steps(actor, envs, seeds):
-        total[step.seed] += step.reward
-        if name is not None:
-            reached[step.seed] |= bool(step.info.get(name, False))
-        if step.done:
-            success = reached.pop(step.seed, False) if name is not None else None
-            yield Played(step.seed, total.pop(step.seed), step.t + 1, success)
-
-
-def evaluate(config: EvaluateConfig) -> list[TaskScore]:
-    """Evaluate every environment, show a table, and write the JSON; a task that fails does not stop the others.
+def evaluate(config: EvaluateConfig) -> Results:
+    """Evaluate every environment, show tables, and write what was asked for.
 
     Raises:
-        UsageError: nothing to evaluate, or an id, file or option that cannot be.
+        UsageError: nothing to evaluate, an id, file or option that cannot be, or results of another evaluation in
+            --out.
         GatoError: some task failed; the others' results have been shown and written.
     """
     config.check()
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    console = Console()
-    checkpoint = None if config.expert else Checkpoint.load(config.checkpoint, resolve_device(config.device))
-    tasks = [find_spec(name).id for name in config.env or (checkpoint.tasks if checkpoint else ())]
-    if not tasks:
-        raise UsageError("which environments? name them with --env")
+    checkpoint = None if config.expert else Checkpoint.load(config.checkpoint, "cpu")
+    wanted, absent = _wanted(config, checkpoint)
+    conditions = _conditions(config, checkpoint)
     name = config.expert or (checkpoint.name if checkpoint else "")
-    results: list[TaskScore] = []
-    failures: dict[str, GatoError] = {}
-    try:
-        for task in tasks:
-            try:
-                results.append(evaluate_one(config, checkpoint, task, console))
-            except GatoError as error:
-                failures[task] = error
-            if config.json:
-                failed = {task: str(error) for task, error in failures.items()}
-                data = {"actor": name, "tasks": [asdict(result) for result in results], "failed": failed}
-                write_files({config.json: json.dumps(data, indent=2).encode()})
-    finally:
-        if results:
-            console.print(table(results, name))
-    if len(tasks) == 1 and failures:
-        raise failures[tasks[0]]
-    if failures:
-        said = "; ".join(f"{task}: {error}" for task, error in failures.items())
-        raise GatoError(f"{len(failures)} of {len(tasks)} tasks failed: {said}")
+    console = wide_console()
+    with ExitStack() as stack:
+        if config.out:
+            stack.enter_context(lock_folder(config.out, "evaluate"))
+        results = _begin(config, name, conditions)
+        results.not_evaluated |= {task: why for task, why in absent.items() if task not in results.tasks}
+        jobs = [Job(env, task, conditions) for task, env in wanted.items() if task not in results.tasks]
+        try:
+            _play(config, jobs, results, console, [task for task in wanted if task in results.tasks])
+        finally:
+            asked = [results.tasks[task] for task in wanted if task in results.tasks]
+            if asked:
+                console.print(table(asked, name, console))
+        _finish(config, results, console, wanted)
+    _complain(results, [*wanted, *absent])
     return results
 
 
-def evaluate_one(config: EvaluateConfig, checkpoint: Checkpoint | None, task: str, console: Console) -> TaskScore:
-    """Play one task's episodes, showing progress."""
-    kwargs = parse_kwargs(config.env_kwargs)
-    seeds = range(config.seed, config.seed + config.episodes)
-    episodes: dict[int, Played] = {}
-    with contextlib.ExitStack() as stack:
-        if checkpoint is None:
-            actor, envs = stack.enter_context(_expert(config, task, kwargs))
+def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Tasks to be played, by id, as the user named them; and those that are not installed, with what brings them."""
+    names = list(config.env)
+    for suite in suites() if "all" in config.suite else config.suite:
+        if suite not in suites():
+            raise UsageError(f"--suite {suite}: there are {', '.join(suites())}, and all")
+        names += [task.id for task in catalogue().values() if task.suite == suite]
+    if not names and checkpoint:
+        names = list(checkpoint.tasks)
+    if not names:
+        raise UsageError("which environments? name them with --env or --suite")
+    wanted: dict[str, str] = {}
+    absent: dict[str, str] = {}
+    for name in names:
+        task = name.rpartition(":")[2]
+        if command := bring(task) or bring_suite(task):
+            absent[task] = f"{task} is not installed: {command}"
         else:
-            kwargs = kwargs or (checkpoint.tasks[task].env_kwargs if task in checkpoint.tasks else {})
-            actor, envs = stack.enter_context(seat(
-                checkpoint, task, min(config.n_envs, config.episodes), env_kwargs=kwargs,
-                device=resolve_device(config.device), temperature=config.temperature, seed=config.seed,
-                precision=config.precision, prompt=config.prompt, demo=config.demo,
-            ))  # fmt: skip
-        update = stack.enter_context(progress(console, task, config.episodes, "episodes", every=10.0))
-        for played in play_episodes(actor, envs, seeds, task):
-            episodes[played.seed] = played
-            update(len(episodes), f"mean return {np.mean([each.total for each in episodes.values()]):.1f}")
-    return score(task, [episodes[seed] for seed in seeds], comparable=not kwargs)
+            wanted.setdefault(find_spec(name).id, name)
+    return wanted, absent
 
 
-@contextlib.contextmanager
-def _expert(
-    config: EvaluateConfig, task: str, env_kwargs: dict[str, Any]
-) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
-    """An expert and its environment: one lane, as it is collected from."""
-    with contextlib.closing(make_vector(task, 1, env_kwargs=env_kwargs)) as envs:
-        spaces = envs.single_observation_space, envs.single_action_space
-        yield load_expert(config.expert or "", task, *spaces, config.seed, envs=envs), envs
+def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Conditions:
+    return Conditions(
+        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else _digest(config.expert),
+        config.episodes, config.seed, config.n_envs, config.temperature, resolve_device(config.device),
+        config.precision, config.prompt, config.demo, config.num_threads, parse_kwargs(config.env_kwargs),
+    )  # fmt: skip
 
 
-def table(results: list[TaskScore], title: str) -> Table:
-    """The results as a person reads them."""
-    shown = Table(Column("task", no_wrap=True), title=escape(title), box=box.SIMPLE, padding=0)
-    for name in ("episodes", "mean", "95% interval", "success", "random", "expert", "score"):
-        shown.add_column(name, justify="right")
-    shown.caption = "score: (mean - random) / (expert - random); of success where random and expert are in %"
+def _digest(expert: str | None) -> str | None:
+    """Digest of an expert's file, None where it has none."""
+    path = Path(expert or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
-    def number(value: float | None, digits: int = 1) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
 
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{value:.0%}"
+def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Results:
+    """Results to be completed: those of --out, or new ones."""
+    fresh = Results(actor, conditions.checkpoint, conditions.sha256, conditions.settings(), _versions())
+    if config.out is None or not (config.out / FILE).exists():
+        return fresh
+    kept = Results.load(config.out)
+    differing = [key for key, value in fresh.settings.items() if kept.settings.get(key) != value]
+    if differing:
+        said = ", ".join(f"{key} {json.dumps(kept.settings.get(key))}" for key in differing)
+        raise UsageError(f"{config.out} holds results with {said}: repeat that, or choose another --out")
+    if kept.sha256 != fresh.sha256:
+        raise UsageError(
+            f"{config.out} holds results of other weights, of {kept.actor}: choose another --out for {actor}"
+        )
+    kept.failed, kept.not_evaluated = {}, {}  # they are tried again
+    return kept
 
-    for r in results:
-        interval = f"{r.ci95[0]:.1f} to {r.ci95[1]:.1f}"
-        by_success = (find(r.task) or Task(r.task, "")).by_success
-        references = [percent(each) if by_success else number(each) for each in (r.random, r.expert)]
-        success = percent(r.success)
-        shown.add_row(r.task, str(r.episodes), number(r.mean), interval, success, *references, number(r.normalized, 3))
-    return shown
+
+def _versions() -> dict[str, str]:
+    """Of the packages that figures hang on, those that are installed."""
+    found: dict[str, str] = {}
+    for package in VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _play(
+    config: EvaluateConfig, jobs: Sequence[Job], results: Results, console: Console, before: Sequence[str]
+) -> None:
+    """Play what is missing, and keep every result as it comes."""
+    done = [results.tasks[task] for task in before]
+    names = [job.env_id for job in jobs]
+    with Board(console, names, results.actor, done, config.episodes) as board:
+        for reason in results.not_evaluated.values():
+            board.say(f"not evaluated: {reason}")
+        with closing(_way_to_play(config, jobs, board)) as groups:
+            for group in groups:
+                for result in group:
+                    _note(result, jobs[result.job], results)
+                if group:
+                    _keep(config, results)
+                for result in group:  # now that they are kept
+                    _show(result.job, names[result.job], results, board)
+
+
+def _way_to_play(config: EvaluateConfig, jobs: Sequence[Job], board: Board) -> Generator[list[Result], None, None]:
+    seeds = [[config.seed] for _ in jobs]  # one a job: a task is played whole
+    if config.ray:
+        return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=Measurers)
+    workers = config.workers
+    if workers is None:
+        alone = len(jobs) < 2 or jobs[0].conditions.device != "cpu"
+        workers = 0 if alone else min(len(jobs), os.cpu_count() or 1)
+    if workers == 0:
+        return _play_here(jobs, board)
+    return play_in_processes(jobs, seeds, workers, config.timeout, players=Measurers, ahead=1, watch=board.watch)
+
+
+def _play_here(jobs: Sequence[Job], board: Board) -> Generator[list[Result], None, None]:
+    """Play one task after the other in this process."""
+    players = Measurers(jobs)
+    for number, job in enumerate(jobs):
+        pulse = board.follow(number, idle_pulse())
+        for result in players.play(number, [job.conditions.seed], pulse):
+            yield [result]
+
+
+def _note(result: Result, job: Job, results: Results) -> None:
+    """Enter what came of a task."""
+    if isinstance(result, Failed):
+        results.failed[job.env_id] = result.reason
+        return
+    outcome = json.loads(result.data)
+    if "skipped" in outcome:
+        results.not_evaluated[job.env_id] = outcome["skipped"]
+        return
+    episodes = [Outcome(*each) for each in outcome["episodes"]]
+    comparable = not job.conditions.env_kwargs
+    results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+
+
+def _show(job: int, task: str, results: Results, board: Board) -> None:
+    if task in results.tasks:
+        board.add(job, results.tasks[task])
+    elif task in results.failed:
+        board.broken(job, f"failed: {results.failed[task]}")
+    else:
+        board.broken(job, f"not evaluated: {results.not_evaluated[task]}")
+
+
+def _keep(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:
+    for path in filter(None, (config.out and config.out / FILE, config.json)):
+        results.save(path, more)
+
+
+def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: Mapping[str, str]) -> None:
+    """Summarise families, and write what is only written at the end."""
+    if len(results.tasks) > 1:
+        console.print(families(summary.by_group(results)))
+    _keep(config, results, {"summary": summary.to_json(results)} if len(results.tasks) > 1 else None)
+    if config.out:
+        write_files({config.out / "results.csv": to_csv(results)})
+    if config.report and results.tasks:
+        write_report([results], config.report, console, named=wanted, workers=config.workers)
+
+
+def _complain(results: Results, wanted: Sequence[str]) -> None:
+    """Raise where a task failed, or where there is none to show."""
+    failures = list(results.failed.values())
+    if len(failures) == 1 and len(wanted) == 1:
+        raise GatoError(failures[0])
+    if failures:
+        more = f"; and {len(failures) - SAID} more, said above" if len(failures) > SAID else ""
+        raise GatoError(f"{len(failures)} of {len(wanted)} tasks failed: {'; '.join(failures[:SAID])}{more}")
+    if not any(task in results.tasks for task in wanted):
+        reasons = [results.not_evaluated[task] for task in wanted if task in results.not_evaluated]
+        if len(reasons) == 1:
+            raise UsageError(reasons[0])
+        raise UsageError(f"none of {len(wanted)} tasks could be evaluated: {'; '.join(reasons[:SAID])}")

@@ -13,15 +13,17 @@ from typing import Any
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.rollouts.dealer import Chunk, Dealer
-from gato_agent.rollouts.player import BEATS, NOTHING, SEED, STEP, Failed, Job, Players, Result, idle_pulse, untried
+from gato_agent.rollouts.player import BEATS, NOTHING, SEED, STEP, Failed, Result, idle_pulse, untried
+from gato_agent.rollouts.work import EPISODES, MakePlayers, Work
 
 POLL_SECONDS = 0.25
 START_SECONDS = 300.0  # to make environment and expert, at least
 
 
 def play_on_ray(
-    jobs: Sequence[Job], missing: Sequence[Sequence[int]], address: str, workers: int | None, timeout: float
-) -> Generator[list[Result], None, None]:
+    jobs: Sequence[Work], missing: Sequence[Sequence[int]], address: str, workers: int | None, timeout: float, *,
+    players: MakePlayers = EPISODES,
+) -> Generator[list[Result], None, None]:  # fmt: skip
     """Play those seeds of each job on Ray; yield results as they come, at least twice a second.
 
     Args:
@@ -30,6 +32,7 @@ def play_on_ray(
         address: of the cluster, or `local` to start one on this machine.
         workers: how many, one CPU each, of those that there are; None for all.
         timeout: seconds after which a step that has not ended counts as hanging.
+        players: makes a worker's players from the jobs.
 
     Raises:
         UsageError: Ray is missing, or there is no cluster at the address.
@@ -39,7 +42,7 @@ def play_on_ray(
     try:
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         count = min(workers or cpus, cpus, sum(map(len, missing)))
-        yield from _Pool(ray, jobs, Dealer(missing, max(1, count)), count, timeout).results()
+        yield from _Pool(ray, jobs, Dealer(missing, max(1, count)), count, timeout, players).results()
     finally:
         ray.shutdown()
 
@@ -47,8 +50,11 @@ def play_on_ray(
 class _Pool:
     """Workers on the cluster, and what each is at."""
 
-    def __init__(self, ray: Any, jobs: Sequence[Job], dealer: Dealer, size: int, timeout: float) -> None:
+    def __init__(
+        self, ray: Any, jobs: Sequence[Work], dealer: Dealer, size: int, timeout: float, players: MakePlayers = EPISODES
+    ) -> None:
         self._ray, self._jobs, self._dealer, self._size, self._timeout = ray, jobs, dealer, size, timeout
+        self._players = players
         self._make = ray.remote(num_cpus=1, max_restarts=0)(_Worker).remote
         self._suspects: deque[Chunk] = deque()  # seeds of a worker that died: one of them did it, so one at a time
         self._at: dict[Any, tuple[Any, Chunk]] = {}  # awaited result -> worker and chunk
@@ -82,7 +88,7 @@ class _Pool:
             yield results
 
     def _start(self) -> None:
-        worker = self._make(list(self._jobs), self._timeout)
+        worker = self._make(list(self._jobs), self._timeout, self._players)
         self._coming[worker.ready.remote()] = worker
 
     def _started(self, reference: Any) -> list[tuple[Any, None]]:
@@ -135,9 +141,9 @@ class _Pool:
 class _Worker:
     """A process of the cluster; a thread plays while another watches it."""
 
-    def __init__(self, jobs: Sequence[Job], timeout: float) -> None:
-        self._jobs, self._timeout = jobs, timeout
-        self._players = Players(jobs)
+    def __init__(self, jobs: Sequence[Work], timeout: float, players: MakePlayers = EPISODES) -> None:
+        self._jobs, self._timeout, self._make = jobs, timeout, players
+        self._players = players(jobs)
 
     def ready(self) -> None:
         """Give a sign of life."""
@@ -150,14 +156,14 @@ class _Worker:
         def failed(why: str) -> Failed:
             seed = pulse[SEED] if pulse[SEED] != NOTHING else chunk.seeds[len(results)]
             env_id = self._jobs[chunk.job].env_id
-            return Failed(chunk.job, seed, f"{env_id}: step {pulse[STEP]} of seed {seed} {why}")
+            return Failed(chunk.job, seed, f"{env_id}: {self._jobs[chunk.job].where(seed, pulse[STEP])} {why}")
 
         def play() -> None:
             try:
                 for result in self._players.play(chunk.job, chunk.seeds, pulse):
                     results.append(result)  # noqa: PERF402  # one by one, because the other thread looks
             except BaseException as error:  # noqa: BLE001  # such as SystemExit, which would end the thread unheard
-                self._players = Players(self._jobs)
+                self._players = self._make(self._jobs)
                 results.append(failed(f"raised {one_line(error)}"))
 
         playing = threading.Thread(target=play, daemon=True)

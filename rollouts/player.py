@@ -53,6 +53,10 @@ class Job:
         """The registered id."""
         return str(self.header["env_id"])
 
+    def where(self, seed: int, step: int) -> str:
+        """How far an episode was, in a message."""
+        return f"step {step} of seed {seed}"
+
 
 @dataclass(frozen=True)
 class Played:

@@ -26,12 +26,11 @@ from gato_agent.rollouts.player import (
     SEED,
     STEP,
     Failed,
-    Job,
-    Players,
     Result,
     idle_pulse,
     untried,
 )
+from gato_agent.rollouts.work import EPISODES, MakePlayers, Watch, Work, nobody
 
 POLL_SECONDS = 0.25
 SEND_SECONDS = 0.2  # results are sent together: a message costs as much as a short episode
@@ -39,8 +38,9 @@ START_SECONDS = 300.0  # to load libraries, environment and expert, at least
 
 
 def play_in_processes(
-    jobs: Sequence[Job], missing: Sequence[Sequence[int]], workers: int, timeout: float
-) -> Generator[list[Result], None, None]:
+    jobs: Sequence[Work], missing: Sequence[Sequence[int]], workers: int, timeout: float, *,
+    players: MakePlayers = EPISODES, ahead: int = 2, watch: Watch = nobody,
+) -> Generator[list[Result], None, None]:  # fmt: skip
     """Play those seeds of each job in `workers` processes; yield results as they come, at least twice a second.
 
     Args:
@@ -48,13 +48,18 @@ def play_in_processes(
         missing: the seeds of each.
         workers: number of processes.
         timeout: seconds after which a step that has not ended counts as hanging.
+        players: makes a worker's players from the jobs.
+        ahead: chunks that a worker is given at once; more than one saves it the wait for the next.
+        watch: is told before every yield what each worker is at.
     """
     dealer = Dealer(missing, workers)
-    pool = _Pool(jobs, dealer, min(workers, sum(map(len, missing))), timeout)
+    pool = _Pool(jobs, dealer, min(workers, sum(map(len, missing))), timeout, players, ahead)
     try:
         while dealer or pool.busy():
             pool.deal()
-            yield pool.gather()
+            results = pool.gather()
+            pool.tell(watch)
+            yield results
     finally:
         pool.close()
 
@@ -62,11 +67,11 @@ def play_in_processes(
 class _Worker:
     """A process, and the chunks that it was given and has not finished."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Work], players: MakePlayers) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.pulse: Any = context.RawArray("q", idle_pulse())
-        self.process = context.Process(target=_work, args=(theirs, self.pulse, jobs), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, self.pulse, jobs, players), daemon=True)
         self.process.start()
         theirs.close()  # so that its end is the only one, and we hear when it closes
         self.given: deque[tuple[int, deque[int]]] = deque()
@@ -102,8 +107,11 @@ class _Worker:
 class _Pool:
     """The workers that live."""
 
-    def __init__(self, jobs: Sequence[Job], dealer: Dealer, size: int, timeout: float) -> None:
+    def __init__(
+        self, jobs: Sequence[Work], dealer: Dealer, size: int, timeout: float, players: MakePlayers, ahead: int
+    ) -> None:
         self._jobs, self._dealer, self._size, self._timeout = jobs, dealer, size, timeout
+        self._players, self._ahead = players, ahead
         self._workers: list[_Worker] = []
         self._spared: set[tuple[int, int]] = set()  # seeds that a worker was lost with, though it was at none
 
@@ -111,11 +119,17 @@ class _Pool:
         """Whether any result is awaited."""
         return any(worker.given for worker in self._workers)
 
+    def tell(self, watch: Watch) -> None:
+        """Say what each worker is at."""
+        for worker in self._workers:
+            if worker.pulse[JOB] != NOTHING:
+                watch(worker.pulse[JOB], worker.pulse[STEP])
+
     def deal(self) -> None:
         """Give every worker something to do, and something to do next."""
         while self._dealer and len(self._workers) < self._size:
-            self._workers.append(_Worker(self._jobs))
-        for depth in (1, 2):
+            self._workers.append(_Worker(self._jobs, self._players))
+        for depth in range(1, self._ahead + 1):
             for worker in self._workers:
                 at = [other.given[-1][0] for other in self._workers if other.given and other is not worker]
                 while len(worker.given) < depth:
@@ -177,7 +191,7 @@ class _Pool:
         if spared:
             return []
         env_id = self._jobs[job].env_id
-        failure = Failed(job, seed, f"{env_id}: step {step} of seed {seed} {why}")
+        failure = Failed(job, seed, f"{env_id}: {self._jobs[job].where(seed, step)} {why}")
         return [failure, *untried(job, env_id, self._dealer.failed(job, seed))]
 
     def close(self) -> None:
@@ -194,13 +208,15 @@ def _death(worker: _Worker) -> str:
     return f"ended its worker: {signal.Signals(-code).name}" if code < 0 else f"ended its worker: exit code {code}"
 
 
-def _work(connection: "Connection[Any, Any]", pulse: MutableSequence[int], jobs: Sequence[Job]) -> None:
+def _work(
+    connection: "Connection[Any, Any]", pulse: MutableSequence[int], jobs: Sequence[Work], make: MakePlayers
+) -> None:
     """Be a worker: play chunks until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some environments print at every reset
     warnings.simplefilter("ignore")  # the parent has made every environment too, and shown what there is to say
-    players = Players(jobs)
+    players = make(jobs)
     with suppress(EOFError, OSError):
         while True:
             chunk = connection.recv()

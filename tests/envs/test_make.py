@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import closing
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -160,3 +161,11 @@ def register(monkeypatch: pytest.MonkeyPatch, env_id: str, entry_point: Any) -> 
     """Register for the length of one test."""
     gym.register(env_id, entry_point=entry_point)
     monkeypatch.setitem(gym.registry, env_id, gym.registry.pop(env_id))
+
+
+def test_a_film_follows_what_runs_away() -> None:
+    pytest.importorskip("mujoco")
+    with closing(make("HalfCheetah-v5", render_mode="rgb_array")) as env:
+        assert env.unwrapped.mujoco_renderer.camera_id >= 0  # type: ignore[attr-defined]
+    with closing(make("Reacher-v5", render_mode="rgb_array")) as env:  # whose model has no such camera
+        assert env.unwrapped.mujoco_renderer.camera_id == -1  # type: ignore[attr-defined]

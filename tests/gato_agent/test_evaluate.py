@@ -1,58 +1,172 @@
-"""What is made of episodes: returns, success, and a score that is of either."""
+"""Evaluating many tasks: killed it goes on, what fails or is missing is named, and costs no other task its result."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gato_agent.envs.make import make_vector
-from gato_agent.envs.random_actor import RandomActor
-from gato_agent.envs.task import Task, find
-from gato_agent.evaluate import Played, play_episodes, score
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.evaluate import EvaluateConfig, evaluate
+from gato_agent.results import Results
+from tests.rollouts.test_workers import OTHER, WORKER
+
+ROOT = Path(__file__).parents[2]
+TASKS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "MountainCarContinuous-v0")
 
 
-def episodes(*totals: float, success: bool | None = None) -> list[Played]:
-    return [Played(seed, total, 7, success) for seed, total in enumerate(totals)]
+def returns(folder: Path) -> dict[str, tuple[float, ...]]:
+    return {name: task.returns for name, task in Results.load(folder).tasks.items()}
 
 
-def test_a_score_is_the_share_of_the_way_from_random_to_expert() -> None:
-    task = find("CartPole-v1")
-    assert task is not None and task.random is not None and task.expert is not None
-    found = score("CartPole-v1", episodes(100.0, 300.0))
-    assert (found.mean, found.random, found.expert) == (200.0, task.random.mean, task.expert.mean)
-    assert found.normalized == pytest.approx((200 - task.random.mean) / (task.expert.mean - task.random.mean))
-    assert found.success is None
-    other = score("CartPole-v1", episodes(100.0), comparable=False)
-    assert (other.random, other.expert, other.normalized) == (None, None, None)
-    assert score("Unknown-v0", episodes(1.0)).normalized is None
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "gato_agent", "evaluate", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
 
 
-def test_where_episodes_end_at_success_the_score_is_of_success() -> None:
-    """A quick success has little return: a random player that never succeeds may have more."""
-    task = find("Meta-World/coffee-button-v3")
-    assert task is not None and task.random is not None and task.expert is not None
-    assert task.by_success
-    assert task.expert.mean < task.random.mean
-    solved = [*episodes(20.0, 21.0, 22.0, success=True), *episodes(170.0, success=False)]
-    found = score(task.id, solved)
-    assert found.success == 0.75
-    assert (found.random, found.expert) == (task.random.success, task.expert.success)
-    assert found.normalized == pytest.approx((0.75 - found.random) / (found.expert - found.random))
+def killed_and_resumed(tmp_path: Path, tasks: tuple[str, ...], kills: int) -> None:
+    settings: dict[str, Any] = {"expert": "random", "episodes": 20, "env": tasks, "workers": 2}
+    line = ["--expert", "random", "--episodes", "20", "--env", *tasks, "--workers", "2"]
+    rng, there, killed = random.Random(0), 0, 0
+    while killed < kills and there < len(tasks):
+        process = start(*line, "--out", str(tmp_path / "killed"))
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(rng.randrange(1, 3))]
+        time.sleep(rng.random() * 0.3)
+        process.kill()
+        lines += process.communicate()[0].splitlines()
+        killed += process.returncode == -signal.SIGKILL
+        before, there = there, len(returns(tmp_path / "killed"))
+        said = [each for each in lines if re.match(r"\S+-v\d+: mean", each)]
+        assert len(said) <= there - before  # what was said is kept, and nothing is played twice
+    evaluate(EvaluateConfig(**settings, out=tmp_path / "killed"))
+    evaluate(EvaluateConfig(**{**settings, "workers": 0}, out=tmp_path / "undisturbed"))
+    assert returns(tmp_path / "killed") == returns(tmp_path / "undisturbed")
+    assert list(returns(tmp_path / "killed")) == sorted(tasks)
+    print(f"{killed} kills")
 
 
-def test_success_is_read_where_a_task_knows_it() -> None:
-    assert (find("CartPole-v1") or Task("", "")).success is None
-    envs = make_vector("CartPole-v1", 2)
-    played = list(play_episodes(RandomActor(envs.single_action_space, 0), envs, range(3), "CartPole-v1"))
-    assert sorted(each.seed for each in played) == [0, 1, 2]
-    assert all(each.success is None and each.total == each.length for each in played)
+def test_killed_it_completes_what_is_missing_and_repeats_nothing(tmp_path: Path) -> None:
+    killed_and_resumed(tmp_path, TASKS[:3], 1)
 
 
-@pytest.mark.parametrize("task", ["BabyAI-GoToObj-v0"])
-def test_success_is_that_of_any_step(task: str) -> None:
-    pytest.importorskip("minigrid")
-    from gato_agent.rollouts.experts import load_expert
+@pytest.mark.slow
+def test_killed_at_random_moments_the_results_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+    for trial in range(int(os.environ.get("KILLS", "8")) // 4):
+        killed_and_resumed(tmp_path / str(trial), TASKS, 4)
 
-    envs = make_vector(task, 1)
-    expert = load_expert("catalogue", task, envs.single_observation_space, envs.single_action_space, envs=envs)
-    played = list(play_episodes(expert, envs, range(4), task))
-    known = find(task)
-    assert known is not None
-    assert all(each.success is (None if known.success is None else True) for each in played)
+
+def test_a_second_call_plays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EvaluateConfig(env=("CartPole-v1", "Pendulum-v1"), expert="random", episodes=2, workers=0, out=tmp_path)
+    first = evaluate(config).to_json()
+    monkeypatch.setattr("gato_agent.measure.play_episodes", None)  # would fail if it were called
+    assert evaluate(config).to_json() == first
+    assert json.loads((tmp_path / "results.json").read_text())["summary"]["groups"]["all"]["tasks"] == 2
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"episodes": 3}, r"holds results with episodes 2: repeat that, or choose another --out"),
+        ({"seed": 5}, r"holds results with seed 1000000"),
+        ({"expert": None}, r"holds results with expert \"random\""),
+        ({"temperature": 0.5}, r"holds results with temperature 0.0"),
+    ],
+)
+def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    settings: dict[str, Any] = {"env": ("CartPole-v1",), "expert": "random", "episodes": 2, "out": tmp_path}
+    evaluate(EvaluateConfig(**settings))
+    with pytest.raises(UsageError, match=said):
+        evaluate(EvaluateConfig(**{**settings, **change}))
+
+
+def test_results_of_other_weights_are_not_mixed(tmp_path: Path) -> None:
+    config = EvaluateConfig(env=("CartPole-v1",), episodes=1, out=tmp_path)
+    evaluate(config)
+    data = json.loads((tmp_path / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps({**data, "sha256": "0" * 64, "actor": "runs/old"}))
+    with pytest.raises(UsageError, match=r"other weights, of runs/old: choose another --out for shipped weights"):
+        evaluate(config)
+
+
+def test_a_task_that_is_not_installed_or_not_known_is_named_and_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "minatar", None)  # as if it were not installed
+    config = EvaluateConfig(env=("CartPole-v1", "Taxi-v4"), suite=("minatar",), episodes=1, workers=0, out=tmp_path)
+    found = evaluate(config)
+    assert list(found.tasks) == ["CartPole-v1"]
+    assert found.not_evaluated["Taxi-v4"] == "Taxi-v4: shipped weights was not trained on it"
+    assert "pip install 'gato-agent[minatar]'" in found.not_evaluated["MinAtar/Freeway-v1"]
+    assert "not evaluated: MinAtar/Breakout-v1 is not installed" in capsys.readouterr().out
+    groups = json.loads((tmp_path / "results.json").read_text())["not_evaluated"]
+    assert set(groups) == {"Taxi-v4", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"}
+    with pytest.raises(UsageError, match=r"MinAtar/Freeway-v1 is not installed: pip install 'gato-agent\[minatar\]'"):
+        evaluate(EvaluateConfig(env=("MinAtar/Freeway-v1",), episodes=1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("hang", r"Worker-v0: after 1 of 3 episodes it did not finish within 5 s \(--timeout\)"),
+        ("kill", r"Worker-v0: after 1 of 3 episodes it ended its worker: SIGKILL"),
+        ("raise", r"Worker-v0: step 2 of seed 1 raised RuntimeError: the wheel came off"),
+    ],
+)
+def test_a_task_that_fails_keeps_the_results_of_others(tmp_path: Path, fault: str, said: str) -> None:
+    kwargs = {"fault": fault, "seed": 1}
+    settings: dict[str, Any] = {
+        "expert": "random", "episodes": 3, "workers": 2, "timeout": 5.0, "env_kwargs": json.dumps(kwargs),
+        "out": tmp_path,
+    }  # fmt: skip
+    with pytest.raises(GatoError, match=f"^1 of 2 tasks failed: {said}") as caught:
+        evaluate(EvaluateConfig(env=(WORKER, "tests.gato_agent.calm:Calm-v0"), seed=0, **settings))
+    assert caught.value.exit_code == 1
+    found = Results.load(tmp_path)
+    assert list(found.tasks) == ["Calm-v0"]
+    assert list(found.failed) == ["Worker-v0"]
+
+
+def test_tasks_in_processes_and_here_are_the_same(tmp_path: Path) -> None:
+    for workers in (0, 2):
+        evaluate(EvaluateConfig(
+            env=("CartPole-v1", "Pendulum-v1"), episodes=3, workers=workers, num_threads=1, out=tmp_path / str(workers)
+        ))  # fmt: skip
+    assert returns(tmp_path / "0") == returns(tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_on_ray_the_results_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    settings: dict[str, Any] = {"env": ("CartPole-v1", "Pendulum-v1"), "expert": "random", "episodes": 4}
+    evaluate(EvaluateConfig(**settings, workers=0, out=tmp_path / "here"))
+    evaluate(EvaluateConfig(**settings, ray="local", out=tmp_path / "ray"))
+    assert returns(tmp_path / "here") == returns(tmp_path / "ray")
+    kwargs = json.dumps({"fault": "kill", "seed": 1})
+    with pytest.raises(GatoError, match=r"1 of 2 tasks failed: Worker-v0: seed 0 ended its worker"):
+        evaluate(EvaluateConfig(
+            env=(WORKER, "tests.gato_agent.calm:Calm-v0"), expert="random", episodes=3, seed=0, ray="local",
+            env_kwargs=kwargs, out=tmp_path / "faulty",
+        ))  # fmt: skip
+    assert list(Results.load(tmp_path / "faulty").tasks) == ["Calm-v0"]
+
+
+def test_other_envs_of_one_module_fail_alike_and_are_both_named(tmp_path: Path) -> None:
+    with pytest.raises(GatoError, match=r"^2 of 2 tasks failed: .*Worker-v0: .*Other-v0: "):
+        evaluate(EvaluateConfig(
+            env=(WORKER, OTHER), expert="random", episodes=2, seed=0, workers=0,
+            env_kwargs='{"fault": "raise", "seed": 0}', json=tmp_path / "r.json",
+        ))  # fmt: skip
+    assert set(json.loads((tmp_path / "r.json").read_text())["failed"]) == {"Worker-v0", "Other-v0"}

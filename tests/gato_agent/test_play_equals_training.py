@@ -82,7 +82,7 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
         )[0]
         logits = {
             at: model.logits(hidden[at], low, high)
-            for low, high, position, _ in batch.targets
+            for low, high, position, *_ in batch.targets
             for at in position.tolist()
         }
     return [logits[at] for at in sorted(logits)]

@@ -8,7 +8,7 @@ import pytest
 
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.task import find
-from gato_agent.evaluate import play_episodes
+from gato_agent.measure import play_episodes
 from gato_agent.scores import FIRST_SEED, normalized
 from gato_agent.seating import seat
 

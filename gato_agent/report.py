@@ -1,0 +1,196 @@
+"""A report of one or several evaluations: tables side by side, one HTML page, plots for papers, and short videos."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from gato_agent.agent import resolve_device
+from gato_agent.board import number, wide_console
+from gato_agent.envs.errors import GatoError, at_least
+from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.film import Filmers, poster, scenes
+from gato_agent.measure import Conditions
+from gato_agent.page import Films, page
+from gato_agent.plots import plots
+from gato_agent.results import Results, to_csv
+from gato_agent.rollouts.player import Failed
+from gato_agent.rollouts.progress import progress
+from gato_agent.rollouts.workers import play_in_processes
+from gato_agent.scores import Sample
+from gato_agent.summary import by_group, compare
+
+PAGE, VIDEOS, MANIFEST = "index.html", "videos", "videos.json"
+TIMEOUT = 300.0  # seconds of a step, drawing included, that count as hanging
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Compare evaluations with each other and with published generalists, and write a report of the first."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders or JSON files that `gato-agent evaluate --out` wrote."""
+    out: Path | None = None
+    """Folder for the report: index.html, plots, and videos/. Without it only the comparison is printed."""
+    videos: bool = True
+    """Film the first episode of each task, but for those that are there; takes the checkpoint."""
+    workers: int | None = None
+    """Processes that film; by default one for each core."""
+
+
+def report(config: ReportConfig) -> None:
+    """Print the comparison and write the report.
+
+    Raises:
+        UsageError: no results, or results that are not there.
+        GatoError: a results file is damaged.
+    """
+    at_least(1, workers=config.workers)
+    at_least(1, results=len(config.results))
+    results = [Results.load(path) for path in config.results]
+    console = wide_console()
+    console.print(comparison(results))
+    if len(results) > 1:
+        console.print(improvements(results))
+    if config.out:
+        write_report(results, config.out, console, videos=config.videos, workers=config.workers)
+
+
+def published() -> dict[str, Any]:
+    """Rows of other generalists: who, how it was measured, and by group a figure and its environments."""
+    data: dict[str, Any] = json.loads((files("gato_agent") / "template" / "published.json").read_text(encoding="utf-8"))
+    return data
+
+
+def comparison(results: Sequence[Results]) -> Table:
+    """Families and their interquartile means, of each evaluation and of published generalists."""
+    shown = Table(Column("family", no_wrap=True), title="IQM of expert-normalised score", box=box.SIMPLE, padding=0)
+    found = [by_group(each) for each in results]
+    others = {name: each["groups"] for name, each in published().items()}
+    rows = {name: None for groups in found for name in groups}
+    numeric = [name for name, groups in others.items() if any("iqm" in groups.get(row, {}) for row in rows)]
+    for name in [*(each.actor for each in results), *numeric]:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_cell(groups[row].iqm, groups[row].iqm_ci95) if row in groups else "-" for groups in found]
+        known = [others[name].get(row, {}) for name in numeric]
+        shown.add_row(row, *cells, *(_cell(each.get("iqm"), each.get("ci95")) for each in known))
+    notes = [
+        f"{name}, {row}: {each.get('said', 'IQM')} ({each['environments']})"
+        for name, groups in others.items() for row, each in groups.items() if row in rows
+    ]  # fmt: skip
+    shown.caption = f"published: {'; '.join(notes)}" if notes else None
+    return shown
+
+
+def _cell(value: float | None, bounds: Sequence[float] | None) -> str:
+    return number(value, 3) if not bounds else "{} ({:.3f} to {:.3f})".format(number(value, 3), *bounds)
+
+
+def improvements(results: Sequence[Results]) -> Table:
+    """Probability of improvement of the first evaluation over each of the others."""
+    first = results[0]
+    shown = Table(Column("family", no_wrap=True), box=box.SIMPLE, padding=0)
+    shown.title = f"probability that an episode of {first.actor} beats one of ..."
+    found = [compare(first, other) for other in results[1:]]
+    for other in results[1:]:
+        shown.add_column(other.actor, justify="right")
+    for name in {name: None for groups in found for name in groups}:
+        cells = [_cell(groups[name].probability, groups[name].ci95) if name in groups else "-" for groups in found]
+        shown.add_row(name, *cells)
+    return shown
+
+
+def write_report(
+    results: Sequence[Results], out: Path, console: Console, *, videos: bool = True,
+    named: Mapping[str, str] | None = None, workers: int | None = None,
+) -> Path:  # fmt: skip
+    """Write a report of the first evaluation, beside the others; return the page's path.
+
+    Args:
+        results: at least one.
+        out: folder, which is made.
+        console: for progress.
+        videos: whether to film what is not there yet.
+        named: tasks that the user named with a module to import.
+        workers: processes that film.
+    """
+    with lock_folder(out, "report"):
+        films = _films(results[0], out, console, named or {}, workers) if videos else _kept(results[0], out)
+        samples = [(each.actor, _samples(each)) for each in results]
+        written = {
+            out / PAGE: page(results, samples, films, published()).encode(),
+            out / "results.csv": to_csv(results[0]),
+        }
+        written |= {out / name: data for name, data in plots(results, samples).items()}
+        write_files(written)
+    console.print(f"report: {out / PAGE}", highlight=False, markup=False, soft_wrap=True)
+    return out / PAGE
+
+
+def _samples(results: Results) -> list[Sample]:
+    return [sample for task in results.tasks.values() if (sample := task.sample()) is not None]
+
+
+def _identity(results: Results) -> str:
+    """What a film must be of to be kept."""
+    return json.dumps([results.actor if results.sha256 is None else results.sha256, results.settings], sort_keys=True)
+
+
+def _kept(results: Results, out: Path) -> Films:
+    """Films that are in place, of these weights, by task."""
+    path = out / VIDEOS / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes()) if path.exists() else {}
+        entries = manifest["films"] if manifest.get("of") == _identity(results) else {}
+        return {task: each for task, each in entries.items() if (out / VIDEOS / each["file"]).is_file()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise GatoError(f"{path} is damaged ({error}): delete it, and the report is made anew") from error
+
+
+def _films(results: Results, out: Path, console: Console, named: Mapping[str, str], workers: int | None) -> Films:
+    """Film what is missing, keep it as it comes, and say of which tasks there is no video."""
+    films = _kept(results, out)
+    lengths = {task: each.lengths[0] for task, each in results.tasks.items() if task not in films}
+    conditions = Conditions(
+        results.checkpoint, sha256=results.sha256, n_envs=1, num_threads=1, device=resolve_device("cpu"),
+        **results.settings,
+    )  # fmt: skip
+    jobs = scenes(conditions, lengths, dict(named))
+    playing = play_in_processes(
+        jobs, [[conditions.seed] for _ in jobs], workers or os.cpu_count() or 1, TIMEOUT, players=Filmers, ahead=1
+    )
+    with progress(console, "filming", len(jobs), "tasks", every=10.0) as update, closing(playing):
+        done = 0
+        for group in playing if jobs else ():
+            for result in group:
+                done += 1
+                task = jobs[result.job].env_id
+                if isinstance(result, Failed):
+                    console.print(f"no video: {result.reason}", highlight=False, markup=False, soft_wrap=True)
+                else:
+                    entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
+                    films[task] = _store(out / VIDEOS, task, result.data) | entry
+            if group:
+                manifest = {"of": _identity(results), "films": films}
+                write_files({out / VIDEOS / MANIFEST: json.dumps(manifest, indent=1).encode()})
+                update(done, f"{len(films)} in place")
+    return films
+
+
+def _store(folder: Path, task: str, data: bytes) -> dict[str, Any]:
+    """Write a film and a picture of it; returns their names."""
+    name = quote(task, safe="").replace("%", "_")  # a page would have to write each % as %25
+    write_files({folder / f"{name}.mp4": data})
+    write_files({folder / f"{name}.jpg": poster(folder / f"{name}.mp4")})
+    return {"file": f"{name}.mp4", "poster": f"{name}.jpg"}

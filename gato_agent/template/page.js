@@ -1,0 +1,101 @@
+"use strict";
+(() => {
+  const one = (selector, inside = document) => inside.querySelector(selector);
+  const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+
+  // Light or dark: what the system says, until it is told otherwise.
+  one("#theme").onclick = () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+  };
+
+  // The table sorts by a column, numbers from the greatest; rows without a value stay at the end.
+  const body = one(".tasks tbody");
+  const heads = all(".tasks thead th");
+  heads.forEach((head, column) => {
+    one("button", head).onclick = () => {
+      const number = head.dataset.kind === "number";
+      const before = head.getAttribute("aria-sort");
+      const down = before === "none" ? number : before === "ascending";
+      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const value = (row) => row.cells[column]?.dataset.value ?? "";
+      const rows = all("tr", body).sort((a, b) => {
+        const [x, y] = [value(a), value(b)];
+        if (x === "" || y === "") return (x === "") - (y === "");
+        const order = number ? Number(x) - Number(y) : x.localeCompare(y, undefined, { numeric: true });
+        return down ? -order : order;
+      });
+      body.append(...rows);
+    };
+  });
+
+  // One filter for the table and the films.
+  const [search, group, state] = ["#search", "#group", "#state"].map((id) => one(id));
+  const cards = all(".card");
+  const more = one("#more");
+  const FEW = 12;
+  let everything = cards.length <= FEW;
+  const apply = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const fits = (item) =>
+      words.every((word) => item.dataset.task.toLowerCase().includes(word)) &&
+      (!group.value || item.dataset.group === group.value);
+    const rows = all("tr", body);
+    const shown = rows.filter((row) => {
+      row.hidden = !(fits(row) && (!state.value || row.dataset.state === state.value));
+      return !row.hidden;
+    });
+    one("#count").textContent = shown.length === rows.length ? `${rows.length} tasks` : `${shown.length} of ${rows.length} tasks`;
+    const filtered = words.length > 0 || group.value;
+    let left = everything || filtered ? Infinity : FEW;
+    // The few that stand for all are of as many families as there are.
+    const first = everything || filtered ? cards : spread();
+    cards.forEach((card) => { card.hidden = true; });
+    first.filter(fits).forEach((card) => { card.hidden = left-- <= 0; });
+    more.hidden = everything || Boolean(filtered);
+  };
+  const spread = () => {
+    const families = Object.values(Object.groupBy ? Object.groupBy(cards, (card) => card.dataset.group) : { all: cards });
+    const turns = [];
+    for (let i = 0; turns.length < cards.length; i++) families.forEach((family) => { if (family[i]) turns.push(family[i]); });
+    return turns;
+  };
+  [search, group, state].forEach((field) => field.addEventListener("input", apply));
+  more.onclick = () => { everything = true; apply(); };
+  if (!cards.length) one("#films").hidden = true;
+  apply();
+
+  // A film is fetched when it is asked for.
+  const toggle = (card) => {
+    const video = one("video", card);
+    if (!card.classList.contains("on")) card.classList.add("on");
+    if (video.paused) video.play().catch(() => card.classList.remove("on"));
+    else { video.pause(); card.classList.remove("on"); }
+  };
+  cards.forEach((card) => { one(".play", card).onclick = () => toggle(card); });
+  const cinema = one("#cinema");
+  all("[data-watch]").forEach((button) => {
+    button.onclick = () => {
+      const card = cards.find((each) => each.dataset.task === button.dataset.watch);
+      const video = one("video", cinema);
+      video.src = one("video", card).src;
+      one("p", cinema).textContent = one("figcaption", card).innerText.replace("\n", ": ");
+      cinema.showModal();
+      video.play().catch(() => {});
+    };
+  });
+  cinema.onclose = () => one("video", cinema).pause();
+
+  // A bar says whose it is.
+  all(".bars .bar").forEach((bar) => {
+    const tell = () => {
+      all(".bars .on").forEach((other) => other.classList.remove("on"));
+      bar.classList.add("on");
+      one("output", bar.closest("figure")).textContent = `${bar.dataset.task} ${bar.dataset.score}`;
+    };
+    bar.addEventListener("pointerenter", tell);
+    bar.addEventListener("click", tell);
+  });
+})();
