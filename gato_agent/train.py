@@ -1,19 +1,20 @@
 """Behaviour cloning: predict the expert's action tokens, and only those."""
 
+import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
 
 from gato_agent import run_folder
 from gato_agent.agent import resolve_device
-from gato_agent.checkpoint import FILE, Checkpoint, read
+from gato_agent.checkpoint import FILE, Checkpoint, locate, read
 from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import UsageError
@@ -22,13 +23,13 @@ from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers, package
 from gato_agent.model import Gato
 from gato_agent.ranks import join
-from gato_agent.recipe import TrainConfig
+from gato_agent.recipe import Size, TrainConfig
 from gato_agent.returns import play_shortly
 from gato_agent.rollouts.progress import progress
 from gato_agent.trainer import Figures, Trainer
 from gato_agent.windows import Windows
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "defaults", "fine_tuning", "train"]
 
 STATE = "state.safetensors"
 JUDGED = ("held_out_loss", "returns", "worth")  # what a checkpoint keeps of what was measured of it
@@ -50,10 +51,10 @@ def train(config: TrainConfig) -> Path:
     ranks, device = join(resolve_device(config.device))
     if config.batch_size < ranks.size:
         raise UsageError(f"--batch-size {config.batch_size}: {ranks.size} processes need a window each")
+    start = Checkpoint.load(_reference(config.init), device) if config.init else None
+    if start and _size(start.model.config) != config.size:
+        raise UsageError(f"--init {config.init} is a {_size(start.model.config)} model: leave --size out, or give this")
     size = GatoConfig.named(config.size)
-    start = Checkpoint.load(config.init, device) if config.init else None
-    if start and start.model.config != size:
-        raise UsageError(f"--init {config.init} is no {config.size} model: give its own --size")
     text = start.text if start else None
     data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
     for task in set(config.eval_env) - set(data.tasks):
@@ -82,6 +83,38 @@ def train(config: TrainConfig) -> Path:
         path = _Run(trainer, windows, data, shaping, device).to_the_end()
     ranks.leave()
     return path
+
+
+def fine_tuning(init: str, **given: Any) -> TrainConfig:
+    """Arguments for going on from a checkpoint on other tasks.
+
+    Args:
+        init: run folder, checkpoint file, or `shipped`.
+        given: fields of TrainConfig that are to be otherwise than by default.
+    """
+    about = read(locate(_reference(init)))[1]
+    return TrainConfig.fine_tuning(_size(GatoConfig.from_json(about["config"])), init, **given)
+
+
+def defaults(arguments: Sequence[str]) -> TrainConfig:
+    """What options are that the command line does not have: those of fine-tuning if it has --init."""
+    init = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    init.add_argument("--init", nargs="?")
+    given = init.parse_known_args(arguments)[0].init
+    return fine_tuning(given) if given else TrainConfig()
+
+
+def _reference(init: str | None) -> str | None:
+    """What `Checkpoint.load` takes."""
+    return None if init == "shipped" else init
+
+
+def _size(config: GatoConfig) -> Size:
+    """The name of a size; raises UsageError for one that has none."""
+    for name in get_args(Size):
+        if GatoConfig.named(name) == config:
+            return name  # type: ignore[no-any-return]
+    raise UsageError("--init: the checkpoint's size is none of this version's: train from nothing")
 
 
 class _Run:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gato_agent.checkpoint import read, to_bytes
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss
-from gato_agent.model import Gato
+from gato_agent.model import Gato, StochasticDepth
 from gato_agent.ranks import Ranks
 from gato_agent.recipe import TrainConfig
 from gato_agent.windows import Batch, Windows
@@ -41,6 +41,9 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
+        for module in model.modules():
+            if isinstance(module, StochasticDepth):
+                module.dropout = config.dropout
         self._loss: nn.Module = ActionLoss(model, config.smooth_bins)
         if self.ranks.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)

@@ -1,5 +1,6 @@
 """Training: the loss is aimed, learning works, and a killed run ends bit-identical to an undisturbed one."""
 
+import copy
 import dataclasses
 import json
 import random
@@ -28,12 +29,22 @@ from gato_agent.model import Gato
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.spaces import PAD
 from gato_agent.text import TextTokenizer
-from gato_agent.train import TrainConfig, train
+from gato_agent.train import TrainConfig, defaults, fine_tuning, train
 from gato_agent.trainer import Trainer
-from gato_agent.windows import Batch, Targets
+from gato_agent.windows import Batch, Targets, Windows
 from tests.testing_env import TestingEnv
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=64, layers=2)
+
+
+class FixedWindows(Windows):
+    """Always the same batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.fixed = batch
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        return self.fixed
 
 
 def random_batch(seed: int = 0) -> Batch:
@@ -174,11 +185,47 @@ def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path)
     first = TrainConfig(data=data, out=tmp_path / "first", steps=1, batch_size=1, num_threads=1)
     weights = Checkpoint.load(train(first)).model.state_dict()
     # A step this small changes nothing that float32 could show beside a weight.
-    second = dataclasses.replace(first, out=tmp_path / "second", init=tmp_path / "first", learning_rate=1e-30)
+    second = dataclasses.replace(first, out=tmp_path / "second", init=str(tmp_path / "first"), learning_rate=1e-30)
     for name, tensor in Checkpoint.load(train(second)).model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
-    with pytest.raises(UsageError, match=r"no tiny model"):
+    with pytest.raises(UsageError, match=r"is a nano model: leave --size out"):
         train(dataclasses.replace(second, out=tmp_path / "third", size="tiny"))
+
+
+def test_fine_tuning_has_defaults_of_its_own() -> None:
+    own = fine_tuning("shipped", batch_size=2)
+    assert (own.size, own.init, own.batch_size, own.steps) == ("nano", "shipped", 2, 200)
+    assert own.rate(0) == own.rate(own.steps - 1) == 3e-4
+    paper = TrainConfig.fine_tuning("large", "there")
+    assert paper.rate(0) == paper.rate(paper.steps - 1) == 1e-5
+    assert (paper.batch_size, paper.steps, paper.weight_decay, paper.dropout) == (64, 10_000, 0.0, 0.1)
+    assert defaults(["--init=shipped", "--steps", "3"]) == defaults(["--init", "shipped"]) == fine_tuning("shipped")
+    assert defaults(["--data", "--init"]) == defaults([]) == TrainConfig()
+    with pytest.raises(UsageError, match="no checkpoint at nowhere"):
+        defaults(["--init", "nowhere"])
+
+
+def test_fine_tuning_learns_a_task_that_the_checkpoint_does_not_know(tmp_path: Path) -> None:
+    collect(CollectConfig(env=("FrozenLake-v1",), expert="random", episodes=8, workers=0, out=tmp_path / "data"))
+    given = {"data": tmp_path / "data", "steps": 20, "batch_size": 1, "num_threads": 1, "device": "cpu"}
+    train(fine_tuning("shipped", **given, out=tmp_path / "run", learning_rate=1e-3))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").open()]
+    assert np.mean(losses[-5:]) < losses[0] - 0.1
+    assert Checkpoint.load(tmp_path / "run").tasks.keys() == {"FrozenLake-v1"}
+
+
+def test_dropout_is_of_training_alone() -> None:
+    torch.manual_seed(0)
+    model, batch = Gato(SHORT), random_batch()
+    plain = [Trainer(TrainConfig(), model).validate(FixedWindows(batch)) for _ in range(2)]
+    trainer = Trainer(TrainConfig(dropout=0.5), model)
+    assert trainer.validate(FixedWindows(batch)) == plain[0] == plain[1]
+    first = copy.deepcopy(trainer).update(batch).loss
+    assert copy.deepcopy(trainer).update(batch).loss == first
+    assert first != Trainer(TrainConfig(), model).update(batch).loss
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(UsageError, match="--dropout"):
+            TrainConfig(dropout=wrong).check()
 
 
 def test_the_mixture_is_checked() -> None:
