@@ -76,6 +76,8 @@ class TrainConfig:
     """Of initial weights, windows and stochastic depth."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Under torchrun: divide weights, gradients and moments among the GPUs (FSDP2), for a model too large for one."""
     num_threads: int | None = None
     """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
     logger: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
@@ -106,6 +108,13 @@ class TrainConfig:
             raise UsageError(f"--decay-steps {self.decay_steps}: for --schedule wsd, and at most --steps {self.steps}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"--learning-rate {self.learning_rate}: it must be above 0")
+
+    def check_processes(self, count: int) -> None:
+        """Raise UsageError for an option that cannot be with so many processes."""
+        if self.fsdp and count == 1:
+            raise UsageError("--fsdp divides the model among processes: start them with torchrun -m gato_agent train")
+        if self.batch_size < count:
+            raise UsageError(f"--batch-size {self.batch_size}: {count} processes need a window each")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, a function of the step alone."""

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gato_agent import run_folder
 from gato_agent.agent import resolve_device
-from gato_agent.checkpoint import FILE, Checkpoint, locate, read
+from gato_agent.checkpoint import FILE, Checkpoint, TrainedTask, locate, read
 from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import UsageError
@@ -26,12 +26,11 @@ from gato_agent.ranks import join
 from gato_agent.recipe import Size, TrainConfig
 from gato_agent.returns import play_shortly
 from gato_agent.rollouts.progress import progress
-from gato_agent.trainer import Figures, Trainer
+from gato_agent.trainer import STATE, Figures, Trainer
 from gato_agent.windows import Windows
 
 __all__ = ["TrainConfig", "defaults", "fine_tuning", "train"]
 
-STATE = "state.safetensors"
 JUDGED = ("held_out_loss", "returns", "worth")  # what a checkpoint keeps of what was measured of it
 BEST = "best"  # folder of the model with the highest returns, or else the lowest loss on held-out episodes
 
@@ -49,16 +48,14 @@ def train(config: TrainConfig) -> Path:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     ranks, device = join(resolve_device(config.device))
-    if config.batch_size < ranks.size:
-        raise UsageError(f"--batch-size {config.batch_size}: {ranks.size} processes need a window each")
+    config.check_processes(ranks.size)
     start = Checkpoint.load(_reference(config.init), device) if config.init else None
     if start and _size(start.model.config) != config.size:
         raise UsageError(f"--init {config.init} is a {_size(start.model.config)} model: leave --size out, or give this")
     size = GatoConfig.named(config.size)
     text = start.text if start else None
     data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
-    for task in set(config.eval_env) - set(data.tasks):
-        raise UsageError(f"--eval-env {task} is not learned: there are {', '.join(data.tasks)}")
+    _check_tasks(config, data.tasks, start.tasks if start else {})
     families = sorted(set(data.families))
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
@@ -74,8 +71,7 @@ def train(config: TrainConfig) -> Path:
             before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
         torch.manual_seed(config.seed)
         trainer = Trainer(config, start.model if start else Gato(size).to(device), ranks)
-        if (config.out / STATE).exists():
-            trainer.load(config.out / STATE)
+        trainer.load_latest(config.out)
         config.check_past(before, trainer.step)
         if before != shaping:
             run_folder.write(config.out, shaping)
@@ -83,6 +79,20 @@ def train(config: TrainConfig) -> Path:
         path = _Run(trainer, windows, data, shaping, device).to_the_end()
     ranks.leave()
     return path
+
+
+def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: Mapping[str, TrainedTask]) -> None:
+    """Raise UsageError for tasks to be played that are not learned, and for spaces that are not the checkpoint's."""
+    for name in set(config.eval_env) - set(tasks):
+        raise UsageError(f"--eval-env {name} is not learned: there are {', '.join(tasks)}")
+    for name in tasks.keys() & known.keys():
+        ours, theirs = tasks[name], known[name]
+        if (ours.observation_space, ours.action_space) != (theirs.observation_space, theirs.action_space):
+            raise UsageError(
+                f"{name} has other spaces than in --init {config.init}: observations {ours.observation_space} and not "
+                f"{theirs.observation_space}, actions {ours.action_space} and not {theirs.action_space}; give it "
+                "another id"
+            )
 
 
 def fine_tuning(init: str, **given: Any) -> TrainConfig:
@@ -146,17 +156,19 @@ class _Run:
             for entry in self.steps():
                 late = self._any(time.monotonic() >= deadline) if config.minutes is not None else False
                 play, due = self._due(config.eval_every), self._due(config.save_every) or late
+                checkpoint = self.checkpoint() if play or due else None
                 if lines is not None:
-                    if play or due:
-                        entry |= self.judge(play, lambda text: update(trainer.step, text))
+                    if checkpoint:
+                        entry |= self.judge(checkpoint, play, lambda text: update(trainer.step, text))
                     lines.log(entry)
                     update(trainer.step, ", ".join(_said(entry)))
-                    if play or due:
-                        self.save(entry)
+                if checkpoint:
+                    self.save(checkpoint, entry)
                 if late:
                     break
-            if lines is not None and self._at != trainer.step and not self._complete():
-                self.save(self.judge(False, lambda text: None))
+            if self._at != trainer.step and not self._complete():
+                checkpoint = self.checkpoint()
+                self.save(checkpoint, self.judge(checkpoint, False, lambda text: None) if first else {})
             self._wait()
         finished = trainer.step >= config.steps
         console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
@@ -168,19 +180,20 @@ class _Run:
         return every > 0 and (self.trainer.step % every == 0 or self.trainer.step == self.config.steps)
 
     def checkpoint(self) -> Checkpoint:
-        """The model as it is now."""
+        """The model as it is now; all processes must ask for it together, and the first one has it."""
         training = {"config": self.shaping, "step": self.trainer.step}
-        return Checkpoint(self.trainer.model, self.data.tasks, self.data.text, training, str(self.config.out))
+        return Checkpoint(self.trainer.whole(), self.data.tasks, self.data.text, training, str(self.config.out))
 
-    def judge(self, play: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    def judge(self, checkpoint: Checkpoint, play: bool, say: Callable[[str], None]) -> dict[str, Any]:
         """What is measured at a checkpoint: the loss on held-out episodes, and returns where they are wanted."""
         found: dict[str, Any] = {}
+        if self.held_out or play:
+            checkpoint.model.to(self.device).eval()
         if self.held_out:
-            found["held_out_loss"] = self.trainer.validate(self.held_out)
+            found["held_out_loss"] = self.trainer.validate(self.held_out, model=checkpoint.model)
         if play:
-            self.trainer.model.eval()
             tasks = self.config.eval_env or list(self.data.tasks)
-            returns = play_shortly(self.checkpoint(), tasks, self.config.eval_episodes, self.device, say)
+            returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say)
             found["returns"] = {task: score.mean for task, score in returns.tasks.items()}
             found["scores"] = {task: score.normalized for task, score in returns.tasks.items()}
             found |= {"worth": returns.worth} if returns.tasks else {}
@@ -222,16 +235,24 @@ class _Run:
         """Whether it is so in any of the processes."""
         return bool(self.ranks.sum(torch.tensor(float(here), device=self.device)).item())
 
-    def save(self, found: dict[str, Any]) -> None:
-        """Begin to write a checkpoint: what is in it is copied now, and reaches the disk while training goes on."""
+    def save(self, checkpoint: Checkpoint, found: dict[str, Any]) -> None:
+        """Begin to write a checkpoint: what is in it is copied now, and reaches the disk while training goes on.
+
+        Of a sharded model each process writes its own part, and training waits for it.
+        """
         trainer, folder = self.trainer, self.config.out
-        checkpoint = self.checkpoint()
-        checkpoint.training.update({key: found.get(key) for key in JUDGED})
-        model, state = checkpoint.to_bytes(getattr(torch, self.config.weights)), trainer.to_bytes()
-        self._wait()
-        best = _rank(found) > _rank(_training(folder / BEST / FILE))
-        files = [(folder / BEST / FILE, model)] * best + [(folder / FILE, model), (folder / STATE, state)]
-        self._saving, self._at = self._disk.submit(_write, files), trainer.step
+        self._at = trainer.step
+        if self.ranks.first:
+            checkpoint.training.update({key: found.get(key) for key in JUDGED})
+            model = checkpoint.to_bytes(getattr(torch, self.config.weights))
+            state = [] if self.config.fsdp else [(folder / STATE, trainer.to_bytes())]
+            self._wait()
+            best = _rank(found) > _rank(_training(folder / BEST / FILE))
+            files = [(folder / BEST / FILE, model)] * best + [(folder / FILE, model), *state]
+            self._saving = self._disk.submit(_write, files)
+        if self.config.fsdp:
+            self._wait()
+            trainer.save_shards(folder)
 
     def _wait(self) -> None:
         """Until the latest checkpoint is on disk; raises OSError if it could not be written."""
