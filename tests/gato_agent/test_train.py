@@ -427,31 +427,6 @@ def test_held_out_episodes_are_looked_at_and_the_best_model_is_kept(undisturbed:
     assert Checkpoint.load(tmp_path / "best").tasks.keys() == {"CartPole-v1"}
 
 
-def torchrun(config: TrainConfig, *more: str) -> list[tuple[int, float]]:
-    """Train in two processes; steps and losses that were logged."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = f"--data {config.data} --out {config.out} --steps {config.steps} --batch-size {config.batch_size}"
-    command += ["-m", "gato_agent", "train", *arguments.split(), "--num-threads", "1", "--device", "cpu", *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [(entry["step"], entry["loss"]) for entry in map(json.loads, (config.out / "log.jsonl").open())]
-
-
-def test_two_processes_take_the_steps_of_one(data: Path, tmp_path: Path) -> None:
-    steps = 4  # rounding grows from step to step: after some twenty the losses differ by more
-    config = TrainConfig(data=data, out=tmp_path / "one", steps=steps, batch_size=3, num_threads=1, device="cpu")
-    train(config)
-    one = [(entry["step"], entry["loss"]) for entry in map(json.loads, (config.out / "log.jsonl").open())]
-    two = dataclasses.replace(config, out=tmp_path / "two")
-    losses = torchrun(two)
-    assert [step for step, _ in losses] == list(range(1, steps + 1))
-    np.testing.assert_allclose([loss for _, loss in losses], [loss for _, loss in one], rtol=1e-6)
-    parted = dataclasses.replace(config, out=tmp_path / "parted")
-    torchrun(parted, "--minutes", "0")
-    torchrun(parted, "--resume")
-    assert_same_run(two.out, parted.out)
-
-
 def test_an_identity_task_is_learned(tmp_path: Path) -> None:
     """Observation equals the right action: a few seconds of training solve it, through the whole path."""
     from gato_agent.rollouts.episode import Episode
