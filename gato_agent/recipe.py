@@ -29,6 +29,8 @@ class TrainConfig:
     """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
     size: Size = "nano"
     """Size of the model; the last three are the paper's. With --init it is that of the checkpoint."""
+    shape: str = "{}"
+    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}. With --init as the checkpoint has them."""
     init: str | None = None
     """Fine-tune: a run folder or checkpoint whose weights and text model to begin with, or `shipped` for those in the
     package. Its tasks need not be those of the data. Other options then have other defaults: add --help to see them."""
@@ -86,7 +88,7 @@ class TrainConfig:
     """Continue the run in `out` from its last checkpoint."""
 
     @classmethod
-    def fine_tuning(cls, size: Size, init: str, **given: Any) -> Self:
+    def fine_tuning(cls, size: str, init: str, **given: Any) -> Self:
         """The defaults for going on from a checkpoint of that size, and what was given instead of them."""
         own = OURS if size in ("nano", "tiny") else PAPERS
         return cls(**{**FINE_TUNING, **own, "size": size, "init": init, **given})

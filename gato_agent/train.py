@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,7 +23,7 @@ from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers, package
 from gato_agent.model import Gato
 from gato_agent.ranks import join
-from gato_agent.recipe import Size, TrainConfig
+from gato_agent.recipe import TrainConfig
 from gato_agent.returns import play_shortly
 from gato_agent.rollouts.progress import progress
 from gato_agent.trainer import STATE, Figures, Trainer
@@ -49,10 +49,11 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(config.num_threads)
     ranks, device = join(resolve_device(config.device))
     config.check_processes(ranks.size)
+    size = GatoConfig.named(config.size).reshaped(config.shape)
     start = Checkpoint.load(_reference(config.init), device) if config.init else None
-    if start and _size(start.model.config) != config.size:
-        raise UsageError(f"--init {config.init} is a {_size(start.model.config)} model: leave --size out, or give this")
-    size = GatoConfig.named(config.size)
+    if start and start.model.config != size:
+        its = " --shape ".join(start.model.config.described())
+        raise UsageError(f"--init {config.init} is of another size: leave --size and --shape out, or give --size {its}")
     text = start.text if start else None
     data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
     _check_tasks(config, data.tasks, start.tasks if start else {})
@@ -103,7 +104,8 @@ def fine_tuning(init: str, **given: Any) -> TrainConfig:
         given: fields of TrainConfig that are to be otherwise than by default.
     """
     about = read(locate(_reference(init)))[1]
-    return TrainConfig.fine_tuning(_size(GatoConfig.from_json(about["config"])), init, **given)
+    size, shape = GatoConfig.from_json(about["config"]).described()
+    return TrainConfig.fine_tuning(size, init, **{"shape": shape, **given})
 
 
 def defaults(arguments: Sequence[str]) -> TrainConfig:
@@ -117,14 +119,6 @@ def defaults(arguments: Sequence[str]) -> TrainConfig:
 def _reference(init: str | None) -> str | None:
     """What `Checkpoint.load` takes."""
     return None if init == "shipped" else init
-
-
-def _size(config: GatoConfig) -> Size:
-    """The name of a size; raises UsageError for one that has none."""
-    for name in get_args(Size):
-        if GatoConfig.named(name) == config:
-            return name  # type: ignore[no-any-return]
-    raise UsageError("--init: the checkpoint's size is none of this version's: train from nothing")
 
 
 class _Run:

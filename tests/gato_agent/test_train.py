@@ -189,7 +189,7 @@ def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path)
     second = dataclasses.replace(first, out=tmp_path / "second", init=str(tmp_path / "first"), learning_rate=1e-30)
     for name, tensor in Checkpoint.load(train(second)).model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
-    with pytest.raises(UsageError, match=r"is a nano model: leave --size out"):
+    with pytest.raises(UsageError, match=r"is of another size: .* or give --size nano --shape {}"):
         train(dataclasses.replace(second, out=tmp_path / "third", size="tiny"))
 
 
@@ -202,6 +202,9 @@ def test_fine_tuning_has_defaults_of_its_own() -> None:
     assert (paper.batch_size, paper.steps, paper.weight_decay, paper.dropout) == (64, 10_000, 0.0, 0.1)
     assert defaults(["--init=shipped", "--steps", "3"]) == defaults(["--init", "shipped"]) == fine_tuning("shipped")
     assert defaults(["--data", "--init"]) == defaults([]) == TrainConfig()
+    other = dataclasses.replace(GatoConfig.tiny(), context=96, layers=2)
+    assert other.described() == ("tiny", '{"layers": 2, "context": 96}')
+    assert GatoConfig.named("tiny").reshaped(other.described()[1]) == other
     with pytest.raises(UsageError, match="no checkpoint at nowhere"):
         defaults(["--init", "nowhere"])
 
