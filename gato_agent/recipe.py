@@ -69,7 +69,7 @@ class TrainConfig:
     """Steps between short evaluations: returns in play are logged, and OUT/best is the model with the highest mean
     normalised score instead; 0 for none."""
     eval_env: tuple[str, ...] = ()
-    """Tasks to be played then; by default all that are learned."""
+    """Tasks to be played then, by default all that are learned; module:Env-v0 imports the module first."""
     eval_episodes: int = 5
     """Episodes of each, on seeds from 900,000 on."""
     minutes: float | None = None

@@ -19,6 +19,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.make import find_spec
 from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers, package
 from gato_agent.model import Gato
@@ -84,7 +85,7 @@ def train(config: TrainConfig) -> Path:
 
 def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: Mapping[str, TrainedTask]) -> None:
     """Raise UsageError for tasks to be played that are not learned, and for spaces that are not the checkpoint's."""
-    for name in set(config.eval_env) - set(tasks):
+    for name in {find_spec(env).id for env in config.eval_env} - set(tasks):
         raise UsageError(f"--eval-env {name} is not learned: there are {', '.join(tasks)}")
     for name in tasks.keys() & known.keys():
         ours, theirs = tasks[name], known[name]
@@ -186,7 +187,7 @@ class _Run:
         if self.held_out:
             found["held_out_loss"] = self.trainer.validate(self.held_out, model=checkpoint.model)
         if play:
-            tasks = self.config.eval_env or list(self.data.tasks)
+            tasks = [find_spec(env).id for env in self.config.eval_env] or list(self.data.tasks)
             returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say)
             found["returns"] = {task: score.mean for task, score in returns.tasks.items()}
             found["scores"] = {task: score.normalized for task, score in returns.tasks.items()}
