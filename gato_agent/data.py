@@ -83,7 +83,11 @@ def load_data(
         tokenized.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[:last]))
         if last < len(many):
             held_out.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[last:]))
-    return Data({task.id: task for task in tasks}, tokenized, text, held_out)
+    data = Data({task.id: task for task in tasks}, tokenized, text, held_out)
+    names = sorted(set(data.families))
+    for one, family in zip(tokenized, data.families, strict=True):
+        one.family = names.index(family)
+    return data
 
 
 def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:

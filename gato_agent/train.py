@@ -58,10 +58,9 @@ def train(config: TrainConfig) -> Path:
     text = start.text if start else None
     data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
     _check_tasks(config, data.tasks, start.tasks if start else {})
-    families = sorted(set(data.families))
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-        weights=mixture(config.mixture, list(data.tasks)), families=[families.index(each) for each in data.families],
+        weights=mixture(config.mixture, list(data.tasks)),
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
     shaping |= {"data_sha256": data.sha256(), **({"init_sha256": start.sha256()} if start else {})}

@@ -55,7 +55,10 @@ class TokenizedTask:
         labels: int32 [timesteps, n_act]: the expert's action.
         patches: uint8 [timesteps, k, 16, 16, 4].
         ends: int64 [episodes], one past each episode's last row.
+        family: index of the family that it is of, so that their losses can be told apart.
     """
+
+    family = 0
 
     def __init__(self, name: str, tokenizer: SpaceTokenizer, separator: int, episodes: Sequence[Episode]) -> None:
         if not episodes:
@@ -112,17 +115,15 @@ class Windows:
         window: tokens per window.
         batch_size: windows per batch.
         seed: of all choices.
-        families: index of each task's family, so that their losses can be told apart; one family by default.
     """
 
     def __init__(
         self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None, families: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
         self.weights = share / share.sum()
-        self.families = list(families or [0] * len(self.tasks))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of one training step, or every `parts`-th window of it from window `part` on."""
@@ -141,7 +142,7 @@ class Windows:
             torch.from_numpy(np.concatenate(patches)) if patches else None,
             torch.from_numpy(np.concatenate(intervals)).long() if intervals else None,
             self._targets(windows),
-            max(self.families, default=0) + 1,
+            1 + max(task.family for task in self.tasks),
         )
 
     def _targets(self, windows: "list[_Window]") -> list[Targets]:
@@ -169,12 +170,11 @@ class _Window:
         self.targets: list[tuple[tuple[int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
         at = number = 0
         while at < source.window:
-            which = int(rng.choice(len(source.tasks), p=source.weights))
-            task, family = source.tasks[which], source.families[which]
-            at += self._append(task, family, task.fragment(rng, source.window - at), at, number)
+            task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
+            at += self._append(task, task.fragment(rng, source.window - at), at, number)
             number += 1
 
-    def _append(self, task: TokenizedTask, family: int, where: slice, at: int, number: int) -> int:
+    def _append(self, task: TokenizedTask, where: slice, at: int, number: int) -> int:
         """Write a fragment at a position, cut where the window ends; return its length in tokens."""
         rows = task.rows[where]
         tokens = rows.reshape(-1)[: len(self.tokens) - at]
@@ -187,5 +187,5 @@ class _Window:
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (len(rows), 1, 1))[:shown])
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
             before = np.arange(task.tokenizer.n_obs + i, len(tokens), rows.shape[1])
-            self.targets.append(((low, high, family), at + before, task.labels[where][: len(before), i]))
+            self.targets.append(((low, high, task.family), at + before, task.labels[where][: len(before), i]))
         return len(tokens)
