@@ -102,11 +102,11 @@ class Config:
 
     space: tuple[str, ...] = tuple(SPACES)
     """Which spaces."""
-    episodes: int = 100
+    episodes: int = 200
     """Of 20 steps each."""
-    steps: int = 250
+    steps: int = 300
     """Optimizer steps of 1,024 tokens."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Peak."""
 
 
