@@ -1,5 +1,6 @@
 """The trained model as an actor, and as a Stable-Baselines3 policy."""
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +14,12 @@ from gato_agent.decode import Choose, Prefill, Told
 from gato_agent.engine import Precision, make_decoder
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.structure import Columns, batch, columns, row, stack
+from gato_agent.hub import push
 from gato_agent.matching import find_task
 from gato_agent.prompt import Kind
 from gato_agent.prompter import Prompter
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.hub import PREFIX
 from gato_agent.spaces import PAD
 
 
@@ -48,7 +51,7 @@ class Agent:
     ) -> None:  # fmt: skip
         if temperature < 0:
             raise UsageError(f"temperature {temperature} is negative: use 0 for greedy actions, or a positive number")
-        self.task = task
+        self.task, self.checkpoint = task, checkpoint
         self.model = checkpoint.model
         self.config = checkpoint.model.config
         self.device = torch.device(device)
@@ -78,7 +81,8 @@ class Agent:
         """Load a checkpoint for an environment.
 
         Args:
-            reference: run folder, checkpoint file, or None for the weights shipped with the package.
+            reference: run folder, checkpoint file, `org/name` on the Hugging Face hub, or None for the weights
+                shipped with the package.
             env: the environment to play, or its id.
             device: `auto` takes CUDA where there is one.
             temperature: see `Agent`.
@@ -91,12 +95,20 @@ class Agent:
             UsageError: no such checkpoint, or it knows neither the environment's id nor its spaces.
         """
         device = resolve_device(device)
+        if isinstance(reference, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", reference) and not Path(reference).exists():
+            reference = f"{PREFIX}{reference}"
         checkpoint = Checkpoint.load(reference, device)
         task = find_task(checkpoint, env)
         return cls(
             checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision, prompt=prompt,
             demonstration=demonstration,
         )  # fmt: skip
+
+    def push_to_hub(
+        self, repo: str, evaluation: Path | None = None, *, private: bool = False, token: str | None = None
+    ) -> str:
+        """Upload the checkpoint with a card of its scores, see `gato_agent.hub.push`; returns its address."""
+        return push(self.checkpoint, repo, evaluation, private=private, token=token)
 
     def reset(self, lanes: int = 1) -> None:
         """Forget everything and prepare for `lanes` environments."""

@@ -16,10 +16,12 @@ from torch import Tensor
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
+from gato_agent.envs.packages import import_named
 from gato_agent.envs.structure import space_from_json, space_to_json
 from gato_agent.envs.views import EVERYTHING, View
 from gato_agent.model import Gato
 from gato_agent.prompt import NO_PROMPT, Prompt
+from gato_agent.rollouts.hub import PREFIX, download
 from gato_agent.spaces import SpaceTokenizer
 from gato_agent.text import TextTokenizer
 
@@ -128,7 +130,8 @@ class Checkpoint:
         """Load a checkpoint in float32, ready for evaluation.
 
         Args:
-            reference: a run folder, a `.safetensors` file, or None for the weights shipped with this package.
+            reference: a run folder, a `.safetensors` file, `hub:ORG/NAME` on the Hugging Face hub, or None for the
+                weights shipped with this package.
             device: where to put the weights.
 
         Raises:
@@ -160,12 +163,22 @@ def locate(reference: str | Path | None) -> Path:
     """Path of a checkpoint file; raises UsageError that says what was looked for."""
     if reference is None:
         return Path(str(files("gato_agent"))) / "weights" / FILE
+    if isinstance(reference, str) and reference.startswith(PREFIX):
+        return _from_hub(reference.removeprefix(PREFIX))
     path = Path(reference)
     if path.is_dir():
         path = path / FILE
     if not path.is_file():
         raise UsageError(f"no checkpoint at {path}: give a folder that `gato-agent train --out` wrote, or leave it out "
                          "to use the shipped weights")  # fmt: skip
+    return path
+
+
+def _from_hub(repo: str) -> Path:
+    hub = import_named("huggingface_hub", PREFIX + repo)
+    path = download(hub, repo, FILE)
+    if path is None:
+        raise UsageError(f"{PREFIX}{repo} has no {FILE}: it is no agent that `push_to_hub` wrote")
     return path
 
 

@@ -93,6 +93,7 @@ def run(arguments: list[str]) -> int:
     name = arguments[0]
     verb = VERBS[name]
     module = import_module(verb.module)
-    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=arguments[1:])
+    default = module.defaults(arguments[1:]) if hasattr(module, "defaults") else None  # where some follow from others
+    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=arguments[1:], default=default)
     getattr(module, verb.function)(config)
     return 0

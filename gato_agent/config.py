@@ -105,6 +105,16 @@ class GatoConfig:
             raise UsageError(f"{text!r} is no JSON object: write '{{\"context\": 512}}'") from error
         return self.from_json({**self.to_json(), **given})
 
+    def described(self) -> tuple[str, str]:
+        """The named size that is nearest, and the fields in which this differs as JSON: inverse of `reshaped`."""
+
+        def other(name: str) -> dict[str, Any]:
+            named, own = GatoConfig.named(name).to_json(), self.to_json()
+            return {key: value for key, value in own.items() if named[key] != value}
+
+        name = min(SIZES, key=lambda name: len(other(name)))
+        return name, json.dumps(other(name))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]

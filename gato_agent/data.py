@@ -101,7 +101,11 @@ def load_data(
         tokenized.append(TokenizedTask(*common, learned, task.prompt, pieces))
         if last:
             held_out.append(TokenizedTask(*common, last, task.prompt, pieces))
-    return Data({task.id: task for task in tasks}, tokenized, text, held_out)
+    data = Data({task.id: task for task in tasks}, tokenized, text, held_out)
+    names = sorted(set(data.families))
+    for one, family in zip(tokenized, data.families, strict=True):
+        one.family = names.index(family)
+    return data
 
 
 def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:

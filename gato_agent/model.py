@@ -93,14 +93,20 @@ class FeedForward(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Skips a sub-layer for a whole sequence with some probability, in training only (Huang et al. 2016)."""
+    """Skips a sub-layer for a whole sequence with some probability, in training only (Huang et al. 2016).
+
+    Attributes:
+        dropout: probability that a single value is left out too, which fine-tuning sets.
+    """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        self.keep = 1 - probability
+        self.keep, self.dropout = 1 - probability, 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, ...] -> the same, zero for dropped sequences and scaled for the others."""
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
         if not self.training or self.keep == 1:
             return x
         shape = (len(x),) + (1,) * (x.ndim - 1)

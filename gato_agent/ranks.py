@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from gato_agent.envs.errors import UsageError
 
@@ -36,6 +36,24 @@ class Ranks:
         """Take leave of the others; nothing can be agreed on afterwards."""
         if self.size > 1:
             distributed.destroy_process_group()
+
+
+def clip(model: nn.Module, largest: float, ranks: Ranks) -> Tensor:
+    """Scale gradients down to a norm of at most `largest`; returns the norm that they had.
+
+    Squares are summed in float64, so that the norm and with it the step is the same however the gradients are divided
+    among processes.
+    """
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    shards = [g for g in gradients if hasattr(g, "to_local")]  # of FSDP
+    parts = [g.to_local() for g in shards] or gradients
+    norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]
+    square = torch.stack(norms).square().sum()
+    if shards:
+        square = ranks.sum(square)
+    norm = square.sqrt().float()
+    torch._foreach_mul_(parts, (largest / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def join(device: str) -> tuple[Ranks, str]:

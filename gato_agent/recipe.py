@@ -5,14 +5,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 
 from gato_agent.envs.errors import UsageError, at_least
 
 Precision = Literal["float32", "bfloat16"]
+Size = Literal["nano", "tiny", "small", "baseline", "large"]
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
+# Adam at a constant rate, as the paper does it (appendix). For our own sizes the rate is that of training from nothing:
+# measured with nano, whose loss then falls faster than with a tenth or a third of it (docs/your-own-environment.md).
+FINE_TUNING: dict[str, Any] = {"schedule": "wsd", "warmup": 0, "weight_decay": 0.0}
+PAPERS: dict[str, Any] = {"learning_rate": 1e-5, "batch_size": 64, "steps": 10_000, "dropout": 0.1}
+OURS: dict[str, Any] = {"batch_size": 4, "steps": 200}
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,13 @@ class TrainConfig:
     """Folders that `gato-agent collect --out` wrote; all their tasks are learned together, those of one id as one."""
     out: Path = Path("runs/gato")
     """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
-    size: Literal["nano", "tiny", "small", "baseline", "large"] = "nano"
-    """Size of the model; the last three are the paper's."""
+    size: Size = "nano"
+    """Size of the model; the last three are the paper's. With --init it is that of the checkpoint."""
     shape: str = "{}"
-    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}."""
-    init: Path | None = None
-    """Checkpoint whose weights and text model to begin with, of the same size."""
+    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}. With --init as the checkpoint has them."""
+    init: str | None = None
+    """Fine-tune: a run folder or checkpoint whose weights and text model to begin with, or `shipped` for those in the
+    package. Its tasks need not be those of the data. Other options then have other defaults: add --help to see them."""
     steps: int = 400
     """Optimizer steps; the schedule depends on them."""
     batch_size: int = 4
@@ -43,6 +50,8 @@ class TrainConfig:
     """Of wsd: the last steps, in which the rate decays. A run without can be resumed with them and more --steps."""
     weight_decay: float = 0.1
     """Of matrices, as in AdamW."""
+    dropout: float = 0.0
+    """Share of the values that each sub-layer adds which is left out in training."""
     smooth_bins: float = 4.0
     """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
     text_pieces: int | None = None
@@ -70,7 +79,7 @@ class TrainConfig:
     """Steps between short evaluations: returns in play are logged, and OUT/best is the model with the highest mean
     normalised score instead; 0 for none."""
     eval_env: tuple[str, ...] = ()
-    """Tasks to be played then; by default all that are learned."""
+    """Tasks to be played then, by default all that are learned; module:Env-v0 imports the module first."""
     eval_episodes: int = 5
     """Episodes of each, on seeds from 900,000 on."""
     minutes: float | None = None
@@ -79,12 +88,20 @@ class TrainConfig:
     """Of initial weights, windows and stochastic depth."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Under torchrun: divide weights, gradients and moments among the GPUs (FSDP2), for a model too large for one."""
     num_threads: int | None = None
     """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
     logger: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the figures of log.jsonl go besides."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in `out` from its last checkpoint."""
+
+    @classmethod
+    def fine_tuning(cls, size: str, init: str, **given: Any) -> Self:
+        """The defaults for going on from a checkpoint of that size, and what was given instead of them."""
+        own = OURS if size in ("nano", "tiny") else PAPERS
+        return cls(**{**FINE_TUNING, **own, "size": size, "init": init, **given})
 
     def check(self) -> None:
         """Raise UsageError for an option that cannot be."""
@@ -95,12 +112,21 @@ class TrainConfig:
             0, decay_steps=self.decay_steps, holdout=self.holdout, minutes=self.minutes, eval_every=self.eval_every
         )
         at_least(1, eval_episodes=self.eval_episodes)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"--dropout {self.dropout}: at least 0 and below 1")
         if self.holdout > 0.5:
             raise UsageError(f"--holdout {self.holdout}: at most 0.5, the rest is learned from")
         if self.decay_steps and (self.schedule != "wsd" or self.decay_steps > self.steps):
             raise UsageError(f"--decay-steps {self.decay_steps}: for --schedule wsd, and at most --steps {self.steps}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"--learning-rate {self.learning_rate}: it must be above 0")
+
+    def check_processes(self, count: int) -> None:
+        """Raise UsageError for an option that cannot be with so many processes."""
+        if self.fsdp and count == 1:
+            raise UsageError("--fsdp divides the model among processes: start them with torchrun -m gato_agent train")
+        if self.batch_size < count:
+            raise UsageError(f"--batch-size {self.batch_size}: {count} processes need a window each")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, a function of the step alone."""

@@ -49,12 +49,16 @@ class Log:
     def __init__(self, path: Path, step: int) -> None:
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         write_files({path: "".join(f"{line}\n" for line in lines[:step]).encode()})
-        self._file = path.open("a")
+        self._file, self._path = path.open("a"), path
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one entry; a reader sees it at once."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
     def close(self) -> None:
         """Write what is left."""

@@ -1,7 +1,8 @@
 """Behaviour cloning: predict the expert's action tokens, and only those."""
 
+import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from datetime import timedelta
@@ -14,11 +15,12 @@ from rich.console import Console
 from gato_agent import run_folder
 from gato_agent.agent import resolve_device
 from gato_agent.band import fits
-from gato_agent.checkpoint import FILE, Checkpoint, read
+from gato_agent.checkpoint import FILE, Checkpoint, TrainedTask, locate, read
 from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.make import find_spec
 from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers, package
 from gato_agent.model import Gato
@@ -26,12 +28,11 @@ from gato_agent.ranks import join
 from gato_agent.recipe import TrainConfig
 from gato_agent.returns import play_shortly
 from gato_agent.rollouts.progress import progress
-from gato_agent.trainer import Figures, Trainer
+from gato_agent.trainer import STATE, Figures, Trainer
 from gato_agent.windows import Windows
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "defaults", "fine_tuning", "train"]
 
-STATE = "state.safetensors"
 JUDGED = ("held_out_loss", "returns", "worth")  # what a checkpoint keeps of what was measured of it
 BEST = "best"  # folder of the model with the highest returns, or else the lowest loss on held-out episodes
 
@@ -49,24 +50,20 @@ def train(config: TrainConfig) -> Path:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     ranks, device = join(resolve_device(config.device))
-    if config.batch_size < ranks.size:
-        raise UsageError(f"--batch-size {config.batch_size}: {ranks.size} processes need a window each")
+    config.check_processes(ranks.size)
     size = GatoConfig.named(config.size).reshaped(config.shape)
-    start = Checkpoint.load(config.init, device) if config.init else None
+    start = Checkpoint.load(_reference(config.init), device) if config.init else None
     if start and start.model.config != size:
-        raise UsageError(
-            f"--init {config.init} is no {config.size} model of this shape: give its own --size and --shape"
-        )
+        its = " --shape ".join(start.model.config.described())
+        raise UsageError(f"--init {config.init} is of another size: leave --size and --shape out, or give --size {its}")
     text = start.text if start else None
     kinds = {task.prompt.kind for task in start.tasks.values()} if start and config.prompt == "auto" else set()
     prompt = kinds.pop() if len(kinds) == 1 else config.prompt
     data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout, prompt)
-    for task in set(config.eval_env) - set(data.tasks):
-        raise UsageError(f"--eval-env {task} is not learned: there are {', '.join(data.tasks)}")
-    families = sorted(set(data.families))
+    _check_tasks(config, data.tasks, start.tasks if start else {})
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-        weights=mixture(config.mixture, list(data.tasks)), families=[families.index(each) for each in data.families],
+        weights=mixture(config.mixture, list(data.tasks)),
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
     shaping["compile"] = config.compile and fits(size, torch.device(device).type)
@@ -79,8 +76,7 @@ def train(config: TrainConfig) -> Path:
             before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
         torch.manual_seed(config.seed)
         trainer = Trainer(config, start.model if start else Gato(size).to(device), ranks)
-        if (config.out / STATE).exists():
-            trainer.load(config.out / STATE)
+        trainer.load_latest(config.out)
         config.check_past(before, trainer.step)
         if before != shaping:
             run_folder.write(config.out, shaping)
@@ -88,6 +84,45 @@ def train(config: TrainConfig) -> Path:
         path = _Run(trainer, windows, data, shaping, device).to_the_end()
     ranks.leave()
     return path
+
+
+def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: Mapping[str, TrainedTask]) -> None:
+    """Raise UsageError for tasks to be played that are not learned, and for spaces that are not the checkpoint's."""
+    for name in {find_spec(env).id for env in config.eval_env} - set(tasks):
+        raise UsageError(f"--eval-env {name} is not learned: there are {', '.join(tasks)}")
+    for name in tasks.keys() & known.keys():
+        ours, theirs = tasks[name], known[name]
+        if (ours.observation_space, ours.action_space) != (theirs.observation_space, theirs.action_space):
+            raise UsageError(
+                f"{name} has other spaces than in --init {config.init}: observations {ours.observation_space} and not "
+                f"{theirs.observation_space}, actions {ours.action_space} and not {theirs.action_space}; give it "
+                "another id"
+            )
+
+
+def fine_tuning(init: str, **given: Any) -> TrainConfig:
+    """Arguments for going on from a checkpoint on other tasks.
+
+    Args:
+        init: run folder, checkpoint file, or `shipped`.
+        given: fields of TrainConfig that are to be otherwise than by default.
+    """
+    about = read(locate(_reference(init)))[1]
+    size, shape = GatoConfig.from_json(about["config"]).described()
+    return TrainConfig.fine_tuning(size, init, **{"shape": shape, **given})
+
+
+def defaults(arguments: Sequence[str]) -> TrainConfig:
+    """What options are that the command line does not have: those of fine-tuning if it has --init."""
+    init = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    init.add_argument("--init", nargs="?")
+    given = init.parse_known_args(arguments)[0].init
+    return fine_tuning(given) if given else TrainConfig()
+
+
+def _reference(init: str | None) -> str | None:
+    """What `Checkpoint.load` takes."""
+    return None if init == "shipped" else init
 
 
 class _Run:
@@ -121,17 +156,19 @@ class _Run:
             for entry in self.steps():
                 late = self._any(time.monotonic() >= deadline) if config.minutes is not None else False
                 play, due = self._due(config.eval_every), self._due(config.save_every) or late
+                checkpoint = self.checkpoint() if play or due else None
                 if lines is not None:
-                    if play or due:
-                        entry |= self.judge(play, lambda text: update(trainer.step, text))
+                    if checkpoint:
+                        entry |= self.judge(checkpoint, play, lambda text: update(trainer.step, text))
                     lines.log(entry)
                     update(trainer.step, ", ".join(_said(entry)))
-                    if play or due:
-                        self.save(entry)
+                if checkpoint:
+                    self.save(checkpoint, entry)
                 if late:
                     break
-            if lines is not None and self._at != trainer.step and not self._complete():
-                self.save(self.judge(False, lambda text: None))
+            if self._at != trainer.step and not self._complete():
+                checkpoint = self.checkpoint()
+                self.save(checkpoint, self.judge(checkpoint, False, lambda text: None) if first else {})
             self._wait()
         finished = trainer.step >= config.steps
         console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
@@ -143,19 +180,20 @@ class _Run:
         return every > 0 and (self.trainer.step % every == 0 or self.trainer.step == self.config.steps)
 
     def checkpoint(self) -> Checkpoint:
-        """The model as it is now."""
+        """The model as it is now; all processes must ask for it together, and the first one has it."""
         training = {"config": self.shaping, "step": self.trainer.step}
-        return Checkpoint(self.trainer.model, self.data.tasks, self.data.text, training, str(self.config.out))
+        return Checkpoint(self.trainer.whole(), self.data.tasks, self.data.text, training, str(self.config.out))
 
-    def judge(self, play: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    def judge(self, checkpoint: Checkpoint, play: bool, say: Callable[[str], None]) -> dict[str, Any]:
         """What is measured at a checkpoint: the loss on held-out episodes, and returns where they are wanted."""
         found: dict[str, Any] = {}
+        if self.held_out or play:
+            checkpoint.model.to(self.device).eval()
         if self.held_out:
-            found["held_out_loss"] = self.trainer.validate(self.held_out)
+            found["held_out_loss"] = self.trainer.validate(self.held_out, model=checkpoint.model)
         if play:
-            self.trainer.model.eval()
-            tasks = self.config.eval_env or list(self.data.tasks)
-            returns = play_shortly(self.checkpoint(), tasks, self.config.eval_episodes, self.device, say)
+            tasks = [find_spec(env).id for env in self.config.eval_env] or list(self.data.tasks)
+            returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say)
             found["returns"] = {task: score.mean for task, score in returns.tasks.items()}
             found["scores"] = {task: score.normalized for task, score in returns.tasks.items()}
             found |= {"worth": returns.worth} if returns.tasks else {}
@@ -197,16 +235,24 @@ class _Run:
         """Whether it is so in any of the processes."""
         return bool(self.ranks.sum(torch.tensor(float(here), device=self.device)).item())
 
-    def save(self, found: dict[str, Any]) -> None:
-        """Begin to write a checkpoint: what is in it is copied now, and reaches the disk while training goes on."""
+    def save(self, checkpoint: Checkpoint, found: dict[str, Any]) -> None:
+        """Begin to write a checkpoint: what is in it is copied now, and reaches the disk while training goes on.
+
+        Of a sharded model each process writes its own part, and training waits for it.
+        """
         trainer, folder = self.trainer, self.config.out
-        checkpoint = self.checkpoint()
-        checkpoint.training.update({key: found.get(key) for key in JUDGED})
-        model, state = checkpoint.to_bytes(getattr(torch, self.config.weights)), trainer.to_bytes()
-        self._wait()
-        best = _rank(found) > _rank(_training(folder / BEST / FILE))
-        files = [(folder / BEST / FILE, model)] * best + [(folder / FILE, model), (folder / STATE, state)]
-        self._saving, self._at = self._disk.submit(_write, files), trainer.step
+        self._at = trainer.step
+        if self.ranks.first:
+            checkpoint.training.update({key: found.get(key) for key in JUDGED})
+            model = checkpoint.to_bytes(getattr(torch, self.config.weights))
+            state = [] if self.config.fsdp else [(folder / STATE, trainer.to_bytes())]
+            self._wait()
+            best = _rank(found) > _rank(_training(folder / BEST / FILE))
+            files = [(folder / BEST / FILE, model)] * best + [(folder / FILE, model), *state]
+            self._saving = self._disk.submit(_write, files)
+        if self.config.fsdp:
+            self._wait()
+            trainer.save_shards(folder)
 
     def _wait(self) -> None:
         """Until the latest checkpoint is on disk; raises OSError if it could not be written."""

@@ -1,23 +1,31 @@
 """A model in training: what one optimizer step does, and all that it takes to continue exactly."""
 
 import math
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gato_agent.band import fits
 from gato_agent.checkpoint import read, to_bytes
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss
-from gato_agent.model import Gato
-from gato_agent.ranks import Ranks
+from gato_agent.model import Gato, StochasticDepth
+from gato_agent.ranks import Ranks, clip
 from gato_agent.recipe import TrainConfig
 from gato_agent.windows import Batch, Windows
 
+STATE = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
+
+
+def _sharded() -> ModuleType:
+    """Importing PyTorch's FSDP takes half as long as importing PyTorch, and few runs need it."""
+    return import_module("gato_agent.sharded")
 
 
 class Figures(NamedTuple):
@@ -43,9 +51,15 @@ class Trainer:
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
         model.compiled = config.compile and fits(model.config, model.norm.weight.device.type)
-        self._loss: nn.Module = ActionLoss(model, config.smooth_bins, getattr(torch, config.precision))
-        if self.ranks.size > 1:  # a batch without images leaves the patch tower unused
-            self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
+        for module in model.modules():
+            if isinstance(module, StochasticDepth):
+                module.dropout = config.dropout
+        loss = ActionLoss(model, config.smooth_bins, getattr(torch, config.precision))
+        self._loss: nn.Module = loss
+        if config.fsdp:
+            self._loss = _sharded().shard(loss)
+        elif self.ranks.size > 1:  # a batch without images leaves the patch tower unused
+            self._loss = DistributedDataParallel(loss, find_unused_parameters=True)
         decayed = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -63,7 +77,8 @@ class Trainer:
         targets = whole[1].sum().clamp(min=1)  # a tensor: a GPU is waited for only when all its work is given out
         self.optimizer.zero_grad()
         (sums.sum() * self.ranks.size / targets).backward()  # gradients are averaged over the processes
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._forget_unused(batch)
+        norm = clip(self.model, 1.0, self.ranks)
         losses, numbers = whole.tolist()
         families = tuple(loss / number if number else None for loss, number in zip(losses, numbers, strict=True))
         figures = Figures(sum(losses) / max(1.0, sum(numbers)), norm.item(), families)
@@ -75,6 +90,50 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         return figures
+
+    def _forget_unused(self, batch: Batch) -> None:
+        """FSDP gives every parameter a gradient: that of the patch tower is none where no process had an image."""
+        if not self.config.fsdp:
+            return
+        patches = torch.tensor(0.0 if batch.patches is None else len(batch.patches), device=batch.tokens.device)
+        if not self.ranks.sum(patches).item():
+            for parameter in self.model.embedding.patch.parameters():
+                parameter.grad = None
+
+    def whole(self) -> Gato:
+        """The model in one piece; all processes must ask for it together, and the first one has it."""
+        return _sharded().whole(self.model) if self.config.fsdp else self.model
+
+    def save_shards(self, folder: Path) -> None:
+        """What `to_bytes` gives, each process writing its own part."""
+        _sharded().save(folder, self.step, self._shards())
+
+    def load_latest(self, folder: Path) -> None:
+        """Continue from the latest state in a run's folder, if there is one."""
+        if self.config.fsdp:
+            self._load_shards(folder)
+        elif (folder / STATE).exists():
+            self.load(folder / STATE)
+
+    def _load_shards(self, folder: Path) -> None:
+        found = _sharded().saved(folder)
+        if found is None:
+            return
+        self.step, part = found
+        held = _sharded().names(part)
+        for name, parameter in self.model.named_parameters():
+            empty = {"step": torch.zeros(()), **{key: torch.zeros_like(parameter) for key in MOMENTS if key != "step"}}
+            state = {key: value for key, value in empty.items() if f"{key}.{name}" in held}
+            self.optimizer.state[parameter] = state
+        _sharded().load(part, self._shards())
+
+    def _shards(self) -> dict[str, Tensor]:
+        """Parameters and moments as this process holds them."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            tensors[f"model.{name}"] = parameter.detach()
+            tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        return tensors
 
     def to_bytes(self) -> bytes:
         """Weights, the optimizer's moments and counts of those that ever had a gradient, and the step."""
@@ -99,9 +158,9 @@ class Trainer:
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
 
     @torch.no_grad()
-    def validate(self, windows: Windows, batches: int = 8) -> float:
+    def validate(self, windows: Windows, batches: int = 8, model: Gato | None = None) -> float:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
-        self.model.eval()
-        device = self.model.norm.weight.device
-        parts = [action_loss(self.model, windows.batch(i).to(device)) for i in range(batches)]
+        model = (model or self.model).eval()
+        device = model.norm.weight.device
+        parts = [action_loss(model, windows.batch(i).to(device)) for i in range(batches)]
         return sum(sums.sum().item() for sums, _ in parts) / max(1, sum(counts.sum().item() for _, counts in parts))

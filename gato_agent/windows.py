@@ -83,7 +83,10 @@ class TokenizedTask:
         patches: uint8 [timesteps, k, 16, 16, 4].
         ends: int64 [episodes], one past each episode's last row.
         texts: int32 [episodes, prompt.tokens], what each episode is prompted with, where that is a text.
+        family: index of the family that it is of, so that their losses can be told apart.
     """
+
+    family = 0
 
     def __init__(
         self, name: str, tokenizer: SpaceTokenizer, separator: int, episodes: Sequence[Episode],
@@ -208,19 +211,17 @@ class Windows:
         batch_size: windows per batch.
         seed: of all choices.
         demos: share of the fragments that begin with a demonstration, of tasks that have such prompts.
-        families: index of each task's family, so that their losses can be told apart; one family by default.
     """
 
     def __init__(
         self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, families: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE,
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
         share /= [task.mean_fragment(window) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
-        self.families = list(families or [0] * len(self.tasks))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of one training step, or every `parts`-th window of it from window `part` on."""
@@ -239,7 +240,7 @@ class Windows:
             torch.from_numpy(np.concatenate(patches)) if patches else None,
             torch.from_numpy(np.concatenate(intervals)).long() if intervals else None,
             self._targets(windows),
-            max(self.families, default=0) + 1,
+            1 + max(task.family for task in self.tasks),
             index if self.prompted else None,
             pinned if self.prompted else None,
         )
@@ -269,13 +270,12 @@ class _Window:
         self.targets: list[tuple[tuple[int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
         at = number = 0
         while at < source.window:
-            which = int(rng.choice(len(source.tasks), p=source.weights))
-            task, family = source.tasks[which], source.families[which]
+            task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
             where = task.fragment(rng, source.window - at)
-            at += self._append(task, family, where, task.opening(rng, where, source.demos), at, number)
+            at += self._append(task, where, task.opening(rng, where, source.demos), at, number)
             number += 1
 
-    def _append(self, task: TokenizedTask, family: int, where: slice, opening: Opening, at: int, number: int) -> int:
+    def _append(self, task: TokenizedTask, where: slice, opening: Opening, at: int, number: int) -> int:
         """Write a fragment and its prompt at a position, cut where the window ends; return its length in tokens."""
         rows, room = task.rows[where], len(self.tokens) - at
         tokens = np.concatenate((opening.tokens, rows.reshape(-1)))[:room]
@@ -291,5 +291,5 @@ class _Window:
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
             before = np.arange(len(opening.tokens) + task.tokenizer.n_obs + i, len(tokens), rows.shape[1])
-            self.targets.append(((low, high, family), at + before, task.labels[where][: len(before), i]))
+            self.targets.append(((low, high, task.family), at + before, task.labels[where][: len(before), i]))
         return len(tokens)

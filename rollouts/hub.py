@@ -1,4 +1,4 @@
-"""Experts from the Hugging Face hub: `hub:ORG/NAME`, or `hub:ORG/NAME/FILE.zip` where the file is called otherwise.
+"""Files from the Hugging Face hub. Experts are `hub:ORG/NAME`, or `hub:ORG/NAME/FILE.zip` where it has another name.
 
 A repository of rl-baselines3-zoo's is named like its zip, and has VecNormalize's statistics beside it.
 """
@@ -31,17 +31,27 @@ def fetch(spec: str) -> tuple[Path, str]:
     if len(parts) < 2 or not all(parts):
         raise UsageError(f"--expert {spec}: write hub:ORG/NAME, or hub:ORG/NAME/FILE.zip")
     repo, file = "/".join(parts[:2]), "/".join(parts[2:]) or f"{parts[1]}.zip"
-    path = _download(hub, repo, file)
+    path = download(hub, repo, file)
     if path is None:
         raise UsageError(f"--expert {spec}: {repo} has no file {file}; name its zip: hub:{repo}/FILE.zip")
     folder = file.rpartition("/")[0]
     for name in STATISTICS:  # found beside the zip when it is read
-        _download(hub, repo, f"{folder}/{name}" if folder else name)
+        download(hub, repo, f"{folder}/{name}" if folder else name)
     return path, f"{PREFIX}{repo}/{file}"
 
 
-def _download(hub: Any, repo: str, file: str) -> Path | None:
-    """The file in the hub's cache; None if the repository has no such file."""
+def download(hub: Any, repo: str, file: str) -> Path | None:
+    """The file in the hub's cache; None if the repository has no such file.
+
+    Args:
+        hub: the package `huggingface_hub`.
+        repo: `ORG/NAME`.
+        file: its path there.
+
+    Raises:
+        UsageError: no such repository.
+        GatoError: it cannot be reached.
+    """
     errors = hub.errors
     try:
         return Path(hub.hf_hub_download(repo, file))

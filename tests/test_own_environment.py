@@ -1,0 +1,64 @@
+"""docs/your-own-environment.md: its commands run as they stand there, and end with an agent that has learned."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "your-own-environment.md"
+
+
+def commands() -> list[str]:
+    """The lines of the first block of shell."""
+    (block, *_) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    return [line for line in block.splitlines() if line]
+
+
+def test_the_environment_of_the_example_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from docking import Docking  # type: ignore[import-not-found]
+
+    check_env(Docking(), skip_render_check=True)
+
+
+def test_the_options_on_the_page_are_there() -> None:
+    import tyro
+
+    from gato_agent.evaluate import EvaluateConfig
+    from gato_agent.rollouts.collect import CollectConfig
+    from gato_agent.train import TrainConfig, defaults
+
+    kinds: dict[str, Any] = {"collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+    verbs = [line.split()[1:] for line in commands() if line.startswith("gato-agent ")]
+    assert {verb for verb, *_ in verbs} == set(kinds)
+    for verb, *options in verbs:
+        default = defaults(options) if verb == "train" else None
+        tyro.cli(kinds[verb], args=options, default=default)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_make_an_agent(tmp_path: Path) -> None:
+    """It is more than half way from a random player to the expert."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "gato-agent"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m gato_agent "$@"\n')
+    program.chmod(0o755)
+    lines = [line if "evaluate" not in line else f"{line} --json {i}.json" for i, line in enumerate(commands())]
+    script = "\n".join(["set -eu", *lines]).replace("PYTHONPATH=examples", f"PYTHONPATH=examples:{ROOT}")
+    paths = {"PATH": f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, **paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = sorted(tmp_path.glob("*.json"))
+    agent, expert, random = (json.loads(file.read_text())["tasks"][0]["mean"] for file in files)
+    assert random < expert
+    assert (agent - random) / (expert - random) > 0.5, (agent, expert, random)
