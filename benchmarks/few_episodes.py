@@ -68,7 +68,7 @@ def score(config: Config, start: str, count: int, seed: int) -> float:
     given["resume"] = (run / "config.json").exists()
     train(fine_tuning(config.init, **given) if start == "fine-tuned" else TrainConfig(**given))
     results = evaluate(EvaluateConfig(env=(config.env,), checkpoint=str(run), episodes=config.played))
-    return results.tasks[0].mean
+    return results.tasks[config.env].mean
 
 
 def draw(found: Figures, config: Config) -> None:

@@ -195,9 +195,9 @@ def test_play_and_evaluate_show_a_demonstration(tmp_path: Path, capsys: pytest.C
     for demo in (tmp_path / "data", tmp_path / "data" / "CartPole-v1"):
         played = play(PlayConfig(env="CartPole-v1", render="none", demo=demo, **common))
         assert len(played["episodes"]) == 2
-    (score,) = evaluate(EvaluateConfig(env=("CartPole-v1",), demo=tmp_path / "data", **common))
+    (score,) = evaluate(EvaluateConfig(env=("CartPole-v1",), demo=tmp_path / "data", **common)).tasks.values()
     assert score.mean == played["mean_return"]
-    (without,) = evaluate(EvaluateConfig(env=("CartPole-v1",), prompt="none", **common))
+    (without,) = evaluate(EvaluateConfig(env=("CartPole-v1",), prompt="none", **common)).tasks.values()
     assert without.episodes == 2
     with pytest.raises(UsageError, match="give --demo"):
         play(PlayConfig(env="CartPole-v1", render="none", **common))
