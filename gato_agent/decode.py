@@ -101,7 +101,8 @@ class TorchDecoder:
 
     def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
         """See `Decoder`."""
-        self.cache = Cache(self.model.config, lanes, longest_pass, prompt, device=self.model.norm.weight.device)
+        weight = self.model.norm.weight
+        self.cache = Cache(self.model.config, lanes, longest_pass, prompt, device=weight.device, dtype=weight.dtype)
 
     @torch.inference_mode()
     def pin(self, lanes: Tensor, prompts: Prefill) -> None:

@@ -134,21 +134,16 @@ def test_cached_equals_uncached_through_resets_and_evictions(config: GatoConfig,
     assert worst < 1e-5
 
 
-@pytest.mark.parametrize("kind", DECODERS)
-@pytest.mark.parametrize(("context", "prompt"), [(50, 7), (50, 25), (100, 1), (200, 70), (512, 114)])
-def test_prompts_stay_and_cached_still_equals_uncached(
-    kind: type[TorchDecoder | Engine], context: int, prompt: int
-) -> None:
+@pytest.mark.parametrize(("context", "prompt"), [(50, 25), (100, 1), (200, 70)])
+def test_prompts_stay_and_cached_still_equals_uncached(context: int, prompt: int) -> None:
     """Beyond the context, with prompts of other lengths in other lanes, and new ones with new episodes.
 
-    For weights that attend so sharply, float32 itself is 1e-5 from the float64 that this compares with.
+    In float64, where nothing hides behind rounding.
     """
-    model = harsh(dataclasses.replace(GatoConfig.nano(), context=context))
-    exact = copy.deepcopy(model).double()
-    driver = Lanes(model, 4, kind, prompt)
-    worst, longest = worst_error(exact, driver, 200)
-    assert longest == prompt + 200 * STEP > 2 * context
-    assert worst < 2e-5
+    model = harsh(dataclasses.replace(GatoConfig.nano(), context=context)).double()
+    worst, longest = worst_error(model, Lanes(model, 4, TorchDecoder, prompt), 100)
+    assert longest == prompt + 100 * STEP > 2 * context
+    assert worst < 1e-12
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -169,15 +164,16 @@ def test_a_prompt_is_given_to_its_lanes_alone(kind: type[TorchDecoder | Engine])
             drivers[1].decoder.pin(middle, Prefill(other, torch.full_like(other, -1), None, None))
 
 
-@pytest.mark.parametrize("context", [50, 512])
-def test_the_engine_is_as_near_to_the_truth_as_pytorch(context: int) -> None:
+@pytest.mark.parametrize(("context", "prompt"), [(50, 0), (512, 0), (50, 7), (200, 70), (512, 114)])
+def test_the_engine_is_as_near_to_the_truth_as_pytorch(context: int, prompt: int) -> None:
     """Float32 rounds: with these weights PyTorch itself is 1e-5 from float64, and the engine must be no farther."""
     model = harsh(dataclasses.replace(GatoConfig.nano(), context=context))
     exact = copy.deepcopy(model).double()
+    steps = 150 if prompt else 300
     (engine, longest), (pytorch, _) = (
-        worst_error(exact, Lanes(model, 5, kind), 300) for kind in (Engine, TorchDecoder)
+        worst_error(exact, Lanes(model, 5, kind, prompt), steps) for kind in (Engine, TorchDecoder)
     )
-    assert longest == 300 * STEP
+    assert longest == prompt + steps * STEP > 2 * context
     assert engine < 1.2 * pytorch < 2.4e-5
 
 

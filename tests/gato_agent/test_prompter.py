@@ -61,9 +61,9 @@ def demonstration(steps: int) -> Episode:
     """Random."""
     space, rng = batch_space(OBSERVATION, steps + 1), np.random.default_rng(0)
     space.seed(3)
+    actions = {"": rng.uniform(-1, 2, (steps, 2)).astype(np.float32)}
     return Episode(
-        observations=columns(OBSERVATION, space.sample()),
-        actions={"": rng.uniform(-1, 2, (steps, 2)).astype("float32")},
+        observations=columns(OBSERVATION, space.sample()), actions=actions,
         labels=None, rewards=np.ones(steps), terminated=True, truncated=False, success=None, seed=0,
     )  # fmt: skip
 
@@ -89,11 +89,9 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     intervals = torch.from_numpy(np.tile(tokenizer.patch_intervals, (len(patches), 1, 1)))
     images = torch.from_numpy(patches.reshape(-1, 16, 16, 4))
     pinned = torch.tensor([[length]])
-    hidden = checkpoint.model(tokens, images, local=places, intervals=intervals, pinned=pinned)[0, length:].view(
-        -1, 9, 128
-    )
+    hidden = checkpoint.model(tokens, images, local=places, intervals=intervals, pinned=pinned)[0, length:]
     low, high = tokenizer.legal[0]
-    return list(checkpoint.model.logits(hidden[:, 6:8].reshape(-1, 128), int(low), int(high)))
+    return list(checkpoint.model.logits(hidden.view(-1, 9, 128)[:, 6:8].reshape(-1, 128), int(low), int(high)))
 
 
 @pytest.mark.parametrize("kind", [TorchDecoder, Engine])
