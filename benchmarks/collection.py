@@ -182,7 +182,7 @@ def reading(config: Config, console: Console) -> None:
         with tempfile.TemporaryDirectory(dir=".") as folder:
             with EpisodeStore.create(Path(folder), HEADER) as store:
                 for begin in range(0, count, 100):
-                    store.commit({i: made(kind, i).to_bytes() for i in range(begin, min(count, begin + 100))})
+                    store.commit([made(kind, i).encode() for i in range(begin, min(count, begin + 100))])
                 seal(store)
             memory, disk = sum(sum(shard.sizes) for shard in store.shards()), store.size()
             speeds: dict[str, list[float]] = {key: [] for key in ("cached", "file", "cold", "cold file")}

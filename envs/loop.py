@@ -7,8 +7,7 @@ Every episode has a seed of its own; a lane that finishes takes the next seed wh
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -37,8 +36,7 @@ class Actor(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One transition of one lane; `t` counts from 0 within the episode."""
 
     lane: int
@@ -119,13 +117,14 @@ def _one_lane(actor: Actor, envs: SyncVectorEnv[Any, Any], seeds: Iterable[int])
             ready = True
         value, _ = env.reset(seed=seed)
         observed, start, t, done = batch(value), first, 0, False
+        obs = one(observed)
         while not done:
             action = acted(actor.act(observed, start))
             value, reward, terminated, truncated, info = env.step(action)
             following = batch(value)
-            terminal, cut = bool(terminated), bool(truncated)
-            yield Step(0, seed, t, one(observed), action, float(reward), terminal, cut, info, one(following))
-            observed, start, t, done = following, later, t + 1, terminal or cut
+            terminal, cut, next_obs = bool(terminated), bool(truncated), one(following)
+            yield Step(0, seed, t, obs, action, float(reward), terminal, cut, info, next_obs)
+            observed, obs, start, t, done = following, next_obs, later, t + 1, terminal or cut
 
 
 def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 A leaf's path is a JSON Pointer (RFC 6901) without its first "/", so any key is allowed and no two leaves collide.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,7 +118,15 @@ def stack(space: Space[Any], values: Sequence[Any]) -> Columns:
     Raises:
         SpaceError: as `columns`.
     """
-    return {leaf.path: as_column(leaf, [_at(v, keys, leaf.path) for v in values]) for keys, leaf in _walk(space, ())}
+    return stacker(space)(values)
+
+
+def stacker(space: Space[Any]) -> Callable[[Sequence[Any]], Columns]:
+    """Build `stack` for one space: to look at the space takes longer than to stack a short episode."""
+    places = list(_walk(space, ()))
+    return lambda values: {
+        leaf.path: as_column(leaf, [_at(v, keys, leaf.path) for v in values]) for keys, leaf in places
+    }
 
 
 def _at(value: Any, keys: tuple[str | int, ...], path: str) -> Any:

@@ -1,4 +1,8 @@
-"""Write episodes while others are played, in groups of about a second; what it returns is on disk."""
+"""Write episodes while others are played, in groups of about a second; what it returns is on disk.
+
+A group is a file. So that ten hours of them are some hundred files and not 36,000, each hundred makes the next ones a
+second longer.
+"""
 
 import time
 from collections.abc import Sequence
@@ -10,6 +14,7 @@ from gato_agent.rollouts.player import Played
 from gato_agent.rollouts.store import EpisodeStore
 
 GROUP_SECONDS = 1.0  # a commit waits for the disk, longer than many an episode takes: not after every one
+MANY = 100  # groups, after which they are twice as long, and so on
 MOST_BYTES = 2**28  # that may wait while a group is written: past it, playing waits for the disk
 
 
@@ -22,6 +27,7 @@ class Committer:
         self._waiting: list[Played] = []
         self._writing: Future[list[Played]] | None = None
         self._since = time.monotonic()
+        self._groups = 0
 
     def __enter__(self) -> Self:
         return self
@@ -46,9 +52,9 @@ class Committer:
             OSError: it could not be written.
         """
         if self._writing is not None:
-            full = sum(len(played.data) for played in self._waiting) > MOST_BYTES
+            full = sum(played.episode.nbytes for played in self._waiting) > MOST_BYTES
             return self._written() if full or self._writing.done() else []
-        if self._waiting and time.monotonic() - self._since >= GROUP_SECONDS:
+        if self._waiting and time.monotonic() - self._since >= GROUP_SECONDS * (1 + self._groups / MANY):
             self._begin()
         return []
 
@@ -62,7 +68,7 @@ class Committer:
 
     def _begin(self) -> None:
         self._writing = self._thread.submit(self._write, self._waiting)
-        self._waiting, self._since = [], time.monotonic()
+        self._waiting, self._since, self._groups = [], time.monotonic(), self._groups + 1
 
     def _written(self) -> list[Played]:
         assert self._writing is not None
@@ -71,5 +77,5 @@ class Committer:
 
     def _write(self, group: list[Played]) -> list[Played]:
         for job in sorted({played.job for played in group}):
-            self._stores[job].commit({played.seed: played.data for played in group if played.job == job})
+            self._stores[job].commit([played.episode for played in group if played.job == job])
         return group

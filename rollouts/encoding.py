@@ -10,9 +10,10 @@ Measured on 500 frames of Atari (50 MB), one core, compress and decompress: zstd
 
 import json
 import math
+import threading
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zstandard
@@ -23,6 +24,52 @@ from gato_agent.envs.structure import Columns
 Arrays = dict[str, NDArray[Any]]
 Grids = dict[str, list[Any]]
 """Name of an array -> what it was: [dtype, shape of a row]."""
+
+TEXTS = json.JSONEncoder(separators=(",", ":"))
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class _Zstd(threading.local):
+    """What compresses, made once: for small columns that takes longer than compressing. It serves one thread."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=3).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+_zstd = _Zstd()
+
+
+class Encoded(NamedTuple):
+    """An episode as the arrays of a file.
+
+    Attributes:
+        arrays: in the order of their names.
+        grids: what the compressed ones of numbers were.
+        about: terminated, truncated, success, seed, provenance.
+        size: bytes of the episode in memory.
+    """
+
+    arrays: Arrays
+    grids: Grids
+    about: dict[str, Any]
+    size: int
+
+    @property
+    def seed(self) -> int:
+        """The episode's number."""
+        return int(self.about["seed"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def kinds(self) -> list[tuple[str, Any, tuple[int, ...]]]:
+        """Name, dtype and shape of every array."""
+        return [(name, array.dtype, array.shape) for name, array in self.arrays.items()]
+
 
 MOST_TEXT = 2**30  # bytes of one column of an episode: no file may ask for more memory than this
 MOST_GRID = 2**34
@@ -35,8 +82,7 @@ def encode(group: str, columns: Columns) -> tuple[Arrays, Grids]:
     grids: Grids = {}
     for path, column in columns.items():
         if column.dtype == object:
-            text = json.dumps(column.tolist(), separators=(",", ":"))
-            arrays[f"{group}.text/{path}"] = _compressed(text.encode())
+            arrays[f"{group}.text/{path}"] = _compressed(TEXTS.encode(column.tolist()).encode())
         elif column.ndim >= 3 and column.dtype.itemsize == 1:  # rows of images, or of cells
             name = f"{group}.grid/{path}"
             arrays[name] = _compressed(np.ascontiguousarray(column).data)
@@ -79,11 +125,11 @@ def checksum(arrays: Mapping[str, NDArray[Any]], start: int = 0) -> int:
 
 def canonical(value: Any) -> str:
     """The JSON of a value, always the same; raises ValueError for numbers that JSON does not have."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return CANONICAL.encode(value)
 
 
 def _compressed(data: Any) -> NDArray[np.uint8]:
-    return np.frombuffer(zstandard.ZstdCompressor(level=3).compress(data), np.uint8)
+    return np.frombuffer(_zstd.compress(data), np.uint8)
 
 
 def _decompressed(array: NDArray[np.uint8], most: int) -> bytes:
@@ -92,7 +138,7 @@ def _decompressed(array: NDArray[np.uint8], most: int) -> bytes:
         size = zstandard.frame_content_size(array.data)
         if not 0 <= size <= min(most, MOST_TIMES * len(array)):
             raise ValueError(f"a compressed column of {size} bytes")
-        return zstandard.ZstdDecompressor().decompress(array.data)
+        return _zstd.decompress(array.data)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""One episode as plain arrays, and as the bytes of one file.
+"""One episode as plain arrays, as those of a file, and as the bytes of a file of its own.
 
     observations  o0 o1 ... oT    T + 1 raw observations, the last one after the last action
     actions          a1 ... aT    what was executed
@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.structure import Columns
-from gato_agent.rollouts.encoding import Arrays, Grids, canonical, checksum, decode, encode, raw_bytes
+from gato_agent.rollouts.encoding import Arrays, Encoded, Grids, canonical, checksum, decode, encode, raw_bytes
 
 FORMAT = 2
 ABOUT = ("terminated", "truncated", "success", "seed", "provenance")  # what is not an array
@@ -85,20 +85,21 @@ class Episode:
         """Bytes of all arrays in memory."""
         return self.rewards.nbytes + sum(map(raw_bytes, self._groups().values()))
 
-    def encode(self) -> tuple[Arrays, Grids]:
-        """Turn all arrays into those of a file, in the order of their names."""
+    def encode(self) -> Encoded:
+        """Turn all arrays into those of a file."""
         arrays: Arrays = {"rewards": np.ascontiguousarray(self.rewards, np.float64)}
         grids: Grids = {}
         for group, columns in self._groups().items():
             more, shapes = encode(group, columns)
             arrays |= more
             grids |= shapes
-        return dict(sorted(arrays.items())), grids
+        about = {key: getattr(self, key) for key in ABOUT}
+        return Encoded(dict(sorted(arrays.items())), grids, about, self.size)
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors with one metadata entry, canonical JSON; equal episodes give equal bytes."""
-        arrays, grids = self.encode()
-        about = {key: getattr(self, key) for key in ABOUT} | {"format": FORMAT, "grids": grids}
+        arrays, grids, about, _ = self.encode()
+        about |= {"format": FORMAT, "grids": grids}
         about["checksum"] = checksum(arrays, zlib.crc32(canonical(about).encode()))
         return save(arrays, {"gato": canonical(about)})
 

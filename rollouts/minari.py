@@ -63,7 +63,7 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
         missing = sorted(set(numbers).difference(store.indices()))
         with Committer([store]) as committer:
             for episode in _episodes(folder, storage, missing, spaces, provenance):
-                played = Played(0, episode.seed, episode.to_bytes(), len(episode), episode.total, 0.0)
+                played = Played(0, episode.seed, episode.encode(), len(episode), episode.total, 0.0)
                 committer.add(played)
                 committer.turn()
     except BaseException:

@@ -1,7 +1,7 @@
 """Play episodes on the machines of a Ray cluster: the same chunks of seeds, and the same bytes, as on this one.
 
 Workers import this package, the modules that environments name and the files of experts from their own machine. They
-write nothing: episodes come back as bytes.
+write nothing: episodes come back as arrays.
 """
 
 import logging

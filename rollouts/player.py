@@ -14,8 +14,9 @@ from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.single import only_one
-from gato_agent.envs.structure import Columns, stack
+from gato_agent.envs.structure import Columns, stacker
 from gato_agent.rollouts.dagger import Guided, Learner
+from gato_agent.rollouts.encoding import Encoded
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.noise import Noisy
@@ -60,11 +61,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Played:
-    """An episode of the job with that number, as the bytes of its file, and figures to report."""
+    """An episode of the job with that number, as the arrays of a file, and figures to report."""
 
     job: int
     seed: int
-    data: bytes
+    episode: Encoded
     steps: int
     total: float
     seconds: float
@@ -101,6 +102,7 @@ class Player:
         self._envs = make_vector(job.env, 1, env_kwargs=kwargs)
         self._space = self._envs.single_action_space
         self._one = only_one(self._space)
+        self._observed, self._acted = stacker(self._envs.single_observation_space), stacker(self._space)
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
@@ -128,7 +130,7 @@ class Player:
         Raises:
             GatoError: the environment or the expert failed; the message names environment, seed and step.
         """
-        actor, space = self._actor, self._space
+        actor = self._actor
         actor.seed(seed)
         pushed = actor if isinstance(actor, Noisy | Guided) else None  # off the expert's path
         taken: list[Step] = []
@@ -145,16 +147,16 @@ class Player:
         executed = [step.action for step in taken]
         self._check(labels if pushed else executed, seed)
         reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
-        actions = stack(space, executed)
+        actions = self._acted(executed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
         if isinstance(actor, Guided):
             provenance["learner"] = self.job.header["learner"]
         else:
             provenance["noise"] = actor.level if isinstance(actor, Noisy) else 0.0
         return Episode(
-            observations=stack(self._envs.single_observation_space, [step.obs for step in taken] + [last.next_obs]),
+            observations=self._observed([*(step.obs for step in taken), last.next_obs]),
             actions=actions,
-            labels=_differing(stack(space, labels), actions) if pushed else None,
+            labels=_differing(self._acted(labels), actions) if pushed else None,
             rewards=np.array([step.reward for step in taken], np.float64),
             terminated=last.terminated,
             truncated=last.truncated or not last.done,
@@ -223,13 +225,13 @@ class Players:
         began = time.perf_counter()
         try:
             episode = player.play(seed, pulse)
-            data = episode.to_bytes()
+            encoded = episode.encode()
         except Exception as error:  # noqa: BLE001  # said with its seed; all others go on
             self.close()
             said = str(error) if isinstance(error, GatoError) else one_line(error)
             named = f"{player.job.env_id}: "
             return Failed(job, seed, said if said.startswith(named) else f"{named}seed {seed}: {said}")
-        return Played(job, seed, data, len(episode), episode.total, time.perf_counter() - began)
+        return Played(job, seed, encoded, len(episode), episode.total, time.perf_counter() - began)
 
     def _ready(self, job: Job) -> Player:
         if self._player is None or self._player.job is not job:

@@ -57,6 +57,8 @@ class Report:
 
     def __call__(self, group: Sequence[Played]) -> None:
         """Report episodes, each once; none is nothing to report."""
+        if not group:
+            return
         self._steps += sum(played.steps for played in group)
         self._new += len(group)
         rate = f"{self._steps / (time.monotonic() - self._began):,.0f} steps/s"

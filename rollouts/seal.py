@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.shard import Shard, pack
-from gato_agent.rollouts.store import EpisodeStore
+from gato_agent.rollouts.store import EpisodeStore, is_group
 
 SHARD_BYTES = 2**27  # of episodes as they are in memory; packing needs about four times as much
 
@@ -19,16 +19,17 @@ def seal(store: EpisodeStore) -> None:
     Raises:
         GatoError: an episode is damaged.
     """
-    sizes = dict(_sizes(store))
-    sealed = {tuple(shard.seeds) for shard in store.shards()}
+    sizes, single = dict(_sizes(store)), set(store.single())
+    sealed = {tuple(shard.seeds) for shard in store.shards() if not is_group(shard.path)}
     planned = list(plan(sizes))
     for seeds in planned:
         if tuple(seeds) not in sealed:
             _write(store, seeds)
         for seed in seeds:
-            store.path(seed).unlink(missing_ok=True)
+            if seed in single:
+                store.path(seed).unlink()
     for shard in store.shards():
-        if shard.seeds not in planned:
+        if is_group(shard.path) or shard.seeds not in planned:
             shard.path.unlink()
     store.shards()
 
@@ -49,17 +50,19 @@ def plan(sizes: dict[int, int], most: int | None = None) -> Iterator[list[int]]:
 
 
 def _sizes(store: EpisodeStore) -> Iterable[tuple[int, int]]:
-    for seed in store.loose():
-        yield seed, store.read(seed).size
+    for seed in store.single():
+        yield seed, store.encoded(seed).size
     for shard in store.shards():
         yield from zip(shard.seeds, shard.sizes, strict=True)
 
 
 def _write(store: EpisodeStore, seeds: list[int]) -> None:
     path = store.folder / f"{seeds[0]:08d}-{seeds[-1]:08d}.shard.safetensors"
-    episodes = [store.read(seed) for seed in seeds]
+    episodes = [store.encoded(seed) for seed in seeds]
     packed = pack(episodes)
-    for read, episode in zip(Shard(path, packed), episodes, strict=True):
-        if read.to_bytes() != episode.to_bytes():
-            raise GatoError(f"{path}: episode {episode.seed} would be read as another: it stays unsealed")
+    shard = Shard(path, packed)
+    for each in episodes:
+        read = shard.encoded(each.seed)  # tries the checksum of the arrays that were packed
+        if (read.about, read.size, read.kinds) != (each.about, each.size, each.kinds):
+            raise GatoError(f"{path}: episode {each.seed} would be read as another: it stays unsealed")
     store.write({path: packed})

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from gato_agent.envs.errors import GatoError
-from gato_agent.rollouts.encoding import Arrays, canonical, checksum
+from gato_agent.rollouts.encoding import Arrays, Encoded, canonical, checksum
 from gato_agent.rollouts.episode import Episode, Figures
 
 FORMAT = 1
+SMALL = 2**20  # bytes of a file that is read and not mapped, since a map keeps a file open, and there may be many
 WAY_OUT = "delete it and repeat the `gato-agent collect` command: it makes exactly what is missing"
 DTYPES = {
     "BOOL": "?", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "u1", "U16": "<u2", "U32": "<u4",
@@ -35,35 +36,37 @@ DTYPES = {
 }  # fmt: skip
 
 
-def pack(episodes: Sequence[Episode]) -> bytes:
+def pack(episodes: Sequence[Encoded]) -> bytes:
     """Put episodes, ascending by seed, into the bytes of one shard.
 
     Raises:
         GatoError: their columns differ in kind.
     """
-    encoded = [episode.encode() for episode in episodes]
-    grids = {name: kind for _, shapes in encoded for name, kind in shapes.items()}
+    grids = {name: kind for each in episodes for name, kind in each.grids.items()}
     arrays: Arrays = {}
-    for name in sorted({name for each, _ in encoded for name in each}):
-        parts = [each.get(name) for each, _ in encoded]  # labels are there only where they differ from the actions
+    for name in sorted({name for each in episodes for name in each.arrays}):
+        parts = [each.arrays.get(name) for each in episodes]  # labels are there only where they differ from the actions
         there = [part for part in parts if part is not None]
         if len({(part.dtype, part.shape[1:]) for part in there}) > 1:
             raise GatoError(f"episodes {episodes[0].seed} to {episodes[-1].seed} differ in the kind of their {name}")
         arrays[name] = np.concatenate(there)
         arrays[f"ends.{name}"] = np.cumsum([0 if part is None else len(part) for part in parts], dtype=np.int64)
-    provenance = list(dict.fromkeys(canonical(episode.provenance) for episode in episodes))
-    place = {text: i for i, text in enumerate(provenance)}
+    said = {id(each.about["provenance"]): each.about["provenance"] for each in episodes}  # many share one
+    texts = {key: canonical(provenance) for key, provenance in said.items()}
+    ours = [texts[id(each.about["provenance"])] for each in episodes]
+    place = {text: i for i, text in enumerate(dict.fromkeys(ours))}
+    successes = [each.about["success"] for each in episodes]
     table: Arrays = {
-        "seed": np.array([episode.seed for episode in episodes], np.int64),
-        "size": np.array([episode.size for episode in episodes], np.int64),
-        "crc": np.array([_crc(each) for each, _ in encoded], np.uint32),
-        "terminated": np.array([episode.terminated for episode in episodes], np.bool_),
-        "truncated": np.array([episode.truncated for episode in episodes], np.bool_),
-        "success": np.array([-1 if episode.success is None else episode.success for episode in episodes], np.int8),
-        "provenance": np.array([place[canonical(episode.provenance)] for episode in episodes], np.int32),
+        "seed": np.array([each.seed for each in episodes], np.int64),
+        "size": np.array([each.size for each in episodes], np.int64),
+        "crc": np.array([_crc(each.arrays) for each in episodes], np.uint32),
+        "terminated": np.array([each.about["terminated"] for each in episodes], np.bool_),
+        "truncated": np.array([each.about["truncated"] for each in episodes], np.bool_),
+        "success": np.array([-1 if success is None else success for success in successes], np.int8),
+        "provenance": np.array([place[text] for text in ours], np.int32),
     }
     arrays |= {f"table.{name}": array for name, array in table.items()}
-    about = {"format": FORMAT, "grids": grids, "provenance": [json.loads(text) for text in provenance]}
+    about = {"format": FORMAT, "grids": grids, "provenance": [json.loads(text) for text in place]}
     about["checksum"] = _table_checksum(arrays, about)
     return save(arrays, {"gato": canonical(about)})
 
@@ -101,7 +104,10 @@ class Shard:
             if packed is None:
                 with path.open("rb") as file:
                     self._inode = os.fstat(file.fileno()).st_ino
-                    arrays, about = _open(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                    small = os.fstat(file.fileno()).st_size < SMALL
+                    arrays, about = _open(
+                        file.read() if small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    )
             else:
                 arrays, about = _open(packed)
             if about["format"] != FORMAT:
@@ -130,23 +136,30 @@ class Shard:
         return {seed: i for i, seed in enumerate(self.seeds)}
 
     def read(self, seed: int) -> Episode:
-        """Read one episode.
+        """Read one episode; raises GatoError if it is damaged."""
+        encoded = self.encoded(seed)
+        try:
+            return Episode.decode(encoded.arrays, encoded.grids, encoded.about)
+        except (GatoError, LookupError, TypeError, ValueError) as error:
+            raise self._damaged(seed, error) from error
 
-        Raises:
-            GatoError: it is damaged.
-        """
+    def encoded(self, seed: int) -> Encoded:
+        """The arrays of one episode as they are in the file; raises GatoError if they are damaged."""
         i, crc = self.rows[seed], 0
         arrays: Arrays = {}
         for name, column, ends in self._columns:
             if ends[i + 1] > ends[i]:
                 arrays[name] = part = column[ends[i] : ends[i + 1]]
                 crc = zlib.crc32(part.data, crc)
+        if crc != self._table["crc"][i]:
+            raise self._damaged(seed, "it does not match its checksum")
         try:
-            if crc != self._table["crc"][i]:
-                raise ValueError("it does not match its checksum")
-            return Episode.decode(arrays, self._grids, self._about(i))
-        except (GatoError, LookupError, TypeError, ValueError) as error:
-            raise GatoError(f"{self.path}: episode {seed} is damaged ({error}); {WAY_OUT}") from error
+            return Encoded(arrays, self._grids, self._about(i), self.sizes[i])
+        except (LookupError, TypeError) as error:
+            raise self._damaged(seed, error) from error
+
+    def _damaged(self, seed: int, why: object) -> GatoError:
+        return GatoError(f"{self.path}: episode {seed} is damaged ({why}); {WAY_OUT}")
 
     def figures(self, seed: int) -> Figures:
         """Length, return, success and noise of one episode, without reading the rest of it."""

@@ -1,17 +1,18 @@
-"""A folder of episodes of one task by one expert: one file per episode, its number is its seed, until it is sealed.
+"""A folder of episodes of one task by one expert; an episode's number is its seed.
 
     data/CartPole-v1/task.json                                what, by whom, and how: all episodes share it
     data/CartPole-v1/00000000-00000099.shard.safetensors      sealed: many episodes in a file that is mapped
-    data/CartPole-v1/00000100.safetensors ...                 collected since
+    data/CartPole-v1/00000100-00000173.group.safetensors ...  collected since, in about a second each
+    data/CartPole-v1/00000174.safetensors ...                 likewise, by earlier versions: one episode each
 
-A file exists whole or not at all, so whatever a killed run left behind can be continued. An episode may for a while be
-in several files; they hold the same.
+Files are named by the first and last of their episodes. A file exists whole or not at all, so whatever a killed run
+left behind can be continued. An episode may for a while be in several files; they hold the same.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
@@ -23,14 +24,15 @@ from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.structure import space_from_json
 from gato_agent.envs.task import view_of
+from gato_agent.rollouts.encoding import Encoded
 from gato_agent.rollouts.episode import Episode, Figures
-from gato_agent.rollouts.shard import WAY_OUT, Shard
+from gato_agent.rollouts.shard import WAY_OUT, Shard, pack
 from gato_agent.spaces import SpaceTokenizer, Vocabulary
 
 FORMAT = 1
 HEADER = "task.json"
 EPISODE = re.compile(r"(\d{8,})\.safetensors")
-SHARD = re.compile(r"\d{8,}-\d{8,}\.shard\.safetensors")
+SHARD = re.compile(r"\d{8,}-\d{8,}\.(shard|group)\.safetensors")
 ENV_ID = re.compile(r"(?!\.+$)(?:[\w-]+/)*[\w.-]+")  # as Gymnasium has them, but no module, and no "." or ".."
 SETTINGS = {  # what all episodes of a folder share, and how the user may name it
     "env_id": "environment",
@@ -130,9 +132,17 @@ class EpisodeStore:
         """Space of single actions, rebuilt from JSON."""
         return space_from_json(self.header["action_space"])
 
-    def commit(self, episodes: Mapping[int, bytes]) -> None:
-        """Write the bytes of episodes, by number; when this returns, they survive a crash of the machine."""
-        self.write({self.path(index): data for index, data in episodes.items()})
+    def commit(self, episodes: Sequence[Encoded]) -> None:
+        """Write episodes that are not there yet as a group; when this returns, they survive a crash of the machine.
+
+        Raises:
+            ValueError: none, or there is a group with the same first and last.
+        """
+        group = sorted(episodes, key=lambda each: each.seed)
+        path = self.folder / f"{group[0].seed:08d}-{group[-1].seed:08d}.group.safetensors"
+        if path.exists():
+            raise ValueError(f"{path} is there already")
+        self.write({path: pack(group)})
 
     def write(self, files: Mapping[Path, bytes]) -> None:
         """Write files of the folder as `write_files` does; raises ValueError for a store that was opened to be read."""
@@ -142,14 +152,19 @@ class EpisodeStore:
 
     def indices(self) -> list[int]:
         """Numbers (= seeds) of the episodes that are there, ascending."""
-        return sorted({*self.loose(), *(seed for shard in self.shards() for seed in shard.seeds)})
+        return sorted({*self.single(), *(seed for shard in self.shards() for seed in shard.seeds)})
 
     def loose(self) -> list[int]:
+        """Numbers of the episodes that are in no sealed file, ascending."""
+        found = {seed: is_group(shard.path) for shard in self.shards() for seed in shard.seeds}
+        return sorted([seed for seed, loose in found.items() if loose] + [s for s in self.single() if s not in found])
+
+    def single(self) -> list[int]:
         """Numbers of the episodes that have a file of their own, ascending."""
         return sorted(int(match[1]) for match in self._named(EPISODE))
 
     def shards(self) -> list[Shard]:
-        """The sealed files, by name, opened once; raises GatoError if one is damaged."""
+        """The files of several episodes, sealed or not, by name, opened once; raises GatoError if one is damaged."""
         paths = self.shard_paths()
         known = {path: shard for path, shard in self._shards.items() if path in paths and shard.is_current()}
         self._shards = {path: known.get(path) or Shard(path) for path in paths}
@@ -157,7 +172,7 @@ class EpisodeStore:
         return list(self._shards.values())
 
     def shard_paths(self) -> list[Path]:
-        """Where the sealed files are, in order."""
+        """Where the files of several episodes are, in order."""
         return sorted(self.folder / match[0] for match in self._named(SHARD))
 
     def _named(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
@@ -183,6 +198,10 @@ class EpisodeStore:
         except GatoError as error:
             raise GatoError(f"{path}: {error}; {WAY_OUT}") from error
 
+    def encoded(self, index: int) -> Encoded:
+        """The arrays of one episode as they are in its file; raises GatoError as `read`."""
+        return self._sealed[index].encoded(index) if index in self._sealed else self.read(index).encode()
+
     def figures(self, index: int) -> Figures:
         """Length, return, success and noise of one episode; raises GatoError as `read`."""
         return self._sealed[index].figures(index) if index in self._sealed else self.read(index).figures
@@ -192,8 +211,13 @@ class EpisodeStore:
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def path(self, index: int) -> Path:
-        """The file of one episode."""
+        """The file of one episode, if it has one of its own."""
         return self.folder / f"{index:08d}.safetensors"
+
+
+def is_group(path: Path) -> bool:
+    """Whether a file of several episodes is not sealed yet: a shard may come to be named by the same episodes."""
+    return path.name.endswith(".group.safetensors")
 
 
 def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:

@@ -39,7 +39,7 @@ def verify(root: Path) -> tuple[int, list[str]]:
 
 def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
     """Every episode of every file, or what is wrong with it."""
-    for seed in store.loose():
+    for seed in store.single():
         path = store.path(seed)
         try:
             episode = Episode.from_bytes(path.read_bytes())

@@ -1,7 +1,7 @@
 """Play episodes in several processes; one that dies or hangs costs the seed that it was at, and no other.
 
     this process   deals chunks of seeds, hears results, watches pulses, buries the dead and starts others
-    a worker       plays one chunk after the other and sends episodes as bytes; it writes no file
+    a worker       plays one chunk after the other and sends episodes as arrays; it writes no file
 
 So a worker that outlives this process can harm nothing, and it ends by itself.
 """

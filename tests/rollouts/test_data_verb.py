@@ -18,12 +18,16 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten noisy episodes of two tasks, sealed, and two loose ones."""
+    """Ten noisy episodes of two tasks, sealed, and two loose ones, in files of their own for one of the tasks."""
     for episodes, seal in ((10, True), (12, False)):
         collect(CollectConfig(
             env=("CartPole-v1", "MountainCarContinuous-v0"), expert="random", noise=True, episodes=episodes, seal=seal,
             workers=0, out=tmp_path / "data",
         ))  # fmt: skip
+    with EpisodeStore.open(tmp_path / "data" / "CartPole-v1") as store:
+        episodes = {store.path(seed): store.read(seed).to_bytes() for seed in (10, 11)}
+        store.write(episodes)
+        store.shard_paths()[1].unlink()
     return tmp_path / "data"
 
 
@@ -62,6 +66,8 @@ def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
     data[place] ^= 1
     shard.write_bytes(data)
     other.shard_paths()[0].write_bytes(b"")
+    group = other.shard_paths()[1]
+    group.write_bytes(group.read_bytes()[:-1] + b"?")
     capsys.readouterr()
     assert run("verify", folder) == 1
     shown = capsys.readouterr()
@@ -69,7 +75,8 @@ def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
     assert f"{swapped} holds episode 10, not 11; delete it" in shown.out
     assert f"{shard}: episode 4 is damaged" in shown.out
     assert f"{other.shard_paths()[0]} is truncated or damaged" in shown.out
-    assert f"4 damaged files or episodes in {folder}, named above" in shown.err
+    assert f"{group} is truncated or damaged" in shown.out
+    assert f"5 damaged files or episodes in {folder}, named above" in shown.err
     (other.folder / "task.json").write_text("{")
     assert run("verify", folder) == 1
     assert "task.json is damaged" in capsys.readouterr().out

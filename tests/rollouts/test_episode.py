@@ -141,7 +141,7 @@ BOMB = zstandard.ZstdCompressor().compress(bytes(2**22))
     ],
 )
 def test_no_small_file_asks_for_much_memory(packed, shape, refused):
-    arrays, grids = episode().encode()
+    arrays, grids, *_ = episode().encode()
     arrays["observations.grid/image"] = np.frombuffer(packed, np.uint8)
     grids["observations.grid/image"] = ["uint8", shape]
     about = {"terminated": True, "truncated": False, "success": None, "seed": 7, "provenance": {}}

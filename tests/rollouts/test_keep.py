@@ -78,7 +78,7 @@ def test_collecting_marks_and_nothing_is_lost(tmp_path):
 
 def test_a_rule_that_keeps_nothing_is_named(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
-        store.commit({2: varied(2).to_bytes()})
+        store.commit([varied(2).encode()])
         write_rule(store, Rule(success_only=True))
         assert kept(store) == []
         with pytest.raises(UsageError, match=r"keep\.json keeps none of its episodes: delete it"):

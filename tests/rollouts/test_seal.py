@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 
 def fill(root: Path, *seeds: int) -> EpisodeStore:
     store = EpisodeStore.create(root, HEADER)
-    store.commit({seed: varied(seed).to_bytes() for seed in seeds})
+    store.commit([varied(seed).encode() for seed in seeds])
     return store
 
 
@@ -41,7 +41,7 @@ def test_sealed_and_loose_are_read_as_one(tmp_path):
     with fill(tmp_path, *range(7), 100) as store:
         seal(store)
         assert names(store.folder) == ["00000000-00000100.shard.safetensors"]
-        store.commit({seed: varied(seed).to_bytes() for seed in (50, 101)})
+        store.commit([varied(seed).encode() for seed in (50, 101)])
         assert store.indices() == [*range(7), 50, 100, 101]
         for seed in store.indices():
             assert store.read(seed).to_bytes() == varied(seed).to_bytes()
@@ -59,7 +59,7 @@ def test_what_is_where_depends_on_the_episodes_alone(tmp_path, monkeypatch):
     parts = fill(tmp_path / "parts", 4, 5, 17)
     seal(parts)
     for more in (range(3), (3, *range(6, 12)), (*range(12, 17), 18, 19)):
-        parts.commit({seed: varied(seed).to_bytes() for seed in more})
+        parts.commit([varied(seed).encode() for seed in more])
         seal(parts)
     assert names(parts.folder) == names(once.folder)
     assert len(names(once.folder)) == 4
@@ -72,7 +72,7 @@ def test_more_episodes_change_the_last_file_only(tmp_path, monkeypatch):
     with fill(tmp_path, *range(12)) as store:
         seal(store)
         before = {path: path.stat().st_ino for path in sorted(store.folder.glob("*.shard.*"))}
-        store.commit({seed: varied(seed).to_bytes() for seed in range(12, 20)})
+        store.commit([varied(seed).encode() for seed in range(12, 20)])
         seal(store)
         kept = [path.name for path, inode in before.items() if path.exists() and path.stat().st_ino == inode]
         assert kept == names(store.folder)[: len(before) - 1]
@@ -89,7 +89,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_time_finishes_it(tmp_
     monkeypatch.setattr(module, "SHARD_BYTES", 5 * varied(0).size)
     store = fill(tmp_path / "killed", *range(3))
     seal(store)
-    store.commit({seed: varied(seed).to_bytes() for seed in range(3, 8)})
+    store.commit([varied(seed).encode() for seed in range(3, 8)])
     changes = iter(range(moment))
     replaced, unlinked = Path.replace, Path.unlink
 
@@ -119,7 +119,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_time_finishes_it(tmp_
 
 def test_every_flipped_bit_is_noticed_when_it_matters(tmp_path):
     seeds, path = range(5), tmp_path / "x"
-    data = pack([varied(seed) for seed in seeds])
+    data = pack([varied(seed).encode() for seed in seeds])
     whole = [varied(seed).to_bytes() for seed in seeds]
     rng = np.random.default_rng(0)
     for _ in range(1500):
@@ -135,7 +135,7 @@ def test_every_flipped_bit_is_noticed_when_it_matters(tmp_path):
 
 
 def test_damage_is_named_with_the_way_out(tmp_path):
-    data, path = pack([varied(seed) for seed in range(3)]), tmp_path / "x"
+    data, path = pack([varied(seed).encode() for seed in range(3)]), tmp_path / "x"
     for length in range(0, len(data), 97):
         path.write_bytes(data[:length])
         with pytest.raises(GatoError, match=r"x is truncated or damaged.*delete it and repeat"):
@@ -148,7 +148,7 @@ def test_damage_is_named_with_the_way_out(tmp_path):
 
 def test_numbers_are_views_of_the_file(tmp_path):
     path = tmp_path / "x"
-    path.write_bytes(pack([varied(0), varied(1)]))
+    path.write_bytes(pack([varied(0).encode(), varied(1).encode()]))
     first = Shard(path).read(0)
     assert not first.rewards.flags.owndata
     assert not first.rewards.flags.writeable
@@ -158,7 +158,7 @@ def test_numbers_are_views_of_the_file(tmp_path):
 def test_episodes_of_other_kinds_do_not_go_together():
     other = replace(varied(1), rewards=np.ones(2), actions={"": np.ones((2, 3))}, labels=None)
     with pytest.raises(GatoError, match="episodes 0 to 1 differ in the kind of their actions/"):
-        pack([replace(varied(0), labels=None), other])
+        pack([replace(varied(0), labels=None).encode(), other.encode()])
 
 
 def test_a_complete_task_is_sealed_and_more_may_follow(tmp_path, capsys):

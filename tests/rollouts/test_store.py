@@ -10,8 +10,11 @@ from gymnasium.spaces import Box, Discrete
 from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.structure import space_to_json
+from gato_agent.rollouts.encoding import Encoded
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.seal import seal
 from gato_agent.rollouts.store import EpisodeStore, check_learnable, folder_of, open_stores
+from gato_agent.rollouts.verify import verify
 
 SPACES = Box(-1, 1, (2,)), Discrete(3)
 HEADER = {
@@ -30,15 +33,15 @@ def episode(seed: int) -> Episode:
     return Episode(observations, {"": np.array([seed % 3])}, None, np.ones(1), True, False, None, seed)
 
 
-def files_of(*seeds: int) -> dict[int, bytes]:
-    return {seed: episode(seed).to_bytes() for seed in seeds}
+def group_of(*seeds: int) -> list[Encoded]:
+    return [episode(seed).encode() for seed in seeds]
 
 
 def test_what_is_committed_is_read_back(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
         assert store.indices() == []
-        store.commit(files_of(3, 1))
-        store.commit(files_of(123_456_789))
+        store.commit(group_of(3, 1))
+        store.commit(group_of(123_456_789))
     (opened,) = open_stores(tmp_path)
     assert opened.indices() == [1, 3, 123_456_789]
     assert opened.read(3).to_bytes() == episode(3).to_bytes()
@@ -85,7 +88,7 @@ def test_other_arguments_may_make_another_observation_than_the_catalogue_views()
 def test_the_same_content_gives_the_same_files(tmp_path):
     for root in ("a", "b"):
         with EpisodeStore.create(tmp_path / root, HEADER) as store:
-            store.commit(files_of(0, 1))
+            store.commit(group_of(0, 1))
     a, b = (sorted((tmp_path / root).rglob("*")) for root in "ab")
     assert [p.name for p in a] == [p.name for p in b]
     assert all(x.read_bytes() == y.read_bytes() for x, y in zip(a, b, strict=True) if x.is_file())
@@ -110,14 +113,14 @@ def test_a_second_collector_is_refused_and_the_first_goes_on(tmp_path):
         with pytest.raises(UsageError, match=r"another `gato-agent collect` writes to .*ALE%2FPong-v5"):
             EpisodeStore.create(tmp_path, HEADER)
         assert open_stores(tmp_path)[0].indices() == []  # reading is free
-        store.commit(files_of(0))
+        store.commit(group_of(0))
     EpisodeStore.create(tmp_path, HEADER).close()
 
 
 def test_a_store_opened_for_reading_does_not_write(tmp_path):
     EpisodeStore.create(tmp_path, HEADER).close()
     with pytest.raises(ValueError, match="create"):
-        open_stores(tmp_path)[0].commit(files_of(0))
+        open_stores(tmp_path)[0].commit(group_of(0))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_other_versions_may_continue(tmp_path):
 
 def test_leftovers_of_a_killed_run_are_removed_and_never_counted(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
-        store.commit(files_of(0))
+        store.commit(group_of(0))
         leftover = store.folder / ".00000001.safetensors.partial"
         leftover.write_bytes(b"half")
     assert open_stores(tmp_path)[0].indices() == [0]
@@ -158,11 +161,36 @@ def test_leftovers_of_a_killed_run_are_removed_and_never_counted(tmp_path):
 )
 def test_a_damaged_episode_is_named_with_the_way_out(tmp_path, damage):
     with EpisodeStore.create(tmp_path, HEADER) as store:
-        store.commit(files_of(0))
-        path = store.path(0)
+        store.commit(group_of(0))
+        (path,) = store.shard_paths()
         path.write_bytes(damage(path.read_bytes()))
-        with pytest.raises(GatoError, match=r"00000000\.safetensors: .*damaged.*delete it and repeat"):
+        with pytest.raises(GatoError, match=r"00000000-00000000\.group\.safetensors.*damaged.*delete it and repeat"):
             store.read(0)
+
+
+def test_files_of_one_episode_as_earlier_versions_wrote_them_are_read_and_sealed(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit(group_of(1, 4))
+        for seed in (0, 2, 4):
+            store.path(seed).write_bytes(episode(seed).to_bytes())
+        assert (store.indices(), store.loose(), store.single()) == ([0, 1, 2, 4], [0, 1, 2, 4], [0, 2, 4])
+        assert [store.read(seed).to_bytes() for seed in (0, 1)] == [episode(seed).to_bytes() for seed in (0, 1)]
+        assert verify(tmp_path) == (5, [])
+        store.path(2).write_bytes(b"?")
+        with pytest.raises(GatoError, match=r"00000002\.safetensors: .*damaged.*delete it and repeat"):
+            seal(store)
+        store.path(2).unlink()
+        seal(store)
+        assert (store.indices(), store.loose()) == ([0, 1, 4], [])
+        assert [path.name for path in store.folder.glob("*.safetensors")] == ["00000000-00000004.shard.safetensors"]
+
+
+def test_an_episode_is_not_committed_twice_in_one_name(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit(group_of(0, 1, 5))
+        with pytest.raises(ValueError, match=r"00000000-00000005.* is there already"):
+            store.commit(group_of(0, 3, 5))
+        assert store.indices() == [0, 1, 5]
 
 
 def test_a_missing_episode_is_named(tmp_path):
