@@ -27,6 +27,9 @@ EXTRAS = {  # module -> the extra of this package that installs it
     "panda_gym": "panda",
     "pybullet": "bullet",
     "pybullet_envs_gymnasium": "bullet",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
 }
 
 

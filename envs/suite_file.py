@@ -6,6 +6,7 @@
     horizon = 1000
     observes = "Box 8"
     acts = "Discrete 4"
+    instruction = "mission"
     text_pieces = 8
     tokens_per_timestep = 10
     success = "success"
@@ -24,7 +25,7 @@
     horizon_mean = 242.1
     horizon_std = 18.9
 
-`view` and `expert_kind`, ... may stand at the top, for all tasks of the file that do not say otherwise.
+`view`, `instruction`, `expert_kind`, ... may stand at the top, for all tasks of the file that do not say otherwise.
 """
 
 import math
@@ -37,7 +38,8 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.envs.task import Score, Task
 from gato_agent.envs.views import View
 
-SHARED = {"observes": str, "acts": str, "success": str, "expert_kind": str, "expert_source": str, "view": list}
+WORDS = ("observes", "acts", "instruction", "success", "expert_kind", "expert_source")
+SHARED: dict[str, type] = {**dict.fromkeys(WORDS, str), "view": list}
 TASK = {"horizon": int, "text_pieces": int, "tokens_per_timestep": int, **SHARED}
 SCORE = {"mean": float, "std": float, "episodes": int, "seeds": list, "how": str, "versions": dict}
 EXTRAS = {"success": float, "horizon_mean": float, "horizon_std": float}

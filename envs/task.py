@@ -54,6 +54,7 @@ class Task:
         horizon: steps that an episode can have at most; `make` sees to it where Gymnasium has no limit.
         extra: extra of this package that installs the suite.
         view: what of an observation becomes tokens, without steps all of it.
+        instruction: path of the text in its observation that stays the same all through an episode.
         text_pieces: tokens that an observed text is given, where a task needs fewer or more than 32.
         observes: its observation space in a few words.
         acts: its action space in a few words.
@@ -72,6 +73,7 @@ class Task:
     expert: Score | None = None
     extra: str | None = None
     view: View = EVERYTHING
+    instruction: str | None = None
     text_pieces: int | None = None
     observes: str | None = None
     acts: str | None = None

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.decode import Choose, Prefill
+from gato_agent.decode import Choose, Prefill, Told
 from gato_agent.engine import Precision, make_decoder
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.make import make_vector
@@ -111,6 +111,29 @@ class Agent:
             GatoError: an observation does not belong to the space; names environment, key, lane and step.
         """
         return batch(self.task.action_space, self._act(columns(self.task.observation_space, observation), start))
+
+    def follow(self, observation: Any, action: Any, start: NDArray[np.bool_] | None = None) -> None:
+        """Go on as if it had chosen `action`, which somebody else did: that is what it remembers.
+
+        Args:
+            observation: see `act`.
+            action: batch in the form of `VectorEnv.action_space`.
+            start: see `act`.
+
+        Raises:
+            GatoError: an observation or action does not belong to its space.
+        """
+        try:
+            tokens = self.tokenizer.encode_actions(columns(self.task.action_space, action))
+        except SpaceError as error:
+            raise GatoError(f"{self.task.id}: action in lane {error.row}: {error}") from error
+        if not self._lanes:
+            self.reset(len(tokens))
+        choose, self._choose = self._choose, Told(torch.from_numpy(tokens - self.tokenizer.legal[:, 0]).long())
+        try:
+            self._act(columns(self.task.observation_space, observation), start)
+        finally:
+            self._choose = choose
 
     def predict(
         self,

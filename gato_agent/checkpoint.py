@@ -19,6 +19,7 @@ from gato_agent.envs.files import write_files
 from gato_agent.envs.structure import space_from_json, space_to_json
 from gato_agent.envs.views import EVERYTHING, View
 from gato_agent.model import Gato
+from gato_agent.prompt import NO_PROMPT, Prompt
 from gato_agent.spaces import SpaceTokenizer
 from gato_agent.text import TextTokenizer
 
@@ -38,6 +39,7 @@ class TrainedTask:
     text_pieces: int = TEXT_PIECES
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     view: View = EVERYTHING
+    prompt: Prompt = NO_PROMPT
 
     def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
         """The task's tokenizer; raises UsageError if a space has no tokens, or more than the model has positions."""
@@ -65,6 +67,7 @@ class TrainedTask:
             "text_pieces": self.text_pieces,
             "env_kwargs": self.env_kwargs,
             "view": self.view.to_json(),
+            "prompt": self.prompt.to_json(),
         }
 
     @classmethod
@@ -78,7 +81,8 @@ class TrainedTask:
             space_from_json(data["action_space"]),
             int(data["text_pieces"]),
             dict(data["env_kwargs"]),
-            View.from_json(data.get("view", [])),  # which checkpoints of the first version lack
+            View.from_json(data.get("view", [])),  # which checkpoints of the first version lack, and prompts too
+            Prompt.from_json(data.get("prompt", {})),
         )
 
 

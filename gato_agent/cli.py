@@ -17,7 +17,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "collect": Verb("gato_agent.rollouts.collect", "CollectConfig", "collect", "record episodes of an expert"),
+    "collect": Verb("gato_agent.dagger", "CollectConfig", "collect", "record episodes of an expert"),
     "data": Verb("gato_agent.rollouts.data_verb", "DataCommand", "data", "show, verify, seal, export, import episodes"),
     "train": Verb("gato_agent.train", "TrainConfig", "train", "train an agent on recorded episodes"),
     "evaluate": Verb("gato_agent.evaluate", "EvaluateConfig", "evaluate", "measure returns beside random and expert"),

@@ -1,21 +1,29 @@
-"""All episodes below a folder, as the tokens that a model learns from."""
+"""All episodes below some folders, as the tokens that a model learns from."""
 
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from gymnasium.spaces import Text
 
 from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.structure import leaves
 from gato_agent.envs.task import Task, find, view_of
+from gato_agent.prompt import NO_PROMPT, Kind, Prompt, demonstration, instruction_of, names_of, without
+from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
 from gato_agent.windows import TokenizedTask
+
+SHARED = {"observation_space": "observation space", "action_space": "action space", "env_kwargs": "--env-kwargs"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,11 @@ class Data:
     held_out: list[TokenizedTask] = field(default_factory=list)
 
     @property
+    def families(self) -> list[str]:
+        """The catalogue's suite of each task."""
+        return [(find(task) or Task(task, "other")).suite for task in self.tasks]
+
+    @property
     def tokens(self) -> int:
         """Number of tokens of all tasks."""
         return sum(task.tokens for task in self.tokenized)
@@ -40,45 +53,70 @@ class Data:
         """Digest of all tokens, so that a run resumes with the data that it began with."""
         sha = hashlib.sha256()
         for task in [*self.tokenized, *self.held_out]:
-            for array in (task.rows, task.labels, task.patches, task.ends):
+            for array in (task.rows, task.labels, task.patches, task.ends, task.texts):
                 sha.update(np.ascontiguousarray(array).data)
+            if task.prompt != NO_PROMPT:
+                sha.update(json.dumps(task.prompt.to_json()).encode())
         return sha.hexdigest()
 
 
 def load_data(
-    folder: Path,
+    folders: Path | Sequence[Path],
     config: GatoConfig,
     text_pieces: int | None,
     text_model: Path | None = None,
     text: TextTokenizer | None = None,
     holdout: float = 0.0,
+    prompt: Kind | Literal["auto"] = "none",
 ) -> Data:
-    """Read the episodes below a folder, but for those that a `keep.json` leaves out, and tokenize them.
+    """Read the episodes below some folders, but for those that a `keep.json` leaves out, and tokenize them.
 
     Args:
-        folder: what `gato-agent collect --out` wrote.
+        folders: what `gato-agent collect --out` wrote, one or several; a task has the episodes of all of them.
         config: of the model that is to learn.
         text_pieces: tokens of an observed text; None for what the catalogue says.
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
         text: a tokenizer that the model knows already, which goes before either.
-        holdout: share of each task's episodes, the last ones, that is not learned from.
+        holdout: share of each task's episodes, the last ones of each folder, that is not learned from.
+        prompt: what episodes begin with; auto is text where there are several tasks or instructions, else none.
 
     Raises:
-        UsageError: there is nothing, or a space or text model that does not fit the model.
+        UsageError: there is nothing, a space, text model or prompt that does not fit the model, or a task with other
+            spaces in another folder.
         GatoError: an episode is damaged, or holds what cannot be tokenized.
     """
-    stores = open_stores(folder)
-    episodes = [[store.read(i) for i in usable(store)] for store in stores]
-    columns = [column for many in episodes for episode in many for column in episode.observations.values()]
-    text = text or _text(text_model, config, [text for column in columns if column.dtype == object for text in column])
-    tasks = [_trained(store, text_pieces) for store in stores]
+    stores = _by_task([folders] if isinstance(folders, Path) else folders)
+    tasks = _prompted([_trained(same[0], text_pieces) for same in stores.values()], prompt)
+    texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
+    text = text or _text(text_model, config, texts)
+    pieces = text.encode if text else None
     tokenized, held_out = [], []
-    for task, many in zip(tasks, episodes, strict=True):
-        tokenizer, last = task.tokenizer(config, text), len(many) - int(holdout * len(many))
-        tokenized.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[:last]))
-        if last < len(many):
-            held_out.append(TokenizedTask(task.id, tokenizer, config.vocabulary.separator, many[last:]))
+    for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
+        parts = [[store.read(i) for i in usable(store)] for store in same]
+        ends = [len(many) - int(holdout * len(many)) for many in parts]
+        learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
+        last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
+        tasks[number] = task = _sized(tasks[number], config, text, [*learned, *last], text_pieces)
+        common = task.id, task.tokenizer(config, text), config.vocabulary.separator
+        tokenized.append(TokenizedTask(*common, learned, task.prompt, pieces))
+        if last:
+            held_out.append(TokenizedTask(*common, last, task.prompt, pieces))
     return Data({task.id: task for task in tasks}, tokenized, text, held_out)
+
+
+def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
+    """The stores of each task, by its id; raises UsageError where two cannot be learned from as one task."""
+    stores: dict[str, list[EpisodeStore]] = {}
+    for store in sorted((store for folder in folders for store in open_stores(folder)), key=lambda store: store.env_id):
+        same = stores.setdefault(store.env_id, [])
+        same.append(store)
+        for key, name in SHARED.items():
+            if store.header[key] != same[0].header[key]:
+                raise UsageError(
+                    f"{store.env_id} has another {name} in {store.folder} than in {same[0].folder}: train on one of "
+                    "them, or collect again"
+                )
+    return stores
 
 
 def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
@@ -88,6 +126,55 @@ def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
     space = store.observation_space
     view = view_of(store.env_id, space)
     return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
+
+
+def _said(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
+    """All texts that the task's episodes hold, and what they are prompted with."""
+    if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
+        for store in stores:
+            for i in usable(store):
+                columns = store.read(i).observations.values()
+                yield from (text for column in columns if column.dtype == object for text in column)
+    if task.prompt.text:
+        yield task.prompt.text
+
+
+def _prompted(tasks: list[TrainedTask], kind: Kind | Literal["auto"]) -> list[TrainedTask]:
+    """The tasks with prompts of a kind; an instruction that is said there is left out of what is seen."""
+    said = [instruction_of(task.id, task.observation_space, task.view) for task in tasks]
+    if kind == "auto":
+        kind = "text" if len(tasks) > 1 or any(said) else "none"
+    found = []
+    for task, name, path in zip(tasks, names_of([task.id for task in tasks]), said, strict=True):
+        if kind != "text":
+            found.append(replace(task, prompt=Prompt(kind)))
+        elif path is None:
+            found.append(replace(task, prompt=Prompt("text", text=name)))
+        else:
+            found.append(replace(task, prompt=Prompt("text", instruction=path), view=without(task.view, path)))
+    return found
+
+
+def _sized(
+    task: TrainedTask, config: GatoConfig, text: TextTokenizer | None, episodes: list[Episode], room: int | None
+) -> TrainedTask:
+    """The task with the length of its prompts: for instructions longer than any here there is room, if not given."""
+    prompt = task.prompt
+    if prompt.kind == "none":
+        return task
+    if prompt.kind == "demo":
+        return replace(task, prompt=demonstration(task.tokenizer(config, text).tokens_per_step, config.context))
+    assert text is not None
+    if prompt.instruction is None:
+        room = len(text.encode(prompt.text))
+    elif room is None:
+        said = {words for episode in episodes for words in episode.observations[prompt.instruction]}
+        longest = max((len(text.encode(words)) for words in said), default=0)
+        room = max(task.text_pieces, longest + longest // 2)
+    if 2 * room > config.context:
+        raise UsageError(f"{task.id}: a prompt of {room} text pieces leaves too little of a context of {config.context}"
+                         ": train with --prompt none, or a smaller --text-pieces")  # fmt: skip
+    return replace(task, prompt=replace(prompt, tokens=room))
 
 
 def _text(model: Path | None, config: GatoConfig, texts: list[str]) -> TextTokenizer | None:
@@ -104,14 +191,21 @@ def _text(model: Path | None, config: GatoConfig, texts: list[str]) -> TextToken
 
 
 def mixture(text: str, tasks: list[str]) -> list[float]:
-    """Weights of tasks from `--mixture`; raises UsageError for anything but positive numbers of known tasks."""
+    """Weights of tasks from `--mixture`, where a family stands for each of its tasks that is not named itself.
+
+    Raises:
+        UsageError: anything but positive numbers of tasks of the data or their families.
+    """
+    families = {name: found.suite for name in tasks if (found := find(name))}
     try:
         given = json.loads(text)
-        wrong = [name for name, weight in given.items() if name not in tasks or not 0 < float(weight) < math.inf]
+        known = {*tasks, *families.values()}
+        wrong = [name for name, weight in given.items() if name not in known or not 0 < float(weight) < math.inf]
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"--mixture {text!r} is no JSON object of numbers: write '{{\"CartPole-v1\": 2}}'") from error
     if wrong:
         raise UsageError(
-            f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) with a weight > 0"
+            f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) or their families, with a "
+            "weight > 0"
         )
-    return [float(given.get(name, 1.0)) for name in tasks]
+    return [float(given.get(name, given.get(families.get(name, ""), 1.0))) for name in tasks]

@@ -45,6 +45,23 @@ class Choose:
         return (logits if noise is None else logits.double() / self.temperature + noise.to(logits.device)).argmax(-1)
 
 
+class Told(Choose):
+    """Chooses what it is told, for one step.
+
+    Args:
+        choices: int64 [lanes, A], index of the id for each action token.
+    """
+
+    def __init__(self, choices: Tensor) -> None:
+        super().__init__(temperature=1.0)
+        self._choices = iter(choices.unbind(1))
+
+    def noise(self, count: int) -> Tensor:
+        """Noise [lanes, count] that outweighs all logits."""
+        chosen = next(self._choices).unsqueeze(1)
+        return torch.zeros(len(chosen), count, dtype=torch.float64).scatter_(1, chosen, torch.inf)
+
+
 class Decoder(Protocol):
     """Decodes actions for a number of lanes, each with a memory of its own episode.
 

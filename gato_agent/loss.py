@@ -23,30 +23,34 @@ class ActionLoss(nn.Module):
         super().__init__()
         self.model, self.smooth_bins, self.precision = model, smooth_bins, precision
 
-    def forward(self, batch: Batch) -> tuple[Tensor, int]:
-        """Sum over all targets of a batch, and their number."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sums over the targets of each family of a batch, and their numbers."""
         with torch.autocast(batch.tokens.device.type, self.precision, enabled=self.precision != torch.float32):
             return action_loss(self.model, batch, self.smooth_bins)
 
 
-def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Tensor, int]:
-    """Cross-entropy of the action tokens, over the ids legal for each: sum in nats, and the number of targets.
+def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the action tokens, over the ids legal for each.
 
     Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
+
+    Returns:
+        Sums in nats, and numbers of targets, each float32 [families].
     """
     hidden = model(
-        batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment
-    ).flatten(0, 1)
+        batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
+        index=batch.index, pinned=batch.pinned,
+    ).flatten(0, 1)  # fmt: skip
     continuous = model.config.vocabulary.continuous
-    total, count = hidden.new_zeros(()), 0
-    for low, high, position, ids in batch.targets:
+    sums, counts = [torch.zeros((), device=hidden.device)] * batch.families, [0] * batch.families
+    for low, high, position, ids, family in batch.targets:
         logits = model.logits(hidden[position], low, high).float()
         target: Tensor = ids - low
         if smooth_bins and continuous <= low < model.config.vocabulary.discrete:
             target = gaussian(high - low, smooth_bins, logits.device)[target]
-        total = total + F.cross_entropy(logits, target, reduction="sum")
-        count += len(ids)
-    return total, count
+        sums[family] = sums[family] + F.cross_entropy(logits, target, reduction="sum")
+        counts[family] += len(ids)
+    return torch.stack(sums), torch.tensor(counts, dtype=torch.float32, device=hidden.device)
 
 
 @lru_cache

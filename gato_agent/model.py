@@ -1,6 +1,5 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,22 +8,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gato_agent.attention import Rows, additive, attend, banded_rows, pinned_rows
 from gato_agent.band import Band
 from gato_agent.cache import Cache
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
-from gato_agent.spaces import BINS, PAD, POSITIONS
+from gato_agent.spaces import BINS, POSITIONS
 
 Angles = tuple[Tensor, Tensor]  # cosine and sine
-QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
 
 
-class Rows(NamedTuple):
-    """Which keys one block of queries reads, and which of them it may see."""
+class Places(NamedTuple):
+    """Where tokens are, and who sees whom."""
 
-    queries: slice
-    keys: slice
-    mask: Tensor  # [batch or 1, 1, queries, keys], added to the scores: 0, or -inf where a key is not seen
+    rows: list[Rows] | Band
+    angles: Angles
+    clamped: Angles | None = None  # of queries as they look at pinned keys from afar
 
 
 def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
@@ -64,21 +63,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, angles: Angles, rows: list[Rows] | Band, cache: "CachedLayer | None") -> Tensor:
-        """[batch, length, width] -> the same; `rows` says who sees whom."""
+    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
+        """[batch, length, width] -> the same."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
-        if isinstance(rows, Band):
-            return self.out(rows.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
+        if isinstance(places.rows, Band):
+            return self.out(places.rows.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
         qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
-        q, k = rotate(qkv[:2], *angles)
+        q, k = rotate(qkv[:2], *places.angles)
         v = qkv[2].to(q.dtype)
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask)
-                 for r in rows]  # fmt: skip
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return self.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+        far = None if places.clamped is None else rotate(qkv[0], *places.clamped)
+        return self.out(attend(q, k, v, places.rows, far).transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -121,9 +118,9 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, angles: Angles, rows: list[Rows] | Band, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
-        x = x + self.drop(self.attention(self.attention_norm(x), angles, rows, cache))
+        x = x + self.drop(self.attention(self.attention_norm(x), places, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
 
 
@@ -170,6 +167,8 @@ class Gato(nn.Module):
         local: Tensor | None = None,
         intervals: Tensor | None = None,
         segment: Tensor | None = None,
+        index: Tensor | None = None,
+        pinned: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
@@ -180,6 +179,8 @@ class Gato(nn.Module):
             local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
             intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
             segment: integer [batch, length], episode of each token; tokens see their own episode only.
+            index: integer [batch, length], place in its episode, rising; by default each row is one from its beginning.
+            pinned: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
             cache: holds what came before; `segment` must then be None, each lane being one episode.
 
         Returns:
@@ -190,26 +191,31 @@ class Gato(nn.Module):
             intervals = whole.expand(len(patches), 2, 2)
         x = self.embedding(tokens, local, patches, intervals)
         if cache is None:
-            index = torch.arange(tokens.shape[1], device=tokens.device)
-            if self.compiled and self.training:
-                return self._compiled(x, tokens, segment, index)
-            rows = list(banded_rows(tokens, segment, self.config.context, x.dtype))
+            places = self._places(tokens, segment, index, pinned, x.dtype)
         else:
             index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), additive(seen, x.dtype))]
-        angles = angles_of(index, self.config.head_size, x.dtype)
+            rows = [Rows(slice(None), slice(None), slice(None), additive(seen, x.dtype))]
+            places = Places(rows, angles_of(index, self.config.head_size, x.dtype))
         for layer, block in enumerate(self.blocks):
-            x = block(x, angles, rows, None if cache is None else CachedLayer(cache, layer))
+            x = block(x, places, None if cache is None else CachedLayer(cache, layer))
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def _compiled(self, x: Tensor, tokens: Tensor, segment: Tensor | None, index: Tensor) -> Tensor:
-        """All blocks over whole windows, with compiled attention."""
-        places = torch.arange(int(index.max()) + 1)
-        cos, sin = (x.squeeze(0) for x in angles_of(places, self.config.head_size, torch.float32))
-        band = Band.of(self.config, tokens, segment, index, None, (cos, sin))
-        for block in self.blocks:
-            x = block(x, (cos, sin), band, None)
-        return self.norm(x)  # type: ignore[no-any-return]
+    def _places(
+        self, tokens: Tensor, segment: Tensor | None, index: Tensor | None, pinned: Tensor | None, dtype: torch.dtype
+    ) -> Places:
+        """Of whole sequences."""
+        size, context = self.config.head_size, self.config.context
+        index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
+        if self.compiled and self.training:
+            cos, sin = (x.squeeze(0) for x in angles_of(torch.arange(int(index.max()) + 1), size, torch.float32))
+            return Places(Band.of(self.config, tokens, segment, index, pinned, (cos, sin)), (cos, sin))
+        angles = angles_of(index, size, dtype)
+        if pinned is None:
+            return Places(list(banded_rows(tokens, segment, context, dtype)), angles)
+        index, pinned = index.expand(tokens.shape), pinned.expand(tokens.shape)
+        rows = list(pinned_rows(tokens, segment, index, pinned, context, dtype))
+        far = any(row.pinned for row in rows)
+        return Places(rows, angles, angles_of(index.clamp(max=context - 1), size, dtype) if far else None)
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
@@ -224,30 +230,6 @@ class _NoInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key is seen, else -inf: made once a pass, where a bool mask would be converted in each layer."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-
-
-def banded_rows(
-    tokens: Tensor, segment: Tensor | None, context: int, dtype: torch.dtype = torch.float32
-) -> Iterator[Rows]:
-    """Who sees whom in whole sequences, in blocks of queries that read little more than what they may see.
-
-    Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
-    which keeps its softmax defined.
-    """
-    length = tokens.shape[1]
-    index = torch.arange(length, device=tokens.device)
-    for start in range(0, length, QUERIES):
-        queries, keys = slice(start, start + QUERIES), slice(max(0, start - context + 1), start + QUERIES)
-        distance = index[queries, None] - index[None, keys]
-        mask = ((distance >= 0) & (distance < context)) & (tokens[:, None, keys] != PAD)
-        if segment is not None:
-            mask = mask & (segment[:, queries, None] == segment[:, None, keys])
-        yield Rows(queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
 
 
 def initialise(model: Gato) -> None:

@@ -12,6 +12,7 @@ import tyro
 from gato_agent.envs.errors import UsageError, at_least
 
 Precision = Literal["float32", "bfloat16"]
+LATER = {"optimizer": "adamw", "accumulate": 1, "ema": 0.0}  # what runs were before there was a choice
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 
 
@@ -19,18 +20,26 @@ LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "l
 class TrainConfig:
     """Train an agent on collected episodes."""
 
-    data: Path = Path("data")
-    """Folder that `gato-agent collect --out` wrote; all its tasks are learned together."""
+    data: tuple[Path, ...] = (Path("data"),)
+    """Folders that `gato-agent collect --out` wrote; all their tasks are learned together, those of one id as one."""
     out: Path = Path("runs/gato")
     """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
     size: Literal["nano", "tiny", "small", "baseline", "large"] = "nano"
     """Size of the model; the last three are the paper's."""
+    shape: str = "{}"
+    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}."""
     init: Path | None = None
     """Checkpoint whose weights and text model to begin with, of the same size."""
     steps: int = 400
     """Optimizer steps; the schedule depends on them."""
     batch_size: int = 4
     """Windows per step; a window is twice the context long."""
+    accumulate: int = 1
+    """Parts in which a step's windows are worked through, one after the other, where memory is short."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the matrices of the blocks, AdamW for tables, vectors and the patch tower."""
+    ema: float = 0.0
+    """Save, judge and play the average of the weights, of which each step keeps this share (.999); 0 for none."""
     learning_rate: float | None = None
     """Peak learning rate; by default 1e-3 (nano), 6e-4 (tiny), 1e-4 (small, large), 2e-4 (baseline)."""
     warmup: int = 50
@@ -47,6 +56,9 @@ class TrainConfig:
     """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32."""
     text_model: Path | None = None
     """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
+    prompt: Literal["auto", "none", "text", "demo"] = "auto"
+    """What episodes begin with, seen for ever: text is their instruction, said only there, or the name of the task;
+    demo, in a quarter of the cases, a piece of another episode. auto: as in --init, else text where it tells apart."""
     precision: Precision = "float32"
     """Of matrix products in training. Weights, sums, norms, the loss and the optimizer are of float32 either way."""
     compile: bool = True
@@ -54,12 +66,20 @@ class TrainConfig:
     weights: Precision = "float32"
     """Precision in which model.safetensors is stored; play uses float32."""
     mixture: str = "{}"
-    """How often tasks are drawn, as JSON: {"LunarLander-v3": 3} for three times as often as those not named."""
+    """Shares of the tokens, 1 for each task that is not named, as JSON: {"LunarLander-v3": 3, "babyai": 0.5}; a family
+    stands for each of its tasks."""
     save_every: int = 50
     """Steps between checkpoints."""
     holdout: float = 0.0
     """Share of each task's episodes, the last ones, that is not learned from: at every checkpoint the loss on them is
     logged, and the model for which it is lowest is kept in OUT/best."""
+    eval_every: int = 0
+    """Steps between short evaluations: returns in play are logged, and OUT/best is the model with the highest mean
+    normalised score instead; 0 for none."""
+    eval_env: tuple[str, ...] = ()
+    """Tasks to be played then; by default all that are learned."""
+    eval_episodes: int = 5
+    """Episodes of each, on seeds from 900,000 on."""
     minutes: float | None = None
     """Save and stop after this long; --resume goes on."""
     seed: int = 0
@@ -68,15 +88,22 @@ class TrainConfig:
     """auto, cpu or cuda."""
     num_threads: int | None = None
     """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
+    logger: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the figures of log.jsonl go besides."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run in `out` from its last checkpoint."""
 
     def check(self) -> None:
         """Raise UsageError for an option that cannot be."""
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
-        at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads)
+        at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"--ema {self.ema}: at least 0 and below 1")
         at_least(0, warmup=self.warmup, seed=self.seed, smooth_bins=self.smooth_bins, weight_decay=self.weight_decay)
-        at_least(0, decay_steps=self.decay_steps, holdout=self.holdout, minutes=self.minutes)
+        at_least(
+            0, decay_steps=self.decay_steps, holdout=self.holdout, minutes=self.minutes, eval_every=self.eval_every
+        )
+        at_least(1, eval_episodes=self.eval_episodes)
         if self.holdout > 0.5:
             raise UsageError(f"--holdout {self.holdout}: at most 0.5, the rest is learned from")
         if self.decay_steps and (self.schedule != "wsd" or self.decay_steps > self.steps):
@@ -96,8 +123,10 @@ class TrainConfig:
 
     def shaping(self) -> dict[str, Any]:
         """The arguments that shape the result, as JSON; not where its files are, nor when it stops to go on later."""
-        places = ("data", "out", "resume", "text_model", "init", "minutes")
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in places}
+        places = ("data", "out", "resume", "text_model", "init", "minutes", "logger")
+        watched = ("eval_every", "eval_env", "eval_episodes")
+        found = {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
+        return found | {key: None for key, value in LATER.items() if found[key] == value}
 
     def check_past(self, before: Mapping[str, Any], step: int) -> None:
         """Raise UsageError if a run with `before`'s steps would not have come to `step` by the same learning rates."""

@@ -1,7 +1,7 @@
 """A run is one folder: config.json, log.jsonl, and what `train` saves."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,11 @@ class Log:
         write_files({path: "".join(f"{line}\n" for line in lines[:step]).encode()})
         self._file = path.open("a")
 
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, entry: dict[str, Any]) -> None:
+    def log(self, entry: Mapping[str, Any]) -> None:
         """Append one entry; a reader sees it at once."""
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.close()

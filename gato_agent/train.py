@@ -1,9 +1,10 @@
 """Behaviour cloning: predict the expert's action tokens, and only those."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,21 @@ from gato_agent.config import GatoConfig
 from gato_agent.data import Data, load_data, mixture
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.flops import peak_flops, training_flops
+from gato_agent.loggers import Loggers, package
 from gato_agent.model import Gato
 from gato_agent.ranks import join
 from gato_agent.recipe import TrainConfig
+from gato_agent.returns import play_shortly
 from gato_agent.rollouts.progress import progress
-from gato_agent.trainer import Trainer
+from gato_agent.trainer import Figures, Trainer
 from gato_agent.windows import Windows
 
 __all__ = ["TrainConfig", "train"]
 
 STATE = "state.safetensors"
-BEST = "best"  # folder of the model with the lowest loss on held-out episodes
+JUDGED = ("held_out_loss", "returns", "worth")  # what a checkpoint keeps of what was measured of it
+BEST = "best"  # folder of the model with the highest returns, or else the lowest loss on held-out episodes
 
 
 def train(config: TrainConfig) -> Path:
@@ -39,23 +44,35 @@ def train(config: TrainConfig) -> Path:
         GatoError: the loss is not finite, or a file is damaged.
     """
     config.check()
+    for name in config.logger:
+        package(name)  # what is missing is said before anything is read
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     ranks, device = join(resolve_device(config.device))
-    if config.batch_size < ranks.size:
-        raise UsageError(f"--batch-size {config.batch_size}: {ranks.size} processes need a window each")
-    size = GatoConfig.named(config.size)
+    if config.batch_size < ranks.size * config.accumulate:
+        raise UsageError(
+            f"--batch-size {config.batch_size}: {ranks.size} processes need a window each in each of "
+            f"--accumulate {config.accumulate} parts"
+        )
+    size = GatoConfig.named(config.size).reshaped(config.shape)
     start = Checkpoint.load(config.init, device) if config.init else None
     if start and start.model.config != size:
-        raise UsageError(f"--init {config.init} is no {config.size} model: give its own --size")
+        raise UsageError(
+            f"--init {config.init} is no {config.size} model of this shape: give its own --size and --shape"
+        )
     text = start.text if start else None
-    data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
+    kinds = {task.prompt.kind for task in start.tasks.values()} if start and config.prompt == "auto" else set()
+    prompt = kinds.pop() if len(kinds) == 1 else config.prompt
+    data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout, prompt)
+    for task in set(config.eval_env) - set(data.tasks):
+        raise UsageError(f"--eval-env {task} is not learned: there are {', '.join(data.tasks)}")
+    families = sorted(set(data.families))
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-        weights=mixture(config.mixture, list(data.tasks)),
+        weights=mixture(config.mixture, list(data.tasks)), families=[families.index(each) for each in data.families],
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
-    shaping["compile"] = config.compile and fits(size, torch.device(device).type)
+    shaping["compile"] = (config.compile and fits(size, torch.device(device).type)) or None
     shaping |= {"data_sha256": data.sha256(), **({"init_sha256": start.sha256()} if start else {})}
     shaping |= {"processes": ranks.size, "device": config.device} if ranks.size > 1 else {}
     with closing(lock_folder(config.out, "train")) if ranks.first else nullcontext():
@@ -82,7 +99,10 @@ class _Run:
     def __init__(self, trainer: Trainer, windows: Windows, data: Data, shaping: dict[str, Any], device: str) -> None:
         self.trainer, self.windows, self.data, self.shaping, self.device = trainer, windows, data, shaping, device
         self.config, self.ranks = trainer.config, trainer.ranks
-        self.held_out = Windows(data.held_out, window=windows.window, batch_size=1) if data.held_out else None
+        self.held_out = (
+            Windows(data.held_out, window=windows.window, batch_size=1, demos=1.0) if data.held_out else None
+        )
+        self.families = sorted(set(data.families))
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._at = -1  # step of the latest checkpoint
@@ -98,61 +118,101 @@ class _Run:
         )
         bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
-        log = run_folder.Log(config.out / "log.jsonl", trainer.step) if self.ranks.first else nullcontext()
+        first = self.ranks.first
+        log = Loggers(config.logger, config.out, self.shaping, trainer.step) if first else nullcontext()
         with self._disk, log as lines, bar as update:
             for entry in self.steps():
                 late = self._any(time.monotonic() >= deadline) if config.minutes is not None else False
-                due = trainer.step % config.save_every == 0 or trainer.step == config.steps or late
+                play, due = self._due(config.eval_every), self._due(config.save_every) or late
                 if lines is not None:
-                    if due and self.held_out:
-                        entry["held_out_loss"] = trainer.validate(self.held_out)
-                    lines.write(entry)
+                    if play or due:
+                        entry |= self.judge(play, lambda text: update(trainer.step, text))
+                    lines.log(entry)
                     update(trainer.step, ", ".join(_said(entry)))
-                    if due:
-                        self.save(entry.get("held_out_loss"))
+                    if play or due:
+                        self.save(entry)
                 if late:
                     break
             if lines is not None and self._at != trainer.step and not self._complete():
-                self.save(trainer.validate(self.held_out) if self.held_out else None)
+                self.save(self.judge(False, lambda text: None))
             self._wait()
         finished = trainer.step >= config.steps
         console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
                       f"{config.out / FILE}")  # fmt: skip
         return config.out / FILE
 
+    def _due(self, every: int) -> bool:
+        """Whether something that is done every so many steps, and in the end, is to be done now."""
+        return every > 0 and (self.trainer.step % every == 0 or self.trainer.step == self.config.steps)
+
+    def checkpoint(self) -> Checkpoint:
+        """The model as it is now."""
+        training = {"config": self.shaping, "step": self.trainer.step}
+        return Checkpoint(self.trainer.result, self.data.tasks, self.data.text, training, str(self.config.out))
+
+    def judge(self, play: bool, say: Callable[[str], None]) -> dict[str, Any]:
+        """What is measured at a checkpoint: the loss on held-out episodes, and returns where they are wanted."""
+        found: dict[str, Any] = {}
+        if self.held_out:
+            found["held_out_loss"] = self.trainer.validate(self.held_out)
+        if play:
+            self.trainer.result.eval()
+            tasks = self.config.eval_env or list(self.data.tasks)
+            returns = play_shortly(self.checkpoint(), tasks, self.config.eval_episodes, self.device, say)
+            found["returns"] = {task: score.mean for task, score in returns.tasks.items()}
+            found["scores"] = {task: score.normalized for task, score in returns.tasks.items()}
+            found |= {"worth": returns.worth} if returns.tasks else {}
+            found |= {"not_played": returns.failed} if returns.failed else {}
+        return found
+
     def steps(self) -> Iterator[dict[str, Any]]:
         """Train to the last step, yielding one log entry per step."""
         trainer, ranks = self.trainer, self.ranks
+        peak, first, start = (
+            peak_flops(self.device, getattr(torch, self.config.precision)),
+            trainer.step,
+            time.perf_counter(),
+        )
         while trainer.step < self.config.steps:
             began = time.perf_counter()
-            batch = self.windows.batch(trainer.step, ranks.rank, ranks.size).to(self.device)
-            loss, norm = trainer.update(batch)
-            seconds = time.perf_counter() - began
-            yield {
-                "step": trainer.step,
-                "loss": loss,
-                "gradient_norm": norm,
-                "learning_rate": self.config.rate(trainer.step - 1),
-                "tokens_per_second": ranks.size * batch.tokens.numel() / seconds,
+            n = self.config.accumulate
+            parts = [self.windows.batch(trainer.step, ranks.rank + ranks.size * i, ranks.size * n) for i in range(n)]
+            figures = trainer.update(*(part.to(self.device) for part in parts))
+            now = time.perf_counter()
+            speed = {
+                "tokens_per_second": ranks.size * sum(part.tokens.numel() for part in parts) / (now - began),
+                "utilisation": sum(training_flops(trainer.model.config, part) for part in parts) / (now - began) / peak,
+                "seconds_left": (now - start) / (trainer.step - first) * (self.config.steps - trainer.step),
             }
+            yield self._entry(figures) | speed
+
+    def _entry(self, figures: Figures) -> dict[str, Any]:
+        """What the log says of a step, but for its speed."""
+        losses = dict(zip(self.families, figures.families, strict=True))
+        return {
+            "step": self.trainer.step,
+            "loss": figures.loss,
+            "family_loss": {family: loss for family, loss in losses.items() if loss is not None},
+            "gradient_norm": figures.norm,
+            "learning_rate": self.config.rate(self.trainer.step - 1),
+        }
 
     def _complete(self) -> bool:
         """Whether a run that is resumed when all was done has a model to show for it."""
-        path = self.config.out / FILE
-        return path.exists() and read(path)[1]["training"].get("step") == self.trainer.step
+        return _training(self.config.out / FILE).get("step") == self.trainer.step
 
     def _any(self, here: bool) -> bool:
         """Whether it is so in any of the processes."""
         return bool(self.ranks.sum(torch.tensor(float(here), device=self.device)).item())
 
-    def save(self, held_out_loss: float | None) -> None:
+    def save(self, found: dict[str, Any]) -> None:
         """Begin to write a checkpoint: what is in it is copied now, and reaches the disk while training goes on."""
         trainer, folder = self.trainer, self.config.out
-        training = {"config": self.shaping, "step": trainer.step, "held_out_loss": held_out_loss}
-        checkpoint = Checkpoint(trainer.model, self.data.tasks, self.data.text, training)
+        checkpoint = self.checkpoint()
+        checkpoint.training.update({key: found.get(key) for key in JUDGED})
         model, state = checkpoint.to_bytes(getattr(torch, self.config.weights)), trainer.to_bytes()
         self._wait()
-        best = held_out_loss is not None and held_out_loss < _lowest_loss(folder / BEST / FILE)
+        best = _rank(found) > _rank(_training(folder / BEST / FILE))
         files = [(folder / BEST / FILE, model)] * best + [(folder / FILE, model), (folder / STATE, state)]
         self._saving, self._at = self._disk.submit(_write, files), trainer.step
 
@@ -168,15 +228,24 @@ def _write(files: list[tuple[Path, bytes]]) -> None:
         write_files({path: data})
 
 
-def _lowest_loss(path: Path) -> float:
-    """The loss of the best model so far."""
-    loss = read(path)[1]["training"].get("held_out_loss") if path.exists() else None
-    return float("inf") if loss is None else float(loss)
+def _training(path: Path) -> dict[str, Any]:
+    """How the model in a file came about; nothing where there is none."""
+    return dict(read(path)[1]["training"]) if path.exists() else {}
+
+
+def _rank(found: Mapping[str, Any]) -> tuple[int, float]:
+    """What puts one model above another: returns where it was played, else the loss on held-out episodes."""
+    if found.get("worth") is not None:
+        return 2, found["worth"]
+    return (1, -found["held_out_loss"]) if found.get("held_out_loss") is not None else (0, 0.0)
 
 
 def _said(entry: dict[str, Any]) -> Iterator[str]:
     """What the progress bar tells of a step."""
     yield f"loss {entry['loss']:.4f}"
+    yield from (f"{task} {mean:.1f}" for task, mean in entry.get("returns", {}).items())
+    yield from (f"{task} not played: {error}" for task, error in entry.get("not_played", {}).items())
     if "held_out_loss" in entry:
         yield f"held out {entry['held_out_loss']:.4f}"
-    yield f"{entry['tokens_per_second']:,.0f} tokens/s"
+    yield f"{entry['tokens_per_second']:,.0f} tokens/s ({entry['utilisation']:.0%} of peak)"
+    yield f"{timedelta(seconds=round(entry['seconds_left']))} left"

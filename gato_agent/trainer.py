@@ -1,7 +1,10 @@
 """A model in training: what one optimizer step does, and all that it takes to continue exactly."""
 
+import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,11 +15,21 @@ from gato_agent.checkpoint import read, to_bytes
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss
 from gato_agent.model import Gato
+from gato_agent.optimizer import KEPT, average, make_optimizer
 from gato_agent.ranks import Ranks
 from gato_agent.recipe import TrainConfig
 from gato_agent.windows import Batch, Windows
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
+
+class Figures(NamedTuple):
+    """What one optimizer step was like, over the whole batch, of which each process is given its part."""
+
+    loss: float
+    """Per target, in nats."""
+    norm: float
+    """Of the gradient, before it is clipped to 1."""
+    families: tuple[float | None, ...]
+    """The loss of each family's targets; None where it had none."""
 
 
 class Trainer:
@@ -30,40 +43,56 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
-        model.compiled = config.compile and fits(model.config, model.norm.weight.device.type)
+        self.device = model.norm.weight.device
+        model.compiled = config.compile and fits(model.config, self.device.type)
         self._loss: nn.Module = ActionLoss(model, config.smooth_bins, getattr(torch, config.precision))
         if self.ranks.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
-        decayed = [p for p in model.parameters() if p.ndim >= 2]
-        others = [p for p in model.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+        self.optimizer = make_optimizer(config, model)
+        self.mean = copy.deepcopy(model) if config.ema else None
 
-    def update(self, batch: Batch) -> tuple[float, float]:
-        """One optimizer step; returns the loss per target in nats, and the gradient's norm before clipping to 1.
+    @property
+    def result(self) -> Gato:
+        """What training is for: the averaged model if there is one, else the model."""
+        return self.mean or self.model
 
-        Both are of the whole batch, of which each process is given its part.
-        """
+    def update(self, *parts: Batch) -> Figures:
+        """One optimizer step on a batch, or on this process's share of it, in one part or several."""
         self.model.train()
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
-        total, count = self._loss(batch)
-        whole = self.ranks.sum(torch.stack((total.detach(), total.new_tensor(count))))  # loss and targets of all parts
-        targets = whole[1].clamp(min=1)  # a tensor: a GPU is waited for only when all its work is given out
+        here = sum(len(target.id) for part in parts for target in part.targets)
+        # A tensor: a GPU is waited for only when all its work is given out.
+        targets = self.ranks.sum(torch.tensor(float(here), device=self.device)).clamp(min=1)
         self.optimizer.zero_grad()
-        (total * self.ranks.size / targets).backward()  # gradients are averaged over the processes
+        found = []
+        for part in parts:
+            with self._together(part is parts[-1]):
+                sums, counts = self._loss(part)
+                (sums.sum() * self.ranks.size / targets).backward()  # gradients are averaged over the processes
+            found.append(torch.stack((sums.detach(), counts)))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        figures = (whole[0] / targets).item(), norm.item()
-        if not all(map(math.isfinite, figures)):
+        losses, numbers = self.ranks.sum(torch.stack(found).sum(0)).tolist()  # of all processes, by family
+        families = tuple(loss / number if number else None for loss, number in zip(losses, numbers, strict=True))
+        figures = Figures(sum(losses) / max(1.0, sum(numbers)), norm.item(), families)
+        if not math.isfinite(figures.loss + figures.norm):
             raise GatoError(
-                f"step {self.step}: the loss is {figures[0]} and its gradient {figures[1]}; the last checkpoint is "
+                f"step {self.step}: the loss is {figures.loss} and its gradient {figures.norm}; the last checkpoint is "
                 "kept: train again with a lower --learning-rate"
             )
         self.optimizer.step()
+        if self.mean is not None:
+            average(self.mean, self.model, self.step, self.config.ema)
         self.step += 1
         return figures
+
+    def _together(self, last: bool) -> AbstractContextManager[None]:
+        """Processes sum their gradients in the last part of a step."""
+        if isinstance(self._loss, DistributedDataParallel) and not last:
+            return self._loss.no_sync()  # type: ignore[no-any-return]
+        return nullcontext()
 
     def to_bytes(self) -> bytes:
         """Weights, the optimizer's moments and counts of those that ever had a gradient, and the step."""
@@ -71,6 +100,8 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             tensors[f"model.{name}"] = parameter.detach().cpu()
             tensors |= {f"{key}.{name}": value.cpu() for key, value in self.optimizer.state[parameter].items()}
+        for name, parameter in self.mean.named_parameters() if self.mean else ():
+            tensors[f"mean.{name}"] = parameter.detach().cpu()
         return to_bytes(tensors, {"step": self.step})
 
     def load(self, path: Path) -> None:
@@ -84,13 +115,14 @@ class Trainer:
                 parameter.data.copy_(tensors[f"model.{name}"])
             except (KeyError, RuntimeError) as error:
                 raise GatoError(f"{path} is of another model ({error}): use the run's own --size") from error
-            state = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            state = {key: tensors[f"{key}.{name}"] for key in KEPT if f"{key}.{name}" in tensors}
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+        for name, parameter in self.mean.named_parameters() if self.mean else ():
+            parameter.data.copy_(tensors[f"mean.{name}"])
 
     @torch.no_grad()
     def validate(self, windows: Windows, batches: int = 8) -> float:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
-        self.model.eval()
-        device = self.model.norm.weight.device
-        parts = [action_loss(self.model, windows.batch(i).to(device)) for i in range(batches)]
-        return sum(total.item() for total, _ in parts) / max(1, sum(count for _, count in parts))
+        model, device = self.result.eval(), self.device
+        parts = [action_loss(model, windows.batch(i).to(device)) for i in range(batches)]
+        return sum(sums.sum().item() for sums, _ in parts) / max(1, sum(counts.sum().item() for _, counts in parts))

@@ -1,6 +1,6 @@
 """Episodes -> windows of tokens for training; which window is where is a pure function of (seed, step)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gato_agent.envs.errors import GatoError, SpaceError
+from gato_agent.prompt import DEMO_SHARE, NO_PROMPT, Prompt
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
 
 
 class Targets(NamedTuple):
-    """Action tokens to be predicted that share a range of legal ids."""
+    """Action tokens to be predicted that share a range of legal ids, of tasks of one family."""
 
     low: int
     high: int
     position: Tensor  # int64 [m], flat index into batch x window of the token before
     id: Tensor  # int64 [m], the token to predict
+    family: int = 0  # of the tasks that they are from
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Batch:
     patches: Tensor | None  # uint8 [k, 16, 16, 4]
     intervals: Tensor | None  # int64 [k, 2, 2]
     targets: list[Targets]
+    families: int = 1  # that there are, in this batch or not
+    index: Tensor | None = None  # int64 [batch, window], place in its fragment; None where no task has prompts
+    pinned: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its fragment begins with
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
@@ -41,8 +46,32 @@ class Batch:
             return None if x is None else x.to(device, non_blocking=True)
 
         tokens, local, segment = (x.to(device, non_blocking=True) for x in (self.tokens, self.local, self.segment))
-        targets = [Targets(t.low, t.high, t.position.to(device), t.id.to(device)) for t in self.targets]
-        return Batch(tokens, local, segment, move(self.patches), move(self.intervals), targets)
+        targets = [t._replace(position=t.position.to(device), id=t.id.to(device)) for t in self.targets]
+        images = move(self.patches), move(self.intervals)
+        return Batch(tokens, local, segment, *images, targets, self.families, move(self.index), move(self.pinned))
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What stands before the timesteps of a fragment: its prompt, without the pads.
+
+    Attributes:
+        pinned: tokens of the prompt, pads included; 0 without one.
+        tokens: int32 [k].
+        index: int64 [k], places in the prompt.
+        local: int64 [k].
+        patches: uint8 [k, 16, 16, 4].
+    """
+
+    pinned: int
+    tokens: NDArray[np.int32]
+    index: NDArray[np.int64]
+    local: NDArray[np.int64]
+    patches: NDArray[np.uint8]
+
+
+NO_ONE = np.zeros(0, np.int64)
+NOTHING = Opening(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, np.zeros((0, 16, 16, 4), np.uint8))
 
 
 class TokenizedTask:
@@ -53,17 +82,22 @@ class TokenizedTask:
         labels: int32 [timesteps, n_act]: the expert's action.
         patches: uint8 [timesteps, k, 16, 16, 4].
         ends: int64 [episodes], one past each episode's last row.
+        texts: int32 [episodes, prompt.tokens], what each episode is prompted with, where that is a text.
     """
 
-    def __init__(self, name: str, tokenizer: SpaceTokenizer, separator: int, episodes: Sequence[Episode]) -> None:
+    def __init__(
+        self, name: str, tokenizer: SpaceTokenizer, separator: int, episodes: Sequence[Episode],
+        prompt: Prompt = NO_PROMPT, pieces: Callable[[str], Sequence[int]] | None = None,
+    ) -> None:  # fmt: skip
         if not episodes:
             raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
-        self.name, self.tokenizer = name, tokenizer
+        self.name, self.tokenizer, self.prompt = name, tokenizer, prompt
         parts = [_tokenize(name, tokenizer, separator, episode) for episode in episodes]
         self.rows, self.labels, self.patches = (np.concatenate(part) for part in zip(*parts, strict=True))
         self.ends = np.cumsum([len(rows) for rows, _, _ in parts])
         n_obs, n_act = tokenizer.n_obs, tokenizer.n_act
         self.local = np.array([*range(n_obs), *[-1] * (1 + n_act)])
+        self.texts = _texts(name, episodes, prompt, pieces)
 
     @property
     def tokens(self) -> int:
@@ -86,6 +120,58 @@ class TokenizedTask:
         start = max(begin, position - before * (episode + 1))
         return slice(start, min(end, start + count))
 
+    def mean_fragment(self, length: int) -> float:
+        """Tokens that fragments of at most `length` tokens have on average, without their prompts."""
+        count, width = max(1, length // self.rows.shape[1]), self.rows.shape[1]
+        steps = np.diff(self.ends, prepend=0).astype(np.float64)
+        inside = np.minimum(steps - 1, count)  # starts after an episode's first row: count, ..., count, ..., 2, 1 rows
+        rows = count * np.minimum(steps, count) + inside * (inside + 1) / 2 + (steps - 1 - inside) * count
+        return float(width * rows.sum() / (steps + count - 1).sum())
+
+    def opening(self, rng: np.random.Generator, where: slice, demos: float = DEMO_SHARE) -> Opening:
+        """The prompt of a fragment: its episode's text, or now and then a piece of another episode, or nothing."""
+        if self.prompt.kind == "none":
+            return NOTHING
+        episode = int(np.searchsorted(self.ends, where.start, side="right"))
+        if self.prompt.kind == "text":
+            tokens = self.texts[episode]
+            return self._opening(tokens, np.full(len(tokens), -1), NOTHING.patches)
+        if len(self.ends) == 1 or rng.random() >= demos:
+            return NOTHING
+        shown = self._piece(rng, (episode + int(rng.integers(1, len(self.ends)))) % len(self.ends))
+        patches = self.patches[shown].reshape(-1, *self.patches.shape[2:])
+        return self._opening(self.rows[shown].reshape(-1), np.tile(self.local, shown.stop - shown.start), patches)
+
+    def _piece(self, rng: np.random.Generator, episode: int) -> slice:
+        """As many timesteps of an episode as make a prompt: every other time the last ones, else from anywhere."""
+        begin, end = int(self.ends[episode - 1]) if episode else 0, int(self.ends[episode])
+        last = max(begin, end - self.prompt.tokens // self.rows.shape[1])
+        start = last if rng.random() < 0.5 else int(rng.integers(begin, last + 1))
+        return slice(start, min(end, start + self.prompt.tokens // self.rows.shape[1]))
+
+    def _opening(self, tokens: NDArray[np.int32], local: NDArray[np.int64], patches: NDArray[np.uint8]) -> Opening:
+        index = np.flatnonzero(tokens != PAD)
+        return Opening(self.prompt.tokens, tokens[index], index, local[index], patches)
+
+
+def _texts(
+    name: str, episodes: Sequence[Episode], prompt: Prompt, pieces: Callable[[str], Sequence[int]] | None
+) -> NDArray[np.int32]:
+    """Tokens of each episode's text prompt; raises GatoError where an instruction changes within an episode."""
+    if prompt.kind != "text":
+        return np.zeros((len(episodes), 0), np.int32)
+    assert pieces is not None
+    texts = [prompt.text] * len(episodes)
+    for number, episode in enumerate(episodes if prompt.instruction is not None else ()):
+        said = episode.observations[str(prompt.instruction)][:-1]
+        for step in np.flatnonzero(said != said[0]):
+            raise GatoError(f"{name}: seed {episode.seed}, step {step}: {prompt.changed(said[0], said[step])}")
+        texts[number] = said[0]
+    try:
+        return prompt.encode(texts, pieces)
+    except SpaceError as error:
+        raise GatoError(f"{name}: seed {episodes[error.row or 0].seed}: {error}") from error
+
 
 def _tokenize(
     name: str, tokenizer: SpaceTokenizer, separator: int, episode: Episode
@@ -104,21 +190,28 @@ def _tokenize(
 class Windows:
     """Batches of windows, mixed from tasks; `batch(step)` depends on the seed and the step alone.
 
+    Tasks are drawn fragment by fragment, those with short fragments more often.
+
     Args:
         tasks: tokenized tasks.
-        weights: how often a fragment is of each task, equally by default.
+        weights: share of the tokens that is of each task, nearly; equal by default.
         window: tokens per window.
         batch_size: windows per batch.
         seed: of all choices.
+        demos: share of the fragments that begin with a demonstration, of tasks that have such prompts.
+        families: index of each task's family, so that their losses can be told apart; one family by default.
     """
 
     def __init__(
         self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, families: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
-        self.weights = share / share.sum()
+        share /= [task.mean_fragment(window) for task in self.tasks]
+        self.weights, self.demos = share / share.sum(), demos
+        self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
+        self.families = list(families or [0] * len(self.tasks))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of one training step, or every `parts`-th window of it from window `part` on."""
@@ -126,9 +219,9 @@ class Windows:
         windows = [_Window(self, rng) for _ in range(self.batch_size)][part::parts]
         patches = [patch for w in windows for patch in w.patches]
         intervals = [interval for w in windows for interval in w.intervals]
-        tokens, local, segment = (
+        tokens, local, segment, index, pinned = (
             torch.from_numpy(np.stack(streams))
-            for streams in zip(*((w.tokens, w.local, w.segment) for w in windows), strict=True)
+            for streams in zip(*((w.tokens, w.local, w.segment, w.index, w.pinned) for w in windows), strict=True)
         )
         return Batch(
             tokens,
@@ -137,18 +230,22 @@ class Windows:
             torch.from_numpy(np.concatenate(patches)) if patches else None,
             torch.from_numpy(np.concatenate(intervals)).long() if intervals else None,
             self._targets(windows),
+            max(self.families, default=0) + 1,
+            index if self.prompted else None,
+            pinned if self.prompted else None,
         )
 
     def _targets(self, windows: "list[_Window]") -> list[Targets]:
-        """Collect the targets of all windows by their range of legal ids."""
-        found: dict[tuple[int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
+        """Collect the targets of all windows by their range of legal ids and their family."""
+        found: dict[tuple[int, int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
         for i, window in enumerate(windows):
-            for legal, position, label in window.targets:
-                found.setdefault(legal, []).append((position + i * self.window, label))
-        return [
-            Targets(*legal, *(torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True)))
-            for legal, pairs in sorted(found.items())
-        ]
+            for kind, position, label in window.targets:
+                found.setdefault(kind, []).append((position + i * self.window, label))
+        targets = []
+        for (low, high, family), pairs in sorted(found.items()):
+            at, ids = (torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True))
+            targets.append(Targets(low, high, at, ids, family))
+        return targets
 
 
 class _Window:
@@ -157,28 +254,33 @@ class _Window:
     def __init__(self, source: Windows, rng: np.random.Generator) -> None:
         self.tokens = np.full(source.window, PAD, dtype=np.int64)
         self.local = np.full(source.window, -1, dtype=np.int64)
-        self.segment = np.zeros(source.window, dtype=np.int64)
+        self.segment, self.index, self.pinned = np.zeros((3, source.window), dtype=np.int64)
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
-        self.targets: list[tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int32]]] = []
+        self.targets: list[tuple[tuple[int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
         at = number = 0
         while at < source.window:
-            task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
-            at += self._append(task, task.fragment(rng, source.window - at), at, number)
+            which = int(rng.choice(len(source.tasks), p=source.weights))
+            task, family = source.tasks[which], source.families[which]
+            where = task.fragment(rng, source.window - at)
+            at += self._append(task, family, where, task.opening(rng, where, source.demos), at, number)
             number += 1
 
-    def _append(self, task: TokenizedTask, where: slice, at: int, number: int) -> int:
-        """Write a fragment at a position, cut where the window ends; return its length in tokens."""
-        rows = task.rows[where]
-        tokens = rows.reshape(-1)[: len(self.tokens) - at]
+    def _append(self, task: TokenizedTask, family: int, where: slice, opening: Opening, at: int, number: int) -> int:
+        """Write a fragment and its prompt at a position, cut where the window ends; return its length in tokens."""
+        rows, room = task.rows[where], len(self.tokens) - at
+        tokens = np.concatenate((opening.tokens, rows.reshape(-1)))[:room]
         place = slice(at, at + len(tokens))
-        self.tokens[place], self.segment[place] = tokens, number
-        self.local[place] = np.tile(task.local, len(rows))[: len(tokens)]
+        self.tokens[place], self.segment[place], self.pinned[place] = tokens, number, opening.pinned
+        self.local[place] = np.concatenate((opening.local, np.tile(task.local, len(rows))))[:room]
+        self.index[place] = np.concatenate((opening.index, opening.pinned + np.arange(rows.size)))[:room]
         shown = int((tokens == PATCH).sum())
         if shown:
-            self.patches.append(task.patches[where].reshape(-1, *task.patches.shape[2:])[:shown])
-            self.intervals.append(np.tile(task.tokenizer.patch_intervals, (len(rows), 1, 1))[:shown])
+            patches = np.concatenate((opening.patches, task.patches[where].reshape(-1, *task.patches.shape[2:])))
+            self.patches.append(patches[:shown])
+            repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
+            self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
-            before = np.arange(task.tokenizer.n_obs + i, len(tokens), rows.shape[1])
-            self.targets.append(((low, high), at + before, task.labels[where][: len(before), i]))
+            before = np.arange(len(opening.tokens) + task.tokenizer.n_obs + i, len(tokens), rows.shape[1])
+            self.targets.append(((low, high, family), at + before, task.labels[where][: len(before), i]))
         return len(tokens)

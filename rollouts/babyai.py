@@ -58,9 +58,18 @@ class BabyAIExpert:
         """The bots' actions [lanes]; they look at the environments and at no observation."""
         return np.array([guide.next(bool(new)) for guide, new in zip(self._guides, start, strict=True)])
 
+    @property
+    def lost(self) -> bool:
+        """Whether the latest actions are no more than waiting in a lane, for lack of a plan."""
+        return any(guide.waits for guide in self._guides)
+
 
 class Guide:
-    """Follows one lane and says what to do next."""
+    """Follows one lane and says what to do next.
+
+    Attributes:
+        waits: whether it did not know, and said to do nothing.
+    """
 
     def __init__(self, env_id: str, env: gym.Env[Any, Any]) -> None:
         self._env_id = env_id
@@ -70,6 +79,7 @@ class Guide:
         self._before: Scene | None = None
         self._idle = 0
         self._lost: Scene | None = None  # where there was no plan
+        self.waits = False
 
     def next(self, start: bool) -> int:
         """The action for the state that the environment is in."""
@@ -81,7 +91,8 @@ class Guide:
             taken = executed(self._before, scene, self._env.actions)
             self._idle = self._idle + 1 if taken == self._env.actions.done else 0
         self._before = scene
-        if scene == self._lost:
+        self.waits = scene == self._lost
+        if self.waits:
             return int(self._env.actions.done)
         if self._idle <= MOST_IDLE:
             try:
@@ -101,7 +112,7 @@ class Guide:
             if self._lost is None:
                 why = one_line(error)
                 _log.warning("%s: the bot knows no way in this episode (%s): it waits for its end", self._env_id, why)
-            self._lost = scene
+            self._lost, self.waits = scene, True
             return int(self._env.actions.done)
 
 

@@ -20,6 +20,7 @@ from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
 from gato_agent.envs.task import catalogue, families, find
 from gato_agent.rollouts.commit import Committer
+from gato_agent.rollouts.dagger import Learner, provenance
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.keep import Rule, kept, write_rule
 from gato_agent.rollouts.on_ray import play_on_ray
@@ -50,6 +51,11 @@ class CollectConfig:
     """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
     episodes: int = 100
     """Episodes of each environment."""
+    dagger: str | None = None
+    """Let an agent act and keep what the expert would do as targets (DAgger): a run folder, a .safetensors file, or
+    shipped. Its episodes go into an --out of their own; train on both folders."""
+    dagger_beta: float = 0.25
+    """Share of --dagger's steps in which the expert acts instead, in turns of 1 to 19 steps; 0 for the agent alone."""
     noise: bool = False
     """Replace some actions by random ones and keep the expert's own as targets: makes far better agents."""
     seed: int = 0
@@ -79,8 +85,12 @@ class CollectConfig:
     """Threads of each expert's network; small ones are fastest with one."""
 
 
-def collect(config: CollectConfig) -> None:
+def collect(config: CollectConfig, learner: Learner | None = None) -> None:
     """Collect what is missing of every environment, then print a summary.
+
+    Args:
+        config: what is asked for.
+        learner: the agent of `config.dagger`.
 
     Raises:
         UsageError: bad arguments, unknown environment or expert, or a folder made with other settings; said before
@@ -94,10 +104,14 @@ def collect(config: CollectConfig) -> None:
         raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
     if not config.timeout > 0:
         raise UsageError(f"--timeout {config.timeout}: it must be above 0")
+    if not 0 <= config.dagger_beta <= 1:
+        raise UsageError(f"--dagger-beta {config.dagger_beta}: it must be from 0 to 1")
+    if learner is not None and config.noise:
+        raise UsageError("--dagger leaves the expert's path as --noise does: give one of them")
     rule = Rule(config.keep_above, config.success_only)
     rule.check()
     console = Console()
-    jobs = [_prepare(config, env, kwargs) for env in _environments(config, console)]
+    jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
         failures = _collect(config, jobs, stores, console)
@@ -114,7 +128,7 @@ def collect(config: CollectConfig) -> None:
         raise EnvironmentFault(_told(failures))
 
 
-def _environments(config: CollectConfig, console: Console) -> list[str]:
+def _environments(config: CollectConfig, console: Console, learner: Learner | None) -> list[str]:
     """The environments as the user named them, each once; a wrong one is said before any episode is played."""
     names = list(config.env)
     for suite in families() if "all" in config.suite else config.suite:
@@ -124,7 +138,9 @@ def _environments(config: CollectConfig, console: Console) -> list[str]:
         able = [task.id for task in tasks if task.expert_kind or config.expert != "catalogue"]
         if left_out := [task.id for task in tasks if task.id not in able]:
             console.print(f"{suite}: no expert for {', '.join(left_out)}", highlight=False, soft_wrap=True)
-        names += able
+        if unknown := [name for name in able if learner is not None and not learner.knows(name)]:
+            console.print(f"{suite}: --dagger does not know {', '.join(unknown)}", highlight=False, soft_wrap=True)
+        names += [name for name in able if name not in unknown]
     if not names:
         raise UsageError("--env: name at least one environment, such as CartPole-v1, or a --suite")
     return list({find_spec(name).id: name for name in reversed(names)}.values())[::-1]
@@ -134,7 +150,7 @@ def _seeds(config: CollectConfig) -> range:
     return range(config.seed, config.seed + config.episodes)
 
 
-def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any]) -> Job:
+def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None) -> Job:
     """Make environment and expert once, to see that they can be made, and describe them."""
     if config.expert == "train":  # any other is given its threads where it plays; scripted ones need no torch at all
         import torch
@@ -149,8 +165,13 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any]) -> Job:
             config.expert, env_id, *spaces, config.seed,
             envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
         )  # fmt: skip
+        if learner is not None:
+            learner.check(envs)
     header = _header(env_id, kwargs, spaces, expert, config.noise)
-    return Job(env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header)
+    if learner is not None:
+        header["learner"] = provenance(learner, config.dagger_beta)
+        header["versions"]["torch"] = version("torch")
+    return Job(env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header, learner)
 
 
 def _header(
@@ -219,7 +240,7 @@ def _summary(store: EpisodeStore, seeds: range) -> list[str]:
     mean = f"{np.mean([each.total for each in figures]):.2f}" if figures else "-"
     steps = sum(each.steps for each in figures)
     return [
-        store.env_id, store.header["expert"]["kind"], f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
+        store.env_id, store.kind, f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
         f"{steps:,}", mean, _catalogue_score(store), f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip
 

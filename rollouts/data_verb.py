@@ -147,7 +147,7 @@ def _statistics(store: EpisodeStore) -> list[str]:
     returns = np.array([each.total for each in figures])
     mean, std = (f"{returns.mean():.2f}", f"{returns.std():.2f}") if figures else ("-", "-")
     return [
-        store.env_id, store.header["expert"]["kind"], f"{len(figures):,}", f"{len(kept(store)):,}",
+        store.env_id, store.kind, f"{len(figures):,}", f"{len(kept(store)):,}",
         f"{len(figures) - len(store.loose()):,}", f"{sum(each.steps for each in figures):,}", mean, std,
         _success(figures), _noise(figures), f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip

@@ -189,6 +189,11 @@ class CallableExpert:
         self._spec = spec
         self._state: Any = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the expert, if it says such a thing, knew no way on in the latest step."""
+        return bool(getattr(self._expert, "lost", False))
+
     def seed(self, seed: int) -> None:
         """Pass the seed on, if the expert takes one."""
         if hasattr(self._expert, "seed"):

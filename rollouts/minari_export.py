@@ -31,7 +31,8 @@ def export(
     """Write the episodes that the folder's rule keeps as one HDF5 data set.
 
     Observations, executed actions, rewards and ends are exact: all is read back and compared. The expert's own actions
-    are in the infos where noise was executed instead; success and noise are in the metadata of episodes.
+    are in the infos where noise or an agent's action was executed instead; success and noise are in the metadata of
+    episodes.
 
     Args:
         store: whose episodes.
@@ -50,7 +51,7 @@ def export(
     from minari.data_collector import EpisodeBuffer
 
     expert = store.header["expert"]
-    dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{expert['kind']}") + "-v0"
+    dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{store.kind}") + "-v0"
     numbers = usable(store)
 
     def buffers() -> Iterator[Any]:
@@ -73,7 +74,7 @@ def export(
         try:
             dataset = minari.create_dataset_from_buffers(
                 dataset_id, buffers(), observation_space=store.observation_space, action_space=store.action_space,
-                algorithm_name=f"{expert['kind']}: {expert['source']}", data_format="hdf5", jpeg_encoding=False,
+                algorithm_name=f"{store.kind}: {expert['source']}", data_format="hdf5", jpeg_encoding=False,
                 description=f"collected with gato-agent in {json.dumps(store.header['versions'])}",
                 **{key: value for key, value in (about or {}).items() if value},
             )  # fmt: skip

@@ -15,8 +15,9 @@ from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import Columns, stack
+from gato_agent.rollouts.dagger import Guided, Learner
 from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.experts import NO_NETWORK, load_expert
+from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.noise import Noisy
 
 JOB, SEED, STEP, BEATS = range(4)  # places in a pulse: what is being played, and a count that moves with every step
@@ -35,6 +36,7 @@ class Job:
         train_steps: of an expert that is to be trained.
         num_threads: of the expert's network.
         header: what task.json says.
+        learner: an agent that acts while the expert says what it would do; None where the expert acts itself.
     """
 
     env: str
@@ -44,6 +46,7 @@ class Job:
     train_steps: int | None
     num_threads: int
     header: dict[str, Any]
+    learner: Learner | None = None
 
     @property
     def env_id(self) -> str:
@@ -85,7 +88,7 @@ class Player:
 
     def __init__(self, job: Job) -> None:
         """Make them; raises GatoError, also where the expert is no longer the one of the header."""
-        if job.header["expert"]["kind"] not in NO_NETWORK:
+        if job.learner is not None or job.header["expert"]["kind"] not in NO_NETWORK:
             import torch
 
             torch.set_num_threads(job.num_threads)  # of this process: a worker begins with one for each core
@@ -100,7 +103,11 @@ class Player:
         )  # fmt: skip
         if expert.provenance != job.header["expert"]:
             raise GatoError(f"{job.env_id}: the expert {job.expert} changed while it was in use: repeat the command")
-        self._actor = Noisy(expert, self._space) if job.header["noise"] else expert
+        self._actor: Expert | Noisy | Guided = expert
+        if job.learner is not None:
+            self._actor = Guided(job.learner.make(self._envs), expert, job.header["learner"])
+        elif job.header["noise"]:
+            self._actor = Noisy(expert, self._space)
 
     def close(self) -> None:
         """Close the environment."""
@@ -111,7 +118,7 @@ class Player:
         """Play the episode of one seed: a pure function of the seed, whatever was played before.
 
         Args:
-            seed: of the environment, the expert and the noise.
+            seed: of the environment, the expert, and the noise or turns.
             pulse: is told after every step how far it is.
 
         Raises:
@@ -119,31 +126,37 @@ class Player:
         """
         actor, space = self._actor, self._space
         actor.seed(seed)
-        noisy = actor if isinstance(actor, Noisy) else None
+        pushed = actor if isinstance(actor, Noisy | Guided) else None  # off the expert's path
         taken: list[Step] = []
         labels: list[Any] = []
         for step in steps(actor, self._envs, [seed]):
+            if taken and isinstance(actor, Guided) and actor.lost:
+                break  # there is nothing to learn from here on
             taken.append(step)
-            if noisy is not None:
-                labels.append(self._one(noisy.label))
+            if pushed is not None:
+                labels.append(self._one(pushed.label))
             pulse[STEP] = len(taken)
             pulse[BEATS] += 1
         last = taken[-1]
         executed = [step.action for step in taken]
-        self._check(labels if noisy else executed, seed)
+        self._check(labels if pushed else executed, seed)
         reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
         actions = stack(space, executed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
+        if isinstance(actor, Guided):
+            provenance["learner"] = self.job.header["learner"]
+        else:
+            provenance["noise"] = actor.level if isinstance(actor, Noisy) else 0.0
         return Episode(
             observations=stack(self._envs.single_observation_space, [step.obs for step in taken] + [last.next_obs]),
             actions=actions,
-            labels=_differing(stack(space, labels), actions) if noisy else None,
+            labels=_differing(stack(space, labels), actions) if pushed else None,
             rewards=np.array([step.reward for step in taken], np.float64),
             terminated=last.terminated,
-            truncated=last.truncated,
+            truncated=last.truncated or not last.done,
             success=any(map(bool, reported)) if reported else None,
             seed=seed,
-            provenance=provenance | {"noise": noisy.level if noisy else 0.0},
+            provenance=provenance,
         )
 
     def _check(self, actions: list[Any], seed: int) -> None:

@@ -40,6 +40,7 @@ SETTINGS = {  # what all episodes of a folder share, and how the user may name i
     "expert": "--expert",
     "noise": "--noise",
 }
+LEARNER = {"learner": "--dagger or --dagger-beta"}  # a setting that is there only if an agent acted
 
 
 class EpisodeStore:
@@ -48,7 +49,7 @@ class EpisodeStore:
     Attributes:
         folder: where the files are.
         header: contents of task.json: format, env_id, env_kwargs, observation_space, action_space, expert
-            {kind, source, sha256}, noise, versions.
+            {kind, source, sha256}, noise, versions; and learner {kind, sha256, beta} where an agent acted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,6 +108,12 @@ class EpisodeStore:
     def env_id(self) -> str:
         """The environment that the episodes were played in."""
         return str(self.header["env_id"])
+
+    @property
+    def kind(self) -> str:
+        """Kind of who acted: that of the expert, or `dagger-` and that of the expert that says what it would do."""
+        learner = self.header.get("learner")
+        return f"{learner['kind']}-{self.header['expert']['kind']}" if learner else str(self.header["expert"]["kind"])
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
@@ -242,10 +249,11 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for key, name in SETTINGS.items():
-        if found[key] != wanted[key]:
+    for key, name in (SETTINGS | LEARNER).items():
+        then, now = found.get(key), wanted.get(key)
+        if then != now:
             raise UsageError(
-                f"{folder} was collected with another {name} ({_short(found[key])}, now {_short(wanted[key])}): "
+                f"{folder} was collected with another {name} ({_short(then)}, now {_short(now)}): "
                 "repeat that, choose another --out, or delete the folder"
             )
 
@@ -253,6 +261,7 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
 def _short(value: Any) -> str:
     """One setting in a few words."""
     if isinstance(value, dict) and "sha256" in value:
-        return f"{value['kind']} {value['source']} {value['sha256'][:8]}"
-    text = json.dumps(value)
+        parts = value["kind"], value.get("source"), value["sha256"][:8], value.get("beta")
+        return " ".join(str(part) for part in parts if part is not None)
+    text = "none" if value is None else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

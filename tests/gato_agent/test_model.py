@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gato_agent.attention import _block, attend, banded_rows, pinned_rows
 from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 from gato_agent.embedding import PatchEmbedding, distinct
-from gato_agent.model import Block, Gato, angles_of, banded_rows
+from gato_agent.envs.errors import UsageError
+from gato_agent.model import Block, Gato, Places, angles_of
 from gato_agent.spaces import PAD, PATCH
 
 NANO = dataclasses.replace(GatoConfig.nano(), context=32)
@@ -42,15 +44,17 @@ def test_blockwise_attention_equals_one_dense_mask() -> None:
     length, context = 300, 32
     tokens = random_tokens(2, length)
     tokens[:, ::9] = PAD
-    segment = torch.arange(length).div(70, rounding_mode="floor").expand(2, -1)
-    q, k, v = torch.randn(3, 2, 4, length, 32).unbind()
+    segment = torch.stack([torch.arange(length).div(n, rounding_mode="floor") for n in (70, 200)])
+    q, k, v = (torch.randn(2, 4, length, 32, requires_grad=True) for _ in range(3))
     distance = torch.arange(length)[:, None] - torch.arange(length)
     dense = (distance >= 0) & (distance < context) & (segment[:, :, None] == segment[:, None, :])
     dense = dense & (tokens != PAD)[:, None, :] | (distance == 0)
     expected = F.scaled_dot_product_attention(q, k, v, dense.unsqueeze(1))
-    rows = banded_rows(tokens, segment, context)
-    parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask) for r in rows]
-    torch.testing.assert_close(torch.cat(parts, dim=2), expected)
+    y = attend(q, k, v, list(banded_rows(tokens, segment, context)))
+    torch.testing.assert_close(y, expected)
+    g = torch.randn_like(y)
+    for found, right in zip(*(torch.autograd.grad(x, (q, k, v), g) for x in (y, expected)), strict=True):
+        torch.testing.assert_close(found, right)
 
 
 def test_patches_that_are_the_same_are_looked_at_once() -> None:
@@ -69,6 +73,26 @@ def test_patches_that_are_the_same_are_looked_at_once() -> None:
         tower.zero_grad()
     for once, each in zip(pictures[True], pictures[False], strict=True):
         torch.testing.assert_close(once, each)
+
+
+def test_two_parts_of_attention_are_joined_exactly() -> None:
+    """Blocks that look at prompts from afar, and their gradients, equal one softmax over all that is seen."""
+    torch.manual_seed(0)
+    tokens, index = random_tokens(2, 300), torch.arange(300).expand(2, -1)
+    tokens[1, 2] = PAD
+    rows = list(pinned_rows(tokens, None, index, torch.full((2, 300), 5), 100, torch.float64))
+    given = [torch.randn(2, 3, 300, 16, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    q, far, k, v = given
+    dense = torch.stack([torch.cat([_block(q, far, k, v, row)[0] for row in rows if row.lanes.start == lane], dim=1)
+                         for lane in range(2)])  # fmt: skip
+    joined = attend(q, k, v, rows, far)
+    torch.testing.assert_close(joined, dense)
+    upstream = torch.randn_like(dense)
+    for mine, expected in zip(
+        torch.autograd.grad(joined, given, upstream), torch.autograd.grad(dense, given, upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, expected)
+    assert sum(row.pinned is not None for row in rows) == 6
 
 
 def test_attention_ends_at_the_context() -> None:
@@ -107,10 +131,10 @@ def test_feed_forward_reads_what_attention_wrote() -> None:
     block = Block(NANO).eval()
     x = torch.randn(2, 20, NANO.width)
     rows = list(banded_rows(random_tokens(2, 20), None, NANO.context))
-    angles = angles_of(torch.arange(20), NANO.head_size, x.dtype)
-    middle = x + block.attention(block.attention_norm(x), angles, rows, None)
+    places = Places(rows, angles_of(torch.arange(20), NANO.head_size, x.dtype))
+    middle = x + block.attention(block.attention_norm(x), places, None)
     expected = middle + block.feed_forward(block.feed_forward_norm(middle))
-    assert torch.equal(block(x, angles, rows, None), expected)
+    assert torch.equal(block(x, places, None), expected)
 
 
 def test_feed_forward_is_a_geglu() -> None:
@@ -214,3 +238,29 @@ def test_parameter_counts(size: str) -> None:
     assert count == pytest.approx(expected[size], rel=0.005)
     if size in PUBLISHED_PARAMETERS:
         assert count == pytest.approx(PUBLISHED_PARAMETERS[size], rel=0.09)
+
+
+def test_a_named_size_can_be_reshaped() -> None:
+    wider = GatoConfig.tiny().reshaped('{"context": 256, "patch_channels": [32, 64]}')
+    assert wider == dataclasses.replace(GatoConfig.tiny(), context=256, patch_channels=(32, 64))
+    assert GatoConfig.tiny().reshaped("{}") == GatoConfig.tiny()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "no JSON object"),
+        ("[1]", "no JSON object"),
+        ('{"depth": 3}', "depth"),
+        ('{"layers": 0}', "layers 0 must be a whole number above 0"),
+        ('{"context": "long"}', "context 'long' must be a whole number above 0"),
+        ('{"context": true}', "context True"),
+        ('{"patch_channels": 3}', "not a model configuration"),
+        ('{"patch_channels": [32, "x"]}', "patch_channels"),
+        ('{"width": 130}', "must split into"),
+        ('{"stochastic_depth": 2}', "stochastic_depth"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        GatoConfig.nano().reshaped(text)

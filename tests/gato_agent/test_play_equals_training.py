@@ -88,10 +88,12 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     return [logits[at] for at in sorted(logits)]
 
 
+@pytest.mark.parametrize("followed", [False, True])
 @pytest.mark.parametrize("kind", [TorchDecoder, Engine])
 def test_logits_in_play_are_those_of_training(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine]
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], followed: bool
 ) -> None:
+    """Also where others than the agent have acted, in the first step and in a third of the others."""
     seen: list[Tensor] = []
     monkeypatch.setattr(agent_module, "make_decoder", recording(kind, seen))
     agent = Agent(checkpoint, TASK, temperature=1.0)
@@ -99,7 +101,16 @@ def test_logits_in_play_are_those_of_training(
     space = batch_space(OBSERVATION, 2)
     space.seed(0)
     observations = [space.sample() for _ in range(STEPS + 1)]
-    actions = [agent.act(o, np.array([t == 0, t in (0, RESTART)])) for t, o in enumerate(observations[:-1])]
+    others = batch_space(ACTION, 2)
+    others.seed(1)
+    actions = []
+    for t, observation in enumerate(observations[:-1]):
+        start = np.array([t == 0, t in (0, RESTART)])
+        if followed and t % 3 == 0:
+            actions.append(others.sample())
+            agent.follow(observation, actions[-1], start)
+        else:
+            actions.append(agent.act(observation, start))
 
     n_act, worst = len(agent.tokenizer.legal), 0.0
     assert n_act == 3

@@ -39,7 +39,7 @@ def task() -> TokenizedTask:
 
 def same(a: Batch, b: Batch) -> bool:
     flat = [
-        [x.tokens, x.local, x.segment, x.patches, x.intervals, *(p for t in x.targets for p in t[2:])] for x in (a, b)
+        [x.tokens, x.local, x.segment, x.patches, x.intervals, *(p for t in x.targets for p in t[2:4])] for x in (a, b)
     ]
     return all(torch.equal(p, q) for p, q in zip(*flat, strict=True))
 
@@ -132,6 +132,14 @@ def test_timesteps_are_seen_equally_often_but_for_the_first() -> None:
         assert rows[-1] < 1.1 * usual.mean() or len(rows) < count
 
 
+@pytest.mark.parametrize("length", [1, 40, 100, 1000])
+def test_the_mean_fragment_is_that_of_many(task: TokenizedTask, length: int) -> None:
+    rng, width = np.random.default_rng(0), task.tokenizer.tokens_per_step
+    drawn = [task.fragment(rng, length) for _ in range(20_000)]
+    mean = width * np.mean([where.stop - where.start for where in drawn])
+    assert task.mean_fragment(length) == pytest.approx(mean, rel=0.02)
+
+
 def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
     rng = np.random.default_rng(0)
     for length in (1, 50, 1000):
@@ -155,6 +163,9 @@ def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
     assert all(windows.batch(i).patches is None for i in range(5))
     mixed = Windows([task, other], window=200, batch_size=4, seed=0).batch(0)
     assert {(t.low - VOCABULARY.discrete, t.high - t.low) for t in mixed.targets} >= {(0, 2), (0, 3)}
+    long = Windows([task, other], window=2000, batch_size=100, seed=0, weights=[1.0, 3.0]).batch(0)
+    steps = sum(len(t.id) for t in long.targets if t.high - t.low == 2)
+    assert steps * tokenizer.tokens_per_step / long.tokens.numel() == pytest.approx(0.75, abs=0.05)
 
 
 def test_an_observation_that_cannot_be_tokenised_is_named() -> None:

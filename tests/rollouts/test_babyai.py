@@ -91,6 +91,14 @@ def test_where_the_bot_knows_no_way_it_waits_and_says_so_once(caplog):
     assert taken[-1].truncated and taken[-1].action == 6
 
 
+def test_it_says_from_where_on_it_waits():
+    for level, first in (("GoToLocal", None), ("KeyInBox", 3)):
+        envs = make_vector(f"BabyAI-{level}-v0", 1)
+        bot = bot_for(envs)
+        waits = [bot.lost for _ in steps(bot, envs, [0])]
+        assert waits == [first is not None and t >= first for t in range(len(waits))]
+
+
 def test_planning_without_end_is_ended(monkeypatch, caplog):
     monkeypatch.setattr(babyai.babyai_bot.GoNextToSubgoal, "replan_before_action", lambda self: None)
     assert {int(step.action) for step in play("GoToLocal", range(1))} == {6}

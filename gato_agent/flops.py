@@ -1,0 +1,52 @@
+"""Operations that training takes by formula, and that the machine can do: their ratio is the utilisation.
+
+Counted is what the model needs: matrix products, attention within the context, the patch tower, and the logits of
+targets; a multiplication and an addition are two. Backward takes twice as much as forward (Kaplan et al. 2020).
+Attention is counted as if every window were one episode: packed short episodes need a little less.
+"""
+
+import time
+
+import torch
+
+from gato_agent.config import GatoConfig
+from gato_agent.spaces import PATCH_SIZE
+from gato_agent.windows import Batch
+
+
+def training_flops(config: GatoConfig, batch: Batch) -> float:
+    """Operations of one forward and backward pass over a batch."""
+    windows, length = batch.tokens.shape
+    seen = min(length, config.context)  # tokens that the last one sees; the first ones see fewer
+    pairs = windows * (length * seen - seen * (seen - 1) / 2)
+    matrices = config.layers * (4 * config.width**2 + config.feed_forward * config.width * 3 // 2)
+    forward = 2.0 * windows * length * matrices + 4 * pairs * config.layers * config.width
+    forward += sum(2 * config.width * len(target.id) * (target.high - target.low) for target in batch.targets)
+    forward += patch_flops(config) * (0 if batch.patches is None else len(batch.patches))
+    return 3 * forward
+
+
+def patch_flops(config: GatoConfig) -> float:
+    """Operations of embedding one patch."""
+    stem, *units = config.patch_channels
+    size = PATCH_SIZE // 2
+    total = 2.0 * 7 * 7 * 4 * stem * size**2
+    for channels, out in zip(config.patch_channels, units, strict=False):
+        total += 2 * 9 * channels * (out // 2) * size**2
+        size = (size + 1) // 2
+        total += 2 * (9 * (out // 2) + channels) * out * size**2
+    return total + (2 * units[-1] * config.width if units[-1] != config.width else 0)
+
+
+def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second that a product of large square matrices reaches here: the best of a few, in a moment."""
+    size = 1024 if device == "cpu" else 8192
+    x = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        x @ x
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best

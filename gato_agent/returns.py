@@ -1,0 +1,53 @@
+"""Short returns of a model in training, played by the agent that `evaluate` plays with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gato_agent.agent import seat
+from gato_agent.checkpoint import Checkpoint
+from gato_agent.envs.errors import GatoError
+from gato_agent.evaluate import TaskScore, play_episodes, score
+
+FIRST = 900_000  # seeds between those that are collected and those that the result is judged by
+
+
+@dataclass(frozen=True)
+class Returns:
+    """What came of a few episodes of each task, and which tasks could not be played."""
+
+    tasks: dict[str, TaskScore] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def worth(self) -> float | None:
+        """What the best model is chosen by: the mean over tasks of the normalised score, or of the return without."""
+        each = [s.mean if s.normalized is None else s.normalized for s in self.tasks.values()]
+        return float(np.mean(each)) if each else None
+
+
+def play_shortly(
+    checkpoint: Checkpoint, tasks: Sequence[str], episodes: int, device: str, say: Callable[[str], None]
+) -> Returns:
+    """Play a few greedy episodes of each task, always of the same seeds.
+
+    Args:
+        checkpoint: the model as it is now.
+        tasks: that it knows.
+        episodes: of each.
+        device: where the model is.
+        say: takes a line on how far it is.
+    """
+    returns = Returns()
+    for task in tasks:
+        try:
+            with seat(checkpoint, task, min(episodes, 16), device=device) as (agent, envs):
+                played = []
+                for episode in play_episodes(agent, envs, range(FIRST, FIRST + episodes), task):
+                    played.append(episode)
+                    say(f"playing {task}: {len(played)} of {episodes}")
+            returns.tasks[task] = score(task, played, comparable=not checkpoint.tasks[task].env_kwargs)
+        except GatoError as error:  # training goes on, whatever an environment does
+            returns.failed[task] = str(error)
+    return returns
