@@ -1,6 +1,6 @@
 """Attention of whole windows in training, in compiled C++ (`band.cpp`), for CPUs.
 
-It computes what the blocks of `model.banded_rows` do, several times faster: no key outside an episode or the context is
+It computes what the blocks of `attention` do, about twice as fast: no key outside an episode or the context is
 touched, no mask is read, and rotation is part of it. bfloat16 is multiplied as such where the processor can.
 """
 

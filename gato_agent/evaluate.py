@@ -242,7 +242,7 @@ def _note(result: Result, job: Job, results: Results) -> None:
     if isinstance(result, Failed):
         results.failed[job.env_id] = result.reason
         return
-    outcome = json.loads(result.data)
+    outcome = json.loads(result.episode)
     if "skipped" in outcome:
         results.not_evaluated[job.env_id] = outcome["skipped"]
         return

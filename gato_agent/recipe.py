@@ -13,6 +13,7 @@ from gato_agent.envs.errors import UsageError, at_least
 
 Precision = Literal["float32", "bfloat16"]
 Size = Literal["nano", "tiny", "small", "baseline", "large"]
+LATER = {"optimizer": "adamw", "accumulate": 1, "ema": 0.0}  # what runs were before there was a choice
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 # Adam at a constant rate, as the paper does it (appendix). For our own sizes the rate is that of training from nothing:
 # measured with nano, whose loss then falls faster than with a tenth or a third of it (docs/your-own-environment.md).
@@ -40,6 +41,12 @@ class TrainConfig:
     """Optimizer steps; the schedule depends on them."""
     batch_size: int = 4
     """Windows per step; a window is twice the context long."""
+    accumulate: int = 1
+    """Parts in which a step's windows are worked through, one after the other, where memory is short."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the matrices of the blocks, AdamW for tables, vectors and the patch tower."""
+    ema: float = 0.0
+    """Save, judge and play the average of the weights, of which each step keeps this share (.999); 0 for none."""
     learning_rate: float | None = None
     """Peak learning rate; by default 1e-3 (nano), 6e-4 (tiny), 1e-4 (small, large), 2e-4 (baseline)."""
     warmup: int = 50
@@ -106,7 +113,9 @@ class TrainConfig:
     def check(self) -> None:
         """Raise UsageError for an option that cannot be."""
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
-        at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads)
+        at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"--ema {self.ema}: at least 0 and below 1")
         at_least(0, warmup=self.warmup, seed=self.seed, smooth_bins=self.smooth_bins, weight_decay=self.weight_decay)
         at_least(
             0, decay_steps=self.decay_steps, holdout=self.holdout, minutes=self.minutes, eval_every=self.eval_every
@@ -125,8 +134,13 @@ class TrainConfig:
         """Raise UsageError for an option that cannot be with so many processes."""
         if self.fsdp and count == 1:
             raise UsageError("--fsdp divides the model among processes: start them with torchrun -m gato_agent train")
-        if self.batch_size < count:
-            raise UsageError(f"--batch-size {self.batch_size}: {count} processes need a window each")
+        if self.fsdp and (self.optimizer != "adamw" or self.ema):
+            raise UsageError("--fsdp divides what AdamW remembers: leave --optimizer and --ema out")
+        if self.batch_size < count * self.accumulate:
+            raise UsageError(
+                f"--batch-size {self.batch_size}: {count} process(es) need a window each in each of "
+                f"--accumulate {self.accumulate} parts"
+            )
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, a function of the step alone."""
@@ -142,7 +156,8 @@ class TrainConfig:
         """The arguments that shape the result, as JSON; not where its files are, nor when it stops to go on later."""
         places = ("data", "out", "resume", "text_model", "init", "minutes", "logger")
         watched = ("eval_every", "eval_env", "eval_episodes")
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
+        found = {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
+        return found | {key: None for key, value in LATER.items() if found[key] == value}
 
     def check_past(self, before: Mapping[str, Any], step: int) -> None:
         """Raise UsageError if a run with `before`'s steps would not have come to `step` by the same learning rates."""

@@ -180,7 +180,7 @@ def _films(results: Results, out: Path, console: Console, named: Mapping[str, st
                     console.print(f"no video: {result.reason}", highlight=False, markup=False, soft_wrap=True)
                 else:
                     entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
-                    films[task] = _store(out / VIDEOS, task, result.data) | entry
+                    films[task] = _store(out / VIDEOS, task, result.episode) | entry
             if group:
                 manifest = {"of": _identity(results), "films": films}
                 write_files({out / VIDEOS / MANIFEST: json.dumps(manifest, indent=1).encode()})

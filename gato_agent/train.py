@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> Path:
         weights=mixture(config.mixture, list(data.tasks)),
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
-    shaping["compile"] = config.compile and fits(size, torch.device(device).type)
+    shaping["compile"] = (config.compile and fits(size, torch.device(device).type)) or None
     shaping |= {"data_sha256": data.sha256(), **({"init_sha256": start.sha256()} if start else {})}
     shaping |= {"processes": ranks.size, "device": config.device} if ranks.size > 1 else {}
     with closing(lock_folder(config.out, "train")) if ranks.first else nullcontext():
@@ -203,15 +203,20 @@ class _Run:
     def steps(self) -> Iterator[dict[str, Any]]:
         """Train to the last step, yielding one log entry per step."""
         trainer, ranks = self.trainer, self.ranks
-        peak, first, start = peak_flops(self.device), trainer.step, time.perf_counter()
+        peak, first, start = (
+            peak_flops(self.device, getattr(torch, self.config.precision)),
+            trainer.step,
+            time.perf_counter(),
+        )
         while trainer.step < self.config.steps:
             began = time.perf_counter()
-            batch = self.windows.batch(trainer.step, ranks.rank, ranks.size).to(self.device)
-            figures = trainer.update(batch)
+            n = self.config.accumulate
+            parts = [self.windows.batch(trainer.step, ranks.rank + ranks.size * i, ranks.size * n) for i in range(n)]
+            figures = trainer.update(*(part.to(self.device) for part in parts))
             now = time.perf_counter()
             speed = {
-                "tokens_per_second": ranks.size * batch.tokens.numel() / (now - began),
-                "utilisation": training_flops(trainer.model.config, batch) / (now - began) / peak,
+                "tokens_per_second": ranks.size * sum(part.tokens.numel() for part in parts) / (now - began),
+                "utilisation": sum(training_flops(trainer.model.config, part) for part in parts) / (now - began) / peak,
                 "seconds_left": (now - start) / (trainer.step - first) * (self.config.steps - trainer.step),
             }
             yield self._entry(figures) | speed

@@ -1,6 +1,9 @@
 """A model in training: what one optimizer step does, and all that it takes to continue exactly."""
 
+import copy
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +18,7 @@ from gato_agent.checkpoint import read, to_bytes
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss
 from gato_agent.model import Gato, StochasticDepth
+from gato_agent.optimizer import KEPT, average, make_optimizer
 from gato_agent.ranks import Ranks, clip
 from gato_agent.recipe import TrainConfig
 from gato_agent.windows import Batch, Windows
@@ -50,7 +54,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
-        model.compiled = config.compile and fits(model.config, model.norm.weight.device.type)
+        self.device = model.norm.weight.device
+        model.compiled = config.compile and fits(model.config, self.device.type)
         for module in model.modules():
             if isinstance(module, StochasticDepth):
                 module.dropout = config.dropout
@@ -60,26 +65,34 @@ class Trainer:
             self._loss = _sharded().shard(loss)
         elif self.ranks.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(loss, find_unused_parameters=True)
-        decayed = [p for p in model.parameters() if p.ndim >= 2]
-        others = [p for p in model.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+        self.optimizer = make_optimizer(config, model)
+        self.mean = copy.deepcopy(model) if config.ema else None
 
-    def update(self, batch: Batch) -> Figures:
-        """One optimizer step on a batch, or on this process's part of it."""
+    @property
+    def result(self) -> Gato:
+        """What training is for: the averaged model if there is one, else the model."""
+        return self.mean or self.model
+
+    def update(self, *parts: Batch) -> Figures:
+        """One optimizer step on a batch, or on this process's share of it, in one part or several."""
         self.model.train()
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
-        sums, counts = self._loss(batch)
-        whole = self.ranks.sum(torch.stack((sums.detach(), counts)))  # losses and targets of all parts, [2, families]
-        targets = whole[1].sum().clamp(min=1)  # a tensor: a GPU is waited for only when all its work is given out
+        here = sum(len(target.id) for part in parts for target in part.targets)
+        # A tensor: a GPU is waited for only when all its work is given out.
+        targets = self.ranks.sum(torch.tensor(float(here), device=self.device)).clamp(min=1)
         self.optimizer.zero_grad()
-        (sums.sum() * self.ranks.size / targets).backward()  # gradients are averaged over the processes
-        self._forget_unused(batch)
+        found = []
+        for part in parts:
+            with self._together(part is parts[-1]):
+                sums, counts = self._loss(part)
+                (sums.sum() * self.ranks.size / targets).backward()  # gradients are averaged over the processes
+            found.append(torch.stack((sums.detach(), counts)))
+        self._forget_unused(parts)
         norm = clip(self.model, 1.0, self.ranks)
-        losses, numbers = whole.tolist()
+        losses, numbers = self.ranks.sum(torch.stack(found).sum(0)).tolist()  # of all processes, by family
         families = tuple(loss / number if number else None for loss, number in zip(losses, numbers, strict=True))
         figures = Figures(sum(losses) / max(1.0, sum(numbers)), norm.item(), families)
         if not math.isfinite(figures.loss + figures.norm):
@@ -88,21 +101,30 @@ class Trainer:
                 "kept: train again with a lower --learning-rate"
             )
         self.optimizer.step()
+        if self.mean is not None:
+            average(self.mean, self.model, self.step, self.config.ema)
         self.step += 1
         return figures
 
-    def _forget_unused(self, batch: Batch) -> None:
+    def _together(self, last: bool) -> AbstractContextManager[None]:
+        """Processes sum their gradients in the last part of a step."""
+        if isinstance(self._loss, DistributedDataParallel) and not last:
+            return self._loss.no_sync()
+        return nullcontext()
+
+    def _forget_unused(self, parts: Sequence[Batch]) -> None:
         """FSDP gives every parameter a gradient: that of the patch tower is none where no process had an image."""
         if not self.config.fsdp:
             return
-        patches = torch.tensor(0.0 if batch.patches is None else len(batch.patches), device=batch.tokens.device)
+        shown = sum(len(part.patches) for part in parts if part.patches is not None)
+        patches = torch.tensor(float(shown), device=self.device)
         if not self.ranks.sum(patches).item():
             for parameter in self.model.embedding.patch.parameters():
                 parameter.grad = None
 
     def whole(self) -> Gato:
         """The model in one piece; all processes must ask for it together, and the first one has it."""
-        return _sharded().whole(self.model) if self.config.fsdp else self.model
+        return _sharded().whole(self.model) if self.config.fsdp else self.result
 
     def save_shards(self, folder: Path) -> None:
         """What `to_bytes` gives, each process writing its own part."""
@@ -141,6 +163,8 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             tensors[f"model.{name}"] = parameter.detach().cpu()
             tensors |= {f"{key}.{name}": value.cpu() for key, value in self.optimizer.state[parameter].items()}
+        for name, parameter in self.mean.named_parameters() if self.mean else ():
+            tensors[f"mean.{name}"] = parameter.detach().cpu()
         return to_bytes(tensors, {"step": self.step})
 
     def load(self, path: Path) -> None:
@@ -154,13 +178,15 @@ class Trainer:
                 parameter.data.copy_(tensors[f"model.{name}"])
             except (KeyError, RuntimeError) as error:
                 raise GatoError(f"{path} is of another model ({error}): use the run's own --size") from error
-            state = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            state = {key: tensors[f"{key}.{name}"] for key in KEPT if f"{key}.{name}" in tensors}
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+        for name, parameter in self.mean.named_parameters() if self.mean else ():
+            parameter.data.copy_(tensors[f"mean.{name}"])
 
     @torch.no_grad()
     def validate(self, windows: Windows, batches: int = 8, model: Gato | None = None) -> float:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
-        model = (model or self.model).eval()
-        device = model.norm.weight.device
+        model = (model or self.result).eval()
+        device = self.device
         parts = [action_loss(model, windows.batch(i).to(device)) for i in range(batches)]
         return sum(sums.sum().item() for sums, _ in parts) / max(1, sum(counts.sum().item() for _, counts in parts))

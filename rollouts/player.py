@@ -16,7 +16,6 @@ from gato_agent.envs.make import make_vector
 from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import Columns, stacker
 from gato_agent.rollouts.dagger import Guided, Learner
-from gato_agent.rollouts.encoding import Encoded
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.noise import Noisy
@@ -61,11 +60,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Played:
-    """An episode of the job with that number, as the arrays of a file, and figures to report."""
+    """What came of a seed of the job with that number, and figures to report.
+
+    Attributes:
+        episode: `Encoded` where episodes are collected; bytes from players who make something else of them.
+    """
 
     job: int
     seed: int
-    episode: Encoded
+    episode: Any
     steps: int
     total: float
     seconds: float

@@ -11,7 +11,7 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -136,9 +136,9 @@ def test_a_constant_rate_decays_in_the_end() -> None:
         TrainConfig(holdout=0.9).check()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_saved_state_continues_exactly(precision: Precision, tmp_path: Path) -> None:
-    config = TrainConfig(steps=6, warmup=2, precision=precision)
+@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"optimizer": "muon", "ema": 0.9}])
+def test_saved_state_continues_exactly(options: dict[str, Any], tmp_path: Path) -> None:
+    config = TrainConfig(steps=6, warmup=2, **options)
     size = dataclasses.replace(SHORT, stochastic_depth=0.2)
 
     def fresh() -> Trainer:
@@ -155,6 +155,61 @@ def test_saved_state_continues_exactly(precision: Precision, tmp_path: Path) -> 
     second.load(tmp_path / "state")
     assert [second.update(random_batch(i)) for i in range(3, 6)] == losses[3:]
     assert second.to_bytes() == whole.to_bytes()
+
+
+def test_muon_is_for_the_matrices_of_the_blocks() -> None:
+    torch.manual_seed(0)
+    trainer = Trainer(TrainConfig(optimizer="muon", warmup=0, learning_rate=1e-3, weight_decay=0.0), Gato(SHORT))
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.update(random_batch())
+    for name, parameter in trainer.model.named_parameters():
+        known, matrix = trainer.optimizer.state[parameter].keys(), name.startswith("blocks") and parameter.ndim == 2
+        assert known <= ({"momentum_buffer"} if matrix else {"exp_avg", "exp_avg_sq", "step"})
+        if matrix:  # the larger directions move equally far, and all by about as much as in AdamW's steps
+            change = (parameter - before[name]).detach()
+            directions = torch.linalg.svdvals(change)
+            assert directions[len(directions) // 4] > 0.6 * directions[0]
+            assert 1e-4 < change.square().mean().sqrt() < 3e-4
+
+
+def test_parts_of_a_step_add_up_to_it() -> None:
+    losses = []
+    whole = random_batch()
+    halves = [
+        Batch(
+            whole.tokens[i : i + 1], whole.local[i : i + 1], whole.segment[i : i + 1], None, None,
+            [
+                t._replace(position=t.position[here] - 128 * i, id=t.id[here])
+                for t in whole.targets
+                for here in [t.position // 128 == i]
+            ],
+        )
+        for i in (0, 1)
+    ]  # fmt: skip
+    for parts in ([whole], halves):
+        torch.manual_seed(0)
+        trainer = Trainer(TrainConfig(warmup=2), Gato(SHORT))
+        losses.append([trainer.update(*parts)[:2] for _ in range(4)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_averaged_weights_follow_and_are_what_is_kept(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trainer = Trainer(TrainConfig(ema=0.5, warmup=0), Gato(SHORT))
+    assert trainer.mean is trainer.result is not None
+    expected = trainer.model.norm.bias.detach().clone()
+    for step in range(3):
+        trainer.update(random_batch())
+        share = 1 - min(0.5, (1 + step) / (10 + step))
+        expected += share * (trainer.model.norm.bias.detach() - expected)
+    torch.testing.assert_close(trainer.mean.norm.bias.detach(), expected)
+    config = TrainConfig(data=data, out=tmp_path, steps=2, batch_size=2, accumulate=2, ema=0.9, num_threads=1)
+    kept = Checkpoint.load(train(config)).model
+    state = read(tmp_path / "state.safetensors")[0]
+    assert torch.equal(kept.norm.bias, state["mean.norm.bias"])
+    assert not torch.equal(kept.norm.bias, state["model.norm.bias"])
+    with pytest.raises(UsageError, match=r"--accumulate 3 parts"):
+        train(dataclasses.replace(config, out=tmp_path / "other", accumulate=3))
 
 
 def test_bfloat16_takes_nearly_the_steps_of_float32() -> None:

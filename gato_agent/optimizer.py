@@ -1,0 +1,69 @@
+"""What turns gradients into steps: AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gato_agent.model import Gato
+from gato_agent.recipe import TrainConfig
+
+KEPT = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # what optimizers remember of a parameter
+
+
+class Optimizers:
+    """Several optimizers as one, which share what is remembered of each parameter.
+
+    Attributes:
+        state: what is remembered, by parameter and name.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        self.state: dict[Tensor, dict[str, Any]] = parts[0].state
+        for part in parts[1:]:
+            part.state = parts[0].state
+
+    @property
+    def param_groups(self) -> Iterator[dict[str, Any]]:
+        """All groups of parameters."""
+        return (group for part in self.parts for group in part.param_groups)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        """Change all parameters that have a gradient."""
+        for part in self.parts:
+            part.step()
+
+
+def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
+    """The optimizer that a recipe names, at a learning rate of 0.
+
+    Muon's steps (Jordan et al. 2024) are scaled to the size of AdamW's (Liu et al. 2025), so that both take the same
+    learning rate and weight decay.
+    """
+    muon = config.optimizer == "muon"
+    matrices = [p for p in model.blocks.parameters() if muon and p.ndim == 2]
+    rest = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)]
+    if muon:
+        parts.append(
+            torch.optim.Muon(matrices, lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return Optimizers(*parts)
+
+
+@torch.no_grad()
+def average(mean: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move averaged weights towards the current ones: exponentially, and faster in the first steps of a run."""
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), share)
