@@ -110,8 +110,7 @@ def _meter(summary: Summary | None) -> str:
 def _published(known: Mapping[str, Any] | None) -> str:
     if not known or "iqm" not in known:
         return '<span class="none">–</span>'
-    bounds = "{:.2f}–{:.2f}".format(*known["ci95"])
-    return f'{known["iqm"]:.2f} <small>{bounds}</small><small class="where">{escape(known["environments"])}</small>'
+    return f'{known["iqm"]:.2f} <small class="where">{escape(known["environments"])}</small>'
 
 
 def _group_names(results: Results) -> list[str]:
