@@ -1,7 +1,5 @@
 """The trained model as an actor, and as a Stable-Baselines3 policy."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +12,11 @@ from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.decode import Choose, Prefill, Told
 from gato_agent.engine import Precision, make_decoder
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
-from gato_agent.envs.make import make_vector
 from gato_agent.envs.structure import Columns, batch, columns, row, stack
+from gato_agent.matching import find_task
+from gato_agent.prompt import Kind
+from gato_agent.prompter import Prompter
+from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD
 
 
@@ -33,11 +34,17 @@ class Agent:
         temperature: 0 for the likeliest action token; otherwise tokens are sampled from softmax(logits / temperature).
         seed: of the sampling; lane i has its own stream.
         precision: of the weights that are played with, on a CPU.
+        prompt: what episodes begin with: none, or by default what the task was trained with.
+        demonstration: an episode of the task, for an agent that was trained with demonstrations.
+
+    Raises:
+        UsageError: an option that cannot be, or a prompt that the task was not trained with.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu", temperature: float = 0.0,
-        seed: int = 0, precision: Precision = "float32",
+        seed: int = 0, precision: Precision = "float32", prompt: Kind | None = None,
+        demonstration: Episode | None = None,
     ) -> None:  # fmt: skip
         if temperature < 0:
             raise UsageError(f"temperature {temperature} is negative: use 0 for greedy actions, or a positive number")
@@ -48,6 +55,9 @@ class Agent:
         self.temperature = temperature
         self.seed = seed
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
+        pieces = checkpoint.text.encode if checkpoint.text else None
+        separator = self.config.vocabulary.separator
+        self._prompter = Prompter(task, self.tokenizer, separator, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
         self._decoder = make_decoder(self.model, legal, precision)
         self._lanes = 0  # none before the first reset
@@ -62,6 +72,8 @@ class Agent:
         temperature: float = 0.0,
         seed: int = 0,
         precision: Precision = "float32",
+        prompt: Kind | None = None,
+        demonstration: Episode | None = None,
     ) -> Self:
         """Load a checkpoint for an environment.
 
@@ -72,6 +84,8 @@ class Agent:
             temperature: see `Agent`.
             seed: see `Agent`.
             precision: see `Agent`.
+            prompt: see `Agent`.
+            demonstration: see `Agent`.
 
         Raises:
             UsageError: no such checkpoint, or it knows neither the environment's id nor its spaces.
@@ -79,13 +93,17 @@ class Agent:
         device = resolve_device(device)
         checkpoint = Checkpoint.load(reference, device)
         task = find_task(checkpoint, env)
-        return cls(checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision)
+        return cls(
+            checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision, prompt=prompt,
+            demonstration=demonstration,
+        )  # fmt: skip
 
     def reset(self, lanes: int = 1) -> None:
         """Forget everything and prepare for `lanes` environments."""
         at_least(1, lanes=lanes)
         n_obs, separator = self.tokenizer.n_obs, self.config.vocabulary.separator
-        self._decoder.reset(lanes, n_obs + 2)
+        self._decoder.reset(lanes, n_obs + 2, self._prompter.tokens)
+        self._pin(np.ones(lanes, dtype=np.bool_), self._prompter.reset(lanes))
         self._lanes = lanes
         # What enters the model in each step: last action token, observation, separator.
         self._tokens = torch.full((lanes, n_obs + 2), separator, device=self.device)
@@ -173,11 +191,11 @@ class Agent:
         lanes = self._lanes
         if lanes_of(observation) != lanes:
             raise UsageError(f"{self.task.id}: {lanes_of(observation)} observations for {lanes} lanes: call reset(n)")
-        start = self._fresh if start is None else np.asarray(start, dtype=np.bool_)
+        start = np.array(self._fresh if start is None else start, dtype=np.bool_)
         if start.shape != (lanes,):
             raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
         self._restart(start)
-        tokens, patches = self._encode(observation)
+        tokens, patches = self._encode(observation, start)
         self._tokens[:, 1:-1] = torch.from_numpy(tokens)
         shown = torch.from_numpy(patches.reshape(-1, *patches.shape[2:])).to(self.device) if patches.size else None
         action = self._decoder.step(Prefill(self._tokens, self._local, shown, self._intervals), self._choose)
@@ -189,14 +207,22 @@ class Agent:
         """Begin new episodes in some lanes; in their first pass a PAD stands where the last action token would."""
         if start.any():
             lanes = torch.from_numpy(start).to(self.device)
-            self._decoder.restart(lanes, age=-1)  # so that the PAD has index -1 and the observation begins at 0
+            age = self._prompter.tokens  # where the observation begins; the PAD goes before it
+            self._decoder.restart(lanes, age - 1)
             self._tokens[:, 0].masked_fill_(lanes, PAD)
             self._steps[start] = 0
             self._fresh[:] = False
 
-    def _encode(self, observation: Columns) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Tokens [lanes, n_obs] and patches [lanes, k, 16, 16, 4] of a batch of observations."""
+    def _pin(self, lanes: NDArray[np.bool_], prompts: Prefill | None) -> None:
+        """Give lanes the prompts of their episodes, if there are any."""
+        if prompts is not None:
+            there = [part if part is None else part.to(self.device) for part in prompts]
+            self._decoder.pin(torch.from_numpy(lanes).to(self.device), Prefill(*there))  # type: ignore[arg-type]
+
+    def _encode(self, observation: Columns, start: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Tokens [lanes, n_obs] and patches [lanes, k, 16, 16, 4] of observations; pins prompts of new episodes."""
         try:
+            self._pin(start, self._prompter.begin(observation, start))
             return self.tokenizer.encode_observations(observation)
         except SpaceError as error:
             where = "" if error.row is None else f" in lane {error.row}, step {self._steps[error.row]}"
@@ -229,68 +255,3 @@ def resolve_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
     return device
-
-
-def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
-    """The checkpoint's task of an environment, or of an id: by id, else by equal spaces.
-
-    Raises:
-        UsageError: it knows neither, or knows the id with other spaces; the message says what it does know.
-    """
-    if isinstance(env, str):
-        if env in checkpoint.tasks:
-            return checkpoint.tasks[env]
-        raise _unknown(checkpoint, env)
-    spaces = (
-        getattr(env, "single_observation_space", env.observation_space),
-        getattr(env, "single_action_space", env.action_space),
-    )
-    spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # a vector of environments often has none itself
-    name = type(env).__name__ if spec is None else spec.id
-    same = [task for task in checkpoint.tasks.values() if (task.observation_space, task.action_space) == spaces]
-    task = checkpoint.tasks.get(name)
-    if task is not None and task not in same:
-        raise UsageError(
-            f"{name} has other spaces than {checkpoint.name} was trained on: observations {spaces[0]} and not "
-            f"{task.observation_space}, actions {spaces[1]} and not {task.action_space}; collect and train again"
-        )
-    if task is None and len(same) != 1:
-        raise _unknown(checkpoint, name)
-    return task or same[0]
-
-
-def _unknown(checkpoint: Checkpoint, name: str) -> UsageError:
-    return UsageError(
-        f"{checkpoint.name} was not trained on {name} (it plays {', '.join(checkpoint.tasks)}): "
-        f"use `gato-agent collect --env {name}` and `gato-agent train`"
-    )
-
-
-@contextmanager
-def seat(
-    checkpoint: Checkpoint, env_id: str, lanes: int, *, env_kwargs: Mapping[str, Any] | None = None,
-    render_mode: str | None = None, device: str = "cpu", temperature: float = 0.0, seed: int = 0,
-    precision: Precision = "float32",
-) -> Iterator[tuple[Agent, gym.vector.VectorEnv[Any, Any, Any]]]:  # fmt: skip
-    """An agent and the environments it is to play, which are closed afterwards.
-
-    Args:
-        checkpoint: must know the environment.
-        env_id: plain id of the environment.
-        lanes: number of environments.
-        env_kwargs: their arguments; by default those that the agent was trained with.
-        render_mode: of the first of them.
-        device: see `Agent`.
-        temperature: see `Agent`.
-        seed: see `Agent`.
-        precision: see `Agent`.
-
-    Raises:
-        UsageError: unknown environment, or one that the checkpoint does not know.
-    """
-    if not env_kwargs and env_id in checkpoint.tasks:
-        env_kwargs = checkpoint.tasks[env_id].env_kwargs
-    with closing(make_vector(env_id, lanes, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
-        task = find_task(checkpoint, envs)
-        agent = Agent(checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision)
-        yield agent, envs

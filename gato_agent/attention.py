@@ -1,7 +1,7 @@
 """Sliding-window attention inside episodes, in blocks of queries that read little more than what they may see."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +11,12 @@ from gato_agent.spaces import PAD
 
 QUERIES = 128  # per block: measured on CPU, where smaller blocks waste less on masked keys and larger ones start faster
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-
 
 class Pinned(NamedTuple):
     """Keys of a prompt that a block of queries sees from however far, as if it stood at the end of the context."""
 
     keys: slice
-    mask: Tensor  # [1, 1, queries, keys], added to the scores
+    mask: Tensor  # [lanes, 1, queries, keys], added to the scores
 
 
 class Rows(NamedTuple):
@@ -37,8 +34,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rows: list[Rows], far: Tensor | None
 
     Rows stand lane by lane. `far` are the queries that pinned keys are compared with.
     """
-    if q.device.type == "cpu" and (len(rows) > 1 or far is not None):
-        return _Blocks.apply(q, q if far is None else far, k, v, rows)  # type: ignore[no-any-return,no-untyped-call]
     lanes: dict[int, list[Tensor]] = {}
     for row in rows:
         lanes.setdefault(row.lanes.start or 0, []).append(_block(q, far, k, v, row))
@@ -47,58 +42,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rows: list[Rows], far: Tensor | None
 
 
 def _block(q: Tensor, far: Tensor | None, k: Tensor, v: Tensor, row: Rows) -> Tensor:
-    """One block of queries, with operators that any device has."""
     at, i, j, mask, pinned = row
     if pinned is None or far is None:
         return F.scaled_dot_product_attention(q[at, :, i], k[at, :, j], v[at, :, j], mask)
     near, from_afar = q[at, :, i] @ k[at, :, j].mT, far[at, :, i] @ k[at, :, pinned.keys].mT
     scores = torch.cat((near, from_afar), dim=3) * q.shape[3] ** -0.5 + torch.cat((mask, pinned.mask), dim=3)
     return torch.matmul(scores.softmax(3), torch.cat((v[at, :, j], v[at, :, pinned.keys]), dim=2))
-
-
-class _Blocks(torch.autograd.Function):
-    """What `attend` does, with gradients summed in place: autograd would pad each block's to the whole length.
-
-    A block with pinned keys is attended to in two parts. What joins them, the logarithm of the sum of all
-    exponentials, is also all that their gradients need to know of each other.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, far: Tensor, k: Tensor, v: Tensor, rows: list[Rows]) -> Tensor:
-        """Attend block by block."""
-        y, sums = torch.empty_like(q), []
-        for at, i, j, mask, pinned in rows:
-            part, total = _forward(q[at, :, i], k[at, :, j], v[at, :, j], attn_mask=mask)
-            if pinned is not None:
-                keys = pinned.keys
-                more, of_more = _forward(far[at, :, i], k[at, :, keys], v[at, :, keys], attn_mask=pinned.mask)
-                both = torch.logaddexp(total, of_more)
-                shares = ((each - both).exp().unsqueeze(3).to(part.dtype) for each in (total, of_more))
-                part, total = part * next(shares) + more * next(shares), both
-            y[at, :, i] = part
-            sums.append(total)
-        ctx.save_for_backward(q, far, k, v, y, *sums)
-        ctx.rows = rows
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None]:
-        """Gradients of q, far, k and v."""
-        (g,), (q, far, k, v, y, *sums) = gradient, ctx.saved_tensors
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        dfar = torch.zeros_like(far) if any(row.pinned for row in ctx.rows) else None
-        for (at, i, j, mask, pinned), total in zip(ctx.rows, sums, strict=True):
-            parts = [(q, dq, j, mask)]
-            if pinned is not None and dfar is not None:
-                parts.append((far, dfar, *pinned))
-            for queries, to, keys, seen in parts:
-                to[at, :, i], of_k, of_v = _backward(
-                    g[at, :, i], queries[at, :, i], k[at, :, keys], v[at, :, keys], y[at, :, i], total, 0.0, False,
-                    attn_mask=seen,
-                )  # fmt: skip
-                dk[at, :, keys] += of_k
-                dv[at, :, keys] += of_v
-        return dq, dfar, dk, dv, None
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,26 +58,20 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 def banded_rows(
     tokens: Tensor, segment: Tensor | None, context: int, dtype: torch.dtype = torch.float32
 ) -> Iterator[Rows]:
-    """Who sees whom in whole sequences.
+    """Who sees whom in whole sequences without prompts.
 
     Token i sees token j of its own segment where j <= i and i - j < context. A PAD is seen by itself alone,
-    which keeps its softmax defined. On a CPU each lane's blocks start where the segment of their first query does.
+    which keeps its softmax defined.
     """
     length = tokens.shape[1]
     index = torch.arange(length, device=tokens.device)
-    first = torch.zeros(1, length, dtype=torch.int64)  # of each token's segment, per lane
-    if segment is not None and tokens.device.type == "cpu":
-        change = torch.diff(segment, dim=1, prepend=segment[:, :1]) != 0
-        first = torch.where(change, index, 0).cummax(dim=1).values
-    for lane, beginnings in enumerate(first[:, ::QUERIES].tolist()):
-        at = slice(None) if len(first) == 1 else slice(lane, lane + 1)
-        for start, beginning in zip(range(0, length, QUERIES), beginnings, strict=True):
-            queries, keys = slice(start, start + QUERIES), slice(max(beginning, start - context + 1), start + QUERIES)
-            distance = index[queries, None] - index[None, keys]
-            mask = ((distance >= 0) & (distance < context)) & (tokens[at, None, keys] != PAD)
-            if segment is not None:
-                mask = mask & (segment[at, queries, None] == segment[at, None, keys])
-            yield Rows(at, queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
+    for start in range(0, length, QUERIES):
+        queries, keys = slice(start, start + QUERIES), slice(max(0, start - context + 1), start + QUERIES)
+        distance = index[queries, None] - index[None, keys]
+        mask = ((distance >= 0) & (distance < context)) & (tokens[:, None, keys] != PAD)
+        if segment is not None:
+            mask = mask & (segment[:, queries, None] == segment[:, None, keys])
+        yield Rows(slice(None), queries, keys, additive((mask | (distance == 0)).unsqueeze(1), dtype))
 
 
 def pinned_rows(

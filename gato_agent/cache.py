@@ -1,4 +1,4 @@
-"""The key/value ring: two buffers, an index of what they hold, and `update`."""
+"""The key/value ring: two buffers, an index of what they hold, and `update`; before it the prompts, which stay."""
 
 import torch
 from torch import Tensor
@@ -10,16 +10,17 @@ NEVER = -(2**62)  # token index of a slot that nothing may see
 
 
 class Cache:
-    """Keys and values of the last tokens of every lane.
+    """Keys and values of the prompt and of the last tokens of every lane.
 
-    The ring holds `context + longest_pass - 1` slots: the first query of a pass still needs `context - 1`
-    tokens before it when the last one has been written. Lanes share the write position and keep their own
-    token index, so each can restart alone.
+    The ring holds `context - prompt + longest_pass - 1` slots: the first query of a pass still needs
+    `context - prompt - 1` tokens before it when the last one has been written. Lanes share the write position and
+    keep their own token index, so each can restart alone.
 
     Attributes:
-        k, v: [layer, lane, head, slot, head_size].
+        k, v: [layer, lane, head, prompt + slot, head_size].
         index: int64 [lane, slot], the token index of the key there, NEVER where there is none to see.
         age: int64 [lane], index of the lane's next token.
+        pinned: bool [lane, prompt], where the prompt has a key to see.
     """
 
     def __init__(
@@ -27,15 +28,17 @@ class Cache:
         config: GatoConfig,
         lanes: int,
         longest_pass: int,
+        prompt: int = 0,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.context = config.context
-        self.slots = config.context + longest_pass - 1
-        shape = (config.layers, lanes, config.heads, self.slots, config.head_size)
+        self.prompt, self.recent = prompt, config.context - prompt
+        self.slots = self.recent + longest_pass - 1
+        shape = (config.layers, lanes, config.heads, prompt + self.slots, config.head_size)
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.pinned = torch.zeros(lanes, prompt, dtype=torch.bool, device=device)
         self.index = torch.full((lanes, self.slots), NEVER, device=device)
         self.age = torch.zeros(lanes, dtype=torch.int64, device=device)
         self._slot = torch.arange(self.slots, device=device)
@@ -43,7 +46,7 @@ class Cache:
         self._written = 0
 
     def restart(self, lanes: Tensor, age: int = 0) -> None:
-        """Forget the episodes of some lanes, bool [lane]; their next token has index `age`."""
+        """Forget the episodes of some lanes, bool [lane], but not their prompts; their next token has index `age`."""
         self.index.masked_fill_(lanes.unsqueeze(1), NEVER)
         self.age.masked_fill_(lanes, age)
 
@@ -67,7 +70,7 @@ class Cache:
         self.age += n
         self._written += n
         distance = query.unsqueeze(2) - self.index[:, None, : self.filled]  # [lane, n, filled]
-        seen = (distance >= 0) & (distance < self.context)
+        seen = (distance >= 0) & (distance < self.recent)
         for source, target in self._moves:
             seen[:, source, target].diagonal(dim1=1, dim2=2).fill_(True)  # a PAD sees itself
         return query, seen.unsqueeze(1)
@@ -78,9 +81,36 @@ class Cache:
         return min(self._written, self.slots)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write one layer's keys and values [lane, head, n, head_size]; return the filled part of the ring."""
+        """Write one layer's keys and values [lane, head, n, head_size]; return the prompt's and what the ring holds."""
         all_k, all_v = self.k[layer], self.v[layer]
         for source, target in self._moves:
-            all_k[:, :, target] = k[:, :, source]
-            all_v[:, :, target] = v[:, :, source]
-        return all_k[:, :, : self.filled], all_v[:, :, : self.filled]
+            all_k[:, :, self.prompt :][:, :, target] = k[:, :, source]
+            all_v[:, :, self.prompt :][:, :, target] = v[:, :, source]
+        return all_k[:, :, : self.prompt + self.filled], all_v[:, :, : self.prompt + self.filled]
+
+
+class Pinning:
+    """What a pass over prompts knows as its cache: keeps their keys and values for some lanes, disturbing no other.
+
+    Args:
+        cache: of all lanes.
+        lanes: bool [lane], those that the pass is for, one row each.
+    """
+
+    prompt = 0  # what comes before a prompt
+
+    def __init__(self, cache: Cache, lanes: Tensor) -> None:
+        self.cache, self.lanes = cache, lanes.nonzero().flatten()
+
+    def advance(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Token index [prompt], and who sees whom: bool [row, 1, prompt, prompt]."""
+        self.cache.pinned[self.lanes] = tokens != PAD
+        index = torch.arange(tokens.shape[1], device=tokens.device)
+        distance = index[:, None] - index
+        return index, ((distance >= 0) & (tokens != PAD)[:, None, None, :]) | (distance == 0)
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep one layer's keys and values [row, head, prompt, head_size]; they are all that is seen."""
+        n = self.cache.prompt
+        self.cache.k[layer, self.lanes, :, :n], self.cache.v[layer, self.lanes, :, :n] = k, v
+        return k, v

@@ -56,6 +56,11 @@ class TrainedTask:
                 f"{self.id}: an observation takes {tokenizer.n_obs} tokens and the model has positions for "
                 f"{config.local_positions}; wrap the environment so that it observes less"
             )
+        if 2 * self.prompt.tokens > config.context:
+            raise UsageError(
+                f"{self.id}: a prompt of {self.prompt.tokens} tokens leaves too little of a context of "
+                f"{config.context}: train with --prompt none, or with fewer --text-pieces"
+            )
         return tokenizer
 
     def to_json(self) -> dict[str, Any]:

@@ -50,13 +50,14 @@ class Trained:
 
     def check(self, envs: VectorEnv[Any, Any, Any]) -> None:
         """Raise UsageError if it was not trained on these environments' id or spaces."""
-        from gato_agent.agent import find_task
+        from gato_agent.matching import find_task
 
         find_task(_load(self), envs)
 
     def make(self, envs: VectorEnv[Any, Any, Any]) -> "Agent":
         """A greedy agent for these environments; raises GatoError if the file has changed since it was named."""
-        from gato_agent.agent import Agent, find_task
+        from gato_agent.agent import Agent
+        from gato_agent.matching import find_task
 
         checkpoint = _load(self)
         return Agent(checkpoint, find_task(checkpoint, envs))

@@ -171,9 +171,6 @@ def _sized(
         said = {words for episode in episodes for words in episode.observations[prompt.instruction]}
         longest = max((len(text.encode(words)) for words in said), default=0)
         room = max(task.text_pieces, longest + longest // 2)
-    if 2 * room > config.context:
-        raise UsageError(f"{task.id}: a prompt of {room} text pieces leaves too little of a context of {config.context}"
-                         ": train with --prompt none, or a smaller --text-pieces")  # fmt: skip
     return replace(task, prompt=replace(prompt, tokens=room))
 
 

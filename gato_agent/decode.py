@@ -6,16 +6,16 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gato_agent.cache import Cache
+from gato_agent.cache import Cache, Pinning
 from gato_agent.model import Gato
 
 Legal = Sequence[tuple[int, int]]  # half-open id range of each action token
 
 
 class Prefill(NamedTuple):
-    """What enters the model before the first action token: last action token, observation, separator."""
+    """What enters the model before the first action token: last action token, observation, separator; or a prompt."""
 
-    tokens: Tensor  # int64 [lanes, 1 + n_obs + 1]
+    tokens: Tensor  # int64 [lanes, 1 + n_obs + 1], or [lanes, tokens of the prompt]
     local: Tensor  # int64, the same shape
     patches: Tensor | None  # uint8 [lanes * k, 16, 16, 4]
     intervals: Tensor | None  # integer [lanes * k, 2, 2]
@@ -71,11 +71,17 @@ class Decoder(Protocol):
 
     logits: list[Tensor]
 
-    def reset(self, lanes: int, longest_pass: int) -> None:
-        """Forget everything and prepare for `lanes` episodes and prefills of at most `longest_pass` tokens."""
+    def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
+        """Forget everything and prepare for `lanes` episodes and prefills of at most `longest_pass` tokens.
+
+        Each episode begins with a prompt of `prompt` tokens, which are to be pinned.
+        """
+
+    def pin(self, lanes: Tensor, prompts: Prefill) -> None:
+        """Give some lanes, bool [lane], their prompts, a row each: they stay until others are given."""
 
     def restart(self, lanes: Tensor, age: int = 0) -> None:
-        """Forget the episodes of some lanes, bool [lane]; their next token has index `age`."""
+        """Forget the episodes of some lanes, bool [lane], but not their prompts; their next token has index `age`."""
 
     def step(self, prefill: Prefill, choose: Choose) -> Tensor:
         """Decode one action per lane: int64 [lanes, A], every token among the ids that are legal for it."""
@@ -93,9 +99,15 @@ class TorchDecoder:
         self.model, self.legal = model, legal
         self.logits: list[Tensor] = []
 
-    def reset(self, lanes: int, longest_pass: int) -> None:
+    def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
         """See `Decoder`."""
-        self.cache = Cache(self.model.config, lanes, longest_pass, device=self.model.norm.weight.device)
+        self.cache = Cache(self.model.config, lanes, longest_pass, prompt, device=self.model.norm.weight.device)
+
+    @torch.inference_mode()
+    def pin(self, lanes: Tensor, prompts: Prefill) -> None:
+        """See `Decoder`."""
+        tokens, local, patches, intervals = prompts
+        self.model(tokens, patches, local=local, intervals=intervals, cache=Pinning(self.cache, lanes))
 
     def restart(self, lanes: Tensor, age: int = 0) -> None:
         """See `Decoder`."""

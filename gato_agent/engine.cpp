@@ -134,8 +134,10 @@ struct Model {
     const float *norm, *bias, *table, *local;  // table [ids][width], local [positions][width]
 };
 
-struct Ring {  // keys [layer][lane][head][slots / 64][size][64], values [layer][lane][head][size / 16 NR][slots][16 NR]
-    int32_t lanes, slots, threads;
+// keys [layer][lane][head][slots / 64][size][64], values [layer][lane][head][size / 16 NR][slots][16 NR]; the first
+// `rolling` slots are overwritten again and again, the others hold prompts of `prompt` tokens, which stay.
+struct Ring {
+    int32_t lanes, slots, rolling, prompt, threads;
     void *keys, *values;
     int64_t *index, *age;  // [lane][slots], [lane]
     int64_t written;
@@ -152,7 +154,7 @@ struct Choice {  // one action token: its legal ids, and what is added to their 
 namespace {
 
 struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
-    std::vector<float> x, y, wide, bias, cos, sin;
+    std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
     std::vector<double> speed;  // radians a token of each pair of dimensions
     std::vector<char> seen;
     std::vector<int> live;      // [lane][1 + slots / PANEL]: how many panels of slots hold a seen key, and which
@@ -163,11 +165,14 @@ template <class W, class C>
 struct Step : Scratch {
     const Model &m;
     Ring &ring;
-    const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / LANE, lanes = ring.lanes;
-    const bool parallel = ring.threads > 1;
+    const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / LANE;
+    const int base, lanes;  // which of the ring's lanes: all, or the one whose prompt is pinned
+    const bool pinning, parallel = ring.threads > 1;
     int n = 0;
 
-    Step(const Model &model, Ring &r, Scratch &&kept) : Scratch(std::move(kept)), m(model), ring(r) {
+    Step(const Model &model, Ring &r, int lane, Scratch &&kept)
+        : Scratch(std::move(kept)), m(model), ring(r), base(std::max(lane, 0)), lanes(lane < 0 ? r.lanes : 1),
+          pinning(lane >= 0) {
         speed.resize(S / 2);
         for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
     }
@@ -186,46 +191,66 @@ struct Step : Scratch {
         n = count;
         const int slots = ring.slots, chunks = slots / PANEL, half = S / 2;
         bias.resize(long(lanes) * n * slots), cos.resize(long(lanes) * n * half), sin.resize(cos.size());
+        if (ring.prompt) far.resize(long(lanes) * n * D), far_cos.resize(cos.size()), far_sin.resize(cos.size());
         live.assign(long(lanes) * (1 + chunks), 0);
         for (int lane = 0; lane < lanes; lane++) {
-            int64_t *index = ring.index + long(lane) * slots;
-            for (int t = 0; t < n; t++)
-                index[slot(t)] = tokens[lane * n + t] == -1 ? INT64_MIN / 2 : ring.age[lane] + t;
+            int64_t *index = ring.index + long(base + lane) * slots;
+            const int64_t age = pinning ? 0 : ring.age[base + lane];
+            for (int t = 0; t < n; t++) index[slot(t)] = tokens[lane * n + t] == -1 ? INT64_MIN / 2 : age + t;
             seen.assign(chunks, 0);
             for (int t = 0; t < n; t++) {
-                const int64_t query = ring.age[lane] + t;
+                const int64_t query = age + t;
                 float *row = &bias[(long(lane) * n + t) * slots];
-                for (int s = 0; s < slots; s++) {
+                for (int s = 0; s < ring.rolling; s++) {
                     const int64_t distance = query - index[s];
-                    row[s] = distance >= 0 && distance < m.context ? 0.0f : NOWHERE;
+                    row[s] = !pinning && distance >= 0 && distance < m.context - ring.prompt ? 0.0f : NOWHERE;
                 }
+                for (int s = ring.rolling; s < slots; s++) row[s] = index[s] >= 0 && index[s] <= query ? 0.0f : NOWHERE;
                 row[slot(t)] = 0.0f;  // a PAD sees itself
                 for (int c = 0; c < chunks; c++)
                     for (int s = 0; !seen[c] && s < PANEL; s++) seen[c] = row[c * PANEL + s] == 0.0f;
-                for (int j = 0; j < half; j++) {
-                    const double angle = double(query) * speed[j];
-                    cos[(long(lane) * n + t) * half + j] = float(std::cos(angle));
-                    sin[(long(lane) * n + t) * half + j] = float(std::sin(angle));
-                }
+                turn(query, &cos[(long(lane) * n + t) * half], &sin[(long(lane) * n + t) * half]);
+                if (ring.prompt)
+                    turn(std::min<int64_t>(query, m.context - 1), &far_cos[(long(lane) * n + t) * half],
+                         &far_sin[(long(lane) * n + t) * half]);
             }
             int *list = &live[long(lane) * (1 + chunks)];
             for (int c = 0; c < chunks; c++)
                 if (seen[c]) list[1 + list[0]++] = c;
-            ring.age[lane] += n;
+            if (!pinning) ring.age[lane] += n;
         }
     }
 
-    int slot(int t) const { return int((ring.written + t) % ring.slots); }
+    void turn(int64_t index, float *c, float *s) const {
+        for (int j = 0; j < S / 2; j++) {
+            const double angle = double(index) * speed[j];
+            c[j] = float(std::cos(angle)), s[j] = float(std::sin(angle));
+        }
+    }
+
+    int slot(int t) const { return pinning ? ring.rolling + t : int((ring.written + t) % ring.rolling); }
+
+    long head_of(int layer, int lane, int head) const {  // where a head's keys and values begin
+        return ((long(layer) * ring.lanes + base + lane) * H + head) * ring.slots * S;
+    }
 
     // Rotate a head's queries and keys in place and put keys and values into the ring.
     void remember(int layer, int lane, int head, float *qkv) {
         const int slots = ring.slots, half = S / 2;
-        C *keys = static_cast<C *>(ring.keys) + ((long(layer) * lanes + lane) * H + head) * slots * S;
-        C *values = static_cast<C *>(ring.values) + ((long(layer) * lanes + lane) * H + head) * slots * S;
+        C *keys = static_cast<C *>(ring.keys) + head_of(layer, lane, head);
+        C *values = static_cast<C *>(ring.values) + head_of(layer, lane, head);
         const float scale = 1.0f / std::sqrt(float(S));
         for (int t = 0; t < n; t++) {
             float *q = qkv + t * 3L * D + head * S, *k = q + D, *v = k + D;
             const float *c = &cos[(long(lane) * n + t) * half], *s = &sin[(long(lane) * n + t) * half];
+            if (ring.prompt) {
+                float *to = &far[(long(lane) * n + t) * D + head * S];
+                const float *a = &far_cos[(long(lane) * n + t) * half], *b = &far_sin[(long(lane) * n + t) * half];
+                for (int j = 0; j < half; j++) {
+                    to[j] = (q[j] * a[j] - q[j + half] * b[j]) * scale;
+                    to[j + half] = (q[j + half] * a[j] + q[j] * b[j]) * scale;
+                }
+            }
             for (int j = 0; j < half; j++) {
                 const float q1 = q[j], q2 = q[j + half], k1 = k[j], k2 = k[j + half];
                 q[j] = (q1 * c[j] - q2 * s[j]) * scale, q[j + half] = (q2 * c[j] + q1 * s[j]) * scale;
@@ -243,13 +268,17 @@ struct Step : Scratch {
     void attend(int layer, int lane, int head, const float *qkv, int first, float *to) {
         const int slots = ring.slots, chunks = slots / PANEL, rows = n - first;
         const int *list = &live[long(lane) * (1 + chunks)], used = list[0] * PANEL;
-        const C *keys = static_cast<C *>(ring.keys) + ((long(layer) * lanes + lane) * H + head) * slots * S;
-        const C *values = static_cast<C *>(ring.values) + ((long(layer) * lanes + lane) * H + head) * slots * S;
+        const C *keys = static_cast<C *>(ring.keys) + head_of(layer, lane, head);
+        const C *values = static_cast<C *>(ring.values) + head_of(layer, lane, head);
         const float *q = qkv + first * 3L * D + head * S;
+        const float *clamped = ring.prompt ? &far[(long(lane) * n + first) * D + head * S] : nullptr;
         thread_local std::vector<float> weight;
         weight.resize(long(rows) * used);
-        for (int c = 0; c < list[0]; c++)
-            panel<C, 4>(q, 3L * D, rows, S, keys + long(list[1 + c]) * S * PANEL, nullptr, &weight[c * PANEL], used, false);
+        for (int c = 0; c < list[0]; c++) {
+            const bool pinned = list[1 + c] * PANEL >= ring.rolling;
+            panel<C, 4>(pinned ? clamped : q, pinned ? D : 3L * D, rows, S, keys + long(list[1 + c]) * S * PANEL, nullptr,
+                        &weight[c * PANEL], used, false);
+        }
         for (int t = 0; t < rows; t++) {
             const float *b = &bias[(long(lane) * n + first + t) * slots];
             float *w = &weight[long(t) * used], top = NOWHERE, total = 0;
@@ -312,7 +341,7 @@ struct Step : Scratch {
                     y[long(r) * (F / 2) + j] = wide[long(r) * F + j] * gelu(wide[long(r) * F + F / 2 + j]);
             product(y.data(), M, F / 2, layer.down, D, x.data(), true);
         }
-        ring.written += n;
+        if (!pinning) ring.written += n;
         norms(m.norm, m.bias, lanes);
     }
 
@@ -345,10 +374,10 @@ struct Step : Scratch {
 };
 
 template <class W, class C>
-void step(const Model &m, Ring &ring, const int64_t *tokens, const int64_t *local, const float *patches, int count,
+void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int64_t *local, const float *patches, int count,
           const Choice *choices, int actions, double inverse_temperature, int64_t *chosen) {
     thread_local Scratch kept;
-    Step<W, C> run(m, ring, std::move(kept));
+    Step<W, C> run(m, ring, lane, std::move(kept));
     run.embed(tokens, local, patches, count);
     run.pass(tokens, count);
     for (int a = 0; a < actions; a++) {
@@ -365,11 +394,10 @@ void step(const Model &m, Ring &ring, const int64_t *tokens, const int64_t *loca
 
 }  // namespace
 
-extern "C" void gato_step(const Model *m, Ring *ring, const int64_t *tokens, const int64_t *local, const float *patches,
-                          int count, const Choice *choices, int actions, double inverse_temperature, int64_t *chosen) {
-    switch (m->kind) {
-        case 0: return step<float, float>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
-        case 1: return step<bf16, bf16>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
-        case 2: return step<int8_t, bf16>(*m, *ring, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
-    }
+// A control step of all lanes; or, with a lane and no actions, the pass that pins that lane's prompt.
+extern "C" void gato_step(const Model *m, Ring *ring, int lane, const int64_t *tokens, const int64_t *local,
+                          const float *patches, int count, const Choice *choices, int actions, double inverse_temperature,
+                          int64_t *chosen) {
+    const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
+    run(*m, *ring, lane, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
 }

@@ -17,6 +17,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.model import Block, Gato
 from gato_agent.native import library
+from gato_agent.spaces import PATCH
 
 SOURCE = Path(__file__).with_name("engine.cpp")
 PANEL = 64  # outputs that are stored side by side, as in engine.cpp
@@ -57,7 +58,7 @@ class _Model(_Struct):
 
 class _Ring(_Struct):
     _fields_ = [
-        *((name, INT32) for name in ("lanes", "slots", "threads")),
+        *((name, INT32) for name in ("lanes", "slots", "rolling", "prompt", "threads")),
         *((name, POINTER) for name in ("keys", "values", "index", "age")),
         ("written", INT64),
     ]
@@ -110,16 +111,19 @@ class Engine:
         whole = config.width % PANEL == config.feed_forward % (2 * PANEL) == config.head_size % 16 == 0
         return whole and (config.head_size <= PANEL or config.head_size % PANEL == 0)
 
-    def reset(self, lanes: int, longest_pass: int) -> None:
+    def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
         """See `Decoder`."""
         c = self._model.config
-        slots = -(-(c.context + longest_pass - 1) // PANEL) * PANEL
+        self._rolling = -(-(c.context - prompt + longest_pass - 1) // PANEL) * PANEL
+        slots = self._rolling - (-prompt // PANEL) * PANEL
         self._longest = longest_pass
         shape = (2, c.layers, lanes, c.heads, slots, c.head_size)
         self._kv = torch.zeros(shape, dtype=self._dtype)
         self._index = torch.full((lanes, slots), NEVER)
         self._age = torch.zeros(lanes, dtype=torch.int64)
-        self._ring = _Ring(lanes, slots, self._threads, self._kv[0], self._kv[1], self._index, self._age, 0)
+        self._ring = _Ring(
+            lanes, slots, self._rolling, prompt, self._threads, self._kv[0], self._kv[1], self._index, self._age, 0
+        )
         self._scores = [torch.empty(lanes, -(-(high - low) // PANEL) * PANEL) for low, high, _ in self._heads]
         self.logits = [s[:, : high - low] for s, (low, high, _) in zip(self._scores, self._heads, strict=True)]
         self._actions = torch.empty(lanes, len(self._heads), dtype=torch.int64)
@@ -127,34 +131,56 @@ class Engine:
 
     def restart(self, lanes: Tensor, age: int = 0) -> None:
         """See `Decoder`."""
-        self._index.masked_fill_(lanes.unsqueeze(1), NEVER)
+        self._index[:, : self._rolling].masked_fill_(lanes.unsqueeze(1), NEVER)
         self._age.masked_fill_(lanes, age)
+
+    @torch.inference_mode()
+    def pin(self, lanes: Tensor, prompts: Prefill) -> None:
+        """See `Decoder`."""
+        found = lanes.nonzero().flatten().tolist()
+        tokens, local, patches = self._checked(prompts, len(found), self._ring.prompt)
+        if tokens.shape[1] != self._ring.prompt:
+            raise ValueError(f"prompts of {tokens.shape[1]} tokens, and reset prepared for {self._ring.prompt}")
+        counts = [0, *(tokens == PATCH).sum(1).cumsum(0).tolist()]
+        for row, lane in enumerate(found):
+            shown = None if patches is None else patches[counts[row] : counts[row + 1]]
+            self._call(lane, tokens[row], local[row], shown, tokens.shape[1], None, 0, 1.0)
 
     @torch.inference_mode()
     def step(self, prefill: Prefill, choose: Choose) -> Tensor:
         """See `Decoder`; the next step overwrites the logits."""
+        tokens, local, patches = self._checked(prefill, self._ring.lanes, self._longest)
+        choices, temperature = self._greedy, choose.temperature or 1.0
+        if choose.temperature:
+            choices = self._choices([choose.noise(high - low) for low, high, _ in self._heads])
+        self._call(-1, tokens, local, patches, tokens.shape[1], choices[1], len(self._heads), 1 / temperature)
+        return self._actions.clone()
+
+    def _checked(self, prefill: Prefill, rows: int, longest: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens, local positions and embedded patches, as C++ may read them; raises ValueError for others."""
         tokens, local, patches, intervals = prefill
-        if tokens.shape[0] != self._ring.lanes or tokens.shape[1] > self._longest or tokens.dtype != torch.int64:
+        if tokens.shape[0] != rows or tokens.shape[1] > longest or tokens.dtype != torch.int64:
             raise ValueError(
-                f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{self._ring.lanes}, n] "
-                f"with n at most {self._longest}"
+                f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
+                f"with n at most {longest}"
             )
-        tokens, local = tokens.contiguous(), local.contiguous()
         if local.shape != tokens.shape or local.dtype != torch.int64 or local.max() >= self._positions:
             raise ValueError(
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
         shown = None if patches is None else self._model.embedding.patch(patches, intervals).contiguous()
-        choices, temperature = self._greedy, choose.temperature or 1.0
-        if choose.temperature:
-            choices = self._choices([choose.noise(high - low) for low, high, _ in self._heads])
+        return tokens.contiguous(), local.contiguous(), shown
+
+    def _call(
+        self, lane: int, tokens: Tensor, local: Tensor, patches: Tensor | None, count: int, choices: Any, actions: int,
+        inverse_temperature: float,
+    ) -> None:  # fmt: skip
+        """Run C++: a step of all lanes, or with a lane the pass over its prompt."""
         self._function(
-            ctypes.byref(self._packed), ctypes.byref(self._ring), ctypes.c_void_p(tokens.data_ptr()),
-            ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if shown is None else shown.data_ptr()),
-            tokens.shape[1], choices[1], len(self._heads), ctypes.c_double(1 / temperature),
-            ctypes.c_void_p(self._actions.data_ptr()),
+            ctypes.byref(self._packed), ctypes.byref(self._ring), lane, ctypes.c_void_p(tokens.data_ptr()),
+            ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if patches is None else patches.data_ptr()),
+            count, choices, actions, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
         )  # fmt: skip
-        return self._actions.clone()
 
     def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:
         """What is to be chosen: as objects that keep tensors alive, and as the array that C++ reads."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from gato_agent.agent import resolve_device, seat
+from gato_agent.agent import resolve_device
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.engine import Precision
 from gato_agent.envs.errors import GatoError, UsageError, at_least
@@ -27,6 +27,7 @@ from gato_agent.envs.task import Task, find
 from gato_agent.rollouts.experts import load_expert
 from gato_agent.rollouts.progress import progress
 from gato_agent.scores import FIRST_SEED, ci95, normalized
+from gato_agent.seating import seat
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class EvaluateConfig:
     """auto, cpu or cuda."""
     precision: Precision = "float32"
     """Of the weights, on a CPU: bfloat16 and int8 are faster for large models."""
+    prompt: Literal["none", "text", "demo"] | None = None
+    """What episodes begin with: none, or by default what the agent was trained with."""
+    demo: Path | None = None
+    """Folder of collected episodes, one of which is shown to an agent that was trained with --prompt demo."""
     num_threads: int | None = None
     """CPU threads."""
     env_kwargs: str = "{}"
@@ -174,7 +179,7 @@ def evaluate_one(config: EvaluateConfig, checkpoint: Checkpoint | None, task: st
             actor, envs = stack.enter_context(seat(
                 checkpoint, task, min(config.n_envs, config.episodes), env_kwargs=kwargs,
                 device=resolve_device(config.device), temperature=config.temperature, seed=config.seed,
-                precision=config.precision,
+                precision=config.precision, prompt=config.prompt, demo=config.demo,
             ))  # fmt: skip
         update = stack.enter_context(progress(console, task, config.episodes, "episodes", every=10.0))
         for played in play_episodes(actor, envs, seeds, task):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gato_agent.attention import Rows, additive, attend, banded_rows, pinned_rows
+from gato_agent.attention import Pinned, Rows, additive, attend, banded_rows, pinned_rows
 from gato_agent.band import Band
-from gato_agent.cache import Cache
+from gato_agent.cache import Cache, Pinning
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
 from gato_agent.spaces import BINS, POSITIONS
@@ -21,7 +21,7 @@ Angles = tuple[Tensor, Tensor]  # cosine and sine
 class Places(NamedTuple):
     """Where tokens are, and who sees whom."""
 
-    rows: list[Rows] | Band
+    rows: list[Rows]
     angles: Angles
     clamped: Angles | None = None  # of queries as they look at pinned keys from afar
 
@@ -63,12 +63,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: "Places | Band", cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
-        if isinstance(places.rows, Band):
-            return self.out(places.rows.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
+        if isinstance(places, Band):
+            return self.out(places.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
         qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
         q, k = rotate(qkv[:2], *places.angles)
         v = qkv[2].to(q.dtype)
@@ -118,7 +118,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, places: Places, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: Places | Band, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         x = x + self.drop(self.attention(self.attention_norm(x), places, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
@@ -127,7 +127,7 @@ class Block(nn.Module):
 class CachedLayer(NamedTuple):
     """The cache as one layer sees it."""
 
-    cache: Cache
+    cache: Cache | Pinning
     layer: int
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ class Gato(nn.Module):
         segment: Tensor | None = None,
         index: Tensor | None = None,
         pinned: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | Pinning | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
 
@@ -193,22 +193,21 @@ class Gato(nn.Module):
         if cache is None:
             places = self._places(tokens, segment, index, pinned, x.dtype)
         else:
-            index, seen = cache.advance(tokens)
-            rows = [Rows(slice(None), slice(None), slice(None), additive(seen, x.dtype))]
-            places = Places(rows, angles_of(index, self.config.head_size, x.dtype))
+            places = self._cached_places(cache, tokens, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, places, None if cache is None else CachedLayer(cache, layer))
         return self.norm(x)  # type: ignore[no-any-return]
 
     def _places(
         self, tokens: Tensor, segment: Tensor | None, index: Tensor | None, pinned: Tensor | None, dtype: torch.dtype
-    ) -> Places:
+    ) -> Places | Band:
         """Of whole sequences."""
         size, context = self.config.head_size, self.config.context
         index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
         if self.compiled and self.training:
-            cos, sin = (x.squeeze(0) for x in angles_of(torch.arange(int(index.max()) + 1), size, torch.float32))
-            return Places(Band.of(self.config, tokens, segment, index, pinned, (cos, sin)), (cos, sin))
+            places = torch.arange(int(index.max()) + 1)
+            cos, sin = (x.squeeze(0) for x in angles_of(places, size, torch.float32))
+            return Band.of(self.config, tokens, segment, index, pinned, (cos, sin))
         angles = angles_of(index, size, dtype)
         if pinned is None:
             return Places(list(banded_rows(tokens, segment, context, dtype)), angles)
@@ -216,6 +215,17 @@ class Gato(nn.Module):
         rows = list(pinned_rows(tokens, segment, index, pinned, context, dtype))
         far = any(row.pinned for row in rows)
         return Places(rows, angles, angles_of(index.clamp(max=context - 1), size, dtype) if far else None)
+
+    def _cached_places(self, cache: Cache | Pinning, tokens: Tensor, dtype: torch.dtype) -> Places:
+        """Of the next tokens of every lane, for which this makes room."""
+        index, seen = cache.advance(tokens)
+        size, everything, pinned, clamped = self.config.head_size, slice(None), None, None
+        if isinstance(cache, Cache) and cache.prompt:
+            shown = cache.pinned[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
+            pinned = Pinned(slice(0, cache.prompt), additive(shown, dtype))
+            clamped = angles_of(index.clamp(max=self.config.context - 1), size, dtype)
+        rows = Rows(everything, everything, slice(cache.prompt, None), additive(seen, dtype), pinned)
+        return Places([rows], angles_of(index, size, dtype), clamped)
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""

@@ -18,7 +18,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from rich.console import Console
 
-from gato_agent.agent import resolve_device, seat
+from gato_agent.agent import resolve_device
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.engine import Precision
 from gato_agent.envs.errors import at_least
@@ -28,6 +28,7 @@ from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.video import VideoWriter
 from gato_agent.pace import Paced
 from gato_agent.scores import FIRST_SEED
+from gato_agent.seating import seat
 
 DEFAULT_FPS = 30
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
@@ -60,6 +61,10 @@ class PlayConfig:
     """auto, cpu or cuda."""
     precision: Precision = "float32"
     """Of the weights, on a CPU: bfloat16 and int8 are faster for large models."""
+    prompt: Literal["none", "text", "demo"] | None = None
+    """What episodes begin with: none, or by default what the agent was trained with."""
+    demo: Path | None = None
+    """Folder of collected episodes, one of which is shown to an agent that was trained with --prompt demo."""
     num_threads: int | None = None
     """CPU threads."""
     env_kwargs: str = "{}"
@@ -89,7 +94,7 @@ def play(config: PlayConfig) -> dict[str, Any]:
     with seat(
         checkpoint, env_id, min(config.n_envs, config.episodes), env_kwargs=parse_kwargs(config.env_kwargs),
         render_mode=MODES[render], device=device, temperature=config.temperature, seed=config.seed,
-        precision=config.precision,
+        precision=config.precision, prompt=config.prompt, demo=config.demo,
     ) as (agent, envs):  # fmt: skip
         paced = Paced(agent, config.hz)
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS

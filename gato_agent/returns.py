@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gato_agent.agent import seat
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError
 from gato_agent.evaluate import TaskScore, play_episodes, score
+from gato_agent.seating import seat
 
 FIRST = 900_000  # seeds between those that are collected and those that the result is judged by
 

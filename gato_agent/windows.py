@@ -142,6 +142,15 @@ class TokenizedTask:
         patches = self.patches[shown].reshape(-1, *self.patches.shape[2:])
         return self._opening(self.rows[shown].reshape(-1), np.tile(self.local, shown.stop - shown.start), patches)
 
+    def last(self, length: int) -> Opening:
+        """The last timesteps of all, `length` tokens of them; what is missing is padded."""
+        rows = slice(max(0, len(self.rows) - length // self.rows.shape[1]), None)
+        tokens, local = np.full(length, PAD, np.int32), np.full(length, -1)
+        shown = self.rows[rows].reshape(-1)
+        tokens[: len(shown)], local[: len(shown)] = shown, np.tile(self.local, len(self.rows[rows]))
+        patches = self.patches[rows].reshape(-1, *self.patches.shape[2:])
+        return Opening(length, tokens, np.arange(length), local, patches)
+
     def _piece(self, rng: np.random.Generator, episode: int) -> slice:
         """As many timesteps of an episode as make a prompt: every other time the last ones, else from anywhere."""
         begin, end = int(self.ends[episode - 1]) if episode else 0, int(self.ends[episode])

@@ -12,13 +12,14 @@ from gymnasium.vector.utils import batch_space, iterate
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from gato_agent.agent import Agent, find_task, resolve_device
+from gato_agent.agent import Agent, resolve_device
 from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
+from gato_agent.matching import find_task
 from gato_agent.model import Gato
 
 SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gato_agent import engine, native
-from gato_agent.agent import Agent, seat
+from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.engine import Engine, Precision, make_decoder, pack
 from gato_agent.envs.loop import steps
 from gato_agent.model import Gato
+from gato_agent.seating import seat
 
 OBSERVATION = 5
 WIDE = GatoConfig(2, 2, 256, 512, 100, 64, (32, 64), 16)  # heads of 128, as in the paper's larger sizes

@@ -285,7 +285,7 @@ def test_a_mission_said_once_leaves_four_tokens_a_timestep(levels: Path) -> None
     demo = load_data(levels, config, None, prompt="demo")
     assert demo.tasks["CartPole-v1"].prompt == Prompt("demo", 126)
     assert len({d.sha256() for d in (data, none, demo, load_data(levels, config, 20, prompt="text"))}) == 4
-    with pytest.raises(UsageError, match=r"prompt of 300 text pieces .* context of 512"):
+    with pytest.raises(UsageError, match=r"prompt of 300 tokens .* context of 512"):
         load_data(levels, config, 300, prompt="text")
 
 

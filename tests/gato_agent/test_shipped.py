@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gato_agent.agent import seat
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.task import find
 from gato_agent.evaluate import play_episodes
 from gato_agent.scores import FIRST_SEED, normalized
+from gato_agent.seating import seat
 
 README = Path(__file__).parents[2] / "README.md"
 TASKS = (

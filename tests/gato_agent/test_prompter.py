@@ -1,0 +1,206 @@
+"""An agent is prompted in play as it was in training: the same logits, and errors that say what is wrong."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Text
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from gato_agent import agent as agent_module
+from gato_agent.agent import Agent
+from gato_agent.checkpoint import Checkpoint, TrainedTask
+from gato_agent.config import GatoConfig
+from gato_agent.decode import TorchDecoder
+from gato_agent.engine import Engine
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.structure import columns
+from gato_agent.envs.views import View
+from gato_agent.evaluate import EvaluateConfig, evaluate
+from gato_agent.model import Gato
+from gato_agent.play import PlayConfig, play
+from gato_agent.prompt import NO_PROMPT, Prompt
+from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.episode import Episode
+from gato_agent.spaces import PAD
+from gato_agent.text import TextTokenizer
+from gato_agent.windows import TokenizedTask
+from tests.gato_agent.test_play_equals_training import lane_of, recording
+
+SMALL = dataclasses.replace(GatoConfig.nano(), context=60, layers=2)
+OBSERVATION = Dict({
+    "camera": Box(0, 255, (20, 32, 3), np.uint8), "goal": Text(6, charset="abc"), "x": Box(-np.inf, np.inf, (2,)),
+})  # fmt: skip
+ACTION = Box(-1, 2, (2,))
+SEEN = View.from_json([{"drop": "goal"}])  # 4 patches, 2 numbers, separator, 2 action tokens: 9
+TASKS = {
+    "instruction": TrainedTask("Toy-v0", OBSERVATION, ACTION, view=SEEN, prompt=Prompt("text", 9, instruction="goal")),
+    "name": TrainedTask("Toy-v0", OBSERVATION, ACTION, view=SEEN, prompt=Prompt("text", 5, "a toy")),
+    "demo": TrainedTask("Toy-v0", OBSERVATION, ACTION, view=SEEN, prompt=Prompt("demo", 18)),
+    "long demo": TrainedTask("Toy-v0", OBSERVATION, ACTION, view=SEEN, prompt=Prompt("demo", 27)),
+    "none": TrainedTask("Toy-v0", OBSERVATION, ACTION, view=SEEN),
+}
+STEPS, RESTART = 40, 23  # lane 1 plays two episodes
+
+
+def checkpoint_for(*tasks: TrainedTask, config: GatoConfig = SMALL) -> Checkpoint:
+    torch.manual_seed(0)
+    model = Gato(config).eval()
+    with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
+        for block in model.blocks:
+            block.attention.qkv.weight[: 2 * config.width] *= 2
+    return Checkpoint(model, {task.id: task for task in tasks}, TextTokenizer.train(["abc", "a toy"], 300), name="test")
+
+
+def demonstration(steps: int) -> Episode:
+    """Random."""
+    space, rng = batch_space(OBSERVATION, steps + 1), np.random.default_rng(0)
+    space.seed(3)
+    return Episode(
+        observations=columns(OBSERVATION, space.sample()),
+        actions={"": rng.uniform(-1, 2, (steps, 2)).astype("float32")},
+        labels=None, rewards=np.ones(steps), terminated=True, truncated=False, success=None, seed=0,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown: Episode) -> list[Tensor]:
+    """Logits of all action tokens in order, from one forward over the prompt and the whole episode."""
+    assert checkpoint.text is not None
+    tokenizer, length = task.tokenizer(SMALL, checkpoint.text), task.prompt.tokens
+    common = task.id, tokenizer, SMALL.vocabulary.separator
+    said = TokenizedTask(*common, [episode], task.prompt, checkpoint.text.encode)
+    rows, patches = said.rows, said.patches
+    prompt, local = np.full(length, PAD), np.full(length, -1)
+    if task.prompt.kind == "text":
+        prompt = said.texts[0]
+    elif task.prompt.kind == "demo":
+        other = TokenizedTask(*common, [shown])
+        last = other.rows[-(length // 9) :]
+        prompt[: last.size], local[: last.size] = last.reshape(-1), np.tile(other.local, len(last))
+        patches = np.concatenate((other.patches[-(length // 9) :], patches))
+    tokens = torch.from_numpy(np.concatenate((prompt, rows.reshape(-1))))[None].long()
+    places = torch.from_numpy(np.concatenate((local, np.tile(said.local, len(rows)))))[None]
+    intervals = torch.from_numpy(np.tile(tokenizer.patch_intervals, (len(patches), 1, 1)))
+    images = torch.from_numpy(patches.reshape(-1, 16, 16, 4))
+    pinned = torch.tensor([[length]])
+    hidden = checkpoint.model(tokens, images, local=places, intervals=intervals, pinned=pinned)[0, length:].view(
+        -1, 9, 128
+    )
+    low, high = tokenizer.legal[0]
+    return list(checkpoint.model.logits(hidden[:, 6:8].reshape(-1, 128), int(low), int(high)))
+
+
+@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
+@pytest.mark.parametrize("name", TASKS)
+def test_prompted_logits_in_play_are_those_of_training(
+    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str
+) -> None:
+    task, shown, seen = TASKS[name], demonstration(2), list[Tensor]()
+    checkpoint = checkpoint_for(task)
+    monkeypatch.setattr(agent_module, "make_decoder", recording(kind, seen))
+    agent = Agent(checkpoint, task, temperature=1.0, demonstration=shown if "demo" in name else None)
+    agent.reset(2)
+    space = batch_space(OBSERVATION, 2)
+    space.seed(0)
+    observations = [space.sample() for _ in range(STEPS + 1)]
+    for t, observation in enumerate(observations):
+        observation["goal"] = ("abc", "cab" if t < RESTART else "bb")
+    actions = [agent.act(o, np.array([t == 0, t in (0, RESTART)])) for t, o in enumerate(observations[:-1])]
+    worst = 0.0
+    for lane, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
+        episode = Episode(
+            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], lane),
+            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], lane),
+            labels=None, rewards=np.ones(end - begin), terminated=True, truncated=False, success=None, seed=0,
+        )  # fmt: skip
+        if lane == 1 and begin:  # what is known of an episode's first observation holds for all of it
+            episode.observations["goal"][:] = "bb"
+        elif lane == 1:
+            episode.observations["goal"][:] = "cab"
+        for cached, expected in zip(seen[begin * 2 : end * 2], uncached(checkpoint, task, episode, shown), strict=True):
+            scale = max(1.0, expected.abs().max().item())
+            worst = max(worst, (cached[lane] - expected).abs().max().item() / scale)
+    assert worst < 1e-5
+
+
+def test_a_prompt_changes_what_is_played() -> None:
+    space = batch_space(OBSERVATION, 1)
+    space.seed(0)
+    observation = space.sample()
+    played = []
+    for goal in ("a", "b", "a"):
+        observation["goal"] = (goal,)
+        played.append(Agent(checkpoint_for(TASKS["instruction"]), TASKS["instruction"]).act(observation))
+    assert np.array_equal(played[0], played[2]) and not np.array_equal(played[0], played[1])
+    unprompted = Agent(checkpoint_for(TASKS["instruction"]), TASKS["instruction"], prompt="none")
+    assert unprompted._prompter.tokens == 0
+    assert not np.array_equal(unprompted.act(observation), played[0])
+
+
+def test_an_instruction_that_changes_or_is_too_long_is_named() -> None:
+    task = TASKS["instruction"]
+    agent = Agent(checkpoint_for(task), task)
+    agent.reset(2)
+    space = batch_space(OBSERVATION, 2)
+    space.seed(0)
+    observation = space.sample()
+    observation["goal"] = ("ab", "abc")
+    agent.act(observation)
+    agent.act(observation)
+    observation["goal"] = ("ab", "c")
+    with pytest.raises(GatoError, match=r"Toy-v0: observation in lane 1, step 2: 'goal' changed .*'abc' to 'c'.*none"):
+        agent.act(observation)
+    agent.act(observation, np.array([False, True]))  # a new episode may say something else
+    short = dataclasses.replace(task, prompt=Prompt("text", 2, instruction="goal"))
+    agent = Agent(checkpoint_for(short), short)
+    observation["goal"] = ("a", "cba")
+    with pytest.raises(
+        GatoError, match=r"Toy-v0: observation in lane 1, step 0: .*3 text pieces where 2 .*--text-pieces 3"
+    ):
+        agent.act(observation)
+
+
+def test_only_what_was_trained_is_played() -> None:
+    for name, options, message in (
+        ("none", {"prompt": "text"}, r"Toy-v0 was trained with --prompt none, not text"),
+        ("name", {"prompt": "demo"}, r"Toy-v0 was trained with --prompt text, not demo"),
+        ("demo", {}, r"give --demo and a folder of collected episodes, or --prompt none"),
+        ("name", {"demonstration": demonstration(3)}, r"--prompt text, so leave --demo out"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Agent(checkpoint_for(TASKS[name]), TASKS[name], **options)  # type: ignore[arg-type]
+    huge = dataclasses.replace(TASKS["name"], prompt=Prompt("text", 31, "a toy"))
+    with pytest.raises(UsageError, match=r"prompt of 31 tokens leaves too little of a context of 60"):
+        Agent(checkpoint_for(huge), huge)
+    assert Agent(checkpoint_for(TASKS["demo"]), TASKS["demo"], prompt="none")._prompter._prompt == NO_PROMPT
+
+
+def test_the_prompt_is_kept_in_a_checkpoint(tmp_path: Path) -> None:
+    for task in TASKS.values():
+        assert Checkpoint.load(checkpoint_for(task).save(tmp_path)).tasks == {"Toy-v0": task}
+
+
+def test_play_and_evaluate_show_a_demonstration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = gym.make("CartPole-v1")
+    task = TrainedTask("CartPole-v1", env.observation_space, env.action_space, prompt=Prompt("demo", 24))
+    checkpoint_for(task).save(tmp_path / "run")
+    collect(CollectConfig(env=("CartPole-v1",), expert="random", episodes=1, out=tmp_path / "data", workers=0))
+    common: dict[str, Any] = {"checkpoint": str(tmp_path / "run"), "episodes": 2}
+    for demo in (tmp_path / "data", tmp_path / "data" / "CartPole-v1"):
+        played = play(PlayConfig(env="CartPole-v1", render="none", demo=demo, **common))
+        assert len(played["episodes"]) == 2
+    (score,) = evaluate(EvaluateConfig(env=("CartPole-v1",), demo=tmp_path / "data", **common))
+    assert score.mean == played["mean_return"]
+    (without,) = evaluate(EvaluateConfig(env=("CartPole-v1",), prompt="none", **common))
+    assert without.episodes == 2
+    with pytest.raises(UsageError, match="give --demo"):
+        play(PlayConfig(env="CartPole-v1", render="none", **common))
+    collect(CollectConfig(env=("Acrobot-v1",), expert="random", episodes=1, out=tmp_path / "other", workers=0))
+    with pytest.raises(UsageError, match=r"other has no episode of CartPole-v1: make one with `gato-agent collect"):
+        play(PlayConfig(env="CartPole-v1", render="none", demo=tmp_path / "other", **common))
