@@ -192,15 +192,17 @@ class Machine:
         return total
 
 
-def timed(step: Callable[[], object], repeats: int, device: str) -> tuple[list[float], list[float]]:
+def timed(
+    step: Callable[[], object], repeats: int, device: str, warm_up: int = 3
+) -> tuple[list[float], list[float]]:  # fmt: skip
     """Wall and processor seconds of each call, after a warm-up."""
     walls, cpus = [], []
-    for i in range(repeats + 3):
+    for i in range(repeats + warm_up):
         wall, cpu = time.perf_counter(), time.process_time()
         step()
         if device != "cpu":
             torch.cuda.synchronize()
-        if i >= 3:
+        if i >= warm_up:
             walls.append(time.perf_counter() - wall)
             cpus.append(time.process_time() - cpu)
     return walls, cpus

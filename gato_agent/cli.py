@@ -25,13 +25,16 @@ VERBS = {
     "play": Verb("gato_agent.play", "PlayConfig", "play", "watch an agent"),
     "envs": Verb("gato_agent.catalogue", "EnvsConfig", "envs", "the tasks that are known, their experts and scores"),
     "bench": Verb("gato_agent.bench", "BenchConfig", "bench", "time control steps beside what the machine can do"),
+    "bench train": Verb(
+        "gato_agent.bench_train", "TrainBenchConfig", "bench_train", "time training steps beside the machine's peak"
+    ),
     "info": Verb("gato_agent.info", "InfoConfig", "info", "sizes of models, checkpoints and environments"),
 }
 
 
 def usage() -> str:
     """The overview that a bare `gato-agent` prints."""
-    verbs = "\n".join(f"    {name:<10}{verb.summary}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"    {name:<13}{verb.summary}" for name, verb in VERBS.items())
     return (
         "usage: gato-agent VERB [options]\n\n"
         "Collect expert episodes, train a Gato on them, evaluate it and watch it play.\n\n"
@@ -90,10 +93,11 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"{twice[0]} is given twice; for several values write them after one {twice[0]}")
     import tyro
 
-    name = arguments[0]
+    name = max(verb for verb in VERBS if arguments[: len(verb.split())] == verb.split())
     verb = VERBS[name]
     module = import_module(verb.module)
-    default = module.defaults(arguments[1:]) if hasattr(module, "defaults") else None  # where some follow from others
-    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=arguments[1:], default=default)
+    given = arguments[len(name.split()) :]
+    default = module.defaults(given) if hasattr(module, "defaults") else None  # where some follow from others
+    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=given, default=default)
     getattr(module, verb.function)(config)
     return 0
