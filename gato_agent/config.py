@@ -33,12 +33,17 @@ class GatoConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that no model can have."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and (type(value) is not int or value < 1):
+                raise UsageError(f"{field.name} {value!r} must be a whole number above 0")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UsageError(f"width {self.width} must split into {self.heads} heads of an even size: change either")
-        if len(self.patch_channels) < 2 or any(channels % 32 for channels in self.patch_channels):
-            raise UsageError(
-                f"patch_channels {self.patch_channels} must be two or more multiples of 32: stem and units"
-            )
+        channels = self.patch_channels
+        if len(channels) < 2 or any(type(n) is not int or n < 1 or n % 32 for n in channels):
+            raise UsageError(f"patch_channels {channels} must be two or more multiples of 32: stem and units")
+        if not 0 <= self.stochastic_depth < 1:
+            raise UsageError(f"stochastic_depth {self.stochastic_depth} must be a probability below 1")
         if self.feed_forward % 2:
             raise UsageError(f"feed_forward {self.feed_forward} must be even: it holds the two halves of a GEGLU")
 
@@ -84,6 +89,21 @@ class GatoConfig:
             raise UsageError(f"no size {size!r}: choose one of {', '.join(SIZES)}")
         config: Self = getattr(cls, size)()
         return config
+
+    def reshaped(self, text: str) -> Self:
+        """This shape with some fields replaced.
+
+        Args:
+            text: JSON object, such as `{"context": 512, "layers": 6}`.
+
+        Raises:
+            UsageError: no such fields, or values that no model can have.
+        """
+        try:
+            given = dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{text!r} is no JSON object: write '{{\"context\": 512}}'") from error
+        return self.from_json({**self.to_json(), **given})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

@@ -24,6 +24,8 @@ class TrainConfig:
     """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
     size: Literal["nano", "tiny", "small", "baseline", "large"] = "nano"
     """Size of the model; the last three are the paper's."""
+    shape: str = "{}"
+    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}."""
     init: Path | None = None
     """Checkpoint whose weights and text model to begin with, of the same size."""
     steps: int = 400

@@ -43,10 +43,12 @@ def train(config: TrainConfig) -> Path:
     ranks, device = join(resolve_device(config.device))
     if config.batch_size < ranks.size:
         raise UsageError(f"--batch-size {config.batch_size}: {ranks.size} processes need a window each")
-    size = GatoConfig.named(config.size)
+    size = GatoConfig.named(config.size).reshaped(config.shape)
     start = Checkpoint.load(config.init, device) if config.init else None
     if start and start.model.config != size:
-        raise UsageError(f"--init {config.init} is no {config.size} model: give its own --size")
+        raise UsageError(
+            f"--init {config.init} is no {config.size} model of this shape: give its own --size and --shape"
+        )
     text = start.text if start else None
     data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout)
     windows = Windows(

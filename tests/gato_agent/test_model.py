@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+from gato_agent.envs.errors import UsageError
 from gato_agent.model import Block, Gato, angles_of, banded_rows
 from gato_agent.spaces import PAD, PATCH
 
@@ -195,3 +196,29 @@ def test_parameter_counts(size: str) -> None:
     assert count == pytest.approx(expected[size], rel=0.005)
     if size in PUBLISHED_PARAMETERS:
         assert count == pytest.approx(PUBLISHED_PARAMETERS[size], rel=0.09)
+
+
+def test_a_named_size_can_be_reshaped() -> None:
+    wider = GatoConfig.tiny().reshaped('{"context": 256, "patch_channels": [32, 64]}')
+    assert wider == dataclasses.replace(GatoConfig.tiny(), context=256, patch_channels=(32, 64))
+    assert GatoConfig.tiny().reshaped("{}") == GatoConfig.tiny()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "no JSON object"),
+        ("[1]", "no JSON object"),
+        ('{"depth": 3}', "depth"),
+        ('{"layers": 0}', "layers 0 must be a whole number above 0"),
+        ('{"context": "long"}', "context 'long' must be a whole number above 0"),
+        ('{"context": true}', "context True"),
+        ('{"patch_channels": 3}', "not a model configuration"),
+        ('{"patch_channels": [32, "x"]}', "patch_channels"),
+        ('{"width": 130}', "must split into"),
+        ('{"stochastic_depth": 2}', "stochastic_depth"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        GatoConfig.nano().reshaped(text)

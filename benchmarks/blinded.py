@@ -1,0 +1,72 @@
+"""What an expert scores when some elements of its observation read 0: may a view leave them out?
+
+    python benchmarks/blinded.py --env Humanoid-v5 --blind 270-299 306-317 324-347
+    python benchmarks/blinded.py --env HumanoidStandup-v5 --blind 270-347
+
+Of a Humanoid all that is hidden nowhere and left out of its view, such as inertias, follows from pose and speeds.
+"""
+
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from gato_agent.envs.loop import Actor, steps
+from gato_agent.envs.make import make_vector
+from gato_agent.rollouts.experts import load_expert
+from gato_agent.scores import FIRST_SEED
+
+
+@dataclass(frozen=True)
+class Config:
+    """Whom to blind, and for what."""
+
+    env: str
+    """Environment whose observation is one Box."""
+    blind: tuple[str, ...]
+    """Ranges of elements, row-major, first and last."""
+    episodes: int = 12
+    """Episodes with and without."""
+
+
+class Blinded:
+    """An actor that sees 0 in place of some elements."""
+
+    def __init__(self, actor: Actor, hidden: NDArray[np.bool_]) -> None:
+        self._actor, self._hidden = actor, hidden
+
+    def reset(self, lanes: int = 1) -> None:
+        """As the actor's own."""
+        self._actor.reset(lanes)
+
+    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """The actor's action for what is left to see."""
+        return self._actor.act(np.where(self._hidden, 0, observation).astype(observation.dtype), start)
+
+
+def main(config: Config) -> None:
+    """Print the mean returns of the expert as it is, and blinded."""
+    torch.set_num_threads(1)
+    with closing(make_vector(config.env, 1)) as envs:
+        spaces = envs.single_observation_space, envs.single_action_space
+        hidden = np.zeros(spaces[0].shape or (), dtype=np.bool_)
+        for ends in config.blind:
+            first, last = map(int, ends.split("-"))
+            hidden.reshape(-1)[first : last + 1] = True
+        expert = load_expert("catalogue", config.env, *spaces, 0, envs=envs)
+        actors: dict[str, Actor] = {"as it is": expert, "blinded": Blinded(expert, hidden)}
+        for name, actor in actors.items():
+            total: dict[int, float] = defaultdict(float)
+            for step in steps(actor, envs, range(FIRST_SEED, FIRST_SEED + config.episodes)):
+                total[step.seed] += step.reward
+            returns = list(total.values())
+            print(f"{config.env} {name}: {np.mean(returns):,.0f} +- {np.std(returns):,.0f} ({len(returns)} episodes)")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
