@@ -93,10 +93,11 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"{twice[0]} is given twice; for several values write them after one {twice[0]}")
     import tyro
 
-    name = max(verb for verb in VERBS if arguments[: len(verb.split())] == verb.split())
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    name = " ".join(arguments[:words])
     verb = VERBS[name]
     module = import_module(verb.module)
-    given = arguments[len(name.split()) :]
+    given = arguments[words:]
     default = module.defaults(given) if hasattr(module, "defaults") else None  # where some follow from others
     config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=given, default=default)
     getattr(module, verb.function)(config)

@@ -58,7 +58,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--version").stdout[0].isdigit()
     for verb in VERBS:
         with pytest.raises(SystemExit) as stop:
-            main([verb, "--help"])
+            main([*verb.split(), "--help"])
         assert stop.value.code == 0
         assert "--" in capsys.readouterr().out
 
