@@ -57,7 +57,7 @@ def fill(config: Config, folder: Path, steps: int, *options: object) -> None:
     episodes, there = 8, 0
     while there < steps:
         if there:
-            episodes += max(1, math.ceil(episodes * (steps / there - 1)))
+            episodes += max(1, math.ceil(0.7 * episodes * (steps / there - 1)))  # lengths vary: not all at once
         verb("collect", "--env", config.env, "--seed", MORE, "--episodes", episodes, "--out", folder, *options)
         there = steps_of(folder)
 
