@@ -35,6 +35,7 @@ class Ranks:
     def leave(self) -> None:
         """Take leave of the others; nothing can be agreed on afterwards."""
         if self.size > 1:
+            distributed.barrier()  # one that left early would be missed by what still runs in another
             distributed.destroy_process_group()
 
 

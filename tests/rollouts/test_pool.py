@@ -5,10 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from gato_agent.rollouts.dealer import Dealer
-from gato_agent.rollouts.player import NOTHING
+from gato_agent.rollouts.player import NOTHING, Players
 from gato_agent.rollouts.workers import _Pool
 
-JOB: Any = SimpleNamespace(env_id="Thing-v0")
+JOB: Any = SimpleNamespace(env_id="Thing-v0", where=lambda seed, step: f"step {step} of seed {seed}")
+
+
+def pool_of(dealer: Dealer) -> _Pool:
+    return _Pool([JOB], dealer, 1, 5.0, Players, 2)
 
 
 class Process:
@@ -34,14 +38,14 @@ def lose(pool: _Pool, *seeds: int, at: int = NOTHING) -> list[Any]:
 
 def test_a_worker_that_dies_at_a_seed_is_blamed_on_it():
     dealer = Dealer([[]], 1)
-    assert lose(_Pool([JOB], dealer, 1, 5.0), 3, 4, at=4) == ["Thing-v0: step 2 of seed 4 ended its worker: SIGKILL"]
+    assert lose(pool_of(dealer), 3, 4, at=4) == ["Thing-v0: step 2 of seed 4 ended its worker: SIGKILL"]
     assert dealer.deal(None, []) == (0, (3,))
     assert not dealer
 
 
 def test_one_that_dies_between_seeds_is_blamed_on_none_and_the_second_time_on_the_first():
     dealer = Dealer([[]], 1)
-    pool = _Pool([JOB], dealer, 1, 5.0)
+    pool = pool_of(dealer)
     assert lose(pool, 3, 4) == []
     assert [dealer.deal(None, []), dealer.deal(0, [])] == [(0, (3,)), (0, (4,))]
     assert lose(pool, 3, 4) == ["Thing-v0: step 0 of seed 3 ended its worker: SIGKILL"]
