@@ -91,7 +91,7 @@ class Trainer:
     def _together(self, last: bool) -> AbstractContextManager[None]:
         """Processes sum their gradients in the last part of a step."""
         if isinstance(self._loss, DistributedDataParallel) and not last:
-            return self._loss.no_sync()  # type: ignore[no-any-return]
+            return self._loss.no_sync()
         return nullcontext()
 
     def to_bytes(self) -> bytes:
