@@ -176,7 +176,10 @@ def test_an_interrupt_keeps_what_was_played_and_ends_the_workers(tmp_path):
         sys.executable, "-m", "gato_agent", "collect", "--env", WORKER, "--expert", "random", "--workers", "2",
         "--env-kwargs", '{"pause": 0.05}', "--out", str(tmp_path),
     ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
     workers = workers_of(process.pid)
