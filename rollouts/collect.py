@@ -41,7 +41,7 @@ Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result]
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Collect episodes of an expert, one file per episode. Run it again to complete what was interrupted."""
+    """Collect episodes of an expert. Run it again to complete what was interrupted."""
 
     env: tuple[str, ...] = ()
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
