@@ -57,11 +57,13 @@ def profiles(samples: Sequence[tuple[str, list[Sample]]]) -> str:
     )
 
 
-def _profile(number: int, samples: list[Sample]) -> str:
-    def statistic(drawn: list[Sample]) -> Sample:
-        return above(drawn, TAUS.tolist())
+def shares(samples: list[Sample]) -> Sample:
+    """The performance profile at TAUS, [..., taus]."""
+    return above(samples, TAUS.tolist())
 
-    found, (low, high) = statistic(samples), interval(statistic, samples)
+
+def _profile(number: int, samples: list[Sample]) -> str:
+    found, (low, high) = shares(samples), interval(shares, samples)
     band = [*zip(TAUS, low, strict=True), *reversed([*zip(TAUS, high, strict=True)])]
     line = " ".join(_point(tau, share) for tau, share in zip(TAUS, found, strict=True))
     edge = " ".join(_point(tau, share) for tau, share in band)

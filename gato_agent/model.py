@@ -63,7 +63,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, places: "Places | Band", cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: Places | Band, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)

@@ -8,9 +8,9 @@ from typing import Any
 
 from gato_agent.board import number, percent
 from gato_agent.charts import bars, profiles
-from gato_agent.results import Results, TaskScore
+from gato_agent.results import Results, TaskScore, family_of
 from gato_agent.scores import Sample
-from gato_agent.summary import ALL, GROUPS, Summary, by_group, compare, family_of, of_states
+from gato_agent.summary import ALL, GROUPS, Summary, by_group, compare, of_states
 
 MANY = 24  # tasks whose chart takes the whole width
 Films = dict[str, dict[str, Any]]  # task -> file, poster, return, steps and seconds

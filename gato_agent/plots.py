@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gato_agent.charts import TAUS
+from gato_agent.charts import TAUS, shares
 from gato_agent.results import Results
-from gato_agent.scores import Sample, above, interval
+from gato_agent.scores import Sample, interval
 from gato_agent.summary import ALL, GROUPS, by_group
 
 KINDS = ("png", "svg")
@@ -78,13 +78,10 @@ def _tasks(figure: Any, results: Sequence[Results]) -> None:
 
 
 def _profile(axes: Any, samples: Sequence[tuple[str, list[Sample]]]) -> None:
-    def statistic(drawn: list[Sample]) -> Sample:
-        return above(drawn, TAUS.tolist())
-
     for name, found in samples:
         if found:
-            low, high = interval(statistic, found)
-            axes.plot(TAUS, statistic(found), label=name)
+            low, high = interval(shares, found)
+            axes.plot(TAUS, shares(found), label=name)
             axes.fill_between(TAUS, low, high, alpha=0.2)
     axes.set_xlabel("score τ")
     axes.set_ylabel("share of tasks above τ")

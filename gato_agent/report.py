@@ -27,7 +27,7 @@ from gato_agent.results import Results, to_csv
 from gato_agent.rollouts.player import Failed
 from gato_agent.rollouts.progress import progress
 from gato_agent.rollouts.workers import play_in_processes
-from gato_agent.scores import Sample
+from gato_agent.scores import Interval, Sample
 from gato_agent.summary import by_group, compare
 
 PAGE, VIDEOS, MANIFEST = "index.html", "videos", "videos.json"
@@ -84,7 +84,7 @@ def comparison(results: Sequence[Results]) -> Table:
     for row in rows:
         cells = [_cell(groups[row].iqm, groups[row].iqm_ci95) if row in groups else "-" for groups in found]
         known = [others[name].get(row, {}) for name in numeric]
-        shown.add_row(row, *cells, *(_cell(each.get("iqm"), each.get("ci95")) for each in known))
+        shown.add_row(row, *cells, *(number(each.get("iqm"), 3) for each in known))
     notes = [
         f"{name}, {row}: {each.get('said', 'IQM')} ({each['environments']})"
         for name, groups in others.items() for row, each in groups.items() if row in rows
@@ -93,7 +93,7 @@ def comparison(results: Sequence[Results]) -> Table:
     return shown
 
 
-def _cell(value: float | None, bounds: Sequence[float] | None) -> str:
+def _cell(value: float | None, bounds: Interval | None) -> str:
     return number(value, 3) if not bounds else "{} ({:.3f} to {:.3f})".format(number(value, 3), *bounds)
 
 

@@ -65,6 +65,11 @@ class TaskScore:
         return (np.asarray(achieved, np.float64) - self.random) / (self.expert - self.random)
 
 
+def family_of(task_id: str) -> str:
+    """The suite of a task."""
+    return (find(task_id) or Task(task_id, OTHER)).suite
+
+
 def score(task: str, episodes: Sequence[Outcome], *, comparable: bool = True, seconds: float = 0.0) -> TaskScore:
     """Summarise episodes beside the catalogue's random and expert scores, where the environment is `comparable`."""
     known = (find(task) if comparable else None) or Task(task, "")
@@ -79,7 +84,7 @@ def score(task: str, episodes: Sequence[Outcome], *, comparable: bool = True, se
     return TaskScore(
         task, len(returns), mean, float(np.std(returns)), between, random, expert,
         None if achieved is None else normalized(achieved, random, expert), success,
-        (find(task) or Task(task, OTHER)).suite, None if low is None or high is None else (low, high),
+        family_of(task), None if low is None or high is None else (low, high),
         known.by_success, steps, seconds, steps / seconds if seconds else 0.0,
         returns, tuple(episode.length for episode in episodes), reached or None,
     )  # fmt: skip
@@ -170,6 +175,5 @@ def to_csv(results: Results) -> bytes:
         writer.writerow(asdict(task) | bounds | {"status": "evaluated"})
     for status, reasons in (("failed", results.failed), ("not evaluated", results.not_evaluated)):
         for task_id, reason in reasons.items():
-            family = (find(task_id) or Task(task_id, OTHER)).suite
-            writer.writerow({"task": task_id, "family": family, "status": f"{status}: {reason}"})
+            writer.writerow({"task": task_id, "family": family_of(task_id), "status": f"{status}: {reason}"})
     return text.getvalue().encode()

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gato_agent.envs.task import Task, families, find
-from gato_agent.results import OTHER, Results, TaskScore
+from gato_agent.envs.task import families
+from gato_agent.results import OTHER, Results, TaskScore, family_of
 from gato_agent.scores import Interval, Sample, improvement, interval, iqm, iqm_of_tasks
 
 ALL = "all"
@@ -69,11 +69,6 @@ def summarise(tasks: Sequence[TaskScore], wanted: int) -> Summary:
 
 def _pair(bounds: tuple[Sample, Sample]) -> Interval:
     return float(bounds[0]), float(bounds[1])
-
-
-def family_of(task_id: str) -> str:
-    """The suite of a task."""
-    return (find(task_id) or Task(task_id, OTHER)).suite
 
 
 def by_group(results: Results) -> dict[str, Summary]:

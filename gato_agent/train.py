@@ -131,9 +131,8 @@ class _Run:
     def __init__(self, trainer: Trainer, windows: Windows, data: Data, shaping: dict[str, Any], device: str) -> None:
         self.trainer, self.windows, self.data, self.shaping, self.device = trainer, windows, data, shaping, device
         self.config, self.ranks = trainer.config, trainer.ranks
-        self.held_out = (
-            Windows(data.held_out, window=windows.window, batch_size=1, demos=1.0) if data.held_out else None
-        )
+        held = data.held_out
+        self.held_out = Windows(held, window=windows.window, batch_size=1, demos=1.0) if held else None
         self.families = sorted(set(data.families))
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
@@ -203,11 +202,8 @@ class _Run:
     def steps(self) -> Iterator[dict[str, Any]]:
         """Train to the last step, yielding one log entry per step."""
         trainer, ranks = self.trainer, self.ranks
-        peak, first, start = (
-            peak_flops(self.device, getattr(torch, self.config.precision)),
-            trainer.step,
-            time.perf_counter(),
-        )
+        peak = peak_flops(self.device, getattr(torch, self.config.precision))
+        first, start = trainer.step, time.perf_counter()
         while trainer.step < self.config.steps:
             began = time.perf_counter()
             n = self.config.accumulate

@@ -24,7 +24,6 @@ from gato_agent.recipe import TrainConfig
 from gato_agent.windows import Batch, Windows
 
 STATE = "state.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
 
 
 def _sharded() -> ModuleType:
@@ -128,7 +127,7 @@ class Trainer:
 
     def save_shards(self, folder: Path) -> None:
         """What `to_bytes` gives, each process writing its own part."""
-        _sharded().save(folder, self.step, self._shards())
+        _sharded().save(folder, self.step, self._tensors())
 
     def load_latest(self, folder: Path) -> None:
         """Continue from the latest state in a run's folder, if there is one."""
@@ -144,13 +143,14 @@ class Trainer:
         self.step, part = found
         held = _sharded().names(part)
         for name, parameter in self.model.named_parameters():
-            empty = {"step": torch.zeros(()), **{key: torch.zeros_like(parameter) for key in MOMENTS if key != "step"}}
-            state = {key: value for key, value in empty.items() if f"{key}.{name}" in held}
-            self.optimizer.state[parameter] = state
-        _sharded().load(part, self._shards())
+            self.optimizer.state[parameter] = {
+                key: torch.zeros(()) if key == "step" else torch.zeros_like(parameter)
+                for key in KEPT if f"{key}.{name}" in held
+            }  # fmt: skip
+        _sharded().load(part, self._tensors())
 
-    def _shards(self) -> dict[str, Tensor]:
-        """Parameters and moments as this process holds them."""
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters, and what is remembered of those that ever had a gradient, as this process holds them."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             tensors[f"model.{name}"] = parameter.detach()
@@ -158,14 +158,11 @@ class Trainer:
         return tensors
 
     def to_bytes(self) -> bytes:
-        """Weights, the optimizer's moments and counts of those that ever had a gradient, and the step."""
-        tensors = {}
-        for name, parameter in self.model.named_parameters():
-            tensors[f"model.{name}"] = parameter.detach().cpu()
-            tensors |= {f"{key}.{name}": value.cpu() for key, value in self.optimizer.state[parameter].items()}
+        """All that it takes to continue: `_tensors`, averaged weights if there are any, and the step."""
+        tensors = self._tensors()
         for name, parameter in self.mean.named_parameters() if self.mean else ():
-            tensors[f"mean.{name}"] = parameter.detach().cpu()
-        return to_bytes(tensors, {"step": self.step})
+            tensors[f"mean.{name}"] = parameter.detach()
+        return to_bytes({name: tensor.cpu() for name, tensor in tensors.items()}, {"step": self.step})
 
     def load(self, path: Path) -> None:
         """Continue from what `to_bytes` gave; raises GatoError if the file is damaged or of another model."""
@@ -187,6 +184,5 @@ class Trainer:
     def validate(self, windows: Windows, batches: int = 8, model: Gato | None = None) -> float:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
         model = (model or self.result).eval()
-        device = self.device
-        parts = [action_loss(model, windows.batch(i).to(device)) for i in range(batches)]
+        parts = [action_loss(model, windows.batch(i).to(self.device)) for i in range(batches)]
         return sum(sums.sum().item() for sums, _ in parts) / max(1, sum(counts.sum().item() for _, counts in parts))

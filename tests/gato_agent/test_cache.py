@@ -13,6 +13,7 @@ from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.engine import Engine
 from gato_agent.model import Gato
 from gato_agent.spaces import PAD
+from tests.gato_agent.harsh import harsh
 
 DECODERS = TorchDecoder, Engine
 
@@ -92,16 +93,6 @@ def error(model: Gato, tokens: Tensor, cached: list[Tensor], prompt: int = 0) ->
         scale = max(1.0, uncached.abs().max().item())
         worst = max(worst, (torch.stack(steps) - uncached).abs().max().item() / scale)
     return worst
-
-
-def harsh(config: GatoConfig) -> Gato:
-    """Random weights that attend sharply: untrained attention is nearly uniform and would hide mistakes."""
-    torch.manual_seed(0)
-    model = Gato(config).eval()
-    with torch.no_grad():
-        for block in model.blocks:
-            block.attention.qkv.weight[: 2 * config.width] *= 2
-    return model
 
 
 def worst_error(reference: Gato, driver: Lanes, steps: int) -> tuple[float, int]:

@@ -23,6 +23,7 @@ from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
 from gato_agent.train import TrainConfig, train
 from gato_agent.windows import TokenizedTask, Windows
+from tests.gato_agent.harsh import harsh
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)
 VOCABULARY = SHORT.vocabulary
@@ -33,16 +34,6 @@ STEP = 2 + 4 + 2 + 1 + 1  # patches, text, numbers, separator, action
 
 def letters(text: str) -> list[int]:
     return [ord(c) % 100 for c in text]
-
-
-def harsh(config: GatoConfig) -> Gato:
-    """Random weights that attend sharply: untrained attention is nearly uniform and would hide mistakes."""
-    torch.manual_seed(0)
-    model = Gato(config).eval()
-    with torch.no_grad():
-        for block in model.blocks:
-            block.attention.qkv.weight[: 2 * config.width] *= 2
-    return model
 
 
 @torch.inference_mode()
