@@ -13,6 +13,7 @@
     expert_kind = "catalogue"
     expert_source = "stable-baselines3 ppo, rl-trained-agents"
     view = [{ select = "", index = [0, 1, 2] }]  # as in views.py
+    packed_view = []                    # likewise, for models whose tokens hold many values
 
     [tasks."LunarLander-v3".expert]     # and .random
     mean = 242.1
@@ -39,7 +40,7 @@ from gato_agent.envs.task import Score, Task
 from gato_agent.envs.views import View
 
 WORDS = ("observes", "acts", "instruction", "success", "expert_kind", "expert_source")
-SHARED: dict[str, type] = {**dict.fromkeys(WORDS, str), "view": list}
+SHARED: dict[str, type] = {**dict.fromkeys(WORDS, str), "view": list, "packed_view": list}
 TASK = {"horizon": int, "text_pieces": int, "tokens_per_timestep": int, **SHARED}
 SCORE = {"mean": float, "std": float, "episodes": int, "seeds": list, "how": str, "versions": dict}
 EXTRAS = {"success": float, "horizon_mean": float, "horizon_std": float}
@@ -67,10 +68,11 @@ def _task(env_id: str, table: Any, where: str, suite: str, shared: Mapping[str, 
     known = _checked(table, where, required={}, optional={**TASK, "random": dict, "expert": dict})
     entries: dict[str, Any] = {**shared, **known}
     entries |= {name: _score(known[name], f"{where}{name}.") for name in ("random", "expert") if name in known}
-    try:
-        entries["view"] = View.from_json(entries.get("view", []))
-    except GatoError as error:
-        raise GatoError(f"{where}view: {error}") from None
+    for key in ("view", "packed_view"):
+        try:
+            entries |= {key: View.from_json(entries[key])} if key in entries else {}
+        except GatoError as error:
+            raise GatoError(f"{where}{key}: {error}") from None
     return Task(id=env_id, suite=suite, **entries)
 
 

@@ -55,6 +55,7 @@ class Task:
         horizon: steps that an episode can have at most; `make` sees to it where Gymnasium has no limit.
         extra: extra of this package that installs the suite.
         view: what of an observation becomes tokens, without steps all of it.
+        packed_view: what becomes tokens where one holds many values, if that is to be another.
         instruction: path of the text in its observation that stays the same all through an episode.
         text_pieces: tokens that an observed text is given, where a task needs fewer or more than 32.
         observes: its observation space in a few words.
@@ -74,6 +75,7 @@ class Task:
     expert: Score | None = None
     extra: str | None = None
     view: View = EVERYTHING
+    packed_view: View | None = None
     instruction: str | None = None
     text_pieces: int | None = None
     observes: str | None = None
@@ -112,16 +114,23 @@ def is_installed(task: Task) -> bool:
     return all(installed(package) for package, extra in EXTRAS.items() if extra == task.extra)
 
 
-def view_of(env_id: str, observation_space: Space[Any]) -> View:
-    """The catalogue's view of that environment where it suits the space, which other arguments may have changed."""
+def view_of(env_id: str, observation_space: Space[Any], packed: bool = False) -> View:
+    """The catalogue's view of that environment where it suits the space, which other arguments may have changed.
+
+    Args:
+        env_id: what Gymnasium calls it.
+        observation_space: its observation space.
+        packed: whether one token holds many values.
+    """
     task = find(env_id)
     if task is None:
         return EVERYTHING
+    view = task.packed_view if packed and task.packed_view else task.view
     try:
-        task.view.space(observation_space)
+        view.space(observation_space)
     except SpaceError:
         return EVERYTHING
-    return task.view
+    return view
 
 
 def families() -> list[str]:

@@ -20,7 +20,8 @@ from gato_agent.prompt import Kind
 from gato_agent.prompter import Prompter
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.hub import PREFIX
-from gato_agent.spaces import PAD
+from gato_agent.spaces import PAD, Observed
+from gato_agent.windows import flat
 
 
 class Agent:
@@ -207,10 +208,13 @@ class Agent:
         if start.shape != (lanes,):
             raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
         self._restart(start)
-        tokens, patches = self._encode(observation, start)
-        self._tokens[:, 1:-1] = torch.from_numpy(tokens)
-        shown = torch.from_numpy(patches.reshape(-1, *patches.shape[2:])).to(self.device) if patches.size else None
-        action = self._decoder.step(Prefill(self._tokens, self._local, shown, self._intervals), self._choose)
+        seen = self._encode(observation, start)
+        self._tokens[:, 1:-1] = torch.from_numpy(seen.tokens)
+        patches, packs = (
+            torch.from_numpy(flat(part)).to(self.device) if part.size else None for part in (seen.patches, seen.packs)
+        )
+        prefill = Prefill(self._tokens, self._local, patches, self._intervals, packs)
+        action = self._decoder.step(prefill, self._choose)
         self._tokens[:, 0] = action[:, -1]
         self._steps += 1
         return self.tokenizer.decode_actions(action.cpu().numpy())
@@ -231,8 +235,8 @@ class Agent:
             there = [part if part is None else part.to(self.device) for part in prompts]
             self._decoder.pin(torch.from_numpy(lanes).to(self.device), Prefill(*there))  # type: ignore[arg-type]
 
-    def _encode(self, observation: Columns, start: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Tokens [lanes, n_obs] and patches [lanes, k, 16, 16, 4] of observations; pins prompts of new episodes."""
+    def _encode(self, observation: Columns, start: NDArray[np.bool_]) -> Observed:
+        """Tokens, patches and packs of the lanes' observations; pins prompts of new episodes."""
         try:
             self._pin(start, self._prompter.begin(observation, start))
             return self.tokenizer.encode_observations(observation)

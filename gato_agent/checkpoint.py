@@ -52,6 +52,7 @@ class TrainedTask:
             text.encode if text else None,
             self.text_pieces,
             self.view,
+            config.pack,
         )
         if tokenizer.n_obs > config.local_positions:
             raise UsageError(

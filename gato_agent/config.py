@@ -29,6 +29,8 @@ class GatoConfig:
     """Channels of the patch tower: the stem, a multiple of 32, then one residual unit each, multiples of 64."""
     local_positions: int = 512
     """Longest observation in tokens."""
+    pack: int = 1
+    """Values of an observation that share one token: its numbers side by side, read by one matrix. 1 as in the paper."""
     stochastic_depth: float = 0.1
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ class Data:
         """Digest of all tokens, so that a run resumes with the data that it began with."""
         sha = hashlib.sha256()
         for task in [*self.tokenized, *self.held_out]:
-            for array in (task.rows, task.labels, task.patches, task.ends, task.texts):
+            for array in (task.rows, task.labels, task.patches, task.packs, task.ends, task.texts):
                 sha.update(np.ascontiguousarray(array).data)
             if task.prompt != NO_PROMPT:
                 sha.update(json.dumps(task.prompt.to_json()).encode())
@@ -86,7 +86,7 @@ def load_data(
         GatoError: an episode is damaged, or holds what cannot be tokenized.
     """
     stores = _by_task([folders] if isinstance(folders, Path) else folders)
-    tasks = _prompted([_trained(same[0], text_pieces) for same in stores.values()], prompt)
+    tasks = _prompted([_trained(same[0], text_pieces, config.pack > 1) for same in stores.values()], prompt)
     texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
     text = text or _text(text_model, config, texts)
     pieces = text.encode if text else None
@@ -123,12 +123,12 @@ def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
     return stores
 
 
-def _trained(store: EpisodeStore, text_pieces: int | None) -> TrainedTask:
+def _trained(store: EpisodeStore, text_pieces: int | None, packed: bool) -> TrainedTask:
     """A store's task, seen as the catalogue says if it is known there."""
     known = find(store.env_id) or Task(store.env_id, "")
     pieces = text_pieces or known.text_pieces or TEXT_PIECES
     space = store.observation_space
-    view = view_of(store.env_id, space)
+    view = view_of(store.env_id, space, packed)
     return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
 
 

@@ -19,6 +19,7 @@ class Prefill(NamedTuple):
     local: Tensor  # int64, the same shape
     patches: Tensor | None  # uint8 [lanes * k, 16, 16, 4]
     intervals: Tensor | None  # integer [lanes * k, 2, 2]
+    packs: Tensor | None = None  # integer [lanes * p, pack]
 
 
 class Choose:
@@ -107,8 +108,8 @@ class TorchDecoder:
     @torch.inference_mode()
     def pin(self, lanes: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
-        tokens, local, patches, intervals = prompts
-        self.model(tokens, patches, local=local, intervals=intervals, cache=Pinning(self.cache, lanes))
+        tokens, local, patches, intervals, packs = prompts
+        self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=Pinning(self.cache, lanes))
 
     def restart(self, lanes: Tensor, age: int = 0) -> None:
         """See `Decoder`."""
@@ -121,8 +122,8 @@ class TorchDecoder:
         The separator's hidden state gives the first token and each token gives the next, so an action of A tokens
         takes A passes; the last one is not fed back here but enters with the next observation.
         """
-        tokens, local, patches, intervals = prefill
-        hidden = self.model(tokens, patches, local=local, intervals=intervals, cache=self.cache)[:, -1]
+        tokens, local, patches, intervals, packs = prefill
+        hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)[:, -1]
         action: list[Tensor] = []
         self.logits = []
         for low, high in self.legal:

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gato_agent.config import GatoConfig
-from gato_agent.spaces import PATCH, PATCH_SIZE, POSITIONS
+from gato_agent.spaces import BINS, PACK, PAD, PATCH, PATCH_SIZE, POSITIONS
 
 NORM_GROUPS = 32
 CHANNELS = 4
+VALUE_WIDTH = 16  # of the vector of one value in a pack
 
 
 class ResidualUnit(nn.Module):
@@ -84,33 +85,67 @@ def distinct(patches: Tensor) -> tuple[Tensor, Tensor]:
     return patches[torch.from_numpy(first)], torch.from_numpy(place)
 
 
+class PackEmbedding(nn.Module):
+    """The values of a pack -> one vector: each looked up in a narrow table, all side by side, through one matrix."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.value = nn.Embedding(1 + 2 * BINS, VALUE_WIDTH, padding_idx=0)
+        self.mix = nn.Linear(config.pack * VALUE_WIDTH, config.width, bias=False)
+
+    def forward(self, packs: Tensor) -> Tensor:
+        """Integer [k, pack], ids from the first bin on or PAD -> [k, width]."""
+        return self.mix(self.value(packs.int() - PAD).flatten(1))  # type: ignore[no-any-return]
+
+
 class Embedding(nn.Module):
-    """One table for text, values and separator; patches where the stream says PATCH; local positions."""
+    """One table for text, values and separator; patches and packs where the stream says so; local positions."""
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
         self.table = nn.Embedding(config.vocabulary.size, config.width)
         self.local = nn.Embedding(config.local_positions, config.width)
         self.patch = PatchEmbedding(config)
+        if config.pack > 1:
+            self.pack = PackEmbedding(config)
 
-    def forward(self, tokens: Tensor, local: Tensor | None, patches: Tensor | None, intervals: Tensor | None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, local: Tensor | None, patches: Tensor | None, intervals: Tensor | None,
+        packs: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Embed a stream of tokens.
 
         Args:
-            tokens: integer [batch, length]; ids, PAD or PATCH.
+            tokens: integer [batch, length]; ids, PAD, PATCH or PACK.
             local: integer [batch, length]; position within the observation, -1 for separator and actions; None for no
                 observations at all.
             patches: uint8 [k, 16, 16, 4], one per PATCH in `tokens`, in row-major order; None if there are none.
             intervals: integer [k, 2, 2], the place of each patch in its image.
+            packs: integer [p, pack], one per PACK, likewise.
 
         Returns:
             [batch, length, width]
         """
         x = self.table(tokens.clamp(min=0))
+        # Tower and packs run where they are needed alone: the TensorFlow version ran on every token and masked afterwards.
         if patches is not None and len(patches):
             assert intervals is not None
-            # The tower runs on patches alone: the TensorFlow version ran it on every token and masked afterwards.
             x = x.masked_scatter((tokens == PATCH).unsqueeze(-1), self.patch(patches, intervals).to(x.dtype))
+        if packs is not None and len(packs):
+            x = x.masked_scatter((tokens == PACK).unsqueeze(-1), self.pack(packs).to(x.dtype))
         if local is not None:
             x = x + self.local(local.clamp(min=0)) * (local >= 0).unsqueeze(-1)
         return x  # type: ignore[no-any-return]
+
+    def looked_at(
+        self, tokens: Tensor, patches: Tensor | None, intervals: Tensor | None, packs: Tensor | None
+    ) -> Tensor | None:
+        """Vectors [k + p, width] of patches and packs in the order of their places in `tokens`; None without any."""
+        if packs is None:
+            return None if patches is None else self.patch(patches, intervals)
+        if patches is None:
+            return self.pack(packs)  # type: ignore[no-any-return]
+        packed = tokens[(tokens == PATCH) | (tokens == PACK)] == PACK
+        found = torch.empty(len(packed), self.table.embedding_dim, dtype=self.table.weight.dtype, device=tokens.device)
+        found[packed], found[~packed] = self.pack(packs), self.patch(patches, intervals)
+        return found

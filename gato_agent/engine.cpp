@@ -349,7 +349,7 @@ struct Step : Scratch {
         x.resize(long(lanes) * count * D);
         for (long r = 0; r < long(lanes) * count; r++) {
             float *to = &x[r * D];
-            if (tokens[r] == -2 && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
+            if (tokens[r] <= -2 && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
             else std::memcpy(to, m.table + std::max<int64_t>(tokens[r], 0) * D, D * sizeof(float));
             const int64_t place = local ? local[r] : -1;
             for (int j = 0; place >= 0 && j < D; j++) to[j] += m.local[place * D + j];

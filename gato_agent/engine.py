@@ -141,7 +141,7 @@ class Engine:
         tokens, local, patches = self._checked(prompts, len(found), self._ring.prompt)
         if tokens.shape[1] != self._ring.prompt:
             raise ValueError(f"prompts of {tokens.shape[1]} tokens, and reset prepared for {self._ring.prompt}")
-        counts = [0, *(tokens == PATCH).sum(1).cumsum(0).tolist()]
+        counts = [0, *(tokens <= PATCH).sum(1).cumsum(0).tolist()]
         for row, lane in enumerate(found):
             shown = None if patches is None else patches[counts[row] : counts[row + 1]]
             self._call(lane, tokens[row], local[row], shown, tokens.shape[1], None, 0, 1.0)
@@ -157,8 +157,8 @@ class Engine:
         return self._actions.clone()
 
     def _checked(self, prefill: Prefill, rows: int, longest: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens, local positions and embedded patches, as C++ may read them; raises ValueError for others."""
-        tokens, local, patches, intervals = prefill
+        """Tokens, local positions, and vectors of patches and packs, as C++ may read them; raises ValueError for others."""
+        tokens, local, patches, intervals, packs = prefill
         if tokens.shape[0] != rows or tokens.shape[1] > longest or tokens.dtype != torch.int64:
             raise ValueError(
                 f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
@@ -168,8 +168,8 @@ class Engine:
             raise ValueError(
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
-        shown = None if patches is None else self._model.embedding.patch(patches, intervals).contiguous()
-        return tokens.contiguous(), local.contiguous(), shown
+        shown = self._model.embedding.looked_at(tokens, patches, intervals, packs)
+        return tokens.contiguous(), local.contiguous(), None if shown is None else shown.contiguous()
 
     def _call(
         self, lane: int, tokens: Tensor, local: Tensor, patches: Tensor | None, count: int, choices: Any, actions: int,

@@ -10,7 +10,7 @@ import time
 import torch
 
 from gato_agent.config import GatoConfig
-from gato_agent.embedding import distinct
+from gato_agent.embedding import VALUE_WIDTH, distinct
 from gato_agent.spaces import PATCH_SIZE
 from gato_agent.windows import Batch
 
@@ -26,6 +26,8 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
     if batch.patches is not None:
         looked_at = distinct(batch.patches)[0] if batch.patches.device.type == "cpu" else batch.patches
         forward += patch_flops(config) * len(looked_at)
+    if batch.packs is not None:
+        forward += 2.0 * batch.packs.numel() * VALUE_WIDTH * config.width
     return 3 * forward
 
 

@@ -39,7 +39,7 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
     """
     hidden = model(
         batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
-        index=batch.index, pinned=batch.pinned,
+        index=batch.index, pinned=batch.pinned, packs=batch.packs,
     ).flatten(0, 1)  # fmt: skip
     continuous = model.config.vocabulary.continuous
     sums, counts = [torch.zeros((), device=hidden.device)] * batch.families, [0] * batch.families

@@ -175,18 +175,21 @@ class Gato(nn.Module):
         segment: Tensor | None = None,
         index: Tensor | None = None,
         pinned: Tensor | None = None,
+        packs: Tensor | None = None,
         cache: Cache | Pinning | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
 
         Args:
-            tokens: integer [batch, length]; ids, PAD (-1: never attended to) or PATCH (-2: the next patch).
+            tokens: integer [batch, length]; ids, PAD (-1: never attended to), PATCH (-2: the next patch) or
+                PACK (-3: the next pack).
             patches: uint8 [k, 16, 16, 4], one per PATCH, row-major.
             local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
             intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
             segment: integer [batch, length], episode of each token; tokens see their own episode only.
             index: integer [batch, length], place in its episode, rising; by default each row is one from its beginning.
             pinned: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
+            packs: integer [p, pack], one per PACK, row-major.
             cache: holds what came before; `segment` must then be None, each lane being one episode.
 
         Returns:
@@ -195,7 +198,7 @@ class Gato(nn.Module):
         if patches is not None and intervals is None:
             whole = torch.tensor([[0, POSITIONS]] * 2, device=tokens.device)
             intervals = whole.expand(len(patches), 2, 2)
-        x = self.embedding(tokens, local, patches, intervals)
+        x = self.embedding(tokens, local, patches, intervals, packs)
         if cache is None:
             places = self._places(tokens, segment, index, pinned, x.dtype)
         else:
@@ -263,6 +266,11 @@ def initialise(model: Gato) -> None:
         model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bins(
             model.config.width
         )
+        if model.config.pack > 1:
+            values = model.embedding.pack.value.weight
+            values.normal_()
+            values[0] = 0  # of PAD
+            values[1 : 1 + BINS] = smooth_bins(values.shape[1])
 
 
 def smooth_bins(width: int) -> Tensor:

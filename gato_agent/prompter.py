@@ -58,7 +58,8 @@ class Prompter:
             count = len(opening.patches) // len(self._shown.tokenizer.patch_intervals)
             patches = torch.from_numpy(opening.patches).repeat(lanes, 1, 1, 1)
             places = torch.from_numpy(self._shown.tokenizer.patch_intervals).repeat(lanes * count, 1, 1)
-        return Prefill(tokens, local, patches, places)
+        packs = torch.from_numpy(opening.packs).repeat(lanes, 1) if len(opening.packs) else None
+        return Prefill(tokens, local, patches, places, packs)
 
     def begin(self, observation: Columns, start: NDArray[np.bool_]) -> Prefill | None:
         """Prompts of the lanes, bool [lane], whose episodes begin with this observation, if each has its own.

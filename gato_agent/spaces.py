@@ -2,6 +2,7 @@
 
     vocabulary     text pieces | 1,024 continuous bins | 1,024 discrete values | separator
     one timestep   text leaves, image leaves, then all other leaves, each by path | separator | action leaves by path
+    packed         the values of those other leaves are no tokens of their own: up to `pack` of them share one
 
 For example, as actions and with 512 text pieces:
 
@@ -36,9 +37,9 @@ from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
 from gato_agent.envs.views import EVERYTHING, View
 
-__all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "SpaceTokenizer", "Vocabulary"]
+__all__ = ["BINS", "PACK", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "Observed", "SpaceTokenizer", "Vocabulary"]
 
-PAD, PATCH = -1, -2  # in token arrays, where there is no id: nothing, and the place of an image patch
+PAD, PATCH, PACK = -1, -2, -3  # in token arrays, where there is no id: nothing, an image patch, several values
 
 
 class Vocabulary(NamedTuple):
@@ -67,6 +68,20 @@ class Vocabulary(NamedTuple):
         return self.text + 2 * BINS + 1
 
 
+class Observed(NamedTuple):
+    """B observations as tokens.
+
+    Attributes:
+        tokens: int32 [B, n_obs]: ids, PAD, PATCH or PACK.
+        patches: uint8 [B, k, 16, 16, 4] in the order of PATCH.
+        packs: int16 [B, p, pack] in the order of PACK: ids from the first bin on, PAD beyond the last value.
+    """
+
+    tokens: NDArray[np.int32]
+    patches: NDArray[np.uint8]
+    packs: NDArray[np.int16]
+
+
 class SpaceTokenizer:
     """Everything that tokens mean for one pair of spaces.
 
@@ -77,9 +92,11 @@ class SpaceTokenizer:
         text: string -> piece ids; without it, an observation with text cannot be encoded.
         text_pieces: tokens of an observed text, which is padded to that length.
         view: what of an observation is seen.
+        pack: values of an observation that share one token; 1 for a token each.
 
     Attributes:
         n_obs: tokens of an observation.
+        n_packs: how many of them are packs.
         n_act: tokens of an action.
         patch_slots: int64 [k], positions of image patches within the observation.
         patch_intervals: int32 [k, 2, 2], (row | column, from | to) in 128ths of the padded image.
@@ -92,6 +109,7 @@ class SpaceTokenizer:
     def __init__(
         self, observation_space: Space[Any], action_space: Space[Any], vocabulary: Vocabulary,
         text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32, view: View | None = None,
+        pack: int = 1,
     ) -> None:  # fmt: skip
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
@@ -100,6 +118,10 @@ class SpaceTokenizer:
         self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
         self._texts, self._images, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
         self._tensors = _elements(tensors, action=False)
+        values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
+        self._values, self._pack = self.n_obs - values, pack  # where the values begin
+        self.n_packs = -(-values // pack) if pack > 1 else 0
+        self.n_obs = self._values + self.n_packs if pack > 1 else self.n_obs
         images = [intervals(*shape_of(leaf)[:2]) for leaf, _ in self._images]
         slots = [at + np.arange(len(image)) for (_, at), image in zip(self._images, images, strict=True)]
         self.patch_slots = np.concatenate([np.zeros(0, np.int64), *slots])
@@ -124,14 +146,11 @@ class SpaceTokenizer:
         """Tokens of observation, separator and action."""
         return self.n_obs + 1 + self.n_act
 
-    def encode_observations(self, columns: Columns) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    def encode_observations(self, columns: Columns) -> Observed:
         """Encode B observations.
 
         Args:
             columns: leaf path -> array [B, ...].
-
-        Returns:
-            Tokens int32 [B, n_obs]: ids, PAD or PATCH; and patches uint8 [B, k, 16, 16, 4] in the order of PATCH.
 
         Raises:
             SpaceError: a value that the space cannot have; names the leaf, the element and the row.
@@ -145,9 +164,16 @@ class SpaceTokenizer:
                 tokens[row, at : at + len(pieces)] = pieces
         tokens[:, self.patch_slots] = PATCH
         patches = [cut_patches(column_of(leaf, columns, rows)) for leaf, _ in self._images]
+        packs = np.full((rows, self.n_packs * self._pack), PAD, dtype=np.int16)
+        if self.n_packs:
+            tokens[:, self._values :] = PACK
         for part in self._tensors:
-            tokens[:, part.slots] = self._offset + part.encode(columns, rows)
-        return tokens, np.concatenate([np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8), *patches], axis=1)
+            if self.n_packs:
+                packs[:, part.slots - self._values] = part.encode(columns, rows)
+            else:
+                tokens[:, part.slots] = self._offset + part.encode(columns, rows)
+        none = np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8)
+        return Observed(tokens, np.concatenate([none, *patches], axis=1), packs.reshape(rows, self.n_packs, self._pack))
 
     def _encode_text(self, path: str, text: str, row: int) -> Sequence[int]:
         if self._pieces is None:

@@ -112,14 +112,17 @@ class Trainer:
         return nullcontext()
 
     def _forget_unused(self, parts: Sequence[Batch]) -> None:
-        """FSDP gives every parameter a gradient: that of the patch tower is none where no process had an image."""
+        """FSDP gives every parameter a gradient: those of patches and packs are none where no process had any."""
         if not self.config.fsdp:
             return
-        shown = sum(len(part.patches) for part in parts if part.patches is not None)
-        patches = torch.tensor(float(shown), device=self.device)
-        if not self.ranks.sum(patches).item():
-            for parameter in self.model.embedding.patch.parameters():
-                parameter.grad = None
+        embedding = self.model.embedding
+        readers = {"patches": embedding.patch} | ({"packs": embedding.pack} if self.model.config.pack > 1 else {})
+        for name, reader in readers.items():
+            there = [getattr(part, name) for part in parts]
+            count = torch.tensor(float(sum(len(seen) for seen in there if seen is not None)), device=self.device)
+            if not self.ranks.sum(count).item():
+                for parameter in reader.parameters():
+                    parameter.grad = None
 
     def whole(self) -> Gato:
         """The model in one piece; all processes must ask for it together, and the first one has it."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 from gato_agent.envs.errors import GatoError, SpaceError
 from gato_agent.prompt import DEMO_SHARE, NO_PROMPT, Prompt
 from gato_agent.rollouts.episode import Episode
-from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
+from gato_agent.spaces import PACK, PAD, PATCH, SpaceTokenizer
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Targets(NamedTuple):
@@ -29,7 +31,7 @@ class Targets(NamedTuple):
 class Batch:
     """Windows of tokens, and what is to be predicted in them."""
 
-    tokens: Tensor  # int64 [batch, window]; ids, PAD or PATCH
+    tokens: Tensor  # int64 [batch, window]; ids, PAD, PATCH or PACK
     local: Tensor  # int64 [batch, window]; -1 where a token has no place in an observation
     segment: Tensor  # int64 [batch, window]; episode fragment that a token belongs to
     patches: Tensor | None  # uint8 [k, 16, 16, 4]
@@ -38,6 +40,7 @@ class Batch:
     families: int = 1  # that there are, in this batch or not
     index: Tensor | None = None  # int64 [batch, window], place in its fragment; None where no task has prompts
     pinned: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its fragment begins with
+    packs: Tensor | None = None  # int16 [p, pack]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
@@ -47,8 +50,8 @@ class Batch:
 
         tokens, local, segment = (x.to(device, non_blocking=True) for x in (self.tokens, self.local, self.segment))
         targets = [t._replace(position=t.position.to(device), id=t.id.to(device)) for t in self.targets]
-        images = move(self.patches), move(self.intervals)
-        return Batch(tokens, local, segment, *images, targets, self.families, move(self.index), move(self.pinned))
+        images, prompts = (move(self.patches), move(self.intervals)), (move(self.index), move(self.pinned))
+        return Batch(tokens, local, segment, *images, targets, self.families, *prompts, move(self.packs))
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Opening:
         index: int64 [k], places in the prompt.
         local: int64 [k].
         patches: uint8 [k, 16, 16, 4].
+        packs: int16 [p, pack].
     """
 
     pinned: int
@@ -68,10 +72,12 @@ class Opening:
     index: NDArray[np.int64]
     local: NDArray[np.int64]
     patches: NDArray[np.uint8]
+    packs: NDArray[np.int16]
 
 
 NO_ONE = np.zeros(0, np.int64)
-NOTHING = Opening(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, np.zeros((0, 16, 16, 4), np.uint8))
+NO_PATCHES, NO_PACKS = np.zeros((0, 16, 16, 4), np.uint8), np.zeros((0, 1), np.int16)
+NOTHING = Opening(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, NO_PATCHES, NO_PACKS)
 
 
 class TokenizedTask:
@@ -81,6 +87,7 @@ class TokenizedTask:
         rows: int32 [timesteps, tokens_per_step]: observation, separator, executed action.
         labels: int32 [timesteps, n_act]: the expert's action.
         patches: uint8 [timesteps, k, 16, 16, 4].
+        packs: int16 [timesteps, p, pack].
         ends: int64 [episodes], one past each episode's last row.
         texts: int32 [episodes, prompt.tokens], what each episode is prompted with, where that is a text.
         family: index of the family that it is of, so that their losses can be told apart.
@@ -96,8 +103,8 @@ class TokenizedTask:
             raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
         self.name, self.tokenizer, self.prompt = name, tokenizer, prompt
         parts = [_tokenize(name, tokenizer, separator, episode) for episode in episodes]
-        self.rows, self.labels, self.patches = (np.concatenate(part) for part in zip(*parts, strict=True))
-        self.ends = np.cumsum([len(rows) for rows, _, _ in parts])
+        self.rows, self.labels, self.patches, self.packs = (np.concatenate(part) for part in zip(*parts, strict=True))
+        self.ends = np.cumsum([len(rows) for rows, *_ in parts])
         n_obs, n_act = tokenizer.n_obs, tokenizer.n_act
         self.local = np.array([*range(n_obs), *[-1] * (1 + n_act)])
         self.texts = _texts(name, episodes, prompt, pieces)
@@ -138,12 +145,12 @@ class TokenizedTask:
         episode = int(np.searchsorted(self.ends, where.start, side="right"))
         if self.prompt.kind == "text":
             tokens = self.texts[episode]
-            return self._opening(tokens, np.full(len(tokens), -1), NOTHING.patches)
+            return self._opening(tokens, np.full(len(tokens), -1), NO_PATCHES, NO_PACKS)
         if len(self.ends) == 1 or rng.random() >= demos:
             return NOTHING
         shown = self._piece(rng, (episode + int(rng.integers(1, len(self.ends)))) % len(self.ends))
-        patches = self.patches[shown].reshape(-1, *self.patches.shape[2:])
-        return self._opening(self.rows[shown].reshape(-1), np.tile(self.local, shown.stop - shown.start), patches)
+        local = np.tile(self.local, shown.stop - shown.start)
+        return self._opening(self.rows[shown].reshape(-1), local, *self._seen(shown))
 
     def last(self, length: int) -> Opening:
         """The last timesteps of all, `length` tokens of them; what is missing is padded."""
@@ -151,8 +158,11 @@ class TokenizedTask:
         tokens, local = np.full(length, PAD, np.int32), np.full(length, -1)
         shown = self.rows[rows].reshape(-1)
         tokens[: len(shown)], local[: len(shown)] = shown, np.tile(self.local, len(self.rows[rows]))
-        patches = self.patches[rows].reshape(-1, *self.patches.shape[2:])
-        return Opening(length, tokens, np.arange(length), local, patches)
+        return Opening(length, tokens, np.arange(length), local, *self._seen(rows))
+
+    def _seen(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+        """All patches and all packs of some timesteps."""
+        return flat(self.patches[rows]), flat(self.packs[rows])
 
     def _piece(self, rng: np.random.Generator, episode: int) -> slice:
         """As many timesteps of an episode as make a prompt: every other time the last ones, else from anywhere."""
@@ -161,9 +171,16 @@ class TokenizedTask:
         start = last if rng.random() < 0.5 else int(rng.integers(begin, last + 1))
         return slice(start, min(end, start + self.prompt.tokens // self.rows.shape[1]))
 
-    def _opening(self, tokens: NDArray[np.int32], local: NDArray[np.int64], patches: NDArray[np.uint8]) -> Opening:
+    def _opening(
+        self, tokens: NDArray[np.int32], local: NDArray[np.int64], patches: NDArray[np.uint8], packs: NDArray[np.int16]
+    ) -> Opening:
         index = np.flatnonzero(tokens != PAD)
-        return Opening(self.prompt.tokens, tokens[index], index, local[index], patches)
+        return Opening(self.prompt.tokens, tokens[index], index, local[index], patches, packs)
+
+
+def flat(parts: NDArray[Scalar]) -> NDArray[Scalar]:
+    """[timesteps, k, ...] -> [timesteps * k, ...]."""
+    return parts.reshape(parts.shape[0] * parts.shape[1], *parts.shape[2:])
 
 
 def _texts(
@@ -187,16 +204,17 @@ def _texts(
 
 def _tokenize(
     name: str, tokenizer: SpaceTokenizer, separator: int, episode: Episode
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
-    """Rows, labels and patches of one episode; the final observation leads to no action and is left out."""
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8], NDArray[np.int16]]:
+    """Rows, labels, patches and packs of one episode; the final observation leads to no action and is left out."""
     try:
-        tokens, patches = tokenizer.encode_observations({k: v[:-1] for k, v in episode.observations.items()})
+        seen = tokenizer.encode_observations({k: v[:-1] for k, v in episode.observations.items()})
         actions = tokenizer.encode_actions(episode.actions)
         labels = actions if episode.labels is None else tokenizer.encode_actions(episode.labels)
     except SpaceError as error:
         raise GatoError(f"{name}: seed {episode.seed}, step {error.row}: {error}") from error
-    rows = np.concatenate((tokens, np.full((len(tokens), 1), separator), actions), axis=1, dtype=np.int32)
-    return rows, labels, patches
+    separators = np.full((len(actions), 1), separator)
+    rows = np.concatenate((seen.tokens, separators, actions), axis=1, dtype=np.int32)
+    return rows, labels, seen.patches, seen.packs
 
 
 class Windows:
@@ -229,6 +247,7 @@ class Windows:
         windows = [_Window(self, rng) for _ in range(self.batch_size)][part::parts]
         patches = [patch for w in windows for patch in w.patches]
         intervals = [interval for w in windows for interval in w.intervals]
+        packs = [pack for w in windows for pack in w.packs]
         tokens, local, segment, index, pinned = (
             torch.from_numpy(np.stack(streams))
             for streams in zip(*((w.tokens, w.local, w.segment, w.index, w.pinned) for w in windows), strict=True)
@@ -243,6 +262,7 @@ class Windows:
             1 + max(task.family for task in self.tasks),
             index if self.prompted else None,
             pinned if self.prompted else None,
+            torch.from_numpy(np.concatenate(packs)) if packs else None,
         )
 
     def _targets(self, windows: "list[_Window]") -> list[Targets]:
@@ -267,6 +287,7 @@ class _Window:
         self.segment, self.index, self.pinned = np.zeros((3, source.window), dtype=np.int64)
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
+        self.packs: list[NDArray[np.int16]] = []
         self.targets: list[tuple[tuple[int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
         at = number = 0
         while at < source.window:
@@ -283,9 +304,13 @@ class _Window:
         self.tokens[place], self.segment[place], self.pinned[place] = tokens, number, opening.pinned
         self.local[place] = np.concatenate((opening.local, np.tile(task.local, len(rows))))[:room]
         self.index[place] = np.concatenate((opening.index, opening.pinned + np.arange(rows.size)))[:room]
+        packed = int((tokens == PACK).sum())
+        if packed:
+            packs = flat(task.packs[where])
+            self.packs.append((np.concatenate((opening.packs, packs)) if len(opening.packs) else packs)[:packed])
         shown = int((tokens == PATCH).sum())
         if shown:
-            patches = np.concatenate((opening.patches, task.patches[where].reshape(-1, *task.patches.shape[2:])))
+            patches = np.concatenate((opening.patches, flat(task.patches[where])))
             self.patches.append(patches[:shown])
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])

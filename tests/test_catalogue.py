@@ -91,7 +91,7 @@ def test_a_task_goes_through_tokens_and_its_actions_come_back(family: str) -> No
         assert tokenizer.tokens_per_step == task.tokens_per_timestep, task.id
         assert (brief(spaces[0]), brief(spaces[1])) == (task.observes, task.acts)
         observations, actions = joined(met.observations), joined(met.actions)
-        tokens, patches = tokenizer.encode_observations(observations)
+        tokens, patches, _ = tokenizer.encode_observations(observations)
         assert tokens.shape[1] == tokenizer.n_obs
         assert patches.shape[:2] == (len(tokens), (tokens[0] == PATCH).sum())
         assert ((tokens == PAD) | (tokens == PATCH) | ((tokens >= 0) & (tokens < VOCABULARY.separator))).all()

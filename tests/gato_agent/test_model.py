@@ -12,7 +12,7 @@ from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 from gato_agent.embedding import PatchEmbedding, distinct
 from gato_agent.envs.errors import UsageError
 from gato_agent.model import Block, Gato, Places, angles_of
-from gato_agent.spaces import PAD, PATCH
+from gato_agent.spaces import PACK, PAD, PATCH
 
 NANO = dataclasses.replace(GatoConfig.nano(), context=32)
 
@@ -135,12 +135,13 @@ def test_identical_timesteps_are_told_apart(model: Gato) -> None:
 def test_batches_train_and_gradients_reach_every_weight() -> None:
     """The TensorFlow version failed on a batch of more than one, and with `training=True`."""
     torch.manual_seed(0)
-    model = Gato(dataclasses.replace(NANO, stochastic_depth=0.1)).train()
+    model = Gato(dataclasses.replace(NANO, stochastic_depth=0.1, pack=4)).train()
     tokens = random_tokens(4, 50)
-    tokens[:, 10:12] = PATCH
+    tokens[:, 10:12], tokens[:, 12] = PATCH, PACK
+    packs = torch.tensor([[0, 1023, 1024, -1]] * 4, dtype=torch.int16)
     patches = torch.randint(0, 256, (8, 16, 16, 4), dtype=torch.uint8)
     local = torch.arange(50).expand(4, -1)
-    hidden = model(tokens, patches, local=local)
+    hidden = model(tokens, patches, local=local, packs=packs)
     model.logits(hidden).logsumexp(-1).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name

@@ -20,7 +20,7 @@ from gato_agent.engine import Engine, Precision
 from gato_agent.envs.structure import Columns, columns
 from gato_agent.model import Gato
 from gato_agent.rollouts.episode import Episode
-from gato_agent.spaces import PAD, PATCH
+from gato_agent.spaces import PACK, PAD, PATCH
 from gato_agent.text import TextTokenizer
 from gato_agent.windows import TokenizedTask, Windows
 
@@ -36,10 +36,11 @@ STEPS, RESTART = 40, 23  # lane 1 plays two episodes
 TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
 
 
-@pytest.fixture
-def checkpoint() -> Checkpoint:
+@pytest.fixture(params=[1, 2])
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
+    """With a token for each value, and for every two of the three."""
     torch.manual_seed(0)
-    model = Gato(SMALL).eval()
+    model = Gato(dataclasses.replace(SMALL, pack=request.param)).eval()
     with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
         for block in model.blocks:
             block.attention.qkv.weight[: 2 * SMALL.width] *= 2
@@ -70,16 +71,18 @@ def lane_of(batches: list[Columns], lane: int) -> Columns:
 
 def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     """Logits of all action tokens in order, from the one window that holds the whole episode and nothing else."""
-    tokenizer = TASK.tokenizer(SMALL, checkpoint.text)
+    tokenizer = TASK.tokenizer(checkpoint.model.config, checkpoint.text)
     task = TokenizedTask(TASK.id, tokenizer, SMALL.vocabulary.separator, [episode])
     windows = Windows([task], window=task.tokens, batch_size=1)
     batch = next(batch for batch in map(windows.batch, count()) if batch.segment.max() == batch.segment.min())
     assert {PAD, PATCH} < set(batch.tokens[0].tolist())
+    assert (PACK in batch.tokens) == (checkpoint.model.config.pack > 1)
     model = checkpoint.model
     with torch.inference_mode():
         hidden = model(
-            batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment
-        )[0]
+            batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
+            packs=batch.packs,
+        )[0]  # fmt: skip
         logits = {
             at: model.logits(hidden[at], low, high)
             for low, high, position, *_ in batch.targets

@@ -72,7 +72,7 @@ def demonstration(steps: int) -> Episode:
 def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown: Episode) -> list[Tensor]:
     """Logits of all action tokens in order, from one forward over the prompt and the whole episode."""
     assert checkpoint.text is not None
-    tokenizer, length = task.tokenizer(SMALL, checkpoint.text), task.prompt.tokens
+    tokenizer, length = task.tokenizer(checkpoint.model.config, checkpoint.text), task.prompt.tokens
     common = task.id, tokenizer, SMALL.vocabulary.separator
     said = TokenizedTask(*common, [episode], task.prompt, checkpoint.text.encode)
     rows, patches = said.rows, said.patches
@@ -81,26 +81,35 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
         prompt = said.texts[0]
     elif task.prompt.kind == "demo":
         other = TokenizedTask(*common, [shown])
-        last = other.rows[-(length // 9) :]
+        last = other.rows[-(length // tokenizer.tokens_per_step) :]
         prompt[: last.size], local[: last.size] = last.reshape(-1), np.tile(other.local, len(last))
-        patches = np.concatenate((other.patches[-(length // 9) :], patches))
+        patches = np.concatenate((other.patches[-(length // tokenizer.tokens_per_step) :], patches))
+    per_step, packed = tokenizer.tokens_per_step, None
+    if tokenizer.n_packs:
+        shown_packs = other.packs[-(length // per_step) :] if task.prompt.kind == "demo" else said.packs[:0]
+        packed = torch.from_numpy(np.concatenate((shown_packs, said.packs)).reshape(-1, checkpoint.model.config.pack))
     tokens = torch.from_numpy(np.concatenate((prompt, rows.reshape(-1))))[None].long()
     places = torch.from_numpy(np.concatenate((local, np.tile(said.local, len(rows)))))[None]
     intervals = torch.from_numpy(np.tile(tokenizer.patch_intervals, (len(patches), 1, 1)))
     images = torch.from_numpy(patches.reshape(-1, 16, 16, 4))
     pinned = torch.tensor([[length]])
-    hidden = checkpoint.model(tokens, images, local=places, intervals=intervals, pinned=pinned)[0, length:]
+    model = checkpoint.model
+    hidden = model(tokens, images, local=places, intervals=intervals, pinned=pinned, packs=packed)[0, length:]
     low, high = tokenizer.legal[0]
-    return list(checkpoint.model.logits(hidden.view(-1, 9, 128)[:, 6:8].reshape(-1, 128), int(low), int(high)))
+    chosen = hidden.view(-1, per_step, 128)[:, per_step - 3 : -1]
+    return list(model.logits(chosen.reshape(-1, 128), int(low), int(high)))
 
 
 @pytest.mark.parametrize("kind", [TorchDecoder, Engine])
 @pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("pack", [1, 2])
 def test_prompted_logits_in_play_are_those_of_training(
-    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str
+    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str, pack: int
 ) -> None:
     task, shown, seen = TASKS[name], demonstration(2), list[Tensor]()
-    checkpoint = checkpoint_for(task)
+    if task.prompt.kind == "demo" and pack > 1:  # whole timesteps
+        task = dataclasses.replace(task, prompt=Prompt("demo", task.prompt.tokens // 9 * 8))
+    checkpoint = checkpoint_for(task, config=dataclasses.replace(SMALL, pack=pack))
     monkeypatch.setattr(agent_module, "make_decoder", recording(kind, seen))
     agent = Agent(checkpoint, task, temperature=1.0, demonstration=shown if "demo" in name else None)
     agent.reset(2)

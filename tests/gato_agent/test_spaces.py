@@ -299,7 +299,7 @@ def test_patches_are_in_raster_order_and_padded_with_zeros(channels):
     space = Box(0, 255, (33, 20, *channels), np.uint8)
     image = np.random.default_rng(0).integers(1, 256, size=space.shape, dtype=np.uint8)
     tokenizer = SpaceTokenizer(space, ANY, V)
-    tokens, patches = tokenizer.encode_observations({"": image[None]})
+    tokens, patches, _ = tokenizer.encode_observations({"": image[None]})
     assert tokens.tolist() == [[PATCH] * 6] and patches.shape == (1, 6, 16, 16, 4)
     planes = image.reshape(33, 20, -1)
     rgb = planes[..., [0, 0, 0]] if planes.shape[2] == 1 else planes[..., :3]
@@ -346,7 +346,7 @@ def test_order_in_a_timestep():
         "a": {"z": np.full((16, 32), 9, np.uint8), "a": np.ones(1, F32)},
     }  # fmt: skip
     tokenizer = SpaceTokenizer(space, space, V, text=lambda s: [ord(c) % 100 for c in s], text_pieces=3)
-    tokens, patches = tokenizer.encode_observations(stack(space, [value]))
+    tokens, patches, _ = tokenizer.encode_observations(stack(space, [value]))
     d = V.discrete
     assert tokens[0].tolist() == [
         *[ord("q") % 100 - 0, PAD, PAD],  # b/12
@@ -372,7 +372,7 @@ def test_observed_text_is_padded_to_its_room():
     tokenizer = TextTokenizer.train(["go to the red ball", "go to the blue key"], 300)
     space = Text(40, min_length=0, charset="abcdefghijklmnopqrstuvwxyz ")
     spaces = SpaceTokenizer(space, ANY, Vocabulary(300), tokenizer.encode, text_pieces=8)
-    tokens, _ = spaces.encode_observations(stack(space, ["go to the red ball", "", "go to the red ball"]))
+    tokens, *_ = spaces.encode_observations(stack(space, ["go to the red ball", "", "go to the red ball"]))
     pieces = tokenizer.encode("go to the red ball")
     assert tokens.tolist() == [pieces + [PAD] * (8 - len(pieces)), [PAD] * 8, pieces + [PAD] * (8 - len(pieces))]
     assert 0 < len(pieces) < 8

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 
 from gato_agent.envs.structure import Columns, leaves, row, stack
-from gato_agent.spaces import PAD, PATCH, SpaceTokenizer, Vocabulary
+from gato_agent.spaces import PACK, PAD, PATCH, SpaceTokenizer, Vocabulary
 from tests.random_spaces import random_space, random_value
 
 SPACES, CHUNKS, ROWS = 10_000, 25, 2
@@ -40,7 +40,9 @@ def test_random_spaces(chunk):
 def check(rng: np.random.Generator, space: Space[Any]) -> None:
     tokenizer = SpaceTokenizer(space, space, VOCABULARY, encode_text)
     columns = stack(space, [random_value(rng, space) for _ in range(ROWS)])
-    observed, patches = tokenizer.encode_observations(columns)
+    observed, patches, packs = tokenizer.encode_observations(columns)
+    assert packs.size == 0
+    check_packed(space, columns, observed, patches)
     acted = tokenizer.encode_actions(columns)
     check_ranges(tokenizer, observed, patches, acted)
     check_rows(tokenizer, columns, observed, patches, acted)
@@ -50,6 +52,21 @@ def check(rng: np.random.Generator, space: Space[Any]) -> None:
     check_decoded(space, columns, acted, decoded)
     check_any_tokens(rng, tokenizer, space)
     check_beyond(rng, tokenizer, space, columns)
+
+
+def check_packed(space, columns, observed, patches):
+    """Several values in a token are the very values that have a token each elsewhere, in the same order."""
+    for pack in (2, 7, 64):
+        tokenizer = SpaceTokenizer(space, space, VOCABULARY, encode_text, pack=pack)
+        tokens, same, packs = tokenizer.encode_observations(columns)
+        assert tokens.shape == (ROWS, tokenizer.n_obs) and packs.shape == (ROWS, tokenizer.n_packs, pack)
+        assert packs.dtype == np.int16 and np.array_equal(patches, same)
+        first = tokenizer.n_obs - tokenizer.n_packs
+        values = observed[:, first:]
+        assert np.array_equal(tokens[:, :first], observed[:, :first]) and (tokens[:, first:] == PACK).all()
+        flat, count = packs.reshape(ROWS, -1), values.shape[1]
+        assert np.array_equal(flat[:, :count] + VOCABULARY.continuous, values) and (flat[:, count:] == PAD).all()
+        assert tokenizer.n_packs == -(-count // pack)
 
 
 def check_ranges(tokenizer, observed, patches, acted):
@@ -68,7 +85,7 @@ def check_ranges(tokenizer, observed, patches, acted):
 def check_rows(tokenizer, columns, observed, patches, acted):
     for i in range(ROWS):
         one = {path: column[i : i + 1] for path, column in columns.items()}
-        tokens, pieces = tokenizer.encode_observations(one)
+        tokens, pieces, _ = tokenizer.encode_observations(one)
         assert np.array_equal(tokens[0], observed[i]) and np.array_equal(pieces[0], patches[i])
         assert np.array_equal(tokenizer.encode_actions(one)[0], acted[i])
 
@@ -270,5 +287,5 @@ def check_beyond(rng: np.random.Generator, tokenizer: SpaceTokenizer, space: Spa
     for path, _, place in blocks(space):
         if beyond[path] is not columns[path]:
             assert np.array_equal(tokens[:, place], np.clip(tokens[:, place], *(tokenizer.legal[place] - [0, 1]).T))
-    observed, _ = tokenizer.encode_observations(beyond)
+    observed, *_ = tokenizer.encode_observations(beyond)
     assert (observed < VOCABULARY.separator).all() and (observed >= PATCH).all()
