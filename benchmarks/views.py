@@ -87,7 +87,7 @@ def main(config: Config) -> None:
 def tokenized(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TokenizedTask:
     """Episodes as tokens, through the task's view."""
     size = GatoConfig.nano()
-    return TokenizedTask(task.id, task.tokenizer(size, text), size.vocabulary.separator, episodes)
+    return TokenizedTask(task.id, task.tokenizer(size, text), episodes)
 
 
 def learn(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode], steps: int) -> Gato:

@@ -60,8 +60,7 @@ class Agent:
         self.seed = seed
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
         pieces = checkpoint.text.encode if checkpoint.text else None
-        separator = self.config.vocabulary.separator
-        self._prompter = Prompter(task, self.tokenizer, separator, pieces, prompt, demonstration)
+        self._prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
         self._decoder = make_decoder(self.model, legal, precision)
         self._lanes = 0  # none before the first reset
@@ -114,13 +113,15 @@ class Agent:
     def reset(self, lanes: int = 1) -> None:
         """Forget everything and prepare for `lanes` environments."""
         at_least(1, lanes=lanes)
-        n_obs, separator = self.tokenizer.n_obs, self.config.vocabulary.separator
-        self._decoder.reset(lanes, n_obs + 2, self._prompter.tokens)
+        local, separator = self.tokenizer.local, self.config.vocabulary.separator
+        if not self.config.parallel_actions:
+            local = np.array([-1, *local[: self.tokenizer.n_obs + 1]])
+        self._decoder.reset(lanes, len(local), self._prompter.tokens)
         self._pin(np.ones(lanes, dtype=np.bool_), self._prompter.reset(lanes))
         self._lanes = lanes
-        # What enters the model in each step: last action token, observation, separator.
-        self._tokens = torch.full((lanes, n_obs + 2), separator, device=self.device)
-        self._local = torch.tensor([[-1, *range(n_obs), -1]], device=self.device).repeat(lanes, 1)
+        # What enters the model in each step: last action token, observation, separator; or observation and separators.
+        self._tokens = torch.full((lanes, len(local)), separator, device=self.device)
+        self._local = torch.from_numpy(local).to(self.device).repeat(lanes, 1)
         self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).to(self.device).repeat(lanes, 1, 1)
         self._fresh = np.ones(lanes, dtype=np.bool_)
         self._steps = np.zeros(lanes, dtype=np.int64)
@@ -209,13 +210,15 @@ class Agent:
             raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
         self._restart(start)
         seen = self._encode(observation, start)
-        self._tokens[:, 1:-1] = torch.from_numpy(seen.tokens)
+        begin = 0 if self.config.parallel_actions else 1
+        self._tokens[:, begin : begin + self.tokenizer.n_obs] = torch.from_numpy(seen.tokens)
         patches, packs = (
             torch.from_numpy(flat(part)).to(self.device) if part.size else None for part in (seen.patches, seen.packs)
         )
         prefill = Prefill(self._tokens, self._local, patches, self._intervals, packs)
         action = self._decoder.step(prefill, self._choose)
-        self._tokens[:, 0] = action[:, -1]
+        if not self.config.parallel_actions:
+            self._tokens[:, 0] = action[:, -1]
         self._steps += 1
         return self.tokenizer.decode_actions(action.cpu().numpy())
 
@@ -224,8 +227,11 @@ class Agent:
         if start.any():
             lanes = torch.from_numpy(start).to(self.device)
             age = self._prompter.tokens  # where the observation begins; the PAD goes before it
-            self._decoder.restart(lanes, age - 1)
-            self._tokens[:, 0].masked_fill_(lanes, PAD)
+            if self.config.parallel_actions:
+                self._decoder.restart(lanes, age)
+            else:
+                self._decoder.restart(lanes, age - 1)
+                self._tokens[:, 0].masked_fill_(lanes, PAD)
             self._steps[start] = 0
             self._fresh[:] = False
 

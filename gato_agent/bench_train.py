@@ -157,7 +157,7 @@ def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
         for seed in range(4)
     ]  # fmt: skip
     tokenizer = TrainedTask("made-up", observed, acted).tokenizer(shape, None)
-    task = TokenizedTask("made-up", tokenizer, shape.vocabulary.separator, episodes)
+    task = TokenizedTask("made-up", tokenizer, episodes)
     return Windows([task], window=2 * shape.context, batch_size=config.batch_size)
 
 

@@ -53,10 +53,11 @@ class TrainedTask:
             self.text_pieces,
             self.view,
             config.pack,
+            config.parallel_actions,
         )
-        if tokenizer.n_obs > config.local_positions:
+        if tokenizer.local.max() >= config.local_positions:
             raise UsageError(
-                f"{self.id}: an observation takes {tokenizer.n_obs} tokens and the model has positions for "
+                f"{self.id}: an observation takes {tokenizer.local.max() + 1} tokens and the model has positions for "
                 f"{config.local_positions}; wrap the environment so that it observes less"
             )
         if 2 * self.prompt.tokens > config.context:

@@ -31,12 +31,17 @@ class GatoConfig:
     """Longest observation in tokens."""
     pack: int = 1
     """Values of an observation that share one token: its numbers side by side, read by one matrix. 1 as in the paper."""
+    parallel_actions: bool = False
+    """Whether all tokens of an action are predicted at once, from as many separators, and none is ever read (as in
+    OpenVLA-OFT, Kim et al. 2025): nothing can be copied from earlier actions. In the paper each is read by the next."""
     stochastic_depth: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse shapes that no model can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.type is bool and type(value) is not bool:
+                raise UsageError(f"{field.name} {value!r} must be true or false")
             if field.type is int and (type(value) is not int or value < 1):
                 raise UsageError(f"{field.name} {value!r} must be a whole number above 0")
         if self.width % self.heads or (self.width // self.heads) % 2:

@@ -97,7 +97,7 @@ def load_data(
         learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
         last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
         tasks[number] = task = _sized(tasks[number], config, text, [*learned, *last], text_pieces)
-        common = task.id, task.tokenizer(config, text), config.vocabulary.separator
+        common = task.id, task.tokenizer(config, text)
         tokenized.append(TokenizedTask(*common, learned, task.prompt, pieces))
         if last:
             held_out.append(TokenizedTask(*common, last, task.prompt, pieces))
@@ -166,6 +166,8 @@ def _sized(
     prompt = task.prompt
     if prompt.kind == "none":
         return task
+    if prompt.kind == "demo" and config.parallel_actions:
+        raise UsageError("--prompt demo shows actions, which no model with parallel_actions reads: try text")
     if prompt.kind == "demo":
         return replace(task, prompt=demonstration(task.tokenizer(config, text).tokens_per_step, config.context))
     assert text is not None

@@ -13,7 +13,10 @@ Legal = Sequence[tuple[int, int]]  # half-open id range of each action token
 
 
 class Prefill(NamedTuple):
-    """What enters the model before the first action token: last action token, observation, separator; or a prompt."""
+    """What enters the model before the first action token: last action token, observation, separator; or a prompt.
+
+    With `parallel_actions` it is the observation and a separator for each action token.
+    """
 
     tokens: Tensor  # int64 [lanes, 1 + n_obs + 1], or [lanes, tokens of the prompt]
     local: Tensor  # int64, the same shape
@@ -120,15 +123,17 @@ class TorchDecoder:
         """See `Decoder`.
 
         The separator's hidden state gives the first token and each token gives the next, so an action of A tokens
-        takes A passes; the last one is not fed back here but enters with the next observation.
+        takes A passes; the last one is not fed back here but enters with the next observation. With
+        `parallel_actions` the separators' hidden states give one token each, in one pass.
         """
         tokens, local, patches, intervals, packs = prefill
-        hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)[:, -1]
+        hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)
         action: list[Tensor] = []
         self.logits = []
-        for low, high in self.legal:
-            if action:
-                hidden = self.model(action[-1].unsqueeze(1), cache=self.cache)[:, -1]
-            self.logits.append(self.model.logits(hidden, low, high))
+        for at, (low, high) in enumerate(self.legal, -len(self.legal)):
+            if action and not self.model.config.parallel_actions:
+                hidden = self.model(action[-1].unsqueeze(1), cache=self.cache)
+            place = at if self.model.config.parallel_actions else -1
+            self.logits.append(self.model.logits(hidden[:, place], low, high))
             action.append(low + choose(self.logits[-1]))
         return torch.stack(action, dim=1)

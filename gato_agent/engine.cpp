@@ -168,7 +168,7 @@ struct Step : Scratch {
     const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / LANE;
     const int base, lanes;  // which of the ring's lanes: all, or the one whose prompt is pinned
     const bool pinning, parallel = ring.threads > 1;
-    int n = 0;
+    int n = 0, wanted = 1;  // tokens of a pass, and how many of the last ones are asked for their states
 
     Step(const Model &model, Ring &r, int lane, Scratch &&kept)
         : Scratch(std::move(kept)), m(model), ring(r), base(std::max(lane, 0)), lanes(lane < 0 ? r.lanes : 1),
@@ -177,12 +177,12 @@ struct Step : Scratch {
         for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
     }
 
-    void product(const float *in, int M, int K, const Matrix &w, int N, float *to, bool add) {
+    void product(const float *in, int M, int K, const Matrix &w, int N, float *to, bool add, long stride = 0) {
         const W *weights = static_cast<const W *>(w.w);
         const int panels = (N + PANEL - 1) / PANEL;
 #pragma omp parallel for num_threads(ring.threads) if (parallel)
         for (int p = 0; p < panels; p++)
-            panel<W, 4>(in, K, M, K, weights + long(p) * K * PANEL, w.scale ? w.scale + p * PANEL : nullptr,
+            panel<W, 4>(in, stride ? stride : K, M, K, weights + long(p) * K * PANEL, w.scale ? w.scale + p * PANEL : nullptr,
                         to + p * PANEL, long(panels) * PANEL, add);
     }
 
@@ -309,7 +309,7 @@ struct Step : Scratch {
         for (int r = 0; r < rows; r++) layer_norm(&x[long(r) * D], weight, shift, D, &y[long(r) * D]);
     }
 
-    // The transformer over x [lane][n][width]; afterwards y [lane][width] is the normed state of each lane's last token.
+    // The transformer over x [lane][n][width]; afterwards y [lane][wanted][width] has the normed states of each lane's last tokens.
     void pass(const int64_t *tokens, int count) {
         advance(tokens, count);
         const int F = m.feed_forward, tall = lanes * n;
@@ -319,7 +319,7 @@ struct Step : Scratch {
             const Layer &layer = m.layer[l];
             norms(layer.norm1, layer.bias1, tall);
             product(y.data(), tall, D, layer.qkv, 3 * D, wide.data(), false);
-            const int first = l + 1 < m.layers ? 0 : n - 1;  // of the last layer only the last token is wanted
+            const int first = l + 1 < m.layers ? 0 : n - wanted;  // of the last layer only the last tokens are wanted
             rows = n - first;
 #pragma omp parallel for collapse(2) num_threads(ring.threads) if (parallel)
             for (int lane = 0; lane < lanes; lane++)
@@ -330,7 +330,7 @@ struct Step : Scratch {
                 }
             if (first)
                 for (int lane = 0; lane < lanes; lane++)
-                    std::memmove(&x[long(lane) * D], &x[(long(lane) * n + first) * D], D * sizeof(float));
+                    std::memmove(&x[long(lane) * rows * D], &x[(long(lane) * n + first) * D], rows * D * sizeof(float));
             const int M = lanes * rows;
             product(y.data(), M, D, layer.out, D, x.data(), true);
             norms(layer.norm2, layer.bias2, M);
@@ -342,7 +342,7 @@ struct Step : Scratch {
             product(y.data(), M, F / 2, layer.down, D, x.data(), true);
         }
         if (!pinning) ring.written += n;
-        norms(m.norm, m.bias, lanes);
+        norms(m.norm, m.bias, lanes * wanted);
     }
 
     void embed(const int64_t *tokens, const int64_t *local, const float *patches, int count) {
@@ -356,8 +356,9 @@ struct Step : Scratch {
         }
     }
 
-    void choose(const Choice &c, double inverse_temperature, int64_t *chosen, int stride) {
-        product(y.data(), lanes, D, c.head, c.count, c.logits, false);
+    // An action token of each lane, from the state of the wanted token `slot`.
+    void choose(const Choice &c, double inverse_temperature, int64_t *chosen, int stride, int slot) {
+        product(&y[long(slot) * D], lanes, D, c.head, c.count, c.logits, false, long(wanted) * D);
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
         for (int lane = 0; lane < lanes; lane++) {
             const float *logits = c.logits + lane * row;
@@ -375,29 +376,30 @@ struct Step : Scratch {
 
 template <class W, class C>
 void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int64_t *local, const float *patches, int count,
-          const Choice *choices, int actions, double inverse_temperature, int64_t *chosen) {
+          const Choice *choices, int actions, bool together, double inverse_temperature, int64_t *chosen) {
     thread_local Scratch kept;
     Step<W, C> run(m, ring, lane, std::move(kept));
+    run.wanted = together && actions ? actions : 1;
     run.embed(tokens, local, patches, count);
     run.pass(tokens, count);
     for (int a = 0; a < actions; a++) {
-        if (a) {
+        if (a && !together) {
             run.last.resize(ring.lanes);
             for (int lane = 0; lane < ring.lanes; lane++) run.last[lane] = chosen[long(lane) * actions + a - 1];
             run.embed(run.last.data(), nullptr, nullptr, 1);
             run.pass(run.last.data(), 1);
         }
-        run.choose(choices[a], inverse_temperature, chosen + a, actions);
+        run.choose(choices[a], inverse_temperature, chosen + a, actions, together ? a : 0);
     }
     kept = std::move(run);
 }
 
 }  // namespace
 
-// A control step of all lanes; or, with a lane and no actions, the pass that pins that lane's prompt.
+// A control step of all lanes, whose action tokens are written one by one, or `together` at the last tokens; or, with a lane and no actions, the pass that pins that lane's prompt.
 extern "C" void gato_step(const Model *m, Ring *ring, int lane, const int64_t *tokens, const int64_t *local,
-                          const float *patches, int count, const Choice *choices, int actions, double inverse_temperature,
-                          int64_t *chosen) {
+                          const float *patches, int count, const Choice *choices, int actions, int together,
+                          double inverse_temperature, int64_t *chosen) {
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
-    run(*m, *ring, lane, tokens, local, patches, count, choices, actions, inverse_temperature, chosen);
+    run(*m, *ring, lane, tokens, local, patches, count, choices, actions, together, inverse_temperature, chosen);
 }

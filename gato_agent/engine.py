@@ -92,7 +92,7 @@ class Engine:
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
         self._function, self._model, self._threads = library(SOURCE).gato_step, model, threads
         config, embedding = model.config, model.embedding
-        self._positions = config.local_positions
+        self._positions, self._together = config.local_positions, int(config.parallel_actions)
         self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
         layers = [_layer(block, precision) for block in model.blocks if isinstance(block, Block)]
         self._layers = layers, (_Layer * len(layers))(*layers)
@@ -179,7 +179,7 @@ class Engine:
         self._function(
             ctypes.byref(self._packed), ctypes.byref(self._ring), lane, ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if patches is None else patches.data_ptr()),
-            count, choices, actions, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
+            count, choices, actions, self._together, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
         )  # fmt: skip
 
     def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:

@@ -22,7 +22,6 @@ class Prompter:
     Args:
         task: as the model was trained on it.
         tokenizer: the task's.
-        separator: id between observation and action.
         pieces: text -> ids, where there is a text tokenizer.
         kind: none, or what the task was trained with, which is the default.
         demonstration: an episode of the task, whose last timesteps are shown where demonstrations are.
@@ -35,14 +34,14 @@ class Prompter:
     """
 
     def __init__(
-        self, task: TrainedTask, tokenizer: SpaceTokenizer, separator: int,
+        self, task: TrainedTask, tokenizer: SpaceTokenizer,
         pieces: Callable[[str], Sequence[int]] | None, kind: Kind | None = None, demonstration: Episode | None = None,
     ) -> None:  # fmt: skip
         self._task, self._pieces, self._prompt = task, pieces, chosen(task, kind, demonstration)
         self.tokens = self._prompt.tokens
         self._shown: TokenizedTask | None = None
         if demonstration is not None:
-            self._shown = TokenizedTask(task.id, tokenizer, separator, [demonstration], self._prompt)
+            self._shown = TokenizedTask(task.id, tokenizer, [demonstration], self._prompt)
         self._said = np.zeros(0, dtype=object)
 
     def reset(self, lanes: int) -> Prefill | None:

@@ -84,7 +84,8 @@ class TokenizedTask:
     """All episodes of one task as rows of tokens, one row per timestep.
 
     Attributes:
-        rows: int32 [timesteps, tokens_per_step]: observation, separator, executed action.
+        rows: int32 [timesteps, tokens_per_step]: observation, separator, executed action; or no action, but a separator
+            for each of its tokens.
         labels: int32 [timesteps, n_act]: the expert's action.
         patches: uint8 [timesteps, k, 16, 16, 4].
         packs: int16 [timesteps, p, pack].
@@ -96,17 +97,16 @@ class TokenizedTask:
     family = 0
 
     def __init__(
-        self, name: str, tokenizer: SpaceTokenizer, separator: int, episodes: Sequence[Episode],
+        self, name: str, tokenizer: SpaceTokenizer, episodes: Sequence[Episode],
         prompt: Prompt = NO_PROMPT, pieces: Callable[[str], Sequence[int]] | None = None,
     ) -> None:  # fmt: skip
         if not episodes:
             raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
         self.name, self.tokenizer, self.prompt = name, tokenizer, prompt
-        parts = [_tokenize(name, tokenizer, separator, episode) for episode in episodes]
+        parts = [_tokenize(name, tokenizer, episode) for episode in episodes]
         self.rows, self.labels, self.patches, self.packs = (np.concatenate(part) for part in zip(*parts, strict=True))
         self.ends = np.cumsum([len(rows) for rows, *_ in parts])
-        n_obs, n_act = tokenizer.n_obs, tokenizer.n_act
-        self.local = np.array([*range(n_obs), *[-1] * (1 + n_act)])
+        self.local = tokenizer.local
         self.texts = _texts(name, episodes, prompt, pieces)
 
     @property
@@ -203,7 +203,7 @@ def _texts(
 
 
 def _tokenize(
-    name: str, tokenizer: SpaceTokenizer, separator: int, episode: Episode
+    name: str, tokenizer: SpaceTokenizer, episode: Episode
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8], NDArray[np.int16]]:
     """Rows, labels, patches and packs of one episode; the final observation leads to no action and is left out."""
     try:
@@ -212,9 +212,7 @@ def _tokenize(
         labels = actions if episode.labels is None else tokenizer.encode_actions(episode.labels)
     except SpaceError as error:
         raise GatoError(f"{name}: seed {episode.seed}, step {error.row}: {error}") from error
-    separators = np.full((len(actions), 1), separator)
-    rows = np.concatenate((seen.tokens, separators, actions), axis=1, dtype=np.int32)
-    return rows, labels, seen.patches, seen.packs
+    return tokenizer.timesteps(seen.tokens, actions), labels, seen.patches, seen.packs
 
 
 class Windows:

@@ -36,11 +36,11 @@ STEPS, RESTART = 40, 23  # lane 1 plays two episodes
 TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[{}, {"pack": 2}, {"parallel_actions": True}, {"pack": 64, "parallel_actions": True}])
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
-    """With a token for each value, and for every two of the three."""
+    """With a token for each value or for several, and with actions that are read or not."""
     torch.manual_seed(0)
-    model = Gato(dataclasses.replace(SMALL, pack=request.param)).eval()
+    model = Gato(dataclasses.replace(SMALL, **request.param)).eval()
     with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
         for block in model.blocks:
             block.attention.qkv.weight[: 2 * SMALL.width] *= 2
@@ -72,7 +72,7 @@ def lane_of(batches: list[Columns], lane: int) -> Columns:
 def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     """Logits of all action tokens in order, from the one window that holds the whole episode and nothing else."""
     tokenizer = TASK.tokenizer(checkpoint.model.config, checkpoint.text)
-    task = TokenizedTask(TASK.id, tokenizer, SMALL.vocabulary.separator, [episode])
+    task = TokenizedTask(TASK.id, tokenizer, [episode])
     windows = Windows([task], window=task.tokens, batch_size=1)
     batch = next(batch for batch in map(windows.batch, count()) if batch.segment.max() == batch.segment.min())
     assert {PAD, PATCH} < set(batch.tokens[0].tolist())

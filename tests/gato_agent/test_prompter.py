@@ -73,7 +73,7 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     """Logits of all action tokens in order, from one forward over the prompt and the whole episode."""
     assert checkpoint.text is not None
     tokenizer, length = task.tokenizer(checkpoint.model.config, checkpoint.text), task.prompt.tokens
-    common = task.id, tokenizer, SMALL.vocabulary.separator
+    common = task.id, tokenizer
     said = TokenizedTask(*common, [episode], task.prompt, checkpoint.text.encode)
     rows, patches = said.rows, said.patches
     prompt, local = np.full(length, PAD), np.full(length, -1)

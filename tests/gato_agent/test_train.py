@@ -517,7 +517,7 @@ def test_an_identity_task_is_learned(tmp_path: Path) -> None:
             success=None, seed=seed, provenance={},
         ))  # fmt: skip
     task = TrainedTask("identity", space, space)
-    tokenized = TokenizedTask("identity", task.tokenizer(SHORT, None), SHORT.vocabulary.separator, episodes)
+    tokenized = TokenizedTask("identity", task.tokenizer(SHORT, None), episodes)
     torch.manual_seed(0)
     small = dataclasses.replace(SHORT, width=64, heads=2, feed_forward=256)
     trainer = Trainer(TrainConfig(steps=250, warmup=20, learning_rate=3e-3), Gato(small))

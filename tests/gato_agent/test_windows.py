@@ -34,7 +34,7 @@ def episode(length: int, seed: int, *, noisy: bool = True) -> Episode:
 @pytest.fixture
 def task() -> TokenizedTask:
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
-    return TokenizedTask("toy", tokenizer, VOCABULARY.separator, [episode(5, 0), episode(40, 1), episode(12, 2)])
+    return TokenizedTask("toy", tokenizer, [episode(5, 0), episode(40, 1), episode(12, 2)])
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -110,7 +110,7 @@ def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedT
 
 def test_clean_episodes_are_their_own_labels() -> None:
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
-    task = TokenizedTask("toy", tokenizer, VOCABULARY.separator, [episode(9, 0, noisy=False)])
+    task = TokenizedTask("toy", tokenizer, [episode(9, 0, noisy=False)])
     assert np.array_equal(task.labels, task.rows[:, -2:])
 
 
@@ -118,7 +118,7 @@ def test_timesteps_are_seen_equally_often_but_for_the_first() -> None:
     """In long episodes and in short ones, which noise and failures make and which teach the most."""
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
     lengths = (60, 5, 40, 12, 1)
-    task = TokenizedTask("toy", tokenizer, VOCABULARY.separator, [episode(n, i) for i, n in enumerate(lengths)])
+    task = TokenizedTask("toy", tokenizer, [episode(n, i) for i, n in enumerate(lengths)])
     rng, count = np.random.default_rng(0), 10
     seen = np.zeros(len(task.rows))
     for _ in range(30_000):
@@ -153,7 +153,7 @@ def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
 
 def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
     tokenizer = SpaceTokenizer(Box(-1, 1, (3,)), Discrete(2), VOCABULARY)
-    other = TokenizedTask("other", tokenizer, VOCABULARY.separator, [
+    other = TokenizedTask("other", tokenizer, [
         Episode(
             observations={"": np.zeros((31, 3), np.float32)}, actions={"": np.zeros(30, np.int64)}, labels=None,
             rewards=np.ones(30), terminated=True, truncated=False, success=None, seed=0, provenance={},
@@ -172,6 +172,6 @@ def test_an_observation_that_cannot_be_tokenised_is_named() -> None:
     bad = episode(4, 3)
     bad.observations["x"][2, 1] = np.nan
     with pytest.raises(GatoError, match=r"toy: seed 3, step 2: .*x"):
-        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), VOCABULARY.separator, [bad])
+        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), [bad])
     with pytest.raises(GatoError, match="no episodes"):
-        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), VOCABULARY.separator, [])
+        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), [])
