@@ -31,6 +31,7 @@ from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.envs.suite_file import SHARED, TASK, read_suite
 from gato_agent.envs.task import SUITES, Score, Task, catalogue
+from gato_agent.envs.views import View
 
 HEADER = """\
 # Data only; every key is explained in envs/task.py. The scores are measured, and this file is written, by
@@ -208,7 +209,8 @@ def to_toml(tasks: Collection[Task]) -> str:
 def entries(task: Task, keys: Iterable[str]) -> Iterator[str]:
     """Yield one line for each of these that the task has."""
     for key in keys:
-        value = task.view.to_json() if key == "view" else getattr(task, key)
+        value = getattr(task, key)
+        value = value.to_json() if isinstance(value, View) else value
         if value:
             yield f"{key} = {to_value(value)}"
 

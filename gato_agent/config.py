@@ -30,7 +30,7 @@ class GatoConfig:
     local_positions: int = 512
     """Longest observation in tokens."""
     pack: int = 1
-    """Values of an observation that share one token: its numbers side by side, read by one matrix. 1 as in the paper."""
+    """Values of an observation that share one token, side by side and read by one matrix; 1 as in the paper."""
     parallel_actions: bool = False
     """Whether all tokens of an action are predicted at once, from as many separators, and none is ever read (as in
     OpenVLA-OFT, Kim et al. 2025): nothing can be copied from earlier actions. In the paper each is read by the next."""

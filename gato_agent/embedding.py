@@ -127,7 +127,7 @@ class Embedding(nn.Module):
             [batch, length, width]
         """
         x = self.table(tokens.clamp(min=0))
-        # Tower and packs run where they are needed alone: the TensorFlow version ran on every token and masked afterwards.
+        # The tower runs on patches alone: the TensorFlow version ran it on every token and masked afterwards.
         if patches is not None and len(patches):
             assert intervals is not None
             x = x.masked_scatter((tokens == PATCH).unsqueeze(-1), self.patch(patches, intervals).to(x.dtype))

@@ -157,7 +157,7 @@ class Engine:
         return self._actions.clone()
 
     def _checked(self, prefill: Prefill, rows: int, longest: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens, local positions, and vectors of patches and packs, as C++ may read them; raises ValueError for others."""
+        """Tokens, local positions, vectors of patches and packs, as C++ may read them; else raises ValueError."""
         tokens, local, patches, intervals, packs = prefill
         if tokens.shape[0] != rows or tokens.shape[1] > longest or tokens.dtype != torch.int64:
             raise ValueError(
@@ -179,7 +179,8 @@ class Engine:
         self._function(
             ctypes.byref(self._packed), ctypes.byref(self._ring), lane, ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if patches is None else patches.data_ptr()),
-            count, choices, actions, self._together, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
+            count, choices, actions, self._together, ctypes.c_double(inverse_temperature),
+            ctypes.c_void_p(self._actions.data_ptr()),
         )  # fmt: skip
 
     def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:
