@@ -270,16 +270,7 @@ def initialise(model: Gato) -> None:
             values = model.embedding.pack.value.weight
             values.normal_()
             values[0] = 0  # of PAD
-            values[1 : 1 + BINS] = value_features(values.shape[1])
-
-
-def value_features(width: int) -> Tensor:
-    """Initial vectors of the 1,024 bins in a pack: one, the bin's centre, then cosines and sines, finer and fainter."""
-    value = torch.linspace(-1, 1, BINS).unsqueeze(1)
-    octave = torch.arange(width // 2 - 1) - 1.0
-    angle = torch.pi * 2**octave * value
-    waves = torch.stack((angle.cos(), angle.sin()), dim=2) * 2 ** (0.5 - octave.clamp(min=0) / 2).unsqueeze(1)
-    return torch.cat((torch.ones_like(value), 3**0.5 * value, waves.flatten(1)), dim=1)  # [bins, width]
+            values[1 : 1 + BINS] = smooth_bins(values.shape[1])
 
 
 def smooth_bins(width: int) -> Tensor:
