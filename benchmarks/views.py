@@ -31,8 +31,9 @@ from gato_agent.recipe import TrainConfig
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.store import open_stores
 from gato_agent.text import TextTokenizer
+from gato_agent.tokenized import TokenizedTask
 from gato_agent.trainer import Trainer
-from gato_agent.windows import TokenizedTask, Windows
+from gato_agent.windows import Windows
 
 CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
 

@@ -21,7 +21,7 @@ from gato_agent.prompter import Prompter
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.hub import PREFIX
 from gato_agent.spaces import PAD, Observed
-from gato_agent.windows import flat
+from gato_agent.tokenized import flat
 
 
 class Agent:

@@ -30,8 +30,9 @@ from gato_agent.flops import training_flops
 from gato_agent.model import Attention, Block, Gato, angles_of, rotate
 from gato_agent.recipe import Precision, TrainConfig
 from gato_agent.rollouts.episode import Episode
+from gato_agent.tokenized import TokenizedTask
 from gato_agent.trainer import Trainer
-from gato_agent.windows import Batch, TokenizedTask, Windows
+from gato_agent.windows import Batch, Windows
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from gato_agent.text import TextTokenizer
-from gato_agent.windows import TokenizedTask
+from gato_agent.tokenized import TokenizedTask
 
 SHARED = {"observation_space": "observation space", "action_space": "action space", "env_kwargs": "--env-kwargs"}
 

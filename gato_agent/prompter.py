@@ -13,7 +13,7 @@ from gato_agent.envs.structure import Columns, space_error
 from gato_agent.prompt import NO_PROMPT, Kind, Prompt
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import SpaceTokenizer
-from gato_agent.windows import TokenizedTask
+from gato_agent.tokenized import TokenizedTask
 
 
 class Prompter:

@@ -22,7 +22,8 @@ from gato_agent.model import Gato
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PACK, PAD, PATCH
 from gato_agent.text import TextTokenizer
-from gato_agent.windows import TokenizedTask, Windows
+from gato_agent.tokenized import TokenizedTask
+from gato_agent.windows import Windows
 
 SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
 OBSERVATION = Dict({

@@ -21,8 +21,9 @@ from gato_agent.prompt import NO_PROMPT, Prompt, demonstration, instruction_of, 
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
+from gato_agent.tokenized import TokenizedTask
 from gato_agent.train import TrainConfig, train
-from gato_agent.windows import TokenizedTask, Windows
+from gato_agent.windows import Windows
 from tests.gato_agent.harsh import harsh
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)

@@ -29,7 +29,7 @@ from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD
 from gato_agent.text import TextTokenizer
-from gato_agent.windows import TokenizedTask
+from gato_agent.tokenized import TokenizedTask
 from tests.gato_agent.test_play_equals_training import lane_of, recording
 
 SMALL = dataclasses.replace(GatoConfig.nano(), context=60, layers=2)

@@ -504,7 +504,8 @@ def test_held_out_episodes_are_looked_at_and_the_best_model_is_kept(undisturbed:
 def test_an_identity_task_is_learned(tmp_path: Path) -> None:
     """Observation equals the right action: a few seconds of training solve it, through the whole path."""
     from gato_agent.rollouts.episode import Episode
-    from gato_agent.windows import TokenizedTask, Windows
+    from gato_agent.tokenized import TokenizedTask
+    from gato_agent.windows import Windows
 
     space = gym.spaces.Dict({"d": gym.spaces.Discrete(4), "x": gym.spaces.Box(-1, 1, (1,))})
     rng = np.random.default_rng(0)

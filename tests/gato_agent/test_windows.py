@@ -9,7 +9,8 @@ from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
-from gato_agent.windows import Batch, TokenizedTask, Windows
+from gato_agent.tokenized import TokenizedTask
+from gato_agent.windows import Batch, Windows
 
 VOCABULARY = GatoConfig.nano().vocabulary
 OBSERVATION = Dict({"camera": Box(0, 255, (16, 32, 3), np.uint8), "x": Box(-1, 1, (2,))})
