@@ -28,6 +28,7 @@ from gato_agent.engine import Engine, Precision, make_decoder
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.model import Gato
+from gato_agent.spaces import BINS, PACK, PAD
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ class BenchConfig:
     """step: control steps with a full context, beside their floor, the uncached model, PyTorch and a peer."""
     size: tuple[str, ...] = ("nano", "tiny")
     """nano, tiny, small, baseline or large; one or several."""
+    shape: str = "{}"
+    """Fields of each size to change, as JSON: {"pack": 64, "parallel_actions": true}."""
     task: tuple[str, ...] = ("4/1", "17/6")
-    """Observation tokens / action tokens."""
+    """Values of an observation / action tokens."""
     lanes: tuple[int, ...] = (1,)
     """Environments at once."""
     precision: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
@@ -90,7 +93,7 @@ def bench(config: BenchConfig) -> list[StepFigures]:
     machine = Machine(device)
     for size in config.size:
         torch.manual_seed(0)
-        model = Gato(GatoConfig.named(size)).to(device).eval()
+        model = Gato(GatoConfig.named(size).reshaped(config.shape)).to(device).eval()
         for task in config.task:
             for lanes in config.lanes:
                 rows += measure(config, machine, size, model, Job(model.config, *counts(task), lanes, device))
@@ -116,7 +119,8 @@ class Job:
     """Control steps of one shape, with random observations."""
 
     def __init__(self, config: GatoConfig, observations: int, actions: int, lanes: int, device: str) -> None:
-        if observations > config.local_positions:
+        packs = -(-observations // config.pack) if config.pack > 1 else 0
+        if (packs or observations) > config.local_positions:
             raise UsageError(
                 f"--task {observations}/{actions}: a model of this size has {config.local_positions} places"
             )
@@ -124,17 +128,25 @@ class Job:
         self.config, self.lanes, self.device = config, lanes, device
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
-        self.local = torch.tensor([[-1, *range(observations), -1]], device=device).repeat(lanes, 1)
-        self.passes = [observations + 2] + [1] * (actions - 1)  # tokens of each pass of a step
+        self.packs, count = packs, packs or observations
+        local = [*range(count + actions)] if config.parallel_actions else [-1, *range(count), -1]
+        self.local = torch.tensor([local], device=device).repeat(lanes, 1)
+        self.passes = [len(local)] + [1] * (0 if config.parallel_actions else actions - 1)  # tokens of each in a step
 
     def prefill(self) -> Prefill:
         """The next observation."""
         tokens = torch.randint(0, self.config.vocabulary.size, self.local.shape, device=self.device)
-        return Prefill(tokens, self.local, None, None)
+        if not self.packs:
+            return Prefill(tokens, self.local, None, None)
+        begin = 0 if self.config.parallel_actions else 1
+        tokens[:, begin : begin + self.packs] = PACK
+        packs = torch.full((self.lanes, self.packs * self.config.pack), PAD, dtype=torch.int16, device=self.device)
+        packs[:, : self.observations] = torch.randint(0, BINS, (self.lanes, self.observations), device=self.device)
+        return Prefill(tokens, self.local, None, None, packs.view(-1, self.config.pack))
 
     def fill(self, decoder: Decoder, context: int) -> None:
         """Start anew and step until `context` tokens are held."""
-        decoder.reset(self.lanes, self.observations + 2)
+        decoder.reset(self.lanes, self.passes[0])
         for _ in range(math.ceil(context / sum(self.passes))):
             decoder.step(self.prefill(), Choose())
 
@@ -235,6 +247,8 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
             rows.append(cached(f"engine {precision}", decoder, precision))
     if config.compare or not rows:
         rows.append(cached("pytorch", TorchDecoder(model, job.legal)))
+    if model.config.parallel_actions or model.config.pack > 1:  # others have nothing like it
+        return rows
     if config.compare and context == model.config.context:
         rows.append(row("uncached", job.rerun(model), share=10))
     if config.compare and (peer := gpt2(job, context)):

@@ -279,6 +279,8 @@ def test_a_mission_said_once_leaves_four_tokens_a_timestep(levels: Path) -> None
     assert len({d.sha256() for d in (data, none, demo, load_data(levels, config, 20, prompt="text"))}) == 4
     with pytest.raises(UsageError, match=r"prompt of 300 tokens .* context of 512"):
         load_data(levels, config, 300, prompt="text")
+    with pytest.raises(UsageError, match="--prompt demo shows actions, which no model with parallel_actions reads"):
+        load_data(levels, dataclasses.replace(config, parallel_actions=True), None, prompt="demo")
 
 
 def test_one_task_without_an_instruction_needs_no_prompt(levels: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.episode import Episode
-from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
+from gato_agent.spaces import PACK, PAD, PATCH, SpaceTokenizer
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.windows import Batch, Windows
 
@@ -107,6 +107,21 @@ def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedT
                 found += 1
     assert found > 50
     assert all(p % 90 > 90 - step for p in targets)  # what is left belongs to timesteps cut by the window's end
+
+
+def test_parallel_actions_are_predicted_from_separators_and_never_read() -> None:
+    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, pack=64, parallel=True)
+    task = TokenizedTask("toy", tokenizer, [episode(30, 0)])
+    assert tokenizer.tokens_per_step == tokenizer.n_obs + 2 == 2 + 1 + 2  # two patches, a pack, two separators
+    batch = Windows([task], window=100, batch_size=4, seed=0).batch(0)
+    assert {PATCH, PACK, VOCABULARY.separator} == set(batch.tokens.unique().tolist())
+    assert batch.packs is not None and len(batch.packs) == (batch.tokens == PACK).sum()
+    for low, high, position, ids, _ in batch.targets:
+        assert (batch.tokens.flatten()[position] == VOCABULARY.separator).all()
+        assert (batch.local.flatten()[position] == (3 if high - low == 3 else 4)).all()
+        assert ((low <= ids) & (ids < high)).all()
+    asked = torch.cat([target.position for target in batch.targets])
+    assert len(asked) == len(asked.unique()) == (batch.tokens == VOCABULARY.separator).sum()
 
 
 def test_clean_episodes_are_their_own_labels() -> None:
