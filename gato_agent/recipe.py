@@ -13,7 +13,12 @@ from gato_agent.envs.errors import UsageError, at_least
 
 Precision = Literal["float32", "bfloat16"]
 Size = Literal["nano", "tiny", "small", "baseline", "large"]
-LATER = {"optimizer": "adamw", "accumulate": 1, "ema": 0.0}  # what runs were before there was a choice
+LATER = {
+    "optimizer": "adamw",
+    "accumulate": 1,
+    "ema": 0.0,
+    "shortest_fragment": 0,
+}  # what runs were before there was a choice
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 # Adam at a constant rate, as the paper does it (appendix). For our own sizes the rate is that of training from nothing:
 # measured with nano, whose loss then falls faster than with a tenth or a third of it (docs/your-own-environment.md).
@@ -41,6 +46,9 @@ class TrainConfig:
     """Optimizer steps; the schedule depends on them."""
     batch_size: int = 4
     """Windows per step; a window is twice the context long."""
+    shortest_fragment: int = 0
+    """Tokens of the shortest pieces of episodes that fill windows; their lengths are random, up to a window, so that a
+    batch holds more of them. 0: as long as there is room."""
     accumulate: int = 1
     """Parts in which a step's windows are worked through, one after the other, where memory is short."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -114,6 +122,7 @@ class TrainConfig:
         """Raise UsageError for an option that cannot be."""
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
         at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
+        at_least(0, shortest_fragment=self.shortest_fragment)
         if not 0 <= self.ema < 1:
             raise UsageError(f"--ema {self.ema}: at least 0 and below 1")
         at_least(0, warmup=self.warmup, seed=self.seed, smooth_bins=self.smooth_bins, weight_decay=self.weight_decay)

@@ -63,7 +63,7 @@ def train(config: TrainConfig) -> Path:
     _check_tasks(config, data.tasks, start.tasks if start else {})
     windows = Windows(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-        weights=mixture(config.mixture, list(data.tasks)),
+        weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,
     )  # fmt: skip
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
     shaping["compile"] = (config.compile and fits(size, torch.device(device).type)) or None

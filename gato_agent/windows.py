@@ -63,15 +63,19 @@ class Windows:
         batch_size: windows per batch.
         seed: of all choices.
         demos: share of the fragments that begin with a demonstration, of tasks that have such prompts.
+        shortest: tokens of the shortest fragments; their lengths are log-uniform up to a window. 0: as long as there is
+            room. Timesteps that follow each other teach much the same, so many short fragments teach more.
     """
 
     def __init__(
         self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE,
+        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, shortest: int = 0,
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
+        self.shortest = min(shortest, window) or window
+        lengths = self.shortest * (window / self.shortest) ** np.linspace(0, 1, 9)
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
-        share /= [task.mean_fragment(window) for task in self.tasks]
+        share /= [np.mean([task.mean_fragment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
 
@@ -126,7 +130,10 @@ class _Window:
         at = number = 0
         while at < source.window:
             task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
-            where = task.fragment(rng, source.window - at)
+            longest = source.window
+            if source.shortest < longest:
+                longest = round(source.shortest * (longest / source.shortest) ** rng.random())
+            where = task.fragment(rng, min(longest, source.window - at))
             at += self._append(task, where, task.opening(rng, where, source.demos), at, number)
             number += 1
 
