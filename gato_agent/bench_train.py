@@ -43,12 +43,14 @@ class TrainBenchConfig:
     """nano, tiny, small, baseline or large; one or several."""
     precision: tuple[Precision, ...] = ("float32", "bfloat16")
     """Of matrix products."""
+    shape: str = "{}"
+    """Fields of each size to change, as JSON: {"pack": 1, "parallel_actions": false} are the paper's tokens."""
     batch_size: int = 4
     """Windows per step."""
     optimizer: str = "adamw"
     """adamw or muon; the plain loop's is AdamW."""
     observations: int = 17
-    """Tokens of an observation."""
+    """Values of an observation."""
     actions: int = 6
     """Tokens of an action, which are the targets."""
     device: str = "auto"
@@ -103,7 +105,7 @@ def bench_train(config: TrainBenchConfig) -> list[TrainFigures]:
 
 def measure(config: TrainBenchConfig, machine: Machine, size: str, precision: Precision) -> TrainFigures:
     """All figures of one size and precision."""
-    shape, device = GatoConfig.named(size), machine.device
+    shape, device = GatoConfig.named(size).reshaped(config.shape), machine.device
     recipe = TrainConfig(size=size, precision=precision, compile=config.compile, optimizer=config.optimizer)  # type: ignore[arg-type]
     windows = made_up(config, shape)
     batches = [windows.batch(i).to(device) for i in range(2)]
