@@ -10,6 +10,7 @@ from gato_agent.spaces import BINS, PACK, PAD, PATCH, PATCH_SIZE, POSITIONS
 
 NORM_GROUPS = 32
 CHANNELS = 4
+KNOWN = 10_000  # patches that are remembered in play, about 1 kB of pixels and as much of vectors each
 VALUE_WIDTH = 16  # of the vector of one value in a pack
 
 
@@ -42,23 +43,36 @@ class PatchEmbedding(nn.Module):
         self.row = nn.Embedding(POSITIONS, config.width)
         self.column = nn.Embedding(POSITIONS, config.width)
 
-    def forward(self, patches: Tensor, intervals: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, intervals: Tensor, known: dict[bytes, Tensor] | None = None) -> Tensor:
         """Embed patches.
 
         Args:
             patches: uint8 [k, 16, 16, 4], channels last.
             intervals: integer [k, 2, 2], (row | column, from | to), in 128ths of the image.
+            known: what patches were found to look like before, and is added to: most of a screen stays as it was.
 
         Returns:
             [k, width]
         """
         rows, columns = self._positions(intervals).unbind(1)
-        if self.training and patches.device.type == "cpu":
+        if known is not None:
+            x = self._recall(patches, known)
+        elif self.training and patches.device.type == "cpu":
             patches, place = distinct(patches)
             x = self._look(patches)[place]
         else:
             x = self._look(patches)
         return x + self.row(rows) + self.column(columns)  # type: ignore[no-any-return]
+
+    def _recall(self, patches: Tensor, known: dict[bytes, Tensor]) -> Tensor:
+        """`_look`, of each patch alone and once."""
+        keys = [patch.tobytes() for patch in patches.numpy()]
+        if len(known) > KNOWN:
+            known.clear()
+        for i, key in enumerate(keys):
+            if key not in known:
+                known[key] = self._look(patches[i : i + 1])[0]
+        return torch.stack([known[key] for key in keys])
 
     def _look(self, patches: Tensor) -> Tensor:
         """[k, 16, 16, 4] -> [k, width], in float32 always: bfloat16 is slower for so few channels, and coarser."""
@@ -96,6 +110,11 @@ class PackEmbedding(nn.Module):
     def forward(self, packs: Tensor) -> Tensor:
         """Integer [k, pack], ids from the first bin on or PAD -> [k, width]."""
         return self.mix(self.value(packs.int() - PAD).flatten(1))  # type: ignore[no-any-return]
+
+    def one_by_one(self, packs: Tensor) -> Tensor:
+        """The same, of each pack alone: a library sums in another order where there are several."""
+        rows = self.value(packs.int() - PAD).flatten(1)
+        return torch.stack([torch.mv(self.mix.weight, row) for row in rows])
 
 
 class Embedding(nn.Module):
@@ -138,14 +157,18 @@ class Embedding(nn.Module):
         return x  # type: ignore[no-any-return]
 
     def looked_at(
-        self, tokens: Tensor, patches: Tensor | None, intervals: Tensor | None, packs: Tensor | None
-    ) -> Tensor | None:
-        """Vectors [k + p, width] of patches and packs in the order of their places in `tokens`; None without any."""
+        self, tokens: Tensor, patches: Tensor | None, intervals: Tensor | None, packs: Tensor | None,
+        known: dict[bytes, Tensor],
+    ) -> Tensor | None:  # fmt: skip
+        """Vectors [k + p, width] of patches and packs in the order of their places in `tokens`; None without any.
+
+        Each is computed alone, so that lanes do not disturb each other. `known`: see `PatchEmbedding.forward`.
+        """
         if packs is None:
-            return None if patches is None else self.patch(patches, intervals)
+            return None if patches is None else self.patch(patches, intervals, known)
         if patches is None:
-            return self.pack(packs)  # type: ignore[no-any-return]
+            return self.pack.one_by_one(packs)
         packed = tokens[(tokens == PATCH) | (tokens == PACK)] == PACK
         found = torch.empty(len(packed), self.table.embedding_dim, dtype=self.table.weight.dtype, device=tokens.device)
-        found[packed], found[~packed] = self.pack(packs), self.patch(patches, intervals)
+        found[packed], found[~packed] = self.pack.one_by_one(packs), self.patch(patches, intervals, known)
         return found

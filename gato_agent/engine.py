@@ -94,6 +94,7 @@ class Engine:
         config, embedding = model.config, model.embedding
         self._positions, self._together = config.local_positions, int(config.parallel_actions)
         self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        self._known: dict[bytes, Tensor] = {}  # patches and what they look like
         layers = [_layer(block, precision) for block in model.blocks if isinstance(block, Block)]
         self._layers = layers, (_Layer * len(layers))(*layers)
         self._packed = _Model(
@@ -168,7 +169,7 @@ class Engine:
             raise ValueError(
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
-        shown = self._model.embedding.looked_at(tokens, patches, intervals, packs)
+        shown = self._model.embedding.looked_at(tokens, patches, intervals, packs, self._known)
         return tokens.contiguous(), local.contiguous(), None if shown is None else shown.contiguous()
 
     def _call(

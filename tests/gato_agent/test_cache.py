@@ -14,6 +14,7 @@ from gato_agent.engine import Engine
 from gato_agent.model import Gato
 from gato_agent.spaces import PAD
 from tests.gato_agent.harsh import harsh
+from tests.gato_agent.shapes import NANO
 
 DECODERS = TorchDecoder, Engine
 
@@ -114,8 +115,8 @@ def worst_error(reference: Gato, driver: Lanes, steps: int) -> tuple[float, int]
 
 
 @pytest.mark.parametrize(("config", "lanes", "steps"), [
-    (dataclasses.replace(GatoConfig.nano(), context=50), 5, 300),  # a context that is no multiple of a step
-    (GatoConfig.nano(), 16, 625),
+    (dataclasses.replace(NANO, context=50), 5, 300),  # a context that is no multiple of a step
+    (NANO, 16, 625),
 ])  # fmt: skip
 def test_cached_equals_uncached_through_resets_and_evictions(config: GatoConfig, lanes: int, steps: int) -> None:
     """10,000 environment steps at full size."""
@@ -131,7 +132,7 @@ def test_prompts_stay_and_cached_still_equals_uncached(context: int, prompt: int
 
     In float64, where nothing hides behind rounding.
     """
-    model = harsh(dataclasses.replace(GatoConfig.nano(), context=context)).double()
+    model = harsh(dataclasses.replace(NANO, context=context)).double()
     worst, longest = worst_error(model, Lanes(model, 4, TorchDecoder, prompt), 100)
     assert longest == prompt + 100 * STEP > 2 * context
     assert worst < 1e-12
@@ -140,7 +141,7 @@ def test_prompts_stay_and_cached_still_equals_uncached(context: int, prompt: int
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_prompt_is_given_to_its_lanes_alone(kind: type[TorchDecoder | Engine]) -> None:
     """What is pinned anew in one lane changes it, at any age, and no other."""
-    model = harsh(dataclasses.replace(GatoConfig.nano(), context=40, layers=2))
+    model = harsh(dataclasses.replace(NANO, context=40, layers=2))
     drivers = [Lanes(model, 3, kind, 6) for _ in range(2)]
     generator, middle = torch.Generator().manual_seed(0), torch.tensor([False, True, False])
     observations, start = observe(model.config, (40, 3), generator), torch.ones(3, dtype=torch.bool)
@@ -158,7 +159,7 @@ def test_a_prompt_is_given_to_its_lanes_alone(kind: type[TorchDecoder | Engine])
 @pytest.mark.parametrize(("context", "prompt"), [(50, 0), (512, 0), (50, 7), (200, 70), (512, 114)])
 def test_the_engine_is_as_near_to_the_truth_as_pytorch(context: int, prompt: int) -> None:
     """Float32 rounds: with these weights PyTorch itself is 1e-5 from float64, and the engine must be no farther."""
-    model = harsh(dataclasses.replace(GatoConfig.nano(), context=context))
+    model = harsh(dataclasses.replace(NANO, context=context))
     exact = copy.deepcopy(model).double()
     steps = 150 if prompt else 300
     (engine, longest), (pytorch, _) = (
@@ -171,7 +172,7 @@ def test_the_engine_is_as_near_to_the_truth_as_pytorch(context: int, prompt: int
 @pytest.mark.parametrize("kind", DECODERS)
 def test_lanes_equal_single_lanes(kind: type[TorchDecoder | Engine]) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(GatoConfig.nano(), context=40)
+    config = dataclasses.replace(NANO, context=40)
     model = Gato(config).eval()
     generator = torch.Generator().manual_seed(2)
     observations = observe(config, (30, 3), generator)
@@ -190,7 +191,7 @@ def test_lanes_equal_single_lanes(kind: type[TorchDecoder | Engine]) -> None:
 def test_a_ring_of_context_slots_would_be_too_small() -> None:
     """SPEC: the ring holds context + n - 1 slots; with fewer, a pass overwrites what its first query still sees."""
     torch.manual_seed(0)
-    config = dataclasses.replace(GatoConfig.nano(), context=16)
+    config = dataclasses.replace(NANO, context=16)
     model = Gato(config).eval()
     tokens = torch.randint(0, config.vocabulary.size, (1, 64))
     expected = model(tokens)

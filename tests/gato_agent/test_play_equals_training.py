@@ -14,7 +14,6 @@ from torch import Tensor
 from gato_agent import agent as agent_module
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.engine import Engine, Precision
 from gato_agent.envs.structure import Columns, columns
@@ -24,8 +23,9 @@ from gato_agent.spaces import PACK, PAD, PATCH
 from gato_agent.text import TextTokenizer
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.windows import Windows
+from tests.gato_agent.shapes import NANO
 
-SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
+SMALL = dataclasses.replace(NANO, context=48, layers=2)
 OBSERVATION = Dict({
     "camera": Box(0, 255, (20, 32, 3), np.uint8),  # four patches of different intervals
     "goal": Text(4, charset="abc"),  # at most four pieces of six

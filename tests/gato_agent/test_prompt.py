@@ -25,6 +25,7 @@ from gato_agent.tokenized import TokenizedTask
 from gato_agent.train import TrainConfig, train
 from gato_agent.windows import Windows
 from tests.gato_agent.harsh import harsh
+from tests.gato_agent.shapes import NANO
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)
 VOCABULARY = SHORT.vocabulary
@@ -264,7 +265,7 @@ def levels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_mission_said_once_leaves_four_tokens_a_timestep(levels: Path) -> None:
-    config = GatoConfig.nano()
+    config = NANO
     data = load_data(levels, config, None, prompt="auto")
     babyai, cartpole = data.tasks["BabyAI-GoToLocal-v0"], data.tasks["CartPole-v1"]
     assert babyai.prompt.instruction == "mission" and cartpole.prompt.text == "CartPole"
@@ -292,7 +293,7 @@ def test_one_task_without_an_instruction_needs_no_prompt(levels: Path, tmp_path:
 def test_training_resumes_exactly_and_keeps_the_prompt(levels: Path, tmp_path: Path, kind: str) -> None:
     config = TrainConfig(
         data=levels, out=tmp_path / "whole", steps=4, batch_size=1, save_every=2, prompt=kind, device="cpu",  # type: ignore[arg-type]
-        holdout=0.34, num_threads=1,
+        holdout=0.34, num_threads=1, shape='{"parallel_actions": false}',
     )  # fmt: skip
     whole = train(config)
     parts = dataclasses.replace(config, out=tmp_path / "parts", minutes=0.0)

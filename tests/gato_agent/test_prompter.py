@@ -30,9 +30,10 @@ from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD
 from gato_agent.text import TextTokenizer
 from gato_agent.tokenized import TokenizedTask
+from tests.gato_agent.shapes import NANO
 from tests.gato_agent.test_play_equals_training import lane_of, recording
 
-SMALL = dataclasses.replace(GatoConfig.nano(), context=60, layers=2)
+SMALL = dataclasses.replace(NANO, context=60, layers=2)
 OBSERVATION = Dict({
     "camera": Box(0, 255, (20, 32, 3), np.uint8), "goal": Text(6, charset="abc"), "x": Box(-np.inf, np.inf, (2,)),
 })  # fmt: skip

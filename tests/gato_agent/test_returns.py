@@ -65,7 +65,7 @@ def test_the_returns_are_those_of_evaluate(quiet: TrainConfig) -> None:
     expected = EvaluateConfig(checkpoint=str(quiet.out), seed=FIRST, episodes=3, n_envs=3, device="cpu")
     found = evaluate(expected).tasks
     assert returns.tasks.keys() == found.keys()
-    assert all(returns.tasks[task].returns == found[task].returns for task in found)
+    assert all(sorted(returns.tasks[task].returns) == sorted(found[task].returns) for task in found)
     assert said[-1] == "playing CartPole-v1: 3 of 3"
 
 

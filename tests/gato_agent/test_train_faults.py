@@ -127,13 +127,13 @@ def test_a_task_with_other_spaces_than_the_checkpoints_is_named(
 def test_a_space_that_the_model_has_no_room_for_is_named(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = Box(-1, 1, (600,))
+    large = Box(-1, 1, (40_000,))
     spec = EnvSpec("Large-v0", entry_point=lambda: TestingEnv(
-        observation_space=large, reset=lambda env, seed, options: (np.zeros(600, np.float32), {}),
-        step=lambda env, action: (np.zeros(600, np.float32), 0.0, env.t > 1, False, {}),
+        observation_space=large, reset=lambda env, seed, options: (np.zeros(40_000, np.float32), {}),
+        step=lambda env, action: (np.zeros(40_000, np.float32), 0.0, env.t > 1, False, {}),
     ))  # fmt: skip
     monkeypatch.setitem(gym.registry, "Large-v0", spec)
     collect(CollectConfig(env=("Large-v0",), expert="random", episodes=1, workers=0, out=tmp_path / "large"))
-    with pytest.raises(UsageError, match=r"Large-v0: an observation takes 600 tokens and the model has .* for 512"):
+    with pytest.raises(UsageError, match=r"Large-v0: an observation takes 626 tokens and the model has .* for 512"):
         train(dataclasses.replace(config, data=tmp_path / "large"))
     assert not config.out.exists()
