@@ -73,7 +73,7 @@ class Windows:
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
         self.shortest = min(shortest, window) or window
-        lengths = self.shortest * (window / self.shortest) ** np.linspace(0, 1, 9)
+        lengths = self.shortest * (window / self.shortest) ** ((np.arange(20) + 0.5) / 20)
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
         share /= [np.mean([task.mean_fragment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos

@@ -12,6 +12,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from gato_agent import embedding
 from gato_agent.agent import Agent, resolve_device
 from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.config import GatoConfig
@@ -97,6 +98,27 @@ def test_lanes_play_as_single_environments_do() -> None:
         return found
 
     assert episodes(1) == episodes(4)
+
+
+@pytest.mark.parametrize("kept", [2, 10_000])
+def test_a_lanes_numbers_are_its_own_whatever_others_see_and_was_seen_before(
+    monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """Patches and packs are embedded before the engine runs, patches only once."""
+    monkeypatch.setattr(embedding, "KNOWN", kept)
+    task = TrainedTask("Toy-v0", RICH, HANDS)
+    alone, together = Agent(checkpoint_for(task), task), Agent(checkpoint_for(task), task)
+    alone.reset(1)
+    together.reset(3)
+    space = batch_space(RICH, 3)
+    space.seed(0)
+    observations = [space.sample() for _ in range(6)]
+    for observation in observations + observations[:2]:
+        one = {"camera": observation["camera"][1:2], "goal": tuple(part[1:2] for part in observation["goal"])}
+        alone.act(one)
+        together.act(observation)
+        for a, b in zip(alone._decoder.logits, together._decoder.logits, strict=True):
+            assert torch.equal(a[0], b[1])
 
 
 def test_sampling_repeats_with_its_seed_and_not_with_another() -> None:

@@ -184,6 +184,23 @@ def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
     assert steps * tokenizer.tokens_per_step / long.tokens.numel() == pytest.approx(0.75, abs=0.05)
 
 
+def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: TokenizedTask) -> None:
+    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)  # seven tokens a timestep
+    other = TokenizedTask("other", tokenizer, [episode(300, 5)])
+    count = {
+        shortest: Windows([other], window=400, batch_size=50, seed=0, shortest=shortest).batch(0).segment[:, -1].sum()
+        for shortest in (0, 400, 10)
+    }
+    assert count[0] == count[400] < count[10] / 2
+    mixed = Windows([task, other], window=2000, batch_size=60, seed=0, shortest=10, weights=[1.0, 3.0])
+    mixed.tasks[1].family = 1
+    batch = mixed.batch(0)
+    steps = [sum(len(t.id) for t in batch.targets if t.family == family) for family in (0, 1)]
+    assert steps[1] / sum(steps) == pytest.approx(0.75, abs=0.1)  # the longest ones are cut at ends of windows
+    longest = np.bincount(batch.segment[0].numpy()).max()
+    assert 7 <= longest <= 2000
+
+
 def test_an_observation_that_cannot_be_tokenised_is_named() -> None:
     bad = episode(4, 3)
     bad.observations["x"][2, 1] = np.nan
