@@ -46,15 +46,15 @@ def legal_for(config: GatoConfig) -> Legal:
 
 
 class Recorder:
-    """An agent that keeps the tokens and logits of its episodes."""
+    """An agent of one action token and one pack that keeps the tokens and logits of its episodes."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent, self.decoder, self.reset = agent, agent._decoder, agent.reset
         self.step, self.decoder.step = self.decoder.step, self.record  # type: ignore[method-assign]
         assert isinstance(self.decoder, Engine)
         self.start: Any = None
-        self.episodes: list[tuple[list[Tensor], list[Tensor]]] = []
-        self.current: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self.episodes: list[tuple[list[tuple[Tensor, Tensor]], list[Tensor]]] = []
+        self.current: dict[int, tuple[list[tuple[Tensor, Tensor]], list[Tensor]]] = {}
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         self.start = start
@@ -67,7 +67,8 @@ class Recorder:
                 self.current[lane] = ([], [])
                 self.episodes.append(self.current[lane])
             tokens, logits = self.current[lane]
-            tokens.append(torch.cat((prefill.tokens[lane, 1:], action[lane])))
+            assert prefill.packs is not None
+            tokens.append((prefill.tokens[lane].clone(), prefill.packs.view(len(self.start), -1)[lane]))
             logits += [part[lane].clone() for part in self.decoder.logits]
         return action
 
@@ -75,10 +76,17 @@ class Recorder:
     def worst_error(self) -> float:
         """Largest difference to one uncached forward over an episode, over max(1, largest absolute logit)."""
         model, tokenizer = self.agent.model, self.agent.tokenizer
-        n_obs, ((low, high),), worst = tokenizer.n_obs, tokenizer.legal.tolist(), 0.0
-        for tokens, logits in self.episodes:
-            local = torch.tensor([*range(n_obs), -1, -1]).repeat(len(tokens))
-            hidden = model(torch.cat(tokens)[None], local=local[None])[0, n_obs :: n_obs + 2]
+        ((low, high),), worst = tokenizer.legal.tolist(), 0.0
+        said = self.agent._prompter.reset(1)
+        assert said is not None
+        count = said.tokens.shape[1]
+        for seen, logits in self.episodes:
+            tokens, packs = zip(*seen, strict=True)
+            local = torch.cat((said.local[0], torch.from_numpy(tokenizer.local).repeat(len(tokens))))
+            stream = torch.cat((said.tokens[0], *tokens))
+            hidden = model(stream[None], local=local[None], packs=torch.stack(packs), pinned=torch.tensor([[count]]))[
+                0, count:
+            ].view(len(tokens), -1, model.config.width)[:, -1]
             expected = model.logits(hidden, low, high)
             scale = max(1.0, expected.abs().max().item())
             worst = max(worst, (torch.stack(logits) - expected).abs().max().item() / scale)

@@ -104,14 +104,16 @@ def test_a_task_that_is_not_installed_or_not_known_is_named_and_not_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "minatar", None)  # as if it were not installed
-    config = EvaluateConfig(env=("CartPole-v1", "Taxi-v4"), suite=("minatar",), episodes=1, workers=0, out=tmp_path)
+    config = EvaluateConfig(
+        env=("CartPole-v1", "Blackjack-v1"), suite=("minatar",), episodes=1, workers=0, out=tmp_path
+    )
     found = evaluate(config)
     assert list(found.tasks) == ["CartPole-v1"]
-    assert found.not_evaluated["Taxi-v4"] == "Taxi-v4: shipped weights was not trained on it"
+    assert found.not_evaluated["Blackjack-v1"] == "Blackjack-v1: shipped weights was not trained on it"
     assert "pip install 'gato-agent[minatar]'" in found.not_evaluated["MinAtar/Freeway-v1"]
     assert "not evaluated: MinAtar/Breakout-v1 is not installed" in capsys.readouterr().out
     groups = json.loads((tmp_path / "results.json").read_text())["not_evaluated"]
-    assert set(groups) == {"Taxi-v4", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"}
+    assert set(groups) == {"Blackjack-v1", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"}
     with pytest.raises(UsageError, match=r"MinAtar/Freeway-v1 is not installed: pip install 'gato-agent\[minatar\]'"):
         evaluate(EvaluateConfig(env=("MinAtar/Freeway-v1",), episodes=1))
 

@@ -265,7 +265,7 @@ def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path)
 
 def test_fine_tuning_has_defaults_of_its_own() -> None:
     own = fine_tuning("shipped", batch_size=2)
-    assert (own.size, own.init, own.batch_size, own.steps) == ("nano", "shipped", 2, 200)
+    assert (own.size, own.init, own.batch_size, own.steps) == ("tiny", "shipped", 2, 200)
     assert own.rate(0) == own.rate(own.steps - 1) == 1e-3
     paper = TrainConfig.fine_tuning("large", "there")
     assert paper.rate(0) == paper.rate(paper.steps - 1) == 1e-5
