@@ -266,7 +266,7 @@ def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path)
 def test_fine_tuning_has_defaults_of_its_own() -> None:
     own = fine_tuning("shipped", batch_size=2)
     assert (own.size, own.init, own.batch_size, own.steps) == ("tiny", "shipped", 2, 200)
-    assert own.rate(0) == own.rate(own.steps - 1) == 1e-3
+    assert own.rate(0) == own.rate(own.steps - 1) == 6e-4
     paper = TrainConfig.fine_tuning("large", "there")
     assert paper.rate(0) == paper.rate(paper.steps - 1) == 1e-5
     assert (paper.batch_size, paper.steps, paper.weight_decay, paper.dropout) == (64, 10_000, 0.0, 0.1)
@@ -279,7 +279,7 @@ def test_fine_tuning_has_defaults_of_its_own() -> None:
         defaults(["--init", "nowhere"])
 
 
-def test_fine_tuning_learns_a_task_that_the_checkpoint_does_not_know(tmp_path: Path) -> None:
+def test_fine_tuning_learns_one_task_and_leaves_the_others(tmp_path: Path) -> None:
     collect(CollectConfig(env=("FrozenLake-v1",), expert="random", episodes=8, workers=0, out=tmp_path / "data"))
     given = {"data": tmp_path / "data", "steps": 20, "batch_size": 1, "num_threads": 1, "device": "cpu"}
     train(fine_tuning("shipped", **given, out=tmp_path / "run", learning_rate=1e-3))
