@@ -37,6 +37,8 @@ from gato_agent.windows import Windows
 
 CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
 
+SIZE = replace(GatoConfig.nano(), pack=1, parallel_actions=False)  # a view says what becomes a token each
+
 
 @dataclass(frozen=True)
 class Config:
@@ -71,7 +73,7 @@ def main(config: Config) -> None:
     known = find(store.env_id) or Task(store.env_id, "")
     texts = [text for episode in episodes for column in episode.observations.values() for text in column.flat
              if isinstance(text, str)]  # fmt: skip
-    text = TextTokenizer.train(texts, GatoConfig.nano().text) if texts else None
+    text = TextTokenizer.train(texts, SIZE.text) if texts else None
     pieces = known.text_pieces or TEXT_PIECES
     plain = TrainedTask(store.env_id, store.observation_space, store.action_space, pieces, store.env_kwargs)
     for name, view in candidates(known).items():
@@ -87,16 +89,14 @@ def main(config: Config) -> None:
 
 def tokenized(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TokenizedTask:
     """Episodes as tokens, through the task's view."""
-    size = GatoConfig.nano()
-    return TokenizedTask(task.id, task.tokenizer(size, text), episodes)
+    return TokenizedTask(task.id, task.tokenizer(SIZE, text), episodes)
 
 
 def learn(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode], steps: int) -> Gato:
     """Train a nano model."""
-    size = GatoConfig.nano()
     torch.manual_seed(0)
-    trainer = Trainer(TrainConfig(steps=steps, warmup=min(50, steps // 4)), Gato(size))
-    windows = Windows([tokenized(task, text, episodes)], window=2 * size.context, batch_size=4)
+    trainer = Trainer(TrainConfig(steps=steps, warmup=min(50, steps // 4)), Gato(SIZE))
+    windows = Windows([tokenized(task, text, episodes)], window=2 * SIZE.context, batch_size=4)
     for step in range(steps):
         trainer.update(windows.batch(step))
     return trainer.model.eval()

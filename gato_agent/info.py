@@ -53,6 +53,8 @@ def size_table(size: str) -> Table:
         "blocks": model.blocks,
         "final norm": model.norm,
     }
+    if config.pack > 1:
+        parts[f"up to {config.pack} values in a token"] = model.embedding.pack
     for name, module in parts.items():
         shown.add_row(f"parameters: {name}", f"{sum(p.numel() for p in module.parameters()):,}")
     total = sum(p.numel() for p in model.parameters())
@@ -93,18 +95,26 @@ def env_table(env: str, env_kwargs: str) -> Table:
 
     known = find(env) or Task(env, "")
     with closing(make(env, env_kwargs=parse_kwargs(env_kwargs))) as made:
-        spaces, vocabulary = (made.observation_space, made.action_space), GatoConfig.nano().vocabulary
-        view = view_of(env, made.observation_space)
-        tokenizer = SpaceTokenizer(*spaces, vocabulary, lambda _: [], known.text_pieces or 32, view)
-        shown = Table("", "value", title=env, show_header=False)
-        shown.add_row("observations", str(made.observation_space))
-        shown.add_row("actions", str(made.action_space))
-    shown.add_row("seen through", ", ".join(next(iter(step)) for step in view.to_json()) or "no view")
-    shown.add_row("observation tokens", str(tokenizer.n_obs))
-    shown.add_row("separator", "1")
-    shown.add_row("action tokens", str(tokenizer.n_act))
-    shown.add_row("tokens per timestep", str(tokenizer.tokens_per_step))
+        spaces = made.observation_space, made.action_space
+    shown = Table("", "value", title=env, show_header=False)
+    shown.add_row("observations", str(spaces[0]))
+    shown.add_row("actions", str(spaces[1]))
     for size in SIZES:
-        context = GatoConfig.named(size).context
-        shown.add_row(f"context of {size}", f"{context} tokens, {context / tokenizer.tokens_per_step:.1f} steps")
+        config = GatoConfig.named(size)
+        view = view_of(env, spaces[0], config.pack > 1)
+        tokenizer = SpaceTokenizer(
+            *spaces,
+            config.vocabulary,
+            lambda _: [],
+            known.text_pieces or 32,
+            view,
+            config.pack,
+            config.parallel_actions,
+        )
+        n, kinds = tokenizer.tokens_per_step, ", ".join(next(iter(step)) for step in view.to_json())
+        shown.add_row(
+            size,
+            f"{n} tokens per timestep, {tokenizer.n_obs} of them observation{f' ({kinds})' if kinds else ''}; "
+            f"{config.context / n:.1f} steps in a context of {config.context}",
+        )
     return shown
