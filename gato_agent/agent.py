@@ -63,6 +63,7 @@ class Agent:
         self._prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
         self._decoder = make_decoder(self.model, legal, precision)
+        self._last = 0 if self.config.parallel_actions else 1  # action tokens that enter with the next observation
         self._lanes = 0  # none before the first reset
 
     @classmethod
@@ -114,7 +115,7 @@ class Agent:
         """Forget everything and prepare for `lanes` environments."""
         at_least(1, lanes=lanes)
         local, separator = self.tokenizer.local, self.config.vocabulary.separator
-        if not self.config.parallel_actions:
+        if self._last:
             local = np.array([-1, *local[: self.tokenizer.n_obs + 1]])
         self._decoder.reset(lanes, len(local), self._prompter.tokens)
         self._pin(np.ones(lanes, dtype=np.bool_), self._prompter.reset(lanes))
@@ -210,15 +211,13 @@ class Agent:
             raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
         self._restart(start)
         seen = self._encode(observation, start)
-        begin = 0 if self.config.parallel_actions else 1
-        self._tokens[:, begin : begin + self.tokenizer.n_obs] = torch.from_numpy(seen.tokens)
+        self._tokens[:, self._last : self._last + self.tokenizer.n_obs] = torch.from_numpy(seen.tokens)
         patches, packs = (
             torch.from_numpy(flat(part)).to(self.device) if part.size else None for part in (seen.patches, seen.packs)
         )
         prefill = Prefill(self._tokens, self._local, patches, self._intervals, packs)
         action = self._decoder.step(prefill, self._choose)
-        if not self.config.parallel_actions:
-            self._tokens[:, 0] = action[:, -1]
+        self._tokens[:, : self._last] = action[:, action.shape[1] - self._last :]
         self._steps += 1
         return self.tokenizer.decode_actions(action.cpu().numpy())
 
@@ -227,11 +226,8 @@ class Agent:
         if start.any():
             lanes = torch.from_numpy(start).to(self.device)
             age = self._prompter.tokens  # where the observation begins; the PAD goes before it
-            if self.config.parallel_actions:
-                self._decoder.restart(lanes, age)
-            else:
-                self._decoder.restart(lanes, age - 1)
-                self._tokens[:, 0].masked_fill_(lanes, PAD)
+            self._decoder.restart(lanes, age - self._last)
+            self._tokens[:, : self._last].masked_fill_(lanes.unsqueeze(1), PAD)
             self._steps[start] = 0
             self._fresh[:] = False
 
