@@ -37,7 +37,7 @@ from gato_agent.windows import Windows
 
 CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
 
-SIZE = replace(GatoConfig.nano(), pack=1, parallel_actions=False)  # a view says what becomes a token each
+SIZE = replace(GatoConfig.nano(), pack=1, parallel_actions=0)  # a view says what becomes a token each
 
 
 @dataclass(frozen=True)

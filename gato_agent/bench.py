@@ -40,7 +40,7 @@ class BenchConfig:
     size: tuple[str, ...] = ("nano", "tiny")
     """nano, tiny, small, baseline or large; one or several."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON: {"pack": 64, "parallel_actions": true}."""
+    """Fields of each size to change, as JSON: {"pack": 64, "parallel_actions": 32}."""
     task: tuple[str, ...] = ("4/1", "17/6")
     """Values of an observation / action tokens."""
     lanes: tuple[int, ...] = (1,)
@@ -129,9 +129,11 @@ class Job:
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
         self.packs, count = packs, packs or observations
-        local = [*range(count + actions)] if config.parallel_actions else [-1, *range(count), -1]
+        each = config.parallel_actions
+        more = -(-actions // each) - min(packs, 1) if each else 0  # separators
+        local = [*range(count + more)] if each else [-1, *range(count), -1]
         self.local = torch.tensor([local], device=device).repeat(lanes, 1)
-        self.passes = [len(local)] + [1] * (0 if config.parallel_actions else actions - 1)  # tokens of each in a step
+        self.passes = [len(local)] + [1] * (0 if each else actions - 1)  # tokens of each in a step
 
     def prefill(self) -> Prefill:
         """The next observation."""

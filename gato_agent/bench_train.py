@@ -44,7 +44,7 @@ class TrainBenchConfig:
     precision: tuple[Precision, ...] = ("float32", "bfloat16")
     """Of matrix products."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON: {"pack": 1, "parallel_actions": false} are the paper's tokens."""
+    """Fields of each size to change, as JSON: {"pack": 1, "parallel_actions": 0} are the paper's tokens."""
     batch_size: int = 4
     """Windows per step."""
     optimizer: str = "adamw"
@@ -210,17 +210,21 @@ class PlainLoop:
 
     def step(self) -> None:
         """One step, with logits at targets."""
-        self._step(lambda hidden: sum(
-            F.cross_entropy(self.model.logits(hidden[t.position], t.low, t.high), t.id - t.low)
-            for t in self.batch.targets
-        ))  # fmt: skip
+
+        def loss(hidden: Tensor) -> Tensor | int:
+            states = self.model.predicting(hidden).flatten(0, -2)
+            found = [self.model.logits(states[t.position], t.low, t.high) for t in self.batch.targets]
+            return sum(F.cross_entropy(x, t.id - t.low) for x, t in zip(found, self.batch.targets, strict=True))
+
+        self._step(loss)
 
     def everywhere(self) -> None:
         """One step, with logits of all ids at all positions."""
         wanted = torch.full((self.tokens.numel(),), -100, device=self.device)
         for target in self.batch.targets:
-            wanted[target.position] = target.id
-        self._step(lambda hidden: F.cross_entropy(self.model.logits(hidden), wanted))
+            wanted[target.position // max(1, self.model.config.parallel_actions)] = target.id
+        table = self.model.embedding.table.weight
+        self._step(lambda hidden: F.cross_entropy(F.linear(hidden.float(), table), wanted))
 
     def _step(self, loss: Callable[[Tensor], Tensor | int]) -> None:
         self.model.train()

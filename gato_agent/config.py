@@ -10,7 +10,7 @@ from gato_agent.envs.errors import UsageError
 from gato_agent.spaces import Vocabulary
 
 # What our small sizes do otherwise than the paper.
-OWN: dict[str, Any] = {"stochastic_depth": 0.0, "pack": 64, "parallel_actions": True}
+OWN: dict[str, Any] = {"stochastic_depth": 0.0, "pack": 64, "parallel_actions": 32}
 PUBLISHED_PARAMETERS = {"small": 79e6, "baseline": 364e6, "large": 1.18e9}  # Gato paper, table 5
 
 
@@ -33,19 +33,19 @@ class GatoConfig:
     """Longest observation in tokens."""
     pack: int = 1
     """Values of an observation that share one token, side by side and read by one matrix; 1 as in the paper."""
-    parallel_actions: bool = False
-    """Whether all tokens of an action are predicted at once, from as many separators, and none is ever read (as in
-    OpenVLA-OFT, Kim et al. 2025): nothing can be copied from earlier actions. In the paper each is read by the next."""
+    parallel_actions: int = 0
+    """Tokens of an action that are predicted at once, from the state of one token, and none is ever read (parallel
+    decoding as in OpenVLA-OFT, Kim et al. 2025): nothing can be copied from earlier actions. 0: each is predicted from
+    the one before it, which it reads, as in the paper."""
     stochastic_depth: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse shapes that no model can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is bool and type(value) is not bool:
-                raise UsageError(f"{field.name} {value!r} must be true or false")
-            if field.type is int and (type(value) is not int or value < 1):
-                raise UsageError(f"{field.name} {value!r} must be a whole number above 0")
+            least = 0 if field.name == "parallel_actions" else 1
+            if field.type is int and (type(value) is not int or value < least):
+                raise UsageError(f"{field.name} {value!r} must be a whole number, at least {least}")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UsageError(f"width {self.width} must split into {self.heads} heads of an even size: change either")
         channels = self.patch_channels

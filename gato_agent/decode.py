@@ -15,7 +15,7 @@ Legal = Sequence[tuple[int, int]]  # half-open id range of each action token
 class Prefill(NamedTuple):
     """What enters the model before the first action token: last action token, observation, separator; or a prompt.
 
-    With `parallel_actions` it is the observation and a separator for each action token.
+    With `parallel_actions` it is a timestep as `SpaceTokenizer` has it.
     """
 
     tokens: Tensor  # int64 [lanes, 1 + n_obs + 1], or [lanes, tokens of the prompt]
@@ -124,16 +124,17 @@ class TorchDecoder:
 
         The separator's hidden state gives the first token and each token gives the next, so an action of A tokens
         takes A passes; the last one is not fed back here but enters with the next observation. With
-        `parallel_actions` the separators' hidden states give one token each, in one pass.
+        `parallel_actions` the last tokens' hidden states give them all, in one pass.
         """
         tokens, local, patches, intervals, packs = prefill
         hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)
-        action: list[Tensor] = []
+        each, action = self.model.config.parallel_actions, list[Tensor]()
+        last = -len(self.legal) // each if each else -1  # tokens that predict, counted from the end
+        states = self.model.predicting(hidden[:, last:])
         self.logits = []
-        for at, (low, high) in enumerate(self.legal, -len(self.legal)):
-            if action and not self.model.config.parallel_actions:
-                hidden = self.model(action[-1].unsqueeze(1), cache=self.cache)
-            place = at if self.model.config.parallel_actions else -1
-            self.logits.append(self.model.logits(hidden[:, place], low, high))
+        for at, (low, high) in enumerate(self.legal):
+            if action and not each:
+                states = self.model(action[-1].unsqueeze(1), cache=self.cache)
+            self.logits.append(self.model.logits(states[:, at if each else 0], low, high))
             action.append(low + choose(self.logits[-1]))
         return torch.stack(action, dim=1)

@@ -111,11 +111,6 @@ class PackEmbedding(nn.Module):
         """Integer [k, pack], ids from the first bin on or PAD -> [k, width]."""
         return self.mix(self.value(packs.int() - PAD).flatten(1))  # type: ignore[no-any-return]
 
-    def one_by_one(self, packs: Tensor) -> Tensor:
-        """The same, of each pack alone: a library sums in another order where there are several."""
-        rows = self.value(packs.int() - PAD).flatten(1)
-        return torch.stack([torch.mv(self.mix.weight, row) for row in rows])
-
 
 class Embedding(nn.Module):
     """One table for text, values and separator; patches and packs where the stream says so; local positions."""
@@ -155,20 +150,3 @@ class Embedding(nn.Module):
         if local is not None:
             x = x + self.local(local.clamp(min=0)) * (local >= 0).unsqueeze(-1)
         return x  # type: ignore[no-any-return]
-
-    def looked_at(
-        self, tokens: Tensor, patches: Tensor | None, intervals: Tensor | None, packs: Tensor | None,
-        known: dict[bytes, Tensor],
-    ) -> Tensor | None:  # fmt: skip
-        """Vectors [k + p, width] of patches and packs in the order of their places in `tokens`; None without any.
-
-        Each is computed alone, so that lanes do not disturb each other. `known`: see `PatchEmbedding.forward`.
-        """
-        if packs is None:
-            return None if patches is None else self.patch(patches, intervals, known)
-        if patches is None:
-            return self.pack.one_by_one(packs)
-        packed = tokens[(tokens == PATCH) | (tokens == PACK)] == PACK
-        found = torch.empty(len(packed), self.table.embedding_dim, dtype=self.table.weight.dtype, device=tokens.device)
-        found[packed], found[~packed] = self.pack.one_by_one(packs), self.patch(patches, intervals, known)
-        return found

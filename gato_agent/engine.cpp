@@ -21,6 +21,7 @@ typedef int16_t Shorts __attribute__((vector_size(32)));
 typedef int32_t Integers __attribute__((vector_size(64)));
 
 constexpr int LANE = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a vector, floats a panel, rows of x at a time
+constexpr int VALUE = 16, STATE = 64;           // widths of a value in a pack, and of a state of one of many actions
 constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
 
 struct bf16 { uint16_t bits; };
@@ -130,8 +131,10 @@ struct Layer {
 
 struct Model {
     int32_t layers, heads, width, feed_forward, context, kind;  // kind of weights and cache: 0 float32, 1 bfloat16, 2 int8
+    int32_t pack, each;  // values of a pack, and action tokens that one token predicts: 0 where each predicts the next
     const Layer *layer;
-    const float *norm, *bias, *table, *local;  // table [ids][width], local [positions][width]
+    const float *norm, *bias, *table, *local, *values;  // table [ids][width], local [positions][width], values [ids][VALUE]
+    Matrix mix;  // of a pack's values, pack VALUE -> width
 };
 
 // keys [layer][lane][head][slots / 64][size][64], values [layer][lane][head][size / 16 NR][slots][16 NR]; the first
@@ -145,6 +148,7 @@ struct Ring {
 
 struct Choice {  // one action token: its legal ids, and what is added to their logits
     int32_t low, count;
+    Matrix split;        // width -> STATE of this token, or null where the state is scored as it is
     Matrix head;         // of the legal rows of the table
     const double *noise; // [lane][count], or null for the likeliest
     float *logits;       // [lane][count rounded up to PANEL], written
@@ -155,6 +159,7 @@ namespace {
 
 struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
     std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
+    std::vector<float> read, mixed, state;  // values of packs side by side, what the packs are as tokens; of an action
     std::vector<double> speed;  // radians a token of each pair of dimensions
     std::vector<char> seen;
     std::vector<int> live;      // [lane][1 + slots / PANEL]: how many panels of slots hold a seen key, and which
@@ -177,13 +182,14 @@ struct Step : Scratch {
         for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
     }
 
-    void product(const float *in, int M, int K, const Matrix &w, int N, float *to, bool add, long stride = 0) {
+    // The first K inputs of M rows, `stride` apart, times a matrix of `depth` inputs.
+    void product(const float *in, int M, int K, const Matrix &w, int N, float *to, bool add, long stride = 0, int depth = 0) {
         const W *weights = static_cast<const W *>(w.w);
         const int panels = (N + PANEL - 1) / PANEL;
 #pragma omp parallel for num_threads(ring.threads) if (parallel)
         for (int p = 0; p < panels; p++)
-            panel<W, 4>(in, stride ? stride : K, M, K, weights + long(p) * K * PANEL, w.scale ? w.scale + p * PANEL : nullptr,
-                        to + p * PANEL, long(panels) * PANEL, add);
+            panel<W, 4>(in, stride ? stride : K, M, K, weights + long(p) * std::max(K, depth) * PANEL,
+                        w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
     }
 
     // Make room for n tokens a lane: their indices, angles, and who sees whom.
@@ -345,11 +351,27 @@ struct Step : Scratch {
         norms(m.norm, m.bias, lanes * wanted);
     }
 
+    // Packs as tokens, `mixed`: their values side by side, as far as there are any, through one matrix.
+    void mix(const int16_t *packs, int count) {
+        int used = 1;
+        for (int p = 0; p < count; p++)
+            for (int i = used; i < m.pack; i++)
+                if (packs[long(p) * m.pack + i] != -1) used = i + 1;
+        read.resize(long(count) * used * VALUE), mixed.resize(long(count) * D);
+        for (int p = 0; p < count; p++)
+            for (int i = 0; i < used; i++)
+                std::memcpy(&read[(long(p) * used + i) * VALUE], m.values + (packs[long(p) * m.pack + i] + 1L) * VALUE,
+                            VALUE * sizeof(float));
+        product(read.data(), count, used * VALUE, m.mix, D, mixed.data(), false, 0, m.pack * VALUE);
+    }
+
     void embed(const int64_t *tokens, const int64_t *local, const float *patches, int count) {
         x.resize(long(lanes) * count * D);
+        const float *packed = mixed.data();
         for (long r = 0; r < long(lanes) * count; r++) {
             float *to = &x[r * D];
-            if (tokens[r] <= -2 && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
+            if (tokens[r] == -2 && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
+            else if (tokens[r] == -3 && m.values) std::memcpy(to, packed, D * sizeof(float)), packed += D;
             else std::memcpy(to, m.table + std::max<int64_t>(tokens[r], 0) * D, D * sizeof(float));
             const int64_t place = local ? local[r] : -1;
             for (int j = 0; place >= 0 && j < D; j++) to[j] += m.local[place * D + j];
@@ -358,7 +380,12 @@ struct Step : Scratch {
 
     // An action token of each lane, from the state of the wanted token `slot`.
     void choose(const Choice &c, double inverse_temperature, int64_t *chosen, int stride, int slot) {
-        product(&y[long(slot) * D], lanes, D, c.head, c.count, c.logits, false, long(wanted) * D);
+        const float *from = &y[long(slot) * D];
+        if (c.split.w) {
+            state.resize(long(lanes) * STATE);
+            product(from, lanes, D, c.split, STATE, state.data(), false, long(wanted) * D);
+            product(state.data(), lanes, STATE, c.head, c.count, c.logits, false);
+        } else product(from, lanes, D, c.head, c.count, c.logits, false, long(wanted) * D);
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
         for (int lane = 0; lane < lanes; lane++) {
             const float *logits = c.logits + lane * row;
@@ -375,31 +402,33 @@ struct Step : Scratch {
 };
 
 template <class W, class C>
-void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int64_t *local, const float *patches, int count,
-          const Choice *choices, int actions, bool together, double inverse_temperature, int64_t *chosen) {
+void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int64_t *local, const float *patches,
+          const int16_t *packs, int packed, int count, const Choice *choices, int actions, double inverse_temperature,
+          int64_t *chosen) {
     thread_local Scratch kept;
     Step<W, C> run(m, ring, lane, std::move(kept));
-    run.wanted = together && actions ? actions : 1;
+    run.wanted = m.each && actions ? (actions + m.each - 1) / m.each : 1;
+    if (packed) run.mix(packs, packed);
     run.embed(tokens, local, patches, count);
     run.pass(tokens, count);
     for (int a = 0; a < actions; a++) {
-        if (a && !together) {
+        if (a && !m.each) {
             run.last.resize(ring.lanes);
             for (int lane = 0; lane < ring.lanes; lane++) run.last[lane] = chosen[long(lane) * actions + a - 1];
             run.embed(run.last.data(), nullptr, nullptr, 1);
             run.pass(run.last.data(), 1);
         }
-        run.choose(choices[a], inverse_temperature, chosen + a, actions, together ? a : 0);
+        run.choose(choices[a], inverse_temperature, chosen + a, actions, m.each ? a / m.each : 0);
     }
     kept = std::move(run);
 }
 
 }  // namespace
 
-// A control step of all lanes, whose action tokens are written one by one, or `together` at the last tokens; or, with a lane and no actions, the pass that pins that lane's prompt.
+// A control step of all lanes, whose action tokens are written one by one, or all at the last tokens; or, with a lane and no actions, the pass that pins that lane's prompt.
 extern "C" void gato_step(const Model *m, Ring *ring, int lane, const int64_t *tokens, const int64_t *local,
-                          const float *patches, int count, const Choice *choices, int actions, int together,
-                          double inverse_temperature, int64_t *chosen) {
+                          const float *patches, const int16_t *packs, int packed, int count, const Choice *choices,
+                          int actions, double inverse_temperature, int64_t *chosen) {
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
-    run(*m, *ring, lane, tokens, local, patches, count, choices, actions, together, inverse_temperature, chosen);
+    run(*m, *ring, lane, tokens, local, patches, packs, packed, count, choices, actions, inverse_temperature, chosen);
 }

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
-from gato_agent.model import Block, Gato
+from gato_agent.model import ACTION_WIDTH, Block, Gato
 from gato_agent.native import library
-from gato_agent.spaces import PATCH
+from gato_agent.spaces import PACK, PATCH
 
 SOURCE = Path(__file__).with_name("engine.cpp")
 PANEL = 64  # outputs that are stored side by side, as in engine.cpp
@@ -51,8 +51,9 @@ class _Layer(_Struct):
 
 class _Model(_Struct):
     _fields_ = [
-        *((name, INT32) for name in ("layers", "heads", "width", "feed_forward", "context", "kind")),
-        *((name, POINTER) for name in ("layer", "norm", "bias", "table", "local")),
+        *((name, INT32) for name in ("layers", "heads", "width", "feed_forward", "context", "kind", "pack", "each")),
+        *((name, POINTER) for name in ("layer", "norm", "bias", "table", "local", "values")),
+        ("mix", _Matrix),
     ]
 
 
@@ -66,7 +67,8 @@ class _Ring(_Struct):
 
 class _Choice(_Struct):
     _fields_ = [
-        ("low", INT32), ("count", INT32), ("head", _Matrix), ("noise", POINTER), ("logits", POINTER),
+        ("low", INT32), ("count", INT32), ("split", _Matrix), ("head", _Matrix), ("noise", POINTER),
+        ("logits", POINTER),
     ]  # fmt: skip
 
 
@@ -92,19 +94,21 @@ class Engine:
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
         self._function, self._model, self._threads = library(SOURCE).gato_step, model, threads
         config, embedding = model.config, model.embedding
-        self._positions, self._together = config.local_positions, int(config.parallel_actions)
+        self._positions, self._patch = config.local_positions, embedding.patch
         self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self._known: dict[bytes, Tensor] = {}  # patches and what they look like
         layers = [_layer(block, precision) for block in model.blocks if isinstance(block, Block)]
         self._layers = layers, (_Layer * len(layers))(*layers)
         self._packed = _Model(
             config.layers, config.heads, config.width, config.feed_forward, config.context,
-            get_args(Precision).index(precision), ctypes.addressof(self._layers[1]),
+            get_args(Precision).index(precision), config.pack, config.parallel_actions,
+            ctypes.addressof(self._layers[1]),
             *map(_copy, (model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight)),
+            *_values(model, precision),
         )  # fmt: skip
-        table = embedding.table.weight
-        heads = {(low, high): pack(table[low:high], precision) for low, high in legal}
-        self._heads = [(low, high, heads[low, high]) for low, high in legal]
+        heads = {(low, high): pack(model.scored(low, high), precision) for low, high in legal}
+        splits = _splits(model, len(legal), precision)
+        self._heads = [(low, high, split, heads[low, high]) for (low, high), split in zip(legal, splits, strict=True)]
 
     @staticmethod
     def fits(config: GatoConfig) -> bool:
@@ -125,8 +129,8 @@ class Engine:
         self._ring = _Ring(
             lanes, slots, self._rolling, prompt, self._threads, self._kv[0], self._kv[1], self._index, self._age, 0
         )
-        self._scores = [torch.empty(lanes, -(-(high - low) // PANEL) * PANEL) for low, high, _ in self._heads]
-        self.logits = [s[:, : high - low] for s, (low, high, _) in zip(self._scores, self._heads, strict=True)]
+        self._scores = [torch.empty(lanes, -(-(high - low) // PANEL) * PANEL) for low, high, *_ in self._heads]
+        self.logits = [s[:, : high - low] for s, (low, high, *_) in zip(self._scores, self._heads, strict=True)]
         self._actions = torch.empty(lanes, len(self._heads), dtype=torch.int64)
         self._greedy = self._choices([None] * len(self._heads))
 
@@ -139,26 +143,29 @@ class Engine:
     def pin(self, lanes: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
         found = lanes.nonzero().flatten().tolist()
-        tokens, local, patches = self._checked(prompts, len(found), self._ring.prompt)
+        tokens, local, patches, packs = self._checked(prompts, len(found), self._ring.prompt)
         if tokens.shape[1] != self._ring.prompt:
             raise ValueError(f"prompts of {tokens.shape[1]} tokens, and reset prepared for {self._ring.prompt}")
-        counts = [0, *(tokens <= PATCH).sum(1).cumsum(0).tolist()]
+        shown, packed = ([0, *(tokens == kind).sum(1).cumsum(0).tolist()] for kind in (PATCH, PACK))
         for row, lane in enumerate(found):
-            shown = None if patches is None else patches[counts[row] : counts[row + 1]]
-            self._call(lane, tokens[row], local[row], shown, tokens.shape[1], None, 0, 1.0)
+            own = None if patches is None else patches[shown[row] : shown[row + 1]]
+            values = None if packs is None else packs[packed[row] : packed[row + 1]]
+            self._call(lane, tokens[row], local[row], own, values, tokens.shape[1], None, 0, 1.0)
 
     @torch.inference_mode()
     def step(self, prefill: Prefill, choose: Choose) -> Tensor:
         """See `Decoder`; the next step overwrites the logits."""
-        tokens, local, patches = self._checked(prefill, self._ring.lanes, self._longest)
+        tokens, local, patches, packs = self._checked(prefill, self._ring.lanes, self._longest)
         choices, temperature = self._greedy, choose.temperature or 1.0
         if choose.temperature:
-            choices = self._choices([choose.noise(high - low) for low, high, _ in self._heads])
-        self._call(-1, tokens, local, patches, tokens.shape[1], choices[1], len(self._heads), 1 / temperature)
+            choices = self._choices([choose.noise(high - low) for low, high, *_ in self._heads])
+        self._call(-1, tokens, local, patches, packs, tokens.shape[1], choices[1], len(self._heads), 1 / temperature)
         return self._actions.clone()
 
-    def _checked(self, prefill: Prefill, rows: int, longest: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens, local positions, vectors of patches and packs, as C++ may read them; else raises ValueError."""
+    def _checked(
+        self, prefill: Prefill, rows: int, longest: int
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Tokens, local positions, vectors of patches, and packs, as C++ may read them; else raises ValueError."""
         tokens, local, patches, intervals, packs = prefill
         if tokens.shape[0] != rows or tokens.shape[1] > longest or tokens.dtype != torch.int64:
             raise ValueError(
@@ -169,26 +176,30 @@ class Engine:
             raise ValueError(
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
-        shown = self._model.embedding.looked_at(tokens, patches, intervals, packs, self._known)
-        return tokens.contiguous(), local.contiguous(), None if shown is None else shown.contiguous()
+        packed = 0 if packs is None else len(packs)
+        if packed != (tokens == PACK).sum() or (packs is not None and packs.shape[1] != self._packed.pack):
+            raise ValueError(f"{packed} packs for the tokens, or of another size than {self._packed.pack} values")
+        seen = None if patches is None else self._patch(patches, intervals, self._known).contiguous()
+        values = None if packs is None else packs.to(torch.int16).contiguous()
+        return tokens.contiguous(), local.contiguous(), seen, values
 
     def _call(
-        self, lane: int, tokens: Tensor, local: Tensor, patches: Tensor | None, count: int, choices: Any, actions: int,
-        inverse_temperature: float,
+        self, lane: int, tokens: Tensor, local: Tensor, patches: Tensor | None, packs: Tensor | None, count: int,
+        choices: Any, actions: int, inverse_temperature: float,
     ) -> None:  # fmt: skip
         """Run C++: a step of all lanes, or with a lane the pass over its prompt."""
         self._function(
             ctypes.byref(self._packed), ctypes.byref(self._ring), lane, ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if patches is None else patches.data_ptr()),
-            count, choices, actions, self._together, ctypes.c_double(inverse_temperature),
-            ctypes.c_void_p(self._actions.data_ptr()),
+            ctypes.c_void_p(None if packs is None else packs.data_ptr()), 0 if packs is None else len(packs),
+            count, choices, actions, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
         )  # fmt: skip
 
     def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:
         """What is to be chosen: as objects that keep tensors alive, and as the array that C++ reads."""
         kept = [
-            _Choice(low, high - low, head, noise, scores)
-            for (low, high, head), noise, scores in zip(self._heads, noises, self._scores, strict=True)
+            _Choice(low, high - low, split, head, noise, scores)
+            for (low, high, split, head), noise, scores in zip(self._heads, noises, self._scores, strict=True)
         ]
         return kept, (_Choice * len(kept))(*kept)
 
@@ -224,6 +235,22 @@ def _layer(block: Block, precision: Precision) -> _Layer:
     linears = block.attention.qkv, block.attention.out, block.feed_forward.hidden, block.feed_forward.out
     matrices = [pack(linear.weight, precision) for linear in linears]
     return _Layer(*map(_copy, (first.weight, first.bias, second.weight, second.bias)), *matrices)
+
+
+def _values(model: Gato, precision: Precision) -> tuple[Tensor | None, _Matrix]:
+    """The table of values in packs, and the matrix that reads a pack."""
+    if model.config.pack == 1:
+        return None, _Matrix(None, None)
+    return _copy(model.embedding.pack.value.weight), pack(model.embedding.pack.mix.weight, precision)
+
+
+def _splits(model: Gato, actions: int, precision: Precision) -> list[_Matrix]:
+    """For each action token what makes its state out of that of the token which predicts it."""
+    if model.actions is None:
+        return [_Matrix(None, None)] * actions
+    split = model.actions.split.weight.unflatten(0, (-1, ACTION_WIDTH))
+    places = [pack(split[place], precision) for place in range(min(actions, len(split)))]
+    return [places[at % len(places)] for at in range(actions)]
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import VALUE_WIDTH, distinct
+from gato_agent.model import ACTION_WIDTH
 from gato_agent.spaces import PATCH_SIZE
 from gato_agent.windows import Batch
 
@@ -22,7 +23,9 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
     pairs = windows * (length * seen - seen * (seen - 1) / 2)
     matrices = config.layers * (4 * config.width**2 + config.feed_forward * config.width * 3 // 2)
     forward = 2.0 * windows * length * matrices + 4 * pairs * config.layers * config.width
-    forward += sum(2 * config.width * len(target.id) * (target.high - target.low) for target in batch.targets)
+    state = ACTION_WIDTH if config.parallel_actions else config.width
+    forward += sum(2 * state * len(target.id) * (target.high - target.low) for target in batch.targets)
+    forward += 2 * windows * length * config.width * config.parallel_actions * ACTION_WIDTH
     if batch.patches is not None:
         looked_at = distinct(batch.patches)[0] if batch.patches.device.type == "cpu" else batch.patches
         forward += patch_flops(config) * len(looked_at)

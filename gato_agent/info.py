@@ -55,6 +55,8 @@ def size_table(size: str) -> Table:
     }
     if config.pack > 1:
         parts[f"up to {config.pack} values in a token"] = model.embedding.pack
+    if model.actions is not None:
+        parts[f"up to {config.parallel_actions} action tokens from one"] = model.actions
     for name, module in parts.items():
         shown.add_row(f"parameters: {name}", f"{sum(p.numel() for p in module.parameters()):,}")
     total = sum(p.numel() for p in model.parameters())

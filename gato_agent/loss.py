@@ -37,20 +37,21 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
     Returns:
         Sums in nats, and numbers of targets, each float32 [families].
     """
-    hidden = model(
+    states = model(
         batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
         index=batch.index, pinned=batch.pinned, packs=batch.packs,
-    ).flatten(0, 1)  # fmt: skip
+    )  # fmt: skip
+    states = model.predicting(states).flatten(0, -2)
     continuous = model.config.vocabulary.continuous
-    sums, counts = [torch.zeros((), device=hidden.device)] * batch.families, [0] * batch.families
+    sums, counts = [torch.zeros((), device=states.device)] * batch.families, [0] * batch.families
     for low, high, position, ids, family in batch.targets:
-        logits = model.logits(hidden[position], low, high).float()
+        logits = model.logits(states[position], low, high).float()
         target: Tensor = ids - low
         if smooth_bins and continuous <= low < model.config.vocabulary.discrete:
             target = gaussian(high - low, smooth_bins, logits.device)[target]
         sums[family] = sums[family] + F.cross_entropy(logits, target, reduction="sum")
         counts[family] += len(ids)
-    return torch.stack(sums), torch.tensor(counts, dtype=torch.float32, device=hidden.device)
+    return torch.stack(sums), torch.tensor(counts, dtype=torch.float32, device=states.device)
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
 from gato_agent.spaces import BINS, POSITIONS
 
+ACTION_WIDTH = 64  # of the state from which one of several action tokens is predicted
 Angles = tuple[Tensor, Tensor]  # cosine and sine
 
 
@@ -141,8 +142,24 @@ class CachedLayer(NamedTuple):
         return self.cache.update(self.layer, k, v)
 
 
+class ActionHeads(nn.Module):
+    """One token's state -> states of all the action tokens that it predicts, side by side, by one matrix.
+
+    What `PackEmbedding` does with values, the other way round: these too have a narrow table, without text.
+    """
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.split = nn.Linear(config.width, config.parallel_actions * ACTION_WIDTH, bias=False)
+        self.table = nn.Embedding(2 * BINS, ACTION_WIDTH)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., length, width] -> [..., length * parallel_actions, ACTION_WIDTH]."""
+        return self.split(hidden).unflatten(-1, (-1, ACTION_WIDTH)).flatten(-3, -2)  # type: ignore[no-any-return]
+
+
 class Gato(nn.Module):
-    """Tokens and patches in, hidden states out; `logits` turns those into scores of ids.
+    """Tokens and patches in, hidden states out; `predicting` and `logits` turn those into scores of ids.
 
     Attributes:
         compiled: whether whole windows are trained on with compiled attention.
@@ -156,6 +173,7 @@ class Gato(nn.Module):
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        self.actions = ActionHeads(config) if config.parallel_actions else None
         if not self.norm.weight.is_meta:
             initialise(self)
 
@@ -236,10 +254,28 @@ class Gato(nn.Module):
         rows = Rows(everything, everything, slice(cache.prompt, None), additive(seen, dtype), pinned)
         return Places([rows], angles_of(index, size, dtype), clamped)
 
-    def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
-        """Scores of the ids [low, high), all of them by default: [..., width] -> [..., high - low]."""
-        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 could not tell scores apart
-            return F.linear(hidden, self.embedding.table.weight[low:high])
+    def predicting(self, hidden: Tensor) -> Tensor:
+        """States from which tokens are predicted: [..., length, width] -> [..., length, width].
+
+        With `parallel_actions`: [..., length * parallel_actions, ACTION_WIDTH].
+        """
+        return hidden if self.actions is None else self.actions(hidden)  # type: ignore[no-any-return]
+
+    def logits(self, states: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """Scores of the ids [low, high), all of them by default: [..., width of a state] -> [..., high - low].
+
+        With `parallel_actions` no text is predicted: all are those from the first bin on.
+        """
+        rows = self.scored(low, high)
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
+            return F.linear(states.to(rows.dtype), rows)
+
+    def scored(self, low: int, high: int | None) -> Tensor:
+        """The rows of the table that score the ids [low, high)."""
+        if self.actions is None:
+            return self.embedding.table.weight[low:high]
+        first = self.config.vocabulary.continuous
+        return self.actions.table.weight[max(0, low - first) : None if high is None else high - first]
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -271,6 +307,11 @@ def initialise(model: Gato) -> None:
             values.normal_()
             values[0] = 0  # of PAD
             values[1 : 1 + BINS] = smooth_bins(values.shape[1])
+        if model.actions is not None:
+            scores = model.actions.table.weight
+            scores[:BINS] = smooth_bins(ACTION_WIDTH)
+            scores[BINS:].normal_()
+            scores *= 0.04  # scores spread as much as those of wider states over the common table
 
 
 def smooth_bins(width: int) -> Tensor:

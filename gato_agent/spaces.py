@@ -2,8 +2,9 @@
 
     vocabulary     text pieces | 1,024 continuous bins | 1,024 discrete values | separator
     one timestep   text leaves, image leaves, then all other leaves, each by path | separator | action leaves by path
-    parallel       a separator for each action token, and no action
     packed         the values of those other leaves are no tokens of their own: up to `pack` of them share one
+    parallel       no action: its tokens are predicted from the last token of the observation if that is a pack, else
+                   from a separator, and from more separators where one does not predict so many
 
 For example, as actions and with 512 text pieces:
 
@@ -94,7 +95,7 @@ class SpaceTokenizer:
         text_pieces: tokens of an observed text, which is padded to that length.
         view: what of an observation is seen.
         pack: values of an observation that share one token; 1 for a token each.
-        parallel: whether all action tokens are predicted at once, and none is read.
+        parallel: action tokens that one token predicts, and none is read; 0 where each predicts the next.
 
     Attributes:
         n_obs: tokens of an observation.
@@ -102,6 +103,8 @@ class SpaceTokenizer:
         local: int64 [tokens_per_step], place of each token within the observation, separators after it if `parallel`;
             -1 where there is none.
         n_act: tokens of an action.
+        first: place in the timestep of the token that predicts the first of them.
+        each: how many of them it predicts, and those after it.
         patch_slots: int64 [k], positions of image patches within the observation.
         patch_intervals: int32 [k, 2, 2], (row | column, from | to) in 128ths of the padded image.
         legal: int32 [n_act, 2], half-open range of ids for each action token.
@@ -113,7 +116,7 @@ class SpaceTokenizer:
     def __init__(
         self, observation_space: Space[Any], action_space: Space[Any], vocabulary: Vocabulary,
         text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32, view: View | None = None,
-        pack: int = 1, parallel: bool = False,
+        pack: int = 1, parallel: int = 0,
     ) -> None:  # fmt: skip
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
@@ -132,7 +135,7 @@ class SpaceTokenizer:
         self.patch_intervals = np.concatenate([np.zeros((0, 2, 2), np.int32), *images])
         self._text_room = {leaf.path: _tokens_observed(leaf, text_pieces) for leaf, _ in self._texts}
 
-        self._parallel, self._separator = parallel, vocabulary.separator
+        self._separator = vocabulary.separator
         acted = leaves(action_space)
         self.n_act, placed = _place(acted, [_tokens_acted(leaf) for leaf in acted])
         strings = [Characters(leaf, at) for leaf, at in placed if isinstance(leaf.space, Text)]
@@ -142,22 +145,25 @@ class SpaceTokenizer:
         self.legal = np.zeros((self.n_act, 2), dtype=np.int32)
         for part in self._actions:
             self.legal[part.slots] = self._offset + part.legal
-        self.local = np.arange(self.n_obs + self.n_act) if parallel else np.full(self.n_obs + 1 + self.n_act, -1)
-        self.local[: self.n_obs] = np.arange(self.n_obs)
+        self.each, self.first, self._separators = max(1, parallel), self.n_obs, 1
+        self.local = np.concatenate((np.arange(self.n_obs), np.full(1 + self.n_act, -1)))
+        if parallel:
+            self.first -= min(self.n_packs, 1)  # packs come last
+            self._separators = self.first + -(-self.n_act // parallel) - self.n_obs
+            self.local = np.arange(self.n_obs + self._separators)
         for space, count in ((observation_space, self.n_obs), (action_space, self.n_act)):
             if not count:
                 raise space_error("", f"{space} has no elements: wrap the environment so that it has at least one")
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of observation, separator and action; of observation and separators if `parallel`."""
+        """Tokens of observation, separator and action; of observation and separators, if any, if `parallel`."""
         return len(self.local)
 
     def timesteps(self, observed: NDArray[np.int32], acted: NDArray[np.int32]) -> NDArray[np.int32]:
         """Tokens of observations [B, n_obs] and actions [B, n_act] -> of timesteps [B, tokens_per_step]."""
-        count = self.n_act if self._parallel else 1
-        separators = np.full((len(observed), count), self._separator, np.int32)
-        return np.concatenate((observed, separators) if self._parallel else (observed, separators, acted), axis=1)
+        separators = np.full((len(observed), self._separators), self._separator, np.int32)
+        return np.concatenate((observed, separators, acted), axis=1)[:, : self.tokens_per_step]
 
     def encode_observations(self, columns: Columns) -> Observed:
         """Encode B observations.

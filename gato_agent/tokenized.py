@@ -45,8 +45,8 @@ class TokenizedTask:
     """All episodes of one task as rows of tokens, one row per timestep.
 
     Attributes:
-        rows: int32 [timesteps, tokens_per_step]: observation, separator, executed action; or no action, but a separator
-            for each of its tokens.
+        rows: int32 [timesteps, tokens_per_step]: observation, separator, executed action; or what of these there is
+            where no action is read.
         labels: int32 [timesteps, n_act]: the expert's action.
         patches: uint8 [timesteps, k, 16, 16, 4].
         packs: int16 [timesteps, p, pack].

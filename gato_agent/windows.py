@@ -19,7 +19,7 @@ class Targets(NamedTuple):
 
     low: int
     high: int
-    position: Tensor  # int64 [m], flat index into batch x window of the token before
+    position: Tensor  # int64 [m], which predicts it: flat index into batch x window x what each token predicts
     id: Tensor  # int64 [m], the token to predict
     family: int = 0  # of the tasks that they are from
 
@@ -78,6 +78,7 @@ class Windows:
         share /= [np.mean([task.mean_fragment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
+        self.each = self.tasks[0].tokenizer.each  # what a token predicts: of one model, so the same in all tasks
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of one training step, or every `parts`-th window of it from window `part` on."""
@@ -108,7 +109,7 @@ class Windows:
         found: dict[tuple[int, int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
         for i, window in enumerate(windows):
             for kind, position, label in window.targets:
-                found.setdefault(kind, []).append((position + i * self.window, label))
+                found.setdefault(kind, []).append((position + i * self.window * self.each, label))
         targets = []
         for (low, high, family), pairs in sorted(found.items()):
             at, ids = (torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True))
@@ -156,6 +157,8 @@ class _Window:
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
-            before = np.arange(len(opening.tokens) + task.tokenizer.n_obs + i, len(tokens), rows.shape[1])
-            self.targets.append(((low, high, task.family), at + before, task.labels[where][: len(before), i]))
+            first, place = task.tokenizer.first + i // task.tokenizer.each, i % task.tokenizer.each
+            token = at + np.arange(len(opening.tokens) + first, len(tokens), rows.shape[1])
+            position, label = token * task.tokenizer.each + place, task.labels[where][: len(token), i]
+            self.targets.append(((low, high, task.family), position, label))
         return len(tokens)

@@ -30,16 +30,16 @@ def test_it_prints_and_writes_a_row_for_each_decoder(tmp_path: Path, capsys: pyt
 
 
 def test_a_shape_takes_as_many_passes_as_it_does_in_play() -> None:
-    shape = '{"pack": 8, "parallel_actions": true, "context": 64}'
+    shape = '{"pack": 8, "parallel_actions": 2, "context": 64}'
     rows = bench(BenchConfig(size=("nano",), task=("17/3",), shape=shape, repeats=3, device="cpu"))
     assert [row.decoder for row in rows][-1] == "pytorch" and all(row.context == 64 for row in rows)
     config = GatoConfig.nano().reshaped(shape)
     job = Job(config, 17, 3, 2, "cpu")
     seen = job.prefill()
-    assert job.passes == [3 + 3] and seen.packs is not None and seen.packs.shape == (2 * 3, 8)
+    assert job.passes == [3 + 1] and seen.packs is not None and seen.packs.shape == (2 * 3, 8)
     assert (seen.tokens[:, :3] == PACK).all() and (seen.tokens[:, 3:] >= 0).all()
     assert ((seen.packs.view(2, 24) == PAD) == (torch.arange(24) >= 17)).all()
-    assert Job(config.reshaped('{"parallel_actions": false}'), 17, 3, 2, "cpu").passes == [1 + 3 + 1, 1, 1]
+    assert Job(config.reshaped('{"parallel_actions": 0}'), 17, 3, 2, "cpu").passes == [1 + 3 + 1, 1, 1]
 
 
 def test_the_floor_grows_with_what_must_be_read_and_done() -> None:

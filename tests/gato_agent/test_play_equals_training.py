@@ -37,7 +37,7 @@ STEPS, RESTART = 40, 23  # lane 1 plays two episodes
 TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
 
 
-@pytest.fixture(params=[{}, {"pack": 2}, {"parallel_actions": True}, {"pack": 64, "parallel_actions": True}])
+@pytest.fixture(params=[{}, {"pack": 2}, {"parallel_actions": 1}, {"parallel_actions": 2}, {"pack": 2, "parallel_actions": 2}, {"pack": 64, "parallel_actions": 32}])
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     """With a token for each value or for several, and with actions that are read or not."""
     torch.manual_seed(0)
@@ -80,10 +80,10 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     assert (PACK in batch.tokens) == (checkpoint.model.config.pack > 1)
     model = checkpoint.model
     with torch.inference_mode():
-        hidden = model(
+        hidden = model.predicting(model(
             batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
             packs=batch.packs,
-        )[0]  # fmt: skip
+        ))[0]  # fmt: skip
         logits = {
             at: model.logits(hidden[at], low, high)
             for low, high, position, *_ in batch.targets

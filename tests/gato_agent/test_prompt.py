@@ -281,7 +281,7 @@ def test_a_mission_said_once_leaves_four_tokens_a_timestep(levels: Path) -> None
     with pytest.raises(UsageError, match=r"prompt of 300 tokens .* context of 512"):
         load_data(levels, config, 300, prompt="text")
     with pytest.raises(UsageError, match="--prompt demo shows actions, which no model with parallel_actions reads"):
-        load_data(levels, dataclasses.replace(config, parallel_actions=True), None, prompt="demo")
+        load_data(levels, dataclasses.replace(config, parallel_actions=2), None, prompt="demo")
 
 
 def test_one_task_without_an_instruction_needs_no_prompt(levels: Path, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_one_task_without_an_instruction_needs_no_prompt(levels: Path, tmp_path:
 def test_training_resumes_exactly_and_keeps_the_prompt(levels: Path, tmp_path: Path, kind: str) -> None:
     config = TrainConfig(
         data=levels, out=tmp_path / "whole", steps=4, batch_size=1, save_every=2, prompt=kind, device="cpu",  # type: ignore[arg-type]
-        holdout=0.34, num_threads=1, shape='{"parallel_actions": false}',
+        holdout=0.34, num_threads=1, shape='{"parallel_actions": 0}',
     )  # fmt: skip
     whole = train(config)
     parts = dataclasses.replace(config, out=tmp_path / "parts", minutes=0.0)

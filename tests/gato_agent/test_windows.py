@@ -109,19 +109,24 @@ def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedT
     assert all(p % 90 > 90 - step for p in targets)  # what is left belongs to timesteps cut by the window's end
 
 
-def test_parallel_actions_are_predicted_from_separators_and_never_read() -> None:
-    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, pack=64, parallel=True)
+@pytest.mark.parametrize(("pack", "parallel", "more"), [(64, 32, 0), (64, 2, 0), (64, 1, 1), (1, 2, 1), (1, 1, 2)])
+def test_parallel_actions_are_predicted_at_once_and_never_read(pack: int, parallel: int, more: int) -> None:
+    """From the last pack if there is one, and from separators; each token predicts up to `parallel` of the two."""
+    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, pack=pack, parallel=parallel)
     task = TokenizedTask("toy", tokenizer, [episode(30, 0)])
-    assert tokenizer.tokens_per_step == tokenizer.n_obs + 2 == 2 + 1 + 2  # two patches, a pack, two separators
+    n, each = tokenizer.n_obs, tokenizer.each
+    assert tokenizer.tokens_per_step == n + more and (pack == 1 or n == 2 + 1)  # two patches, a pack
     batch = Windows([task], window=100, batch_size=4, seed=0).batch(0)
-    assert {PATCH, PACK, VOCABULARY.separator} == set(batch.tokens.unique().tolist())
-    assert batch.packs is not None and len(batch.packs) == (batch.tokens == PACK).sum()
+    assert (batch.packs is None) == (pack == 1)
+    assert batch.packs is None or len(batch.packs) == (batch.tokens == PACK).sum()
     for low, high, position, ids, _ in batch.targets:
-        assert (batch.tokens.flatten()[position] == VOCABULARY.separator).all()
-        assert (batch.local.flatten()[position] == (3 if high - low == 3 else 4)).all()
+        action = 0 if high - low == 3 else 1
+        local = batch.local.flatten()[position // each]
+        assert (position % each == action % parallel).all()
+        assert (local == n - (pack > 1) + action // parallel).all()
         assert ((low <= ids) & (ids < high)).all()
     asked = torch.cat([target.position for target in batch.targets])
-    assert len(asked) == len(asked.unique()) == (batch.tokens == VOCABULARY.separator).sum()
+    assert len(asked) == len(asked.unique()) >= 2 * (100 // tokenizer.tokens_per_step - 1)
 
 
 def test_clean_episodes_are_their_own_labels() -> None:
