@@ -1,13 +1,15 @@
 """Cross-entropy of action tokens: where an action is predicted, over the ids that are legal there, and nowhere else."""
 
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gato_agent.model import Gato
 from gato_agent.windows import Batch
+
+CHUNK = 2**18  # scores that a CPU's caches hold
 
 
 class ActionLoss(nn.Module):
@@ -32,7 +34,8 @@ class ActionLoss(nn.Module):
 def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the action tokens, over the ids legal for each.
 
-    Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
+    Logits are computed at the positions that predict an action token and for its legal ids, nowhere else. A smoothed
+    target is a mean of rows of the table, so that its score is one product, not one for each id.
 
     Returns:
         Sums in nats, and numbers of targets, each float32 [families].
@@ -43,15 +46,54 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
     )  # fmt: skip
     states = model.predicting(states).flatten(0, -2)
     continuous = model.config.vocabulary.continuous
+    scored: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rows of the table, and their means around each
     sums, counts = [torch.zeros((), device=states.device)] * batch.families, [0] * batch.families
     for low, high, position, ids, family in batch.targets:
-        logits = model.logits(states[position], low, high).float()
-        target: Tensor = ids - low
-        if smooth_bins and continuous <= low < model.config.vocabulary.discrete:
-            target = gaussian(high - low, smooth_bins, logits.device)[target]
-        sums[family] = sums[family] + F.cross_entropy(logits, target, reduction="sum")
+        if (low, high) not in scored:
+            rows = wanted = model.scored(low, high).float()
+            if smooth_bins and continuous <= low < model.config.vocabulary.discrete:
+                with torch.autocast(rows.device.type, enabled=False):
+                    wanted = gaussian(high - low, smooth_bins, rows.device) @ rows
+            scored[low, high] = rows, wanted
+        rows, wanted = scored[low, high]
+        here = states[position].float()
+        total = cast(Tensor, LogSumExp.apply(here, rows)) - (here * wanted[ids - low]).sum()
+        sums[family] = sums[family] + total
         counts[family] += len(ids)
     return torch.stack(sums), torch.tensor(counts, dtype=torch.float32, device=states.device)
+
+
+class LogSumExp(torch.autograd.Function):
+    """Sum over n states of log sum exp of their scores, which are never all there at once.
+
+    Gradients are found in the forward pass, some rows at a time while their scores lie in a cache (as in Liger Kernel,
+    Hsu et al. 2024): one pass over memory instead of ten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, rows: Tensor) -> Tensor:
+        """float32 [n, width], [ids, width] -> []."""
+        total = torch.zeros((), device=states.device)
+        found, for_rows = torch.empty_like(states), torch.zeros_like(rows)
+        count = max(1, (CHUNK if states.device.type == "cpu" else 256 * CHUNK) // len(rows))
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
+            for some, gradient in zip(states.split(count), found.split(count), strict=True):
+                scores = some @ rows.T
+                top = scores.amax(1, keepdim=True)
+                shares = scores.sub_(top).exp_()
+                sums = shares.sum(1, keepdim=True)
+                total += (sums.log() + top).sum()
+                shares /= sums
+                torch.mm(shares, rows, out=gradient)
+                for_rows.addmm_(shares.T, some)
+        ctx.save_for_backward(found, for_rows)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Gradients of states and rows."""
+        found, for_rows = ctx.saved_tensors
+        return found * scale, for_rows * scale
 
 
 @lru_cache
