@@ -37,7 +37,16 @@ STEPS, RESTART = 40, 23  # lane 1 plays two episodes
 TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
 
 
-@pytest.fixture(params=[{}, {"pack": 2}, {"parallel_actions": 1}, {"parallel_actions": 2}, {"pack": 2, "parallel_actions": 2}, {"pack": 64, "parallel_actions": 32}])
+@pytest.fixture(
+    params=[
+        {},
+        {"pack": 2},
+        {"parallel_actions": 1},
+        {"parallel_actions": 2},
+        {"pack": 2, "parallel_actions": 2},
+        {"pack": 64, "parallel_actions": 32},
+    ]
+)
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     """With a token for each value or for several, and with actions that are read or not."""
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Text
 from torch.nn import functional as F
 
+from gato_agent import loss as loss_module
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint, TrainedTask, read
 from gato_agent.config import GatoConfig
@@ -67,13 +68,33 @@ def random_batch(seed: int = 0) -> Batch:
 def test_loss_is_the_mean_over_legal_ids_at_action_positions() -> None:
     torch.manual_seed(0)
     model, batch = Gato(SHORT).eval(), random_batch()
-    logits = model.logits(model(batch.tokens, segment=batch.segment)).flatten(0, 1)
+    states = model.predicting(model(batch.tokens, segment=batch.segment)).flatten(0, -2)
     total = 0.0
     for low, high, position, ids, _ in batch.targets:
-        total += F.cross_entropy(logits[position, low:high], ids - low, reduction="sum").item()
+        total += F.cross_entropy(model.logits(states[position], low, high), ids - low, reduction="sum").item()
     found, count = action_loss(model, batch)
     assert found.item() == pytest.approx(total, rel=1e-5)
     assert count.tolist() == [50]
+
+
+@pytest.mark.parametrize("smooth", [0.0, 4.0])
+def test_loss_and_its_gradients_are_those_of_cross_entropy(smooth: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK", 7 * 1024)  # 20 targets in three pieces
+    torch.manual_seed(0)
+    model, batch = Gato(SHORT), random_batch()
+    states = model.predicting(model(batch.tokens, local=batch.local, segment=batch.segment)).flatten(0, -2)
+    low, high, position, ids, _ = batch.targets[0]
+    target = gaussian(1024, smooth, states.device)[ids - low] if smooth else ids - low
+    expected = F.cross_entropy(model.logits(states[position], low, high), target, reduction="sum")
+    found, _ = action_loss(model, dataclasses.replace(batch, targets=batch.targets[:1]), smooth)
+    torch.testing.assert_close(found[0], expected)
+    wanted = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(found.sum(), list(model.parameters()), allow_unused=True)
+    assert any(gradient is not None for gradient in wanted)
+    for mine, its in zip(gradients, wanted, strict=True):
+        assert (mine is None) == (its is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
 
 
 def test_losses_of_families_are_told_apart() -> None:
