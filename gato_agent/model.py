@@ -311,7 +311,7 @@ def initialise(model: Gato) -> None:
             scores = model.actions.table.weight
             scores[:BINS] = smooth_bins(ACTION_WIDTH)
             scores[BINS:].normal_()
-            scores *= 0.04  # scores spread as much as those of wider states over the common table
+            scores *= 0.03  # scores spread about as much as those of wider states over the common table
 
 
 def smooth_bins(width: int) -> Tensor:
