@@ -113,7 +113,7 @@ def asked(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, f
         losses.append((sums.sum() / counts.sum()).item())
         seen = {"local": batch.local, "intervals": batch.intervals, "segment": batch.segment}
         hidden = model(batch.tokens, batch.patches, **seen).flatten(0, 1)
-        for low, high, position, ids, _ in batch.targets:
+        for low, high, position, ids, *_ in batch.targets:
             off = (model.logits(hidden[position], low, high).argmax(1) + low - ids).abs()
             errors.append(off.double().mean().item() / (high - low))
     return float(np.mean(losses)), float(np.mean(errors))

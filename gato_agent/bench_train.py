@@ -212,9 +212,10 @@ class PlainLoop:
         """One step, with logits at targets."""
 
         def loss(hidden: Tensor) -> Tensor | int:
-            states = self.model.predicting(hidden).flatten(0, -2)
-            found = [self.model.logits(states[t.position], t.low, t.high) for t in self.batch.targets]
-            return sum(F.cross_entropy(x, t.id - t.low) for x, t in zip(found, self.batch.targets, strict=True))
+            targets = self.batch.targets
+            states = [self.model.predicting(hidden[t.position], t.place) for t in targets]
+            found = [self.model.logits(x, t.low, t.high) for x, t in zip(states, targets, strict=True)]
+            return sum(F.cross_entropy(x, t.id - t.low) for x, t in zip(found, targets, strict=True))
 
         self._step(loss)
 
@@ -222,7 +223,7 @@ class PlainLoop:
         """One step, with logits of all ids at all positions."""
         wanted = torch.full((self.tokens.numel(),), -100, device=self.device)
         for target in self.batch.targets:
-            wanted[target.position // max(1, self.model.config.parallel_actions)] = target.id
+            wanted[target.position] = target.id
         table = self.model.embedding.table.weight
         self._step(lambda hidden: F.cross_entropy(F.linear(hidden.float(), table), wanted))
 

@@ -130,11 +130,12 @@ class TorchDecoder:
         hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)
         each, action = self.model.config.parallel_actions, list[Tensor]()
         last = -len(self.legal) // each if each else -1  # tokens that predict, counted from the end
-        states = self.model.predicting(hidden[:, last:])
         self.logits = []
         for at, (low, high) in enumerate(self.legal):
             if action and not each:
-                states = self.model(action[-1].unsqueeze(1), cache=self.cache)
-            self.logits.append(self.model.logits(states[:, at if each else 0], low, high))
+                hidden = self.model(action[-1].unsqueeze(1), cache=self.cache)
+            token, place = divmod(at, each) if each else (0, 0)
+            state = self.model.predicting(hidden[:, last + token], place)
+            self.logits.append(self.model.logits(state, low, high))
             action.append(low + choose(self.logits[-1]))
         return torch.stack(action, dim=1)

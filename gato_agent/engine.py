@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
-from gato_agent.model import ACTION_WIDTH, Block, Gato
+from gato_agent.model import Block, Gato
 from gato_agent.native import library
 from gato_agent.spaces import PACK, PATCH
 
@@ -248,8 +248,7 @@ def _splits(model: Gato, actions: int, precision: Precision) -> list[_Matrix]:
     """For each action token what makes its state out of that of the token which predicts it."""
     if model.actions is None:
         return [_Matrix(None, None)] * actions
-    split = model.actions.split.weight.unflatten(0, (-1, ACTION_WIDTH))
-    places = [pack(split[place], precision) for place in range(min(actions, len(split)))]
+    places = [pack(linear.weight, precision) for linear in list(model.actions.split)[:actions]]
     return [places[at % len(places)] for at in range(actions)]
 
 

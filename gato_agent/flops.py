@@ -24,8 +24,9 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
     matrices = config.layers * (4 * config.width**2 + config.feed_forward * config.width * 3 // 2)
     forward = 2.0 * windows * length * matrices + 4 * pairs * config.layers * config.width
     state = ACTION_WIDTH if config.parallel_actions else config.width
-    forward += sum(2 * state * len(target.id) * (target.high - target.low) for target in batch.targets)
-    forward += 2 * windows * length * config.width * config.parallel_actions * ACTION_WIDTH
+    split = config.width * ACTION_WIDTH if config.parallel_actions else 0
+    for target in batch.targets:
+        forward += 2 * len(target.id) * (split + state * (target.high - target.low))
     if batch.patches is not None:
         looked_at = distinct(batch.patches)[0] if batch.patches.device.type == "cpu" else batch.patches
         forward += patch_flops(config) * len(looked_at)

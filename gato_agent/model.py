@@ -143,19 +143,17 @@ class CachedLayer(NamedTuple):
 
 
 class ActionHeads(nn.Module):
-    """One token's state -> states of all the action tokens that it predicts, side by side, by one matrix.
+    """One token's state -> a narrow one for each of the action tokens that it predicts, by a matrix of its own.
 
-    What `PackEmbedding` does with values, the other way round: these too have a narrow table, without text.
+    What `PackEmbedding` does with values, the other way round: these too have a table of their own, without text.
     """
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
-        self.split = nn.Linear(config.width, config.parallel_actions * ACTION_WIDTH, bias=False)
+        self.split = nn.ModuleList(
+            nn.Linear(config.width, ACTION_WIDTH, bias=False) for _ in range(config.parallel_actions)
+        )
         self.table = nn.Embedding(2 * BINS, ACTION_WIDTH)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[..., length, width] -> [..., length * parallel_actions, ACTION_WIDTH]."""
-        return self.split(hidden).unflatten(-1, (-1, ACTION_WIDTH)).flatten(-3, -2)  # type: ignore[no-any-return]
 
 
 class Gato(nn.Module):
@@ -254,12 +252,12 @@ class Gato(nn.Module):
         rows = Rows(everything, everything, slice(cache.prompt, None), additive(seen, dtype), pinned)
         return Places([rows], angles_of(index, size, dtype), clamped)
 
-    def predicting(self, hidden: Tensor) -> Tensor:
-        """States from which tokens are predicted: [..., length, width] -> [..., length, width].
+    def predicting(self, hidden: Tensor, place: int = 0) -> Tensor:
+        """States that score a token: as they are, or with `parallel_actions` [..., width] -> [..., ACTION_WIDTH].
 
-        With `parallel_actions`: [..., length * parallel_actions, ACTION_WIDTH].
+        `place` is that of the action token among those that are predicted from the same state.
         """
-        return hidden if self.actions is None else self.actions(hidden)  # type: ignore[no-any-return]
+        return hidden if self.actions is None else self.actions.split[place](hidden)  # type: ignore[no-any-return]
 
     def logits(self, states: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width of a state] -> [..., high - low].

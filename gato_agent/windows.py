@@ -19,9 +19,10 @@ class Targets(NamedTuple):
 
     low: int
     high: int
-    position: Tensor  # int64 [m], which predicts it: flat index into batch x window x what each token predicts
+    position: Tensor  # int64 [m], flat index into batch x window of the token that predicts it
     id: Tensor  # int64 [m], the token to predict
     family: int = 0  # of the tasks that they are from
+    place: int = 0  # among the action tokens that are predicted from the same state
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,6 @@ class Windows:
         share /= [np.mean([task.mean_fragment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
-        self.each = self.tasks[0].tokenizer.each  # what a token predicts: of one model, so the same in all tasks
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of one training step, or every `parts`-th window of it from window `part` on."""
@@ -105,15 +105,15 @@ class Windows:
         )
 
     def _targets(self, windows: "list[_Window]") -> list[Targets]:
-        """Collect the targets of all windows by their range of legal ids and their family."""
-        found: dict[tuple[int, int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
+        """Collect the targets of all windows by their range of legal ids, their family and their place."""
+        found: dict[tuple[int, int, int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
         for i, window in enumerate(windows):
             for kind, position, label in window.targets:
-                found.setdefault(kind, []).append((position + i * self.window * self.each, label))
+                found.setdefault(kind, []).append((position + i * self.window, label))
         targets = []
-        for (low, high, family), pairs in sorted(found.items()):
+        for (low, high, *rest), pairs in sorted(found.items()):
             at, ids = (torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True))
-            targets.append(Targets(low, high, at, ids, family))
+            targets.append(Targets(low, high, at, ids, *rest))
         return targets
 
 
@@ -127,7 +127,7 @@ class _Window:
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
         self.packs: list[NDArray[np.int16]] = []
-        self.targets: list[tuple[tuple[int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
+        self.targets: list[tuple[tuple[int, int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
         at = number = 0
         while at < source.window:
             task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
@@ -157,8 +157,8 @@ class _Window:
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
-            first, place = task.tokenizer.first + i // task.tokenizer.each, i % task.tokenizer.each
-            token = at + np.arange(len(opening.tokens) + first, len(tokens), rows.shape[1])
-            position, label = token * task.tokenizer.each + place, task.labels[where][: len(token), i]
-            self.targets.append(((low, high, task.family), position, label))
+            after, place = divmod(i, task.tokenizer.each)
+            token = np.arange(len(opening.tokens) + task.tokenizer.first + after, len(tokens), rows.shape[1])
+            label = task.labels[where][: len(token), i]
+            self.targets.append(((low, high, task.family, place), at + token, label))
         return len(tokens)

@@ -137,9 +137,9 @@ def test_operations_are_those_that_torch_counts() -> None:
     model = Gato(size)
     for batch in batches():
         with FlopCounterMode(display=False) as counter:
-            states = model.predicting(model(batch.tokens, batch.patches, intervals=batch.intervals)).flatten(0, -2)
-            for low, high, position, _, _ in batch.targets:
-                model.logits(states[position], low, high)
+            hidden = model(batch.tokens, batch.patches, intervals=batch.intervals).flatten(0, 1)
+            for low, high, position, _, _, place in batch.targets:
+                model.logits(model.predicting(hidden[position], place), low, high)
         # Of attention torch counts nothing on a CPU.
         pairs = len(batch.tokens) * sum(min(i + 1, size.context) for i in range(700))
         counted = counter.get_total_flops() + 4 * pairs * size.layers * size.width

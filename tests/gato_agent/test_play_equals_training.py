@@ -89,13 +89,13 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     assert (PACK in batch.tokens) == (checkpoint.model.config.pack > 1)
     model = checkpoint.model
     with torch.inference_mode():
-        hidden = model.predicting(model(
+        hidden = model(
             batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
             packs=batch.packs,
-        ))[0]  # fmt: skip
+        )[0]  # fmt: skip
         logits = {
-            at: model.logits(hidden[at], low, high)
-            for low, high, position, *_ in batch.targets
+            (at, place): model.logits(model.predicting(hidden[at], place), low, high)
+            for low, high, position, _, _, place in batch.targets
             for at in position.tolist()
         }
     return [logits[at] for at in sorted(logits)]

@@ -68,10 +68,11 @@ def random_batch(seed: int = 0) -> Batch:
 def test_loss_is_the_mean_over_legal_ids_at_action_positions() -> None:
     torch.manual_seed(0)
     model, batch = Gato(SHORT).eval(), random_batch()
-    states = model.predicting(model(batch.tokens, segment=batch.segment)).flatten(0, -2)
+    hidden = model(batch.tokens, segment=batch.segment).flatten(0, 1)
     total = 0.0
-    for low, high, position, ids, _ in batch.targets:
-        total += F.cross_entropy(model.logits(states[position], low, high), ids - low, reduction="sum").item()
+    for low, high, position, ids, _, place in batch.targets:
+        logits = model.logits(model.predicting(hidden[position], place), low, high)
+        total += F.cross_entropy(logits, ids - low, reduction="sum").item()
     found, count = action_loss(model, batch)
     assert found.item() == pytest.approx(total, rel=1e-5)
     assert count.tolist() == [50]
@@ -82,10 +83,11 @@ def test_loss_and_its_gradients_are_those_of_cross_entropy(smooth: float, monkey
     monkeypatch.setattr(loss_module, "CHUNK", 7 * 1024)  # 20 targets in three pieces
     torch.manual_seed(0)
     model, batch = Gato(SHORT), random_batch()
-    states = model.predicting(model(batch.tokens, local=batch.local, segment=batch.segment)).flatten(0, -2)
-    low, high, position, ids, _ = batch.targets[0]
-    target = gaussian(1024, smooth, states.device)[ids - low] if smooth else ids - low
-    expected = F.cross_entropy(model.logits(states[position], low, high), target, reduction="sum")
+    hidden = model(batch.tokens, local=batch.local, segment=batch.segment).flatten(0, 1)
+    low, high, position, ids, _, place = batch.targets[0]
+    target = gaussian(1024, smooth, hidden.device)[ids - low] if smooth else ids - low
+    logits = model.logits(model.predicting(hidden[position], place), low, high)
+    expected = F.cross_entropy(logits, target, reduction="sum")
     found, _ = action_loss(model, dataclasses.replace(batch, targets=batch.targets[:1]), smooth)
     torch.testing.assert_close(found[0], expected)
     wanted = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)

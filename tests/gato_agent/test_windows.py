@@ -114,18 +114,18 @@ def test_parallel_actions_are_predicted_at_once_and_never_read(pack: int, parall
     """From the last pack if there is one, and from separators; each token predicts up to `parallel` of the two."""
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, pack=pack, parallel=parallel)
     task = TokenizedTask("toy", tokenizer, [episode(30, 0)])
-    n, each = tokenizer.n_obs, tokenizer.each
+    n = tokenizer.n_obs
     assert tokenizer.tokens_per_step == n + more and (pack == 1 or n == 2 + 1)  # two patches, a pack
     batch = Windows([task], window=100, batch_size=4, seed=0).batch(0)
     assert (batch.packs is None) == (pack == 1)
     assert batch.packs is None or len(batch.packs) == (batch.tokens == PACK).sum()
-    for low, high, position, ids, _ in batch.targets:
+    for low, high, position, ids, _, place in batch.targets:
         action = 0 if high - low == 3 else 1
-        local = batch.local.flatten()[position // each]
-        assert (position % each == action % parallel).all()
+        local = batch.local.flatten()[position]
+        assert place == action % parallel
         assert (local == n - (pack > 1) + action // parallel).all()
         assert ((low <= ids) & (ids < high)).all()
-    asked = torch.cat([target.position for target in batch.targets])
+    asked = torch.cat([target.position * parallel + target.place for target in batch.targets])
     assert len(asked) == len(asked.unique()) >= 2 * (100 // tokenizer.tokens_per_step - 1)
 
 
