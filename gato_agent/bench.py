@@ -24,10 +24,11 @@ from torch import Tensor
 from gato_agent.agent import resolve_device
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.embedding import VALUE_WIDTH
 from gato_agent.engine import Engine, Precision, make_decoder
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
-from gato_agent.model import Gato
+from gato_agent.model import ACTION_WIDTH, Gato
 from gato_agent.spaces import BINS, PACK, PAD
 
 
@@ -129,6 +130,10 @@ class Job:
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
         self.packs, count = packs, packs or observations
+        self.read = BINS * config.width  # weights that a pass reads besides those of the blocks
+        if config.parallel_actions:
+            self.read = (actions * config.width + BINS) * ACTION_WIDTH
+        self.read += observations * VALUE_WIDTH * config.width if packs else 0
         each = config.parallel_actions
         more = -(-actions // each) - min(packs, 1) if each else 0  # separators
         local = [*range(count + more)] if each else [-1, *range(count), -1]
@@ -199,7 +204,7 @@ class Machine:
         total = 0.0
         for n in job.passes:
             cached = 2 * job.lanes * c.layers * min(context, c.context) * c.width
-            size = parameters * weight + 1024 * c.width * weight + cached * kept
+            size = (parameters + job.read) * weight + cached * kept
             operations = 2 * job.lanes * n * parameters + 2 * n * cached
             peak = self.peak(torch.float32 if self.device == "cpu" else torch.bfloat16)
             total += max(size / self.bandwidth(size), operations / peak)
