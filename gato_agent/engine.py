@@ -248,7 +248,8 @@ def _splits(model: Gato, actions: int, precision: Precision) -> list[_Matrix]:
     """For each action token what makes its state out of that of the token which predicts it."""
     if model.actions is None:
         return [_Matrix(None, None)] * actions
-    places = [pack(linear.weight, precision) for linear in list(model.actions.split)[:actions]]
+    weights = list(model.actions.split.parameters())[:actions]
+    places = [pack(weight, precision) for weight in weights]
     return [places[at % len(places)] for at in range(actions)]
 
 

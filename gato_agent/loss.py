@@ -1,7 +1,7 @@
 """Cross-entropy of action tokens: where an action is predicted, over the ids that are legal there, and nowhere else."""
 
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +58,8 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
             scored[low, high] = rows, wanted
         rows, wanted = scored[low, high]
         here = model.predicting(part, place).float()
-        total = cast(Tensor, LogSumExp.apply(here, rows)) - (here * wanted[ids - low]).sum()
-        sums[family] = sums[family] + total
+        total: Tensor = LogSumExp.apply(here, rows)  # type: ignore[no-untyped-call]
+        sums[family] = sums[family] + total - (here * wanted[ids - low]).sum()
         counts[family] += len(ids)
     return torch.stack(sums), torch.tensor(counts, dtype=torch.float32, device=hidden.device)
 
@@ -78,7 +78,8 @@ class LogSumExp(torch.autograd.Function):
         found, for_rows = torch.empty_like(states), torch.zeros_like(rows)
         count = max(1, (CHUNK if states.device.type == "cpu" else 256 * CHUNK) // len(rows))
         with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
-            for some, gradient in zip(states.split(count), found.split(count), strict=True):
+            for begin in range(0, len(states), count):
+                some, gradient = states[begin : begin + count], found[begin : begin + count]
                 scores = some @ rows.T
                 top = scores.amax(1, keepdim=True)
                 shares = scores.sub_(top).exp_()
@@ -91,7 +92,7 @@ class LogSumExp(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of states and rows."""
         found, for_rows = ctx.saved_tensors
         return found * scale, for_rows * scale

@@ -257,7 +257,7 @@ class Gato(nn.Module):
 
         `place` is that of the action token among those that are predicted from the same state.
         """
-        return hidden if self.actions is None else self.actions.split[place](hidden)  # type: ignore[no-any-return]
+        return hidden if self.actions is None else self.actions.split[place](hidden)
 
     def logits(self, states: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width of a state] -> [..., high - low].

@@ -157,8 +157,8 @@ class _Window:
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
-            after, place = divmod(i, task.tokenizer.each)
+            after, which = divmod(i, task.tokenizer.each)
             token = np.arange(len(opening.tokens) + task.tokenizer.first + after, len(tokens), rows.shape[1])
             label = task.labels[where][: len(token), i]
-            self.targets.append(((low, high, task.family, place), at + token, label))
+            self.targets.append(((low, high, task.family, which), at + token, label))
         return len(tokens)
