@@ -35,7 +35,8 @@ class Agent:
         checkpoint: the model and its tasks.
         task: which of them to play.
         device: `cpu`, `cuda`, ... where the model is.
-        temperature: 0 for the likeliest action token; otherwise tokens are sampled from softmax(logits / temperature).
+        temperature: 0 for the likeliest action token, or the median of bins; otherwise tokens are sampled from
+            softmax(logits / temperature).
         seed: of the sampling; lane i has its own stream.
         precision: of the weights that are played with, on a CPU.
         prompt: what episodes begin with: none, or by default what the task was trained with.
@@ -120,7 +121,7 @@ class Agent:
         self._decoder.reset(lanes, len(local), self._prompter.tokens)
         self._pin(np.ones(lanes, dtype=np.bool_), self._prompter.reset(lanes))
         self._lanes = lanes
-        # What enters the model in each step: last action token, observation, separator; or observation and separators.
+        # What enters the model in each step: last action token, observation, separator; or a timestep without action.
         self._tokens = torch.full((lanes, len(local)), separator, device=self.device)
         self._local = torch.from_numpy(local).to(self.device).repeat(lanes, 1)
         self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).to(self.device).repeat(lanes, 1, 1)

@@ -121,22 +121,21 @@ class Job:
 
     def __init__(self, config: GatoConfig, observations: int, actions: int, lanes: int, device: str) -> None:
         packs = -(-observations // config.pack) if config.pack > 1 else 0
-        if (packs or observations) > config.local_positions:
-            raise UsageError(
-                f"--task {observations}/{actions}: a model of this size has {config.local_positions} places"
-            )
         first = config.vocabulary.continuous
         self.config, self.lanes, self.device = config, lanes, device
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
         self.packs, count = packs, packs or observations
-        self.read = BINS * config.width  # weights that a pass reads besides those of the blocks
-        if config.parallel_actions:
-            self.read = (actions * config.width + BINS) * ACTION_WIDTH
-        self.read += observations * VALUE_WIDTH * config.width if packs else 0
+        heads = (actions * config.width + BINS) * ACTION_WIDTH if config.parallel_actions else BINS * config.width
+        first = observations * VALUE_WIDTH * config.width if packs else 0
+        self.read = [heads + first] + [heads] * (actions - 1)  # weights of each pass besides those of the blocks
         each = config.parallel_actions
         more = -(-actions // each) - min(packs, 1) if each else 0  # separators
         local = [*range(count + more)] if each else [-1, *range(count), -1]
+        if max(local) >= config.local_positions:
+            raise UsageError(
+                f"--task {observations}/{actions}: a model of this size has {config.local_positions} places"
+            )
         self.local = torch.tensor([local], device=device).repeat(lanes, 1)
         self.passes = [len(local)] + [1] * (0 if each else actions - 1)  # tokens of each in a step
 
@@ -202,9 +201,9 @@ class Machine:
         weight, kept = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
         parameters = c.layers * (4 * c.width**2 + c.width * c.feed_forward + c.width * c.feed_forward // 2)
         total = 0.0
-        for n in job.passes:
+        for n, read in zip(job.passes, job.read, strict=False):
             cached = 2 * job.lanes * c.layers * min(context, c.context) * c.width
-            size = (parameters + job.read) * weight + cached * kept
+            size = (parameters + read) * weight + cached * kept
             operations = 2 * job.lanes * n * parameters + 2 * n * cached
             peak = self.peak(torch.float32 if self.device == "cpu" else torch.bfloat16)
             total += max(size / self.bandwidth(size), operations / peak)

@@ -149,7 +149,8 @@ def logits_ratio(
 def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
     """Windows of long episodes with random observations and actions."""
     observed, acted = (gym.spaces.Box(-1, 1, (n,), np.float32) for n in (config.observations, config.actions))
-    rng, length = np.random.default_rng(0), 4 * shape.context // (config.observations + 1 + config.actions) + 1
+    tokenizer = TrainedTask("made-up", observed, acted).tokenizer(shape, None)
+    rng, length = np.random.default_rng(0), 4 * shape.context // tokenizer.tokens_per_step + 1
     episodes = [
         Episode(
             observations={"": rng.uniform(-1, 1, (length + 1, config.observations)).astype(np.float32)},
@@ -159,7 +160,6 @@ def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
         )
         for seed in range(4)
     ]  # fmt: skip
-    tokenizer = TrainedTask("made-up", observed, acted).tokenizer(shape, None)
     task = TokenizedTask("made-up", tokenizer, episodes)
     return Windows([task], window=2 * shape.context, batch_size=config.batch_size)
 
@@ -225,7 +225,12 @@ class PlainLoop:
         for target in self.batch.targets:
             wanted[target.position] = target.id
         table = self.model.embedding.table.weight
-        self._step(lambda hidden: F.cross_entropy(F.linear(hidden.float(), table), wanted))
+
+        def loss(hidden: Tensor) -> Tensor:
+            with torch.autocast(self.device, enabled=False):
+                return F.cross_entropy(F.linear(hidden.float(), table), wanted)
+
+        self._step(loss)
 
     def _step(self, loss: Callable[[Tensor], Tensor | int]) -> None:
         self.model.train()

@@ -68,12 +68,12 @@ class GatoConfig:
 
     @classmethod
     def nano(cls) -> Self:
-        """About a million parameters: trains in minutes on two cores."""
+        """About two million parameters: trains in minutes on two cores."""
         return cls(4, 4, 128, 512, 512, 512, (32, 64, 64, 128), **OWN)
 
     @classmethod
     def tiny(cls) -> Self:
-        """About four million parameters: a generalist for a laptop."""
+        """About five million parameters: a generalist for a laptop."""
         return cls(4, 8, 256, 1024, 1024, 512, (32, 64, 128, 256), **OWN)
 
     @classmethod
@@ -131,6 +131,8 @@ class GatoConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`; raises UsageError on unknown or missing fields."""
+        if data.get("parallel_actions") is True:
+            raise UsageError("parallel_actions true is of an earlier version: train it again, now with a number")
         try:
             return cls(**{**data, "patch_channels": tuple(data["patch_channels"])})
         except (TypeError, KeyError) as error:

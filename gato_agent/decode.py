@@ -26,10 +26,12 @@ class Prefill(NamedTuple):
 
 
 class Choose:
-    """The likeliest id, or one sampled from softmax(logits / temperature).
+    """The likeliest id, or of ids in an order the median; or one sampled from softmax(logits / temperature).
+
+    Many values near each other are as likely, and which of them is likeliest is chance: the median errs less.
 
     Args:
-        temperature: 0 for the likeliest.
+        temperature: 0 for the likeliest or the median.
         generators: one random stream a lane, so that lanes do not disturb each other.
     """
 
@@ -43,10 +45,17 @@ class Choose:
         draws = torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in self._generators])
         return -torch.log(-torch.log(draws.clamp(min=1e-300)))
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, ordered: bool = False) -> Tensor:
         """Logits [lanes, ids] -> index of the chosen id [lanes]."""
         noise = self.noise(logits.shape[1])
-        return (logits if noise is None else logits.double() / self.temperature + noise.to(logits.device)).argmax(-1)
+        if noise is not None:
+            return (logits.double() / self.temperature + noise.to(logits.device)).argmax(-1)
+        return median(logits) if ordered else logits.argmax(-1)
+
+
+def median(logits: Tensor) -> Tensor:
+    """First id with half of the probability up to it: [lanes, ids] -> [lanes]."""
+    return (logits.double().softmax(-1).cumsum(-1) < 0.5).sum(-1).clamp(max=logits.shape[1] - 1)
 
 
 class Told(Choose):
@@ -137,5 +146,5 @@ class TorchDecoder:
             token, place = divmod(at, each) if each else (0, 0)
             state = self.model.predicting(hidden[:, last + token], place)
             self.logits.append(self.model.logits(state, low, high))
-            action.append(low + choose(self.logits[-1]))
+            action.append(low + choose(self.logits[-1], self.model.config.vocabulary.ordered(low)))
         return torch.stack(action, dim=1)

@@ -133,7 +133,7 @@ struct Model {
     int32_t layers, heads, width, feed_forward, context, kind;  // kind of weights and cache: 0 float32, 1 bfloat16, 2 int8
     int32_t pack, each;  // values of a pack, and action tokens that one token predicts: 0 where each predicts the next
     const Layer *layer;
-    const float *norm, *bias, *table, *local, *values;  // table [ids][width], local [positions][width], values [ids][VALUE]
+    const float *norm, *bias, *table, *local, *values;  // table [ids][width], local [positions][width], values [1 + ids of values][VALUE]
     Matrix mix;  // of a pack's values, pack VALUE -> width
 };
 
@@ -147,7 +147,7 @@ struct Ring {
 };
 
 struct Choice {  // one action token: its legal ids, and what is added to their logits
-    int32_t low, count;
+    int32_t low, count, ordered;  // ordered: without noise not the likeliest is chosen, but the median
     Matrix split;        // width -> STATE of this token, or null where the state is scored as it is
     Matrix head;         // of the legal rows of the table
     const double *noise; // [lane][count], or null for the likeliest
@@ -159,7 +159,7 @@ namespace {
 
 struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
     std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
-    std::vector<float> read, mixed, state;  // values of packs side by side, what the packs are as tokens; of an action
+    std::vector<float> read, mixed, state, shares;  // values of packs side by side, packs as tokens; of an action: state, shares of its ids
     std::vector<double> speed;  // radians a token of each pair of dimensions
     std::vector<char> seen;
     std::vector<int> live;      // [lane][1 + slots / PANEL]: how many panels of slots hold a seen key, and which
@@ -186,7 +186,7 @@ struct Step : Scratch {
     void product(const float *in, int M, int K, const Matrix &w, int N, float *to, bool add, long stride = 0, int depth = 0) {
         const W *weights = static_cast<const W *>(w.w);
         const int panels = (N + PANEL - 1) / PANEL;
-#pragma omp parallel for num_threads(ring.threads) if (parallel)
+#pragma omp parallel for num_threads(ring.threads) if (parallel && panels > 1)
         for (int p = 0; p < panels; p++)
             panel<W, 4>(in, stride ? stride : K, M, K, weights + long(p) * std::max(K, depth) * PANEL,
                         w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
@@ -378,6 +378,19 @@ struct Step : Scratch {
         }
     }
 
+    // The first id with half of the probability up to it.
+    int median(const float *logits, int count) {
+        shares.resize(count);
+        float top = logits[0];
+        for (int i = 1; i < count; i++) top = std::max(top, logits[i]);
+        for (int i = 0; i < count; i++) shares[i] = exponential(logits[i] - top);
+        double total = 0, before = 0;
+        for (int i = 0; i < count; i++) total += shares[i];
+        int at = 0;
+        while (at < count - 1 && (before += shares[at]) < 0.5 * total) at++;
+        return at;
+    }
+
     // An action token of each lane, from the state of the wanted token `slot`.
     void choose(const Choice &c, double inverse_temperature, int64_t *chosen, int stride, int slot) {
         const float *from = &y[long(slot) * D];
@@ -389,6 +402,10 @@ struct Step : Scratch {
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
         for (int lane = 0; lane < lanes; lane++) {
             const float *logits = c.logits + lane * row;
+            if (c.ordered && !c.noise) {
+                chosen[long(lane) * stride] = c.low + median(logits, c.count);
+                continue;
+            }
             double best = -INFINITY;
             int at = 0;
             for (int i = 0; i < c.count; i++) {

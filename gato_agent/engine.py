@@ -17,7 +17,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.model import Block, Gato
 from gato_agent.native import library
-from gato_agent.spaces import PACK, PATCH
+from gato_agent.spaces import BINS, PACK, PAD, PATCH
 
 SOURCE = Path(__file__).with_name("engine.cpp")
 PANEL = 64  # outputs that are stored side by side, as in engine.cpp
@@ -67,7 +67,7 @@ class _Ring(_Struct):
 
 class _Choice(_Struct):
     _fields_ = [
-        ("low", INT32), ("count", INT32), ("split", _Matrix), ("head", _Matrix), ("noise", POINTER),
+        ("low", INT32), ("count", INT32), ("ordered", INT32), ("split", _Matrix), ("head", _Matrix), ("noise", POINTER),
         ("logits", POINTER),
     ]  # fmt: skip
 
@@ -94,7 +94,7 @@ class Engine:
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
         self._function, self._model, self._threads = library(SOURCE).gato_step, model, threads
         config, embedding = model.config, model.embedding
-        self._positions, self._patch = config.local_positions, embedding.patch
+        self._positions, self._patch, self._ordered = config.local_positions, embedding.patch, config.vocabulary.ordered
         self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self._known: dict[bytes, Tensor] = {}  # patches and what they look like
         layers = [_layer(block, precision) for block in model.blocks if isinstance(block, Block)]
@@ -156,6 +156,8 @@ class Engine:
     def step(self, prefill: Prefill, choose: Choose) -> Tensor:
         """See `Decoder`; the next step overwrites the logits."""
         tokens, local, patches, packs = self._checked(prefill, self._ring.lanes, self._longest)
+        if tokens.shape[1] * max(1, self._packed.each) < len(self._heads):
+            raise ValueError(f"{tokens.shape[1]} tokens cannot predict {len(self._heads)}")
         choices, temperature = self._greedy, choose.temperature or 1.0
         if choose.temperature:
             choices = self._choices([choose.noise(high - low) for low, high, *_ in self._heads])
@@ -176,12 +178,16 @@ class Engine:
             raise ValueError(
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
-        packed = 0 if packs is None else len(packs)
-        if packed != (tokens == PACK).sum() or (packs is not None and packs.shape[1] != self._packed.pack):
-            raise ValueError(f"{packed} packs for the tokens, or of another size than {self._packed.pack} values")
-        seen = None if patches is None else self._patch(patches, intervals, self._known).contiguous()
-        values = None if packs is None else packs.to(torch.int16).contiguous()
-        return tokens.contiguous(), local.contiguous(), seen, values
+        for name, given, kind in (("patches", patches, PATCH), ("packs", packs, PACK)):
+            if (0 if given is None else len(given)) != (tokens == kind).sum():
+                raise ValueError(f"as many {name} as {name} among the tokens are needed")
+        if packs is not None:
+            shape = list(packs.shape[1:])
+            if self._packed.pack == 1 or shape != [self._packed.pack] or packs.min() < PAD or packs.max() >= 2 * BINS:
+                raise ValueError(f"packs of {shape} values: the model has {self._packed.pack}, PAD or below {2 * BINS}")
+            packs = packs.to(torch.int16).contiguous()
+        seen = None if patches is None else self._patch(patches, intervals, self._known).float().contiguous()
+        return tokens.contiguous(), local.contiguous(), seen, packs
 
     def _call(
         self, lane: int, tokens: Tensor, local: Tensor, patches: Tensor | None, packs: Tensor | None, count: int,
@@ -198,7 +204,7 @@ class Engine:
     def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:
         """What is to be chosen: as objects that keep tensors alive, and as the array that C++ reads."""
         kept = [
-            _Choice(low, high - low, split, head, noise, scores)
+            _Choice(low, high - low, self._ordered(low), split, head, noise, scores)
             for (low, high, split, head), noise, scores in zip(self._heads, noises, self._scores, strict=True)
         ]
         return kept, (_Choice * len(kept))(*kept)

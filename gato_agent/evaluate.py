@@ -68,7 +68,7 @@ class EvaluateConfig:
     timeout: float = 300.0
     """Seconds after which a step that has not ended counts as hanging; its task is given up."""
     temperature: float = 0.0
-    """0 for the likeliest action, otherwise sampled."""
+    """0 for the likeliest action, of numbers the median; otherwise sampled."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Precision = "float32"

@@ -44,7 +44,7 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
         batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
         index=batch.index, pinned=batch.pinned, packs=batch.packs,
     ).flatten(0, 1)  # fmt: skip
-    continuous = model.config.vocabulary.continuous
+    learning = torch.is_grad_enabled()
     scored: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rows of the table, and their means around each
     sums, counts = [torch.zeros((), device=hidden.device)] * batch.families, [0] * batch.families
     asked = hidden[torch.cat([target.position for target in batch.targets])]  # once: it costs a pass over all of them
@@ -52,50 +52,61 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
     for (low, high, _, ids, family, place), part in zip(batch.targets, parts, strict=True):
         if (low, high) not in scored:
             rows = wanted = model.scored(low, high).float()
-            if smooth_bins and continuous <= low < model.config.vocabulary.discrete:
+            if smooth_bins and model.config.vocabulary.ordered(low):
                 with torch.autocast(rows.device.type, enabled=False):
                     wanted = gaussian(high - low, smooth_bins, rows.device) @ rows
             scored[low, high] = rows, wanted
         rows, wanted = scored[low, high]
         here = model.predicting(part, place).float()
-        total: Tensor = LogSumExp.apply(here, rows)  # type: ignore[no-untyped-call]
-        sums[family] = sums[family] + total - (here * wanted[ids - low]).sum()
+        total: Tensor = CrossEntropy.apply(here, rows, wanted, ids - low, learning)  # type: ignore[no-untyped-call]
+        sums[family] = sums[family] + total
         counts[family] += len(ids)
     return torch.stack(sums), torch.tensor(counts, dtype=torch.float32, device=hidden.device)
 
 
-class LogSumExp(torch.autograd.Function):
-    """Sum over n states of log sum exp of their scores, which are never all there at once.
+class CrossEntropy(torch.autograd.Function):
+    """Sum over n states of their cross-entropy, whose scores are never all there at once.
 
     Gradients are found in the forward pass, some rows at a time while their scores lie in a cache (as in Liger Kernel,
     Hsu et al. 2024): one pass over memory instead of ten.
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, rows: Tensor) -> Tensor:
-        """float32 [n, width], [ids, width] -> []."""
+    def forward(ctx: Any, states: Tensor, rows: Tensor, wanted: Tensor, target: Tensor, learning: bool) -> Tensor:
+        """float32 [n, width], [ids, width], [ids, width], int64 [n] -> [].
+
+        Args:
+            ctx: keeps the gradients.
+            states: of which each is scored.
+            rows: that score them.
+            wanted: rows, or means of rows, of which one is the target's.
+            target: index of it.
+            learning: whether gradients are wanted.
+        """
         total = torch.zeros((), device=states.device)
-        found, for_rows = torch.empty_like(states), torch.zeros_like(rows)
+        kept = torch.empty_like(states), torch.zeros_like(rows), torch.zeros_like(wanted)
         count = max(1, (CHUNK if states.device.type == "cpu" else 256 * CHUNK) // len(rows))
         with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
             for begin in range(0, len(states), count):
-                some, gradient = states[begin : begin + count], found[begin : begin + count]
+                some, aim = states[begin : begin + count], wanted[target[begin : begin + count]]
                 scores = some @ rows.T
                 top = scores.amax(1, keepdim=True)
                 shares = scores.sub_(top).exp_()
                 sums = shares.sum(1, keepdim=True)
-                total += (sums.log() + top).sum()
-                shares /= sums
-                torch.mm(shares, rows, out=gradient)
-                for_rows.addmm_(shares.T, some)
-        ctx.save_for_backward(found, for_rows)
+                total += (sums.log() + top - (some * aim).sum(1, keepdim=True)).sum()
+                if learning:
+                    shares /= sums
+                    torch.sub(shares @ rows, aim, out=kept[0][begin : begin + count])
+                    kept[1].addmm_(shares.T, some)
+        if learning:
+            ctx.save_for_backward(*kept[:2], kept[2].index_add_(0, target, states, alpha=-1))
         return total
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of states and rows."""
-        found, for_rows = ctx.saved_tensors
-        return found * scale, for_rows * scale
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """Gradients of states and of both kinds of rows."""
+        states, rows, wanted = ctx.saved_tensors
+        return states * scale, rows * scale, wanted * scale, None, None
 
 
 @lru_cache

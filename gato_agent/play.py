@@ -56,7 +56,7 @@ class PlayConfig:
     hz: float = 0.0
     """Control steps a second, in real time; late ones are counted. 0 for as fast as can be."""
     temperature: float = 0.0
-    """0 for the likeliest action, otherwise sampled."""
+    """0 for the likeliest action, of numbers the median; otherwise sampled."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Precision = "float32"

@@ -69,6 +69,10 @@ class Vocabulary(NamedTuple):
         """Number of ids."""
         return self.text + 2 * BINS + 1
 
+    def ordered(self, first: int) -> bool:
+        """Whether ids from `first` on are bins, which are alike where they are near."""
+        return self.continuous <= first < self.discrete
+
 
 class Observed(NamedTuple):
     """B observations as tokens.

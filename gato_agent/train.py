@@ -107,8 +107,11 @@ def fine_tuning(init: str, **given: Any) -> TrainConfig:
         init: run folder, checkpoint file, or `shipped`.
         given: fields of TrainConfig that are to be otherwise than by default.
     """
-    about = read(locate(_reference(init)))[1]
-    size, shape = GatoConfig.from_json(about["config"]).described()
+    path = locate(_reference(init))
+    try:
+        size, shape = GatoConfig.from_json(read(path)[1]["config"]).described()
+    except UsageError as error:
+        raise UsageError(f"--init {init}: {error}") from error
     return TrainConfig.fine_tuning(size, init, **{"shape": shape, **given})
 
 

@@ -112,17 +112,20 @@ class Trainer:
         return nullcontext()
 
     def _forget_unused(self, parts: Sequence[Batch]) -> None:
-        """FSDP gives every parameter a gradient: those of patches and packs are none where no process had any."""
+        """FSDP gives every parameter a gradient: those of patches, packs and actions that no process had are none."""
         if not self.config.fsdp:
             return
         embedding = self.model.embedding
-        readers = {"patches": embedding.patch} | ({"packs": embedding.pack} if self.model.config.pack > 1 else {})
-        for name, reader in readers.items():
-            there = [getattr(part, name) for part in parts]
-            count = torch.tensor(float(sum(len(seen) for seen in there if seen is not None)), device=self.device)
-            if not self.ranks.sum(count).item():
-                for parameter in reader.parameters():
-                    parameter.grad = None
+        used: dict[nn.Module, bool] = {embedding.patch: any(part.patches is not None for part in parts)}
+        if self.model.config.pack > 1:
+            used[embedding.pack] = any(part.packs is not None for part in parts)
+        if self.model.actions is not None:
+            places = {target.place for part in parts for target in part.targets}
+            used |= {split: place in places for place, split in enumerate(self.model.actions.split)}
+        counts = self.ranks.sum(torch.tensor([float(here) for here in used.values()], device=self.device))
+        for module, count in zip(used, counts.tolist(), strict=True):
+            for parameter in module.parameters() if not count else ():
+                parameter.grad = None
 
     def whole(self) -> Gato:
         """The model in one piece; all processes must ask for it together, and the first one has it."""
@@ -177,7 +180,10 @@ class Trainer:
             try:
                 parameter.data.copy_(tensors[f"model.{name}"])
             except (KeyError, RuntimeError) as error:
-                raise GatoError(f"{path} is of another model ({error}): use the run's own --size") from error
+                raise GatoError(
+                    f"{path} is of another model ({error}): use the run's own --size, or if it is "
+                    "of an earlier version train again into another --out"
+                ) from error
             state = {key: tensors[f"{key}.{name}"] for key in KEPT if f"{key}.{name}" in tensors}
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
         for name, parameter in self.mean.named_parameters() if self.mean else ():

@@ -104,7 +104,7 @@ def test_lanes_play_as_single_environments_do() -> None:
 def test_a_lanes_numbers_are_its_own_whatever_others_see_and_was_seen_before(
     monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    """Patches and packs are embedded before the engine runs, patches only once."""
+    """Patches are embedded before the engine runs, patches only once."""
     monkeypatch.setattr(embedding, "KNOWN", kept)
     task = TrainedTask("Toy-v0", RICH, HANDS)
     alone, together = Agent(checkpoint_for(task), task), Agent(checkpoint_for(task), task)

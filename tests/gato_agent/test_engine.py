@@ -87,7 +87,7 @@ class Recorder:
             hidden = model(stream[None], local=local[None], packs=torch.stack(packs), pinned=torch.tensor([[count]]))[
                 0, count:
             ].view(len(tokens), -1, model.config.width)[:, -1]
-            expected = model.logits(hidden, low, high)
+            expected = model.logits(model.predicting(hidden), low, high)
             scale = max(1.0, expected.abs().max().item())
             worst = max(worst, (torch.stack(logits) - expected).abs().max().item() / scale)
         return worst

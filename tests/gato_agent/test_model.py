@@ -132,17 +132,18 @@ def test_identical_timesteps_are_told_apart(model: Gato) -> None:
         assert not torch.allclose(hidden[0, 5], hidden[0, 6 * t + 5], atol=1e-3)
 
 
-def test_batches_train_and_gradients_reach_every_weight() -> None:
+@pytest.mark.parametrize("parallel", [0, 2])
+def test_batches_train_and_gradients_reach_every_weight(parallel: int) -> None:
     """The TensorFlow version failed on a batch of more than one, and with `training=True`."""
     torch.manual_seed(0)
-    model = Gato(dataclasses.replace(NANO, stochastic_depth=0.1, pack=4)).train()
+    model = Gato(dataclasses.replace(NANO, stochastic_depth=0.1, pack=4, parallel_actions=parallel)).train()
     tokens = random_tokens(4, 50)
     tokens[:, 10:12], tokens[:, 12] = PATCH, PACK
     packs = torch.tensor([[0, 1023, 1024, -1]] * 4, dtype=torch.int16)
     patches = torch.randint(0, 256, (8, 16, 16, 4), dtype=torch.uint8)
     local = torch.arange(50).expand(4, -1)
     hidden = model(tokens, patches, local=local, packs=packs)
-    model.logits(hidden).logsumexp(-1).sum().backward()
+    sum(model.logits(model.predicting(hidden, i)).logsumexp(-1).sum() for i in range(max(1, parallel))).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 

@@ -105,6 +105,7 @@ def test_two_processes_take_the_steps_of_one(kind: str, steps: int, data: Path, 
         assert {name.partition(".")[0] for name in held} == {"model", "exp_avg", "exp_avg_sq", "step"}
         assert "model.embedding.patch.stem.weight" in held
         assert "exp_avg.embedding.patch.stem.weight" not in held  # no images: it never had a gradient
+        assert "exp_avg.actions.split.0.weight" in held and "exp_avg.actions.split.31.weight" not in held
 
 
 def test_gradients_are_clipped_to_a_norm() -> None:
