@@ -1,9 +1,10 @@
 """The compiled control step: equal to PyTorch's, the same for any number of lanes and threads, and never in the way."""
 
+import dataclasses
 import logging
 import resource
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from gato_agent import engine, native
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder, median
 from gato_agent.engine import Engine, Precision, make_decoder, pack
 from gato_agent.envs.loop import steps
 from gato_agent.model import Gato
 from gato_agent.seating import seat
+from gato_agent.spaces import BINS, PACK, PAD
 
 OBSERVATION = 5
 WIDE = GatoConfig(2, 2, 256, 512, 100, 64, (32, 64), 16)  # heads of 128, as in the paper's larger sizes
@@ -119,6 +121,62 @@ def test_it_computes_what_pytorch_computes(config: GatoConfig) -> None:
     assert torch.equal(actions, expected)
     for a, b in zip(here, there, strict=True):
         assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item())
+
+
+PACKED = dataclasses.replace(FLAT, pack=7, parallel_actions=2)
+
+
+def play_packed(decoder: Decoder, lanes: int) -> tuple[Tensor, list[Tensor]]:
+    """Thirty steps of nine values in two packs and three action tokens, of which a separator predicts the last."""
+    decoder.reset(lanes, 3)
+    decoder.restart(torch.ones(lanes, dtype=torch.bool))
+    generator, local = torch.Generator().manual_seed(2), torch.arange(3).repeat(lanes, 1)
+    tokens = torch.tensor([[PACK, PACK, PACKED.vocabulary.separator]]).repeat(lanes, 1)
+    actions, logits = [], []
+    for _ in range(30):
+        packs = torch.full((9, 14), PAD, dtype=torch.int16)
+        packs[:, :9] = torch.randint(0, 2 * BINS, (9, 9), generator=generator)
+        actions.append(decoder.step(Prefill(tokens, local, None, None, packs[:lanes].reshape(-1, 7)), Choose()))
+        logits += [part.clone() for part in decoder.logits]
+    return torch.stack(actions), logits
+
+
+def test_packs_and_actions_predicted_at_once_are_those_of_pytorch() -> None:
+    model, legal = model_of(PACKED), legal_for(PACKED)
+    expected, there = play_packed(TorchDecoder(model, legal), 9)
+    actions, here = play_packed(Engine(model, legal), 9)
+    assert torch.equal(actions, expected)
+    for a, b in zip(here, there, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item())
+    for precision in get_args(Precision):
+        _, many = play_packed(Engine(model, legal, precision), 9)
+        assert all((a - b).abs().max() < 0.1 for a, b in zip(many, there, strict=True))
+        for lanes, threads in ((9, 2), (1, 1), (4, 2)):
+            _, found = play_packed(Engine(model, legal, precision, threads), lanes)
+            assert all(torch.equal(a[:lanes], b) for a, b in zip(many, found, strict=True))
+
+
+@pytest.mark.parametrize("packs", [
+    None, torch.zeros(1, 7).short(), torch.zeros(2, 6).short(), torch.full((2, 7), -2), torch.full((2, 7), 2048),
+])  # fmt: skip
+def test_packs_that_the_model_cannot_read_are_refused(packs: Tensor | None) -> None:
+    decoder, tokens = Engine(model_of(PACKED), legal_for(PACKED)), torch.tensor([[PACK, PACK, 3]])
+    decoder.reset(1, 3)
+    with pytest.raises(ValueError, match="packs"):
+        decoder.step(Prefill(tokens, torch.arange(3)[None], None, None, packs), Choose())
+
+
+def test_of_bins_the_median_is_chosen_and_of_choices_the_likeliest() -> None:
+    shares = torch.tensor([[0.3, 0.15, 0.1, 0.2, 0.25], [0.0, 0.6, 0.0, 0.1, 0.3], [0.0, 0.0, 0.0, 0.0, 1.0]])
+    assert Choose()(shares.log(), ordered=True).tolist() == [2, 1, 4]
+    assert Choose()(shares.log()).tolist() == [0, 1, 4]
+    model, vocabulary = model_of(PACKED), PACKED.vocabulary
+    legal = [(vocabulary.continuous, vocabulary.discrete), (vocabulary.discrete, vocabulary.discrete + 9)]
+    actions, logits = play_packed(decoder := Engine(model, legal), 2)
+    assert len(decoder.logits) == 2
+    for step, (bins, choices) in enumerate(zip(logits[::2], logits[1::2], strict=True)):
+        assert torch.equal(actions[step, :, 0] - vocabulary.continuous, median(bins))
+        assert torch.equal(actions[step, :, 1] - vocabulary.discrete, choices.argmax(-1))
 
 
 @pytest.mark.parametrize("task", ["CartPole-v1", "LunarLander-v3"])

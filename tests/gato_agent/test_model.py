@@ -14,7 +14,7 @@ from gato_agent.envs.errors import UsageError
 from gato_agent.model import Block, Gato, Places, angles_of
 from gato_agent.spaces import PACK, PAD, PATCH
 
-NANO = dataclasses.replace(GatoConfig.nano(), context=32)
+NANO = dataclasses.replace(GatoConfig.nano(), context=32, parallel_actions=0)
 
 
 @pytest.fixture
