@@ -1,0 +1,63 @@
+"""Which of a continuous action's 1,024 bins to choose: the likeliest, the mean, or the median as the agent does?
+
+    python benchmarks/choices.py --checkpoint shipped --env Walker2d-v5 FetchReach-v4
+
+Greedy returns of the same episodes with each choice, decoded by PyTorch, as scores between random (0) and expert (1).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+
+from gato_agent import agent, decode
+from gato_agent.checkpoint import Checkpoint
+from gato_agent.returns import play_shortly
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The mode: [lanes, ids] -> [lanes]."""
+    return logits.argmax(-1)
+
+
+def mean(logits: Tensor) -> Tensor:
+    """The expected bin, rounded."""
+    return (logits.softmax(-1) @ torch.arange(logits.shape[1], dtype=logits.dtype)).round().long()
+
+
+CHOICES: dict[str, Callable[[Tensor], Tensor]] = {"likeliest": likeliest, "mean": mean, "median": decode.median}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is played."""
+
+    env: tuple[str, ...]
+    """Tasks with continuous actions that the checkpoint knows."""
+    checkpoint: str = "shipped"
+    """Run folder, file, or shipped."""
+    episodes: int = 10
+    """Of each task and choice, on seeds from 900,000 on."""
+
+
+def main(config: Config) -> None:
+    """Print a table as Markdown, a task a row."""
+    torch.set_num_threads(1)
+    checkpoint = Checkpoint.load(None if config.checkpoint == "shipped" else config.checkpoint)
+    agent.make_decoder = lambda model, legal, *_: decode.TorchDecoder(model, legal)
+    console = Console()
+    console.print(f"| task | {' | '.join(CHOICES)} |", "|---|" + "---:|" * len(CHOICES), sep="\n", highlight=False)
+    for task in config.env:
+        scores = []
+        for choice in CHOICES.values():
+            decode.median = choice
+            found = play_shortly(checkpoint, [task], config.episodes, "cpu", lambda line: None)
+            scores.append("failed" if task in found.failed else f"{found.tasks[task].normalized:.2f}")
+        console.print(f"| {task} | {' | '.join(scores)} |", highlight=False)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
