@@ -184,7 +184,7 @@ def test_a_task_whose_spaces_changed_is_refused() -> None:
 
 
 def test_an_observation_longer_than_the_position_table_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"Toy-v0: an observation takes 626 tokens .* 512"):
+    with pytest.raises(UsageError, match=r"Toy-v0: an observation takes 625 tokens .* 512"):
         agent_for(Box(-1, 1, (40_000,)), Discrete(2))
 
 

@@ -107,7 +107,7 @@ def test_info(trained: Path) -> None:
     assert "1,180,000,000" in shown
     shown = cli("info --checkpoint runs/cartpole --env CartPole-v1", cwd=trained).stdout
     assert "CartPole-v1" in shown
-    assert "2 tokens per timestep" in shown and "256.0 steps" in shown  # of a nano, with a context of 512
+    assert "1 token per timestep" in shown and "512.0 steps" in shown  # of a nano, with a context of 512
     assert "6 tokens per timestep" in shown and "170.7 steps" in shown  # of the paper's sizes, with 1,024
 
 

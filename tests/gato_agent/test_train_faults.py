@@ -134,6 +134,6 @@ def test_a_space_that_the_model_has_no_room_for_is_named(
     ))  # fmt: skip
     monkeypatch.setitem(gym.registry, "Large-v0", spec)
     collect(CollectConfig(env=("Large-v0",), expert="random", episodes=1, workers=0, out=tmp_path / "large"))
-    with pytest.raises(UsageError, match=r"Large-v0: an observation takes 626 tokens and the model has .* for 512"):
+    with pytest.raises(UsageError, match=r"Large-v0: an observation takes 625 tokens and the model has .* for 512"):
         train(dataclasses.replace(config, data=tmp_path / "large"))
     assert not config.out.exists()
