@@ -116,7 +116,8 @@ def env_table(env: str, env_kwargs: str) -> Table:
         n, kinds = tokenizer.tokens_per_step, ", ".join(next(iter(step)) for step in view.to_json())
         shown.add_row(
             size,
-            f"{n} token{'s' * (n > 1)} per timestep, {tokenizer.n_obs} of them observation{f' ({kinds})' if kinds else ''}; "
+            f"{n} token{'s' * (n > 1)} per timestep, {tokenizer.n_obs} of them observation"
+            f"{f' ({kinds})' if kinds else ''}; "
             f"{config.context / n:.1f} steps in a context of {config.context}",
         )
     return shown
