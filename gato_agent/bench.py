@@ -126,9 +126,6 @@ class Job:
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
         self.packs, count = packs, packs or observations
-        heads = (actions * config.width + BINS) * ACTION_WIDTH if config.parallel_actions else BINS * config.width
-        first = observations * VALUE_WIDTH * config.width if packs else 0
-        self.read = [heads + first] + [heads] * (actions - 1)  # weights of each pass besides those of the blocks
         each = config.parallel_actions
         more = -(-actions // each) - min(packs, 1) if each else 0  # separators
         local = [*range(count + more)] if each else [-1, *range(count), -1]
@@ -138,6 +135,9 @@ class Job:
             )
         self.local = torch.tensor([local], device=device).repeat(lanes, 1)
         self.passes = [len(local)] + [1] * (0 if each else actions - 1)  # tokens of each in a step
+        heads = (actions * config.width + BINS) * ACTION_WIDTH if each else BINS * config.width
+        self.read = [heads] * len(self.passes)  # weights of each pass besides those of the blocks
+        self.read[0] += observations * VALUE_WIDTH * config.width if packs else 0
 
     def prefill(self) -> Prefill:
         """The next observation."""
@@ -201,7 +201,7 @@ class Machine:
         weight, kept = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
         parameters = c.layers * (4 * c.width**2 + c.width * c.feed_forward + c.width * c.feed_forward // 2)
         total = 0.0
-        for n, read in zip(job.passes, job.read, strict=False):
+        for n, read in zip(job.passes, job.read, strict=True):
             cached = 2 * job.lanes * c.layers * min(context, c.context) * c.width
             size = (parameters + read) * weight + cached * kept
             operations = 2 * job.lanes * n * parameters + 2 * n * cached

@@ -131,10 +131,12 @@ class GatoConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`; raises UsageError on unknown or missing fields."""
-        if data.get("parallel_actions") is True:
+        former = data.get("parallel_actions")  # was true or false once
+        if former is True:
             raise UsageError("parallel_actions true is of an earlier version: train it again, now with a number")
         try:
-            return cls(**{**data, "patch_channels": tuple(data["patch_channels"])})
+            number = {"parallel_actions": 0} if former is False else {}
+            return cls(**{**data, **number, "patch_channels": tuple(data["patch_channels"])})
         except (TypeError, KeyError) as error:
             raise UsageError(f"not a model configuration of this version: {error}") from error
 

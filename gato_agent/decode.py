@@ -54,7 +54,7 @@ class Choose:
 
 
 def median(logits: Tensor) -> Tensor:
-    """First id with half of the probability up to it: [lanes, ids] -> [lanes]."""
+    """Index of the first id with half of the probability up to it: float [lanes, ids] -> int64 [lanes]."""
     return (logits.double().softmax(-1).cumsum(-1) < 0.5).sum(-1).clamp(max=logits.shape[1] - 1)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import resource
 from pathlib import Path
 from typing import Any, get_args
@@ -17,9 +18,10 @@ from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder, median
+from gato_agent.embedding import VALUE_WIDTH
 from gato_agent.engine import Engine, Precision, make_decoder, pack
 from gato_agent.envs.loop import steps
-from gato_agent.model import Gato
+from gato_agent.model import ACTION_WIDTH, Gato
 from gato_agent.seating import seat
 from gato_agent.spaces import BINS, PACK, PAD
 
@@ -164,6 +166,12 @@ def test_packs_that_the_model_cannot_read_are_refused(packs: Tensor | None) -> N
     decoder.reset(1, 3)
     with pytest.raises(ValueError, match="packs"):
         decoder.step(Prefill(tokens, torch.arange(3)[None], None, None, packs), Choose())
+
+
+def test_its_widths_are_those_of_the_model() -> None:
+    found = re.search(r"int VALUE = (\d+), STATE = (\d+);", engine.SOURCE.read_text())
+    assert found is not None
+    assert (int(found[1]), int(found[2])) == (VALUE_WIDTH, ACTION_WIDTH)
 
 
 def test_of_bins_the_median_is_chosen_and_of_choices_the_likeliest() -> None:

@@ -224,6 +224,7 @@ def test_a_named_size_can_be_reshaped() -> None:
     wider = GatoConfig.tiny().reshaped('{"context": 256, "patch_channels": [32, 64]}')
     assert wider == dataclasses.replace(GatoConfig.tiny(), context=256, patch_channels=(32, 64))
     assert GatoConfig.tiny().reshaped("{}") == GatoConfig.tiny()
+    assert GatoConfig.small().reshaped('{"parallel_actions": false}') == GatoConfig.small()  # as it was once written
 
 
 @pytest.mark.parametrize(
