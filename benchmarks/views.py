@@ -89,7 +89,7 @@ def main(config: Config) -> None:
 
 def tokenized(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TokenizedTask:
     """Episodes as tokens, through the task's view."""
-    return TokenizedTask(task.id, task.tokenizer(SIZE, text), episodes)
+    return TokenizedTask.of(task.id, task.tokenizer(SIZE, text), episodes)
 
 
 def learn(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode], steps: int) -> Gato:

@@ -160,7 +160,7 @@ def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
         )
         for seed in range(4)
     ]  # fmt: skip
-    task = TokenizedTask("made-up", tokenizer, episodes)
+    task = TokenizedTask.of("made-up", tokenizer, episodes)
     return Windows([task], window=2 * shape.context, batch_size=config.batch_size)
 
 

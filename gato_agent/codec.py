@@ -188,6 +188,13 @@ def cut_patches(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return grid.swapaxes(2, 3).reshape(count, rows * columns, PATCH_SIZE, PATCH_SIZE, 4)
 
 
+def distinct(patches: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Patches without repetition, and where each of [k, ...] is among them: much of a picture stays as it was."""
+    flat = np.ascontiguousarray(patches).reshape(len(patches), -1)
+    _, first, place = np.unique(flat.view(np.dtype((np.void, flat.shape[1]))), return_index=True, return_inverse=True)
+    return patches[first], place.ravel()
+
+
 def intervals(height: int, width: int) -> NDArray[np.int32]:
     """Place of each patch, [k, (row, column), (from, to)], in 128ths of the padded image."""
     rows, columns = (

@@ -3,20 +3,21 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from gymnasium.spaces import Text
 
+from gato_agent import __version__
 from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
+from gato_agent.dataset import Data
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.structure import leaves
 from gato_agent.envs.task import Task, find, view_of
-from gato_agent.prompt import NO_PROMPT, Kind, Prompt, demonstration, instruction_of, names_of, without
+from gato_agent.prompt import Kind, Prompt, demonstration, instruction_of, names_of, without
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import usable
 from gato_agent.rollouts.store import EpisodeStore, open_stores
@@ -24,40 +25,6 @@ from gato_agent.text import TextTokenizer
 from gato_agent.tokenized import TokenizedTask
 
 SHARED = {"observation_space": "observation space", "action_space": "action space", "env_kwargs": "--env-kwargs"}
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is learned from: tasks by id, their tokens in the same order, and the text tokenizer if there is text.
-
-    Attributes:
-        held_out: tokens of the episodes that are only looked at, of tasks that have such.
-    """
-
-    tasks: dict[str, TrainedTask]
-    tokenized: list[TokenizedTask]
-    text: TextTokenizer | None
-    held_out: list[TokenizedTask] = field(default_factory=list)
-
-    @property
-    def families(self) -> list[str]:
-        """The catalogue's suite of each task."""
-        return [(find(task) or Task(task, "other")).suite for task in self.tasks]
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens of all tasks."""
-        return sum(task.tokens for task in self.tokenized)
-
-    def sha256(self) -> str:
-        """Digest of all tokens, so that a run resumes with the data that it began with."""
-        sha = hashlib.sha256()
-        for task in [*self.tokenized, *self.held_out]:
-            for array in (task.rows, task.labels, task.patches, task.packs, task.ends, task.texts):
-                sha.update(np.ascontiguousarray(array).data)
-            if task.prompt != NO_PROMPT:
-                sha.update(json.dumps(task.prompt.to_json()).encode())
-        return sha.hexdigest()
 
 
 def load_data(
@@ -68,6 +35,7 @@ def load_data(
     text: TextTokenizer | None = None,
     holdout: float = 0.0,
     prompt: Kind | Literal["auto"] = "none",
+    file: Path | None = None,
 ) -> Data:
     """Read the episodes below some folders, but for those that a `keep.json` leaves out, and tokenize them.
 
@@ -79,6 +47,7 @@ def load_data(
         text: a tokenizer that the model knows already, which goes before either.
         holdout: share of each task's episodes, the last ones of each folder, that is not learned from.
         prompt: what episodes begin with; auto is text where there are several tasks or instructions, else none.
+        file: where `Data.mapped` may have written the same tokens, which are then mapped, and no episode is read.
 
     Raises:
         UsageError: there is nothing, a space, text model or prompt that does not fit the model, or a task with other
@@ -87,8 +56,12 @@ def load_data(
     """
     stores = _by_task([folders] if isinstance(folders, Path) else folders)
     tasks = _prompted([_trained(same[0], text_pieces, config.pack > 1) for same in stores.values()], prompt)
-    texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
-    text = text or _text(text_model, config, texts)
+    mark = _mark(stores, tasks, config, text_pieces, text_model, text, holdout)
+    if file is not None and (kept := Data.load(file, mark, config)):
+        return kept
+    if text is None:
+        texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
+        text = _text(text_model, config, texts)
     pieces = text.encode if text else None
     tokenized, held_out = [], []
     for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
@@ -98,14 +71,29 @@ def load_data(
         last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
         tasks[number] = task = _sized(tasks[number], config, text, [*learned, *last], text_pieces)
         common = task.id, task.tokenizer(config, text)
-        tokenized.append(TokenizedTask(*common, learned, task.prompt, pieces))
+        tokenized.append(TokenizedTask.of(*common, learned, task.prompt, pieces))
         if last:
-            held_out.append(TokenizedTask(*common, last, task.prompt, pieces))
-    data = Data({task.id: task for task in tasks}, tokenized, text, held_out)
-    names = sorted(set(data.families))
-    for one, family in zip(tokenized, data.families, strict=True):
-        one.family = names.index(family)
-    return data
+            held_out.append(TokenizedTask.of(*common, last, task.prompt, pieces))
+    return Data({task.id: task for task in tasks}, tokenized, text, held_out, mark)
+
+
+def _mark(
+    stores: Mapping[str, Sequence[EpisodeStore]], tasks: Sequence[TrainedTask], config: GatoConfig,
+    text_pieces: int | None, text_model: Path | None, text: TextTokenizer | None, holdout: float,
+) -> str:  # fmt: skip
+    """Digest of all that tokens are made of: changed files are told by their size and time."""
+    files = [
+        (str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns)
+        for same in stores.values()
+        for store in same
+        for path in sorted(store.folder.iterdir())
+        if not path.name.startswith(".")
+    ]
+    models = [text_model.read_bytes() if text_model else b"", text.model if text else b""]
+    said = [hashlib.sha256(model).hexdigest() for model in models]
+    shape = config.pack, config.parallel_actions, config.text, config.context
+    about = [files, [task.to_json() for task in tasks], shape, text_pieces, said, holdout, __version__]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:

@@ -1,10 +1,10 @@
 """Tokens, image patches and positions -> vectors (Gato paper, sections 2.2 and C.2-C.3)."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gato_agent.codec import distinct
 from gato_agent.config import GatoConfig
 from gato_agent.spaces import BINS, PACK, PAD, PATCH, PATCH_SIZE, POSITIONS
 
@@ -58,7 +58,7 @@ class PatchEmbedding(nn.Module):
         if known is not None:
             x = self._recall(patches, known)
         elif self.training and patches.device.type == "cpu":
-            patches, place = distinct(patches)
+            patches, place = map(torch.from_numpy, distinct(patches.numpy()))
             x = self._look(patches)[place]
         else:
             x = self._look(patches)
@@ -89,14 +89,6 @@ class PatchEmbedding(nn.Module):
         else:
             position = torch.round((low + high) / 2).long()
         return position.clamp(max=self.row.num_embeddings - 1)
-
-
-def distinct(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches without repetition, and where each of [k, ...] is among them: much of a picture stays as it was."""
-    flat = patches.numpy().reshape(len(patches), -1)
-    rows = flat.view(np.dtype((np.void, flat.shape[1]))).ravel()
-    _, first, place = np.unique(rows, return_index=True, return_inverse=True)
-    return patches[torch.from_numpy(first)], torch.from_numpy(place)
 
 
 class PackEmbedding(nn.Module):

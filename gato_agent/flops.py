@@ -9,8 +9,9 @@ import time
 
 import torch
 
+from gato_agent.codec import distinct
 from gato_agent.config import GatoConfig
-from gato_agent.embedding import VALUE_WIDTH, distinct
+from gato_agent.embedding import VALUE_WIDTH
 from gato_agent.model import ACTION_WIDTH
 from gato_agent.spaces import PATCH_SIZE
 from gato_agent.windows import Batch
@@ -28,7 +29,7 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
     for target in batch.targets:
         forward += 2 * len(target.id) * (split + state * (target.high - target.low))
     if batch.patches is not None:
-        looked_at = distinct(batch.patches)[0] if batch.patches.device.type == "cpu" else batch.patches
+        looked_at = distinct(batch.patches.numpy())[0] if batch.patches.device.type == "cpu" else batch.patches
         forward += patch_flops(config) * len(looked_at)
     if batch.packs is not None:
         forward += 2.0 * batch.packs.numel() * VALUE_WIDTH * config.width

@@ -41,7 +41,7 @@ class Prompter:
         self.tokens = self._prompt.tokens
         self._shown: TokenizedTask | None = None
         if demonstration is not None:
-            self._shown = TokenizedTask(task.id, tokenizer, [demonstration], self._prompt)
+            self._shown = TokenizedTask.of(task.id, tokenizer, [demonstration], self._prompt)
         self._said = np.zeros(0, dtype=object)
 
     def reset(self, lanes: int) -> Prefill | None:

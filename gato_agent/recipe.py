@@ -34,11 +34,13 @@ class TrainConfig:
     data: tuple[Path, ...] = (Path("data"),)
     """Folders that `gato-agent collect --out` wrote; all their tasks are learned together, those of one id as one."""
     out: Path = Path("runs/gato")
-    """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl."""
+    """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl; and until it
+    is complete tokens.safetensors, which all processes map and --resume finds."""
     size: Size = "nano"
     """Size of the model; the last three are the paper's. With --init it is that of the checkpoint."""
     shape: str = "{}"
-    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}. With --init as the checkpoint has them."""
+    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}. With --init as the checkpoint has them, but
+    for the context."""
     init: str | None = None
     """Fine-tune: a run folder or checkpoint whose weights and text model to begin with, or `shipped` for those in the
     package. Its tasks need not be those of the data. Other options then have other defaults: add --help to see them."""

@@ -104,6 +104,7 @@ class SpaceTokenizer:
     Attributes:
         n_obs: tokens of an observation.
         n_packs: how many of them are packs.
+        widest: values in the fullest of them.
         local: int64 [tokens_per_step], place of each token within the observation, separators after it if `parallel`;
             -1 where there is none.
         n_act: tokens of an action.
@@ -130,8 +131,9 @@ class SpaceTokenizer:
         self._texts, self._images, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
         self._tensors = _elements(tensors, action=False)
         values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
-        self._values, self._pack = self.n_obs - values, pack  # where the values begin
+        self._values, self.pack = self.n_obs - values, pack  # where the values begin
         self.n_packs = -(-values // pack) if pack > 1 else 0
+        self.widest = min(pack, values) if pack > 1 else 0
         self.n_obs = self._values + self.n_packs if pack > 1 else self.n_obs
         images = [intervals(*shape_of(leaf)[:2]) for leaf, _ in self._images]
         slots = [at + np.arange(len(image)) for (_, at), image in zip(self._images, images, strict=True)]
@@ -187,7 +189,7 @@ class SpaceTokenizer:
                 tokens[row, at : at + len(pieces)] = pieces
         tokens[:, self.patch_slots] = PATCH
         patches = [cut_patches(column_of(leaf, columns, rows)) for leaf, _ in self._images]
-        packs = np.full((rows, self.n_packs * self._pack), PAD, dtype=np.int16)
+        packs = np.full((rows, self.n_packs * self.pack), PAD, dtype=np.int16)
         if self.n_packs:
             tokens[:, self._values :] = PACK
         for part in self._tensors:
@@ -196,7 +198,7 @@ class SpaceTokenizer:
             else:
                 tokens[:, part.slots] = self._offset + part.encode(columns, rows)
         none = np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8)
-        return Observed(tokens, np.concatenate([none, *patches], axis=1), packs.reshape(rows, self.n_packs, self._pack))
+        return Observed(tokens, np.concatenate([none, *patches], axis=1), packs.reshape(rows, self.n_packs, self.pack))
 
     def _encode_text(self, path: str, text: str, row: int) -> Sequence[int]:
         if self._pieces is None:

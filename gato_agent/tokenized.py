@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gato_agent.codec import distinct
 from gato_agent.envs.errors import GatoError, SpaceError
 from gato_agent.prompt import DEMO_SHARE, NO_PROMPT, Prompt
 from gato_agent.rollouts.episode import Episode
@@ -41,34 +42,63 @@ NO_PATCHES, NO_PACKS = np.zeros((0, 16, 16, 4), np.uint8), np.zeros((0, 1), np.i
 NOTHING = Opening(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, NO_PATCHES, NO_PACKS)
 
 
-class TokenizedTask:
-    """All episodes of one task as rows of tokens, one row per timestep.
+class Tokens(NamedTuple):
+    """All episodes of one task, one row per timestep.
 
     Attributes:
         rows: int32 [timesteps, tokens_per_step]: observation, separator, executed action; or what of these there is
             where no action is read.
         labels: int32 [timesteps, n_act]: the expert's action.
-        patches: uint8 [timesteps, k, 16, 16, 4].
-        packs: int16 [timesteps, p, pack].
+        patches: uint8 [k, 16, 16, 4], each once: much of a picture stays as it was.
+        places: int32 [timesteps, patches of an observation], where they are among these.
+        packs: int16 [timesteps, p, values of the widest pack].
         ends: int64 [episodes], one past each episode's last row.
         texts: int32 [episodes, prompt.tokens], what each episode is prompted with, where that is a text.
+    """
+
+    rows: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    patches: NDArray[np.uint8]
+    places: NDArray[np.int32]
+    packs: NDArray[np.int16]
+    ends: NDArray[np.int64]
+    texts: NDArray[np.int32]
+
+
+class TokenizedTask:
+    """The episodes of one task as tokens, and what fragments of them are.
+
+    Args:
+        name: of the task.
+        tokenizer: that made the tokens.
+        tokens: what it made; they may be mapped from a file.
+        prompt: what episodes begin with.
+
+    Attributes:
         family: index of the family that it is of, so that their losses can be told apart.
     """
 
     family = 0
 
-    def __init__(
-        self, name: str, tokenizer: SpaceTokenizer, episodes: Sequence[Episode],
+    def __init__(self, name: str, tokenizer: SpaceTokenizer, tokens: Tokens, prompt: Prompt = NO_PROMPT) -> None:
+        self.name, self.tokenizer, self.arrays, self.prompt = name, tokenizer, tokens, prompt
+        self.rows, self.labels, self.ends, self.texts = tokens.rows, tokens.labels, tokens.ends, tokens.texts
+        self.local = tokenizer.local
+
+    @classmethod
+    def of(
+        cls, name: str, tokenizer: SpaceTokenizer, episodes: Sequence[Episode],
         prompt: Prompt = NO_PROMPT, pieces: Callable[[str], Sequence[int]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> Self:  # fmt: skip
+        """Tokenize episodes; raises GatoError where there are none, or one that cannot be tokenized."""
         if not episodes:
             raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
-        self.name, self.tokenizer, self.prompt = name, tokenizer, prompt
-        parts = [_tokenize(name, tokenizer, episode) for episode in episodes]
-        self.rows, self.labels, self.patches, self.packs = (np.concatenate(part) for part in zip(*parts, strict=True))
-        self.ends = np.cumsum([len(rows) for rows, *_ in parts])
-        self.local = tokenizer.local
-        self.texts = _texts(name, episodes, prompt, pieces)
+        patches = _Distinct()
+        parts = [_tokenize(name, tokenizer, patches, episode) for episode in episodes]
+        rows, labels, places, packs = (np.concatenate(part) for part in zip(*parts, strict=True))
+        ends = np.cumsum([len(part) for part, *_ in parts])
+        texts = _texts(name, episodes, prompt, pieces)
+        return cls(name, tokenizer, Tokens(rows, labels, patches.all(), places, packs, ends, texts), prompt)
 
     @property
     def tokens(self) -> int:
@@ -111,7 +141,7 @@ class TokenizedTask:
             return NOTHING
         shown = self._piece(rng, (episode + int(rng.integers(1, len(self.ends)))) % len(self.ends))
         local = np.tile(self.local, shown.stop - shown.start)
-        return self._opening(self.rows[shown].reshape(-1), local, *self._seen(shown))
+        return self._opening(self.rows[shown].reshape(-1), local, *self.seen(shown))
 
     def last(self, length: int) -> Opening:
         """The last timesteps of all, `length` tokens of them; what is missing is padded."""
@@ -119,11 +149,14 @@ class TokenizedTask:
         tokens, local = np.full(length, PAD, np.int32), np.full(length, -1)
         shown = self.rows[rows].reshape(-1)
         tokens[: len(shown)], local[: len(shown)] = shown, np.tile(self.local, len(self.rows[rows]))
-        return Opening(length, tokens, np.arange(length), local, *self._seen(rows))
+        return Opening(length, tokens, np.arange(length), local, *self.seen(rows))
 
-    def _seen(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-        """All patches and all packs of some timesteps."""
-        return flat(self.patches[rows]), flat(self.packs[rows])
+    def seen(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+        """All patches [k, 16, 16, 4] and all packs [p, pack] of some timesteps."""
+        packs = flat(self.arrays.packs[rows])
+        padded = np.full((len(packs), self.tokenizer.pack), PAD, np.int16)
+        padded[:, : packs.shape[1]] = packs
+        return self.arrays.patches[self.arrays.places[rows].ravel()], padded
 
     def _piece(self, rng: np.random.Generator, episode: int) -> slice:
         """As many timesteps of an episode as make a prompt: every other time the last ones, else from anywhere."""
@@ -164,13 +197,34 @@ def _texts(
 
 
 def _tokenize(
-    name: str, tokenizer: SpaceTokenizer, episode: Episode
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8], NDArray[np.int16]]:
-    """Rows, labels, patches and packs of one episode; the final observation leads to no action and is left out."""
+    name: str, tokenizer: SpaceTokenizer, patches: "_Distinct", episode: Episode
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int16]]:
+    """Rows, labels, places of patches, and packs; the final observation leads to no action and is left out."""
     try:
         seen = tokenizer.encode_observations({k: v[:-1] for k, v in episode.observations.items()})
         actions = tokenizer.encode_actions(episode.actions)
         labels = actions if episode.labels is None else tokenizer.encode_actions(episode.labels)
     except SpaceError as error:
         raise GatoError(f"{name}: seed {episode.seed}, step {error.row}: {error}") from error
-    return tokenizer.timesteps(seen.tokens, actions), labels, seen.patches, seen.packs
+    packs = seen.packs[:, :, : tokenizer.widest].copy()
+    return tokenizer.timesteps(seen.tokens, actions), labels, patches.places(seen.patches), packs
+
+
+class _Distinct:
+    """Patches, each once, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, int] = {}
+
+    def places(self, patches: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Where [B, k, 16, 16, 4] are among all: [B, k]."""
+        if not patches.size:
+            return np.zeros(patches.shape[:2], np.int32)
+        found, inverse = distinct(flat(patches))
+        known = self._known
+        at = np.array([known.setdefault(patch.tobytes(), len(known)) for patch in found], np.int32)
+        return at[inverse].reshape(patches.shape[:2])
+
+    def all(self) -> NDArray[np.uint8]:
+        """[k, 16, 16, 4]."""
+        return np.frombuffer(b"".join(self._known), np.uint8).reshape(-1, *NO_PATCHES.shape[1:])

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from gato_agent.agent import resolve_device
 from gato_agent.band import fits
 from gato_agent.checkpoint import FILE, Checkpoint, TrainedTask, locate, read
 from gato_agent.config import GatoConfig
-from gato_agent.data import Data, load_data, mixture
+from gato_agent.data import load_data, mixture
+from gato_agent.dataset import FILE as TOKENS
+from gato_agent.dataset import Data
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.make import find_spec
 from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers, package
 from gato_agent.model import Gato
-from gato_agent.ranks import join
+from gato_agent.ranks import Ranks, join
 from gato_agent.recipe import TrainConfig
 from gato_agent.returns import play_shortly
 from gato_agent.rollouts.progress import progress
@@ -53,29 +56,29 @@ def train(config: TrainConfig) -> Path:
     config.check_processes(ranks.size)
     size = GatoConfig.named(config.size).reshaped(config.shape)
     start = Checkpoint.load(_reference(config.init), device) if config.init else None
-    if start and start.model.config != size:
+    if start and replace(start.model.config, context=size.context) != size:
         its = " --shape ".join(start.model.config.described())
         raise UsageError(f"--init {config.init} is of another size: leave --size and --shape out, or give --size {its}")
-    text = start.text if start else None
-    kinds = {task.prompt.kind for task in start.tasks.values()} if start and config.prompt == "auto" else set()
-    prompt = kinds.pop() if len(kinds) == 1 else config.prompt
-    data = load_data(config.data, size, config.text_pieces, config.text_model, text, config.holdout, prompt)
-    _check_tasks(config, data.tasks, start.tasks if start else {})
-    windows = Windows(
-        data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-        weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,
-    )  # fmt: skip
-    shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
-    shaping["compile"] = (config.compile and fits(size, torch.device(device).type)) or None
-    shaping |= {"data_sha256": data.sha256(), **({"init_sha256": start.sha256()} if start else {})}
-    shaping |= {"processes": ranks.size, "device": config.device} if ranks.size > 1 else {}
+    schedule = ("steps", "decay_steps")  # what of it may change is said by the rates of the steps that were taken
+    if ranks.first:  # says what is wrong with the data before there is a folder
+        data = _data(config, size, start)
     with closing(lock_folder(config.out, "train")) if ranks.first else nullcontext():
-        schedule = ("steps", "decay_steps")  # what of it may change is said by the rates of the steps that were taken
-        before = shaping
         if ranks.first:
+            shaping = _shaping(config, size, start, data, device, ranks)
             before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
+            data = data.mapped(config.out / TOKENS, size)
+        ranks.wait()
+        if not ranks.first:
+            data = _data(config, size, start)
+            before = shaping = _shaping(config, size, start, data, device, ranks)
+        windows = Windows(
+            data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
+            weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,
+        )  # fmt: skip
         torch.manual_seed(config.seed)
-        trainer = Trainer(config, start.model if start else Gato(size).to(device), ranks)
+        model = start.model if start else Gato(size).to(device)
+        model.config = size  # positions are relative and have no weights: any context goes on from any other
+        trainer = Trainer(config, model, ranks)
         trainer.load_latest(config.out)
         config.check_past(before, trainer.step)
         if before != shaping:
@@ -84,6 +87,30 @@ def train(config: TrainConfig) -> Path:
         path = _Run(trainer, windows, data, shaping, device).to_the_end()
     ranks.leave()
     return path
+
+
+def _data(config: TrainConfig, size: GatoConfig, start: Checkpoint | None) -> Data:
+    """What is learned from, mapped if the run has its tokens already."""
+    text = start.text if start else None
+    known = start.tasks if start else {}
+    kinds = {task.prompt.kind for task in known.values()} if config.prompt == "auto" else set()
+    data = load_data(
+        config.data, size, config.text_pieces, config.text_model, text, config.holdout,
+        kinds.pop() if len(kinds) == 1 else config.prompt, config.out / TOKENS,
+    )  # fmt: skip
+    _check_tasks(config, data.tasks, known)
+    mixture(config.mixture, list(data.tasks))
+    return data
+
+
+def _shaping(
+    config: TrainConfig, size: GatoConfig, start: Checkpoint | None, data: Data, device: str, ranks: Ranks
+) -> dict[str, Any]:
+    """All that makes a run what it is, to the bit."""
+    shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
+    shaping["compile"] = (config.compile and fits(size, torch.device(device).type)) or None
+    shaping |= {"data_sha256": data.sha256, **({"init_sha256": start.sha256()} if start else {})}
+    return shaping | ({"processes": ranks.size, "device": config.device} if ranks.size > 1 else {})
 
 
 def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: Mapping[str, TrainedTask]) -> None:
@@ -173,6 +200,8 @@ class _Run:
                 self.save(checkpoint, self.judge(checkpoint, False, lambda text: None) if first else {})
             self._wait()
         finished = trainer.step >= config.steps
+        if finished and first:
+            (config.out / TOKENS).unlink(missing_ok=True)  # other processes keep what they have mapped
         console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
                       f"{config.out / FILE}")  # fmt: skip
         return config.out / FILE

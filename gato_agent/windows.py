@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gato_agent.prompt import DEMO_SHARE
 from gato_agent.spaces import PACK, PAD, PATCH
-from gato_agent.tokenized import Opening, TokenizedTask, flat
+from gato_agent.tokenized import Opening, TokenizedTask
 
 
 class Targets(NamedTuple):
@@ -146,13 +146,11 @@ class _Window:
         self.tokens[place], self.segment[place], self.pinned[place] = tokens, number, opening.pinned
         self.local[place] = np.concatenate((opening.local, np.tile(task.local, len(rows))))[:room]
         self.index[place] = np.concatenate((opening.index, opening.pinned + np.arange(rows.size)))[:room]
-        packed = int((tokens == PACK).sum())
-        if packed:
-            packs = flat(task.packs[where])
+        patches, packs = task.seen(where)
+        if packed := int((tokens == PACK).sum()):
             self.packs.append((np.concatenate((opening.packs, packs)) if len(opening.packs) else packs)[:packed])
-        shown = int((tokens == PATCH).sum())
-        if shown:
-            patches = np.concatenate((opening.patches, flat(task.patches[where])))
+        if shown := int((tokens == PATCH).sum()):
+            patches = np.concatenate((opening.patches, patches))
             self.patches.append(patches[:shown])
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])

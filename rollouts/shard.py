@@ -105,11 +105,11 @@ class Shard:
                 with path.open("rb") as file:
                     self._inode = os.fstat(file.fileno()).st_ino
                     small = os.fstat(file.fileno()).st_size < SMALL
-                    arrays, about = _open(
+                    arrays, about = open_arrays(
                         file.read() if small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     )
             else:
-                arrays, about = _open(packed)
+                arrays, about = open_arrays(packed)
             if about["format"] != FORMAT:
                 raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: upgrade gato-agent")
             if about.pop("checksum") != _table_checksum(arrays, about):
@@ -184,7 +184,7 @@ class Shard:
         return map(self.read, self.seeds)
 
 
-def _open(data: mmap.mmap | bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def open_arrays(data: mmap.mmap | bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays of a safetensors file as views of it, and its metadata; raises ValueError, KeyError for what is none."""
     start = 8 + int.from_bytes(data[:8], "little")
     if start > len(data):

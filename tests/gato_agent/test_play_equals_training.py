@@ -82,7 +82,7 @@ def lane_of(batches: list[Columns], lane: int) -> Columns:
 def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     """Logits of all action tokens in order, from the one window that holds the whole episode and nothing else."""
     tokenizer = TASK.tokenizer(checkpoint.model.config, checkpoint.text)
-    task = TokenizedTask(TASK.id, tokenizer, [episode])
+    task = TokenizedTask.of(TASK.id, tokenizer, [episode])
     windows = Windows([task], window=task.tokens, batch_size=1)
     batch = next(batch for batch in map(windows.batch, count()) if batch.segment.max() == batch.segment.min())
     assert {PAD, PATCH} < set(batch.tokens[0].tolist())

@@ -131,7 +131,7 @@ def task_of(prompt: Prompt, *lengths: int) -> TokenizedTask:
     view = View.from_json([{"drop": "goal"}] if prompt.instruction else [])
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, letters, 4, view)
     episodes = [episode(length, seed, "abcdefgh"[: seed % 3 + 1]) for seed, length in enumerate(lengths)]
-    return TokenizedTask("Toy-v0", tokenizer, episodes, prompt, letters)
+    return TokenizedTask.of("Toy-v0", tokenizer, episodes, prompt, letters)
 
 
 def test_every_fragment_begins_with_its_instruction() -> None:
@@ -217,10 +217,10 @@ def test_an_instruction_that_changes_is_named() -> None:
     wrong.observations["goal"][4] = "b"
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, letters, 4, View.from_json([{"drop": "goal"}]))
     with pytest.raises(GatoError, match=r"Toy-v0: seed 7, step 4: 'goal' changed .*from 'a' to 'b'.*--prompt none"):
-        TokenizedTask("Toy-v0", tokenizer, [wrong], task, letters)
+        TokenizedTask.of("Toy-v0", tokenizer, [wrong], task, letters)
     wrong = episode(6, 7, "abcdefgh")
     with pytest.raises(GatoError, match=r"Toy-v0: seed 7: 'goal': a prompt of 8 text pieces where 5 .*--text-pieces 8"):
-        TokenizedTask("Toy-v0", tokenizer, [wrong], task, letters)
+        TokenizedTask.of("Toy-v0", tokenizer, [wrong], task, letters)
 
 
 def test_instructions_are_what_the_catalogue_says() -> None:
@@ -277,7 +277,7 @@ def test_a_mission_said_once_leaves_four_tokens_a_timestep(levels: Path) -> None
     assert none.tasks["BabyAI-GoToLocal-v0"].prompt == NO_PROMPT
     demo = load_data(levels, config, None, prompt="demo")
     assert demo.tasks["CartPole-v1"].prompt == Prompt("demo", 126)
-    assert len({d.sha256() for d in (data, none, demo, load_data(levels, config, 20, prompt="text"))}) == 4
+    assert len({d.sha256 for d in (data, none, demo, load_data(levels, config, 20, prompt="text"))}) == 4
     with pytest.raises(UsageError, match=r"prompt of 300 tokens .* context of 512"):
         load_data(levels, config, 300, prompt="text")
     with pytest.raises(UsageError, match="--prompt demo shows actions, which no model with parallel_actions reads"):

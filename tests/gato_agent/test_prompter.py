@@ -75,29 +75,27 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     assert checkpoint.text is not None
     tokenizer, length = task.tokenizer(checkpoint.model.config, checkpoint.text), task.prompt.tokens
     common = task.id, tokenizer
-    said = TokenizedTask(*common, [episode], task.prompt, checkpoint.text.encode)
-    rows, patches = said.rows, said.patches
+    said = TokenizedTask.of(*common, [episode], task.prompt, checkpoint.text.encode)
+    rows, (patches, packs) = said.rows, said.seen(slice(None))
     prompt, local = np.full(length, PAD), np.full(length, -1)
     if task.prompt.kind == "text":
         prompt = said.texts[0]
     elif task.prompt.kind == "demo":
-        other = TokenizedTask(*common, [shown])
-        last = other.rows[-(length // tokenizer.tokens_per_step) :]
+        other = TokenizedTask.of(*common, [shown])
+        where = slice(max(0, len(other.rows) - length // tokenizer.tokens_per_step), None)
+        last, (shown_patches, shown_packs) = other.rows[where], other.seen(where)
         prompt[: last.size], local[: last.size] = last.reshape(-1), np.tile(other.local, len(last))
-        patches = np.concatenate((other.patches[-(length // tokenizer.tokens_per_step) :], patches))
-    per_step, packed = tokenizer.tokens_per_step, None
-    if tokenizer.n_packs:
-        shown_packs = other.packs[-(length // per_step) :] if task.prompt.kind == "demo" else said.packs[:0]
-        packed = torch.from_numpy(np.concatenate((shown_packs, said.packs)).reshape(-1, checkpoint.model.config.pack))
+        patches, packs = np.concatenate((shown_patches, patches)), np.concatenate((shown_packs, packs))
+    packed = torch.from_numpy(packs) if tokenizer.n_packs else None
     tokens = torch.from_numpy(np.concatenate((prompt, rows.reshape(-1))))[None].long()
     places = torch.from_numpy(np.concatenate((local, np.tile(said.local, len(rows)))))[None]
-    intervals = torch.from_numpy(np.tile(tokenizer.patch_intervals, (len(patches), 1, 1)))
-    images = torch.from_numpy(patches.reshape(-1, 16, 16, 4))
+    intervals = torch.from_numpy(np.resize(tokenizer.patch_intervals, (len(patches), 2, 2)))
+    images = torch.from_numpy(patches)
     pinned = torch.tensor([[length]])
     model = checkpoint.model
     hidden = model(tokens, images, local=places, intervals=intervals, pinned=pinned, packs=packed)[0, length:]
     low, high = tokenizer.legal[0]
-    chosen = hidden.view(-1, per_step, 128)[:, per_step - 3 : -1]
+    chosen = hidden.view(-1, tokenizer.tokens_per_step, 128)[:, -3:-1]
     return list(model.logits(chosen.reshape(-1, 128), int(low), int(high)))
 
 

@@ -282,6 +282,8 @@ def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path)
     second = dataclasses.replace(first, out=tmp_path / "second", init=str(tmp_path / "first"), learning_rate=1e-30)
     for name, tensor in Checkpoint.load(train(second)).model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+    longer = dataclasses.replace(second, out=tmp_path / "longer", shape='{"context": 600}')
+    assert Checkpoint.load(train(longer)).model.config == dataclasses.replace(GatoConfig.nano(), context=600)
     with pytest.raises(UsageError, match=r"is of another size: .* or give --size nano --shape {}"):
         train(dataclasses.replace(second, out=tmp_path / "third", size="tiny"))
 
@@ -541,7 +543,7 @@ def test_an_identity_task_is_learned(tmp_path: Path) -> None:
             success=None, seed=seed, provenance={},
         ))  # fmt: skip
     task = TrainedTask("identity", space, space)
-    tokenized = TokenizedTask("identity", task.tokenizer(SHORT, None), episodes)
+    tokenized = TokenizedTask.of("identity", task.tokenizer(SHORT, None), episodes)
     torch.manual_seed(0)
     small = dataclasses.replace(SHORT, width=64, heads=2, feed_forward=256)
     trainer = Trainer(TrainConfig(steps=250, warmup=20, learning_rate=3e-3), Gato(small))

@@ -35,7 +35,7 @@ def episode(length: int, seed: int, *, noisy: bool = True) -> Episode:
 @pytest.fixture
 def task() -> TokenizedTask:
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
-    return TokenizedTask("toy", tokenizer, [episode(5, 0), episode(40, 1), episode(12, 2)])
+    return TokenizedTask.of("toy", tokenizer, [episode(5, 0), episode(40, 1), episode(12, 2)])
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -87,9 +87,8 @@ def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedT
     tokenizer, step = task.tokenizer, task.tokenizer.tokens_per_step
     batch = Windows([task], window=90, batch_size=6, seed=1).batch(3)
     targets = {int(p): (int(i), t.low, t.high) for t in batch.targets for p, i in zip(t.position, t.id, strict=True)}
-    rows = {
-        row.tobytes() + patch.tobytes(): n for n, (row, patch) in enumerate(zip(task.rows, task.patches, strict=True))
-    }
+    shown = task.seen(slice(None))[0].reshape(len(task.rows), -1)
+    rows = {row.tobytes() + patch.tobytes(): n for n, (row, patch) in enumerate(zip(task.rows, shown, strict=True))}
     patches = iter(batch.patches.numpy() if batch.patches is not None else ())
     found = 0
     for b in range(6):
@@ -113,7 +112,7 @@ def test_targets_are_the_labels_and_inputs_the_executed_actions(task: TokenizedT
 def test_parallel_actions_are_predicted_at_once_and_never_read(pack: int, parallel: int, more: int) -> None:
     """From the last pack if there is one, and from separators; each token predicts up to `parallel` of the two."""
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, pack=pack, parallel=parallel)
-    task = TokenizedTask("toy", tokenizer, [episode(30, 0)])
+    task = TokenizedTask.of("toy", tokenizer, [episode(30, 0)])
     n = tokenizer.n_obs
     assert tokenizer.tokens_per_step == n + more and (pack == 1 or n == 2 + 1)  # two patches, a pack
     batch = Windows([task], window=100, batch_size=4, seed=0).batch(0)
@@ -131,7 +130,7 @@ def test_parallel_actions_are_predicted_at_once_and_never_read(pack: int, parall
 
 def test_clean_episodes_are_their_own_labels() -> None:
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
-    task = TokenizedTask("toy", tokenizer, [episode(9, 0, noisy=False)])
+    task = TokenizedTask.of("toy", tokenizer, [episode(9, 0, noisy=False)])
     assert np.array_equal(task.labels, task.rows[:, -2:])
 
 
@@ -139,7 +138,7 @@ def test_timesteps_are_seen_equally_often_but_for_the_first() -> None:
     """In long episodes and in short ones, which noise and failures make and which teach the most."""
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)
     lengths = (60, 5, 40, 12, 1)
-    task = TokenizedTask("toy", tokenizer, [episode(n, i) for i, n in enumerate(lengths)])
+    task = TokenizedTask.of("toy", tokenizer, [episode(n, i) for i, n in enumerate(lengths)])
     rng, count = np.random.default_rng(0), 10
     seen = np.zeros(len(task.rows))
     for _ in range(30_000):
@@ -174,7 +173,7 @@ def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
 
 def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
     tokenizer = SpaceTokenizer(Box(-1, 1, (3,)), Discrete(2), VOCABULARY)
-    other = TokenizedTask("other", tokenizer, [
+    other = TokenizedTask.of("other", tokenizer, [
         Episode(
             observations={"": np.zeros((31, 3), np.float32)}, actions={"": np.zeros(30, np.int64)}, labels=None,
             rewards=np.ones(30), terminated=True, truncated=False, success=None, seed=0, provenance={},
@@ -191,7 +190,7 @@ def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
 
 def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: TokenizedTask) -> None:
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)  # seven tokens a timestep
-    other = TokenizedTask("other", tokenizer, [episode(300, 5)])
+    other = TokenizedTask.of("other", tokenizer, [episode(300, 5)])
     count = {
         shortest: Windows([other], window=400, batch_size=50, seed=0, shortest=shortest).batch(0).segment[:, -1].sum()
         for shortest in (0, 400, 10)
@@ -210,6 +209,6 @@ def test_an_observation_that_cannot_be_tokenised_is_named() -> None:
     bad = episode(4, 3)
     bad.observations["x"][2, 1] = np.nan
     with pytest.raises(GatoError, match=r"toy: seed 3, step 2: .*x"):
-        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), [bad])
+        TokenizedTask.of("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), [bad])
     with pytest.raises(GatoError, match="no episodes"):
-        TokenizedTask("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), [])
+        TokenizedTask.of("toy", SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY), [])
