@@ -2,7 +2,8 @@
 
     vocabulary     text pieces | 1,024 continuous bins | 1,024 discrete values | separator
     one timestep   text leaves, image leaves, then all other leaves, each by path | separator | action leaves by path
-    packed         the values of those other leaves are no tokens of their own: up to `pack` of them share one
+    packed         the values of those other leaves are no tokens of their own: up to `pack` of them share one; each row
+                   of a grid, which is a two-dimensional MultiDiscrete, begins a token, the other values follow the last
     parallel       no action: its tokens are predicted from the last token of the observation if that is a pack, else
                    from a separator, and from more separators where one does not predict so many
 
@@ -19,7 +20,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Space, Text
+from gymnasium.spaces import MultiDiscrete, Space, Text
 from numpy.typing import NDArray
 
 from gato_agent.bins import BINS
@@ -80,7 +81,7 @@ class Observed(NamedTuple):
     Attributes:
         tokens: int32 [B, n_obs]: ids, PAD, PATCH or PACK.
         patches: uint8 [B, k, 16, 16, 4] in the order of PATCH.
-        packs: int16 [B, p, pack] in the order of PACK: ids from the first bin on, PAD beyond the last value.
+        packs: int16 [B, p, pack] in the order of PACK: ids from the first bin on, PAD beyond the last value of each.
     """
 
     tokens: NDArray[np.int32]
@@ -132,8 +133,9 @@ class SpaceTokenizer:
         self._tensors = _elements(tensors, action=False)
         values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
         self._values, self.pack = self.n_obs - values, pack  # where the values begin
-        self.n_packs = -(-values // pack) if pack > 1 else 0
-        self.widest = min(pack, values) if pack > 1 else 0
+        self._packed = _packed(tensors, self._values, pack) if pack > 1 else np.zeros(0, np.int64)
+        self.n_packs = -(-(1 + self._packed.max(initial=-1)) // pack)
+        self.widest = 1 + int((self._packed % pack).max(initial=-1))
         self.n_obs = self._values + self.n_packs if pack > 1 else self.n_obs
         images = [intervals(*shape_of(leaf)[:2]) for leaf, _ in self._images]
         slots = [at + np.arange(len(image)) for (_, at), image in zip(self._images, images, strict=True)]
@@ -194,7 +196,7 @@ class SpaceTokenizer:
             tokens[:, self._values :] = PACK
         for part in self._tensors:
             if self.n_packs:
-                packs[:, part.slots - self._values] = part.encode(columns, rows)
+                packs[:, self._packed[part.slots - self._values]] = part.encode(columns, rows)
             else:
                 tokens[:, part.slots] = self._offset + part.encode(columns, rows)
         none = np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8)
@@ -267,6 +269,29 @@ def _place(found: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, i
     """Number of tokens, and each leaf with the place of its first."""
     *starts, total = accumulate(sizes, initial=0)
     return total, list(zip(found, starts, strict=True))
+
+
+def _packed(placed: list[tuple[Leaf, int]], begin: int, pack: int) -> NDArray[np.int64]:
+    """Places of values, which have the places from `begin` on where each is a token, in packs laid end to end.
+
+    A grid's rows begin packs of their own: what has to be found in it is then looked for among a few tokens, which are
+    all read by the same matrix, and not among all cells by weights of their own.
+    """
+    found = np.zeros(sum(math.prod(shape_of(leaf)) for leaf, _ in placed), np.int64)
+    end = 0
+    for leaf, at in sorted(placed, key=lambda each: not _is_grid(each[0].space)):
+        shape = shape_of(leaf)
+        places = end + np.arange(math.prod(shape))
+        if _is_grid(leaf.space):
+            row, column = np.indices(shape)
+            places = pack * (-(-end // pack) + row * -(-shape[1] // pack)).ravel() + column.ravel()
+        found[at - begin : at - begin + len(places)] = places
+        end = 1 + int(places[-1]) if len(places) else end
+    return found
+
+
+def _is_grid(space: Space[Any]) -> bool:
+    return isinstance(space, MultiDiscrete) and space.nvec.ndim == 2
 
 
 def _elements(placed: list[tuple[Leaf, int]], action: bool) -> list[Elements]:

@@ -55,18 +55,39 @@ def check(rng: np.random.Generator, space: Space[Any]) -> None:
 
 
 def check_packed(space, columns, observed, patches):
-    """Several values in a token are the very values that have a token each elsewhere, in the same order."""
+    """Several values in a token are the very values that have a token each elsewhere, rows of grids apart."""
     for pack in (2, 7, 64):
         tokenizer = SpaceTokenizer(space, space, VOCABULARY, encode_text, pack=pack)
         tokens, same, packs = tokenizer.encode_observations(columns)
         assert tokens.shape == (ROWS, tokenizer.n_obs) and packs.shape == (ROWS, tokenizer.n_packs, pack)
         assert packs.dtype == np.int16 and np.array_equal(patches, same)
         first = tokenizer.n_obs - tokenizer.n_packs
-        values = observed[:, first:]
         assert np.array_equal(tokens[:, :first], observed[:, :first]) and (tokens[:, first:] == PACK).all()
-        flat, count = packs.reshape(ROWS, -1), values.shape[1]
-        assert np.array_equal(flat[:, :count] + VOCABULARY.continuous, values) and (flat[:, count:] == PAD).all()
-        assert tokenizer.n_packs == -(-count // pack)
+        for i in range(ROWS):
+            values = (observed[i, first:] - VOCABULARY.continuous).tolist()
+            assert packs[i].tolist() == [own + [PAD] * (pack - len(own)) for own in side_by_side(space, values, pack)]
+
+
+def side_by_side(space, values, pack):
+    """What shares a token: pieces of a grid's rows, and then all else, from the room that is left of the last on."""
+    packs, rest = [], []
+    for _, leaf in order(space):
+        if isinstance(leaf, Text) or image(leaf):
+            continue
+        count = math.prod(leaf.shape)
+        own, values = values[:count], values[count:]
+        if isinstance(leaf, MultiDiscrete) and len(leaf.shape) == 2:
+            wide = leaf.shape[1]
+            rows = [own[at : at + wide] for at in range(0, count, wide)]
+            packs += [row[at : at + pack] for row in rows for at in range(0, wide, pack)]
+        else:
+            rest += own
+    assert not values
+    for value in rest:
+        if not packs or len(packs[-1]) == pack:
+            packs.append([])
+        packs[-1].append(value)
+    return packs
 
 
 def check_ranges(tokenizer, observed, patches, acted):
