@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import IO
 from gato_agent.envs.errors import UsageError
 
 
-def write_files(files: Mapping[Path, bytes]) -> None:
+def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> None:
     """Write files that survive a crash: temporary names, fsync, rename, fsync of their folders.
 
-    When this returns, all of them are on disk. When it does not, each is either as it was before or whole.
+    What is large may come in pieces. When this returns, all of them are on disk. When it does not, each is either as it
+    was before or whole.
     """
     for folder in {path.parent for path in files}:
         make_folder(folder)
@@ -35,10 +36,10 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         sync_folder(folder)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     try:
         with temporary(path).open("wb") as file:
-            file.write(data)
+            file.writelines((data,) if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

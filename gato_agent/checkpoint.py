@@ -54,6 +54,7 @@ class TrainedTask:
             self.view,
             config.pack,
             config.parallel_actions,
+            config.grid_rows,
         )
         if tokenizer.local.max() >= config.local_positions:
             raise UsageError(

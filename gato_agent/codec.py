@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Space, Text
+from gymnasium.spaces import Box, MultiDiscrete, Space, Text
 from numpy.typing import NDArray
 
 from gato_agent.bins import BINS, Floats, Rules, compand, expand, rules_of
@@ -127,6 +127,30 @@ class Elements:
             need = f"an integer from {low} to {low + choices - 1}"
         what = f"{f'element {index}' if index else 'value'} is {flat[part][row, element]}, not {need}"
         raise space_error(leaf.path, what, row)
+
+
+def side_by_side(leaves: list[Leaf], pack: int, grid_rows: bool) -> NDArray[np.int64]:
+    """Places of the values of some leaves, in their order, in packs that are laid end to end.
+
+    A grid's rows begin packs of their own, before all else: what is to be found in it is then looked for among a few
+    tokens that are read by the same matrix, and not among all cells by weights of their own.
+    """
+    places: dict[int, NDArray[np.int64]] = {}
+    end = 0
+    apart = [grid_rows and is_grid(leaf.space) for leaf in leaves]
+    for number in sorted(range(len(leaves)), key=lambda number: not apart[number]):
+        shape = shape_of(leaves[number])
+        at = end + np.arange(math.prod(shape))
+        if apart[number]:
+            row, column = np.indices(shape).reshape(2, -1)
+            at = pack * (-(-end // pack) + row * -(-shape[1] // pack)) + column
+        places[number], end = at, 1 + int(at.max(initial=end - 1))
+    return np.concatenate([np.zeros(0, np.int64), *(places[number] for number in range(len(leaves)))])
+
+
+def is_grid(space: Space[Any]) -> bool:
+    """Whether it is a MultiDiscrete of two dimensions, with more than one row and column."""
+    return isinstance(space, MultiDiscrete) and space.nvec.ndim == 2 and min(space.nvec.shape) > 1
 
 
 class Characters:

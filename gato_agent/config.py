@@ -33,6 +33,9 @@ class GatoConfig:
     """Longest observation in tokens."""
     pack: int = 1
     """Values of an observation that share one token, side by side and read by one matrix; 1 as in the paper."""
+    grid_rows: bool = True
+    """Whether each row of a grid, a two-dimensional MultiDiscrete, begins a token of its own where values share tokens,
+    so that what is to be found in it can be attended to. Checkpoints that do not say so are of before."""
     parallel_actions: int = 0
     """Tokens of an action that are predicted at once, from the state of one token, and none is ever read (parallel
     decoding as in OpenVLA-OFT, Kim et al. 2025): nothing can be copied from earlier actions. 0: each is predicted from
@@ -44,6 +47,8 @@ class GatoConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "parallel_actions" else 1
+            if field.type is bool and type(value) is not bool:
+                raise UsageError(f"{field.name} {value!r} must be true or false")
             if field.type is int and (type(value) is not int or value < least):
                 raise UsageError(f"{field.name} {value!r} must be a whole number, at least {least}")
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -132,6 +137,7 @@ class GatoConfig:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`; raises UsageError on unknown or missing fields."""
         former = data.get("parallel_actions")  # was true or false once
+        data = {"grid_rows": False, **data}  # and grids were as all else
         if former is True:
             raise UsageError("parallel_actions true is of an earlier version: train it again, now with a number")
         try:

@@ -4,13 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from gymnasium.spaces import Text
 
-from gato_agent import __version__
 from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.dataset import Data
@@ -57,7 +57,7 @@ def load_data(
     stores = _by_task([folders] if isinstance(folders, Path) else folders)
     tasks = _prompted([_trained(same[0], text_pieces, config.pack > 1) for same in stores.values()], prompt)
     mark = _mark(stores, tasks, config, text_pieces, text_model, text, holdout)
-    if file is not None and (kept := Data.load(file, mark, config)):
+    if file and (kept := Data.load(file, mark, config)):
         return kept
     if text is None:
         texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
@@ -81,19 +81,23 @@ def _mark(
     stores: Mapping[str, Sequence[EpisodeStore]], tasks: Sequence[TrainedTask], config: GatoConfig,
     text_pieces: int | None, text_model: Path | None, text: TextTokenizer | None, holdout: float,
 ) -> str:  # fmt: skip
-    """Digest of all that tokens are made of: changed files are told by their size and time."""
-    files = [
-        (str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns)
-        for same in stores.values()
-        for store in same
-        for path in sorted(store.folder.iterdir())
-        if not path.name.startswith(".")
-    ]
+    """Digest of all that tokens are made of; changed files are told by their size and time, and code by itself."""
+    files = [stated for same in stores.values() for store in same for stated in _stated(store.folder)]
     models = [text_model.read_bytes() if text_model else b"", text.model if text else b""]
-    said = [hashlib.sha256(model).hexdigest() for model in models]
-    shape = config.pack, config.parallel_actions, config.text, config.context
-    about = [files, [task.to_json() for task in tasks], shape, text_pieces, said, holdout, __version__]
+    here = Path(__file__).parent
+    code = [path.read_bytes() for path in sorted([*here.glob("*.py"), *here.glob("envs/*.py")])]
+    said = [hashlib.sha256(content).hexdigest() for content in (*models, *code)]
+    shape = config.pack, config.parallel_actions, config.grid_rows, config.text, config.context
+    about = [files, [task.to_json() for task in tasks], shape, text_pieces, said, holdout]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _stated(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of each file; what a collector replaces meanwhile is gone, and told by that."""
+    for path in sorted(folder.iterdir()):
+        with suppress(FileNotFoundError):
+            if not path.name.startswith("."):
+                yield str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns
 
 
 def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:

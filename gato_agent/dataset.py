@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
@@ -10,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from gato_agent.checkpoint import TrainedTask
 from gato_agent.config import GatoConfig
@@ -18,11 +18,13 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.task import Task, find
 from gato_agent.prompt import NO_PROMPT
-from gato_agent.rollouts.shard import open_arrays
+from gato_agent.rollouts.shard import open_arrays, pieces_of
 from gato_agent.text import TextTokenizer
-from gato_agent.tokenized import TokenizedTask, Tokens
+from gato_agent.tokenized import Arrays, TokenizedTask
 
 FILE = "tokens.safetensors"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,26 @@ class Data:
         sha = hashlib.sha256()
         for task in [*self.tokenized, *self.held_out]:
             for array in task.arrays:
+                sha.update(f"{array.dtype} {array.shape}".encode())
                 sha.update(np.ascontiguousarray(array).data)
             if task.prompt != NO_PROMPT:
                 sha.update(json.dumps(task.prompt.to_json()).encode())
         return sha.hexdigest()
 
+    def _seal(self) -> str:
+        """Digest of all that is in a file."""
+        tasks = json.dumps([task.to_json() for task in self.tasks.values()])
+        text = self.text.model if self.text else b""
+        return hashlib.sha256(f"{self.mark} {self.sha256} {tasks}".encode() + text).hexdigest()
+
     def mapped(self, path: Path, config: GatoConfig) -> "Data":
-        """The same, mapped from a file, which is written if need be: memory that all processes share."""
-        if self.file == path:
+        """The same, mapped from a file, whose memory all processes share; as it is where there is no room for one.
+
+        Args:
+            path: is written, if this is not mapped from there.
+            config: of the model that is to learn.
+        """
+        if self.file == path and path.exists():
             return self
         arrays: dict[str, NDArray[Any]] = {}
         for kind, tokenized in (("learned", self.tokenized), ("held", self.held_out)):
@@ -80,13 +94,25 @@ class Data:
         if self.text is not None:
             arrays["text"] = np.frombuffer(self.text.model, np.uint8)
         tasks = [task.to_json() for task in self.tasks.values()]
-        about = json.dumps({"mark": self.mark, "sha256": self.sha256, "tasks": tasks})
-        write_files({path: save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"gato": about})})
+        try:
+            write_files({path: pieces_of(arrays, {"mark": self.mark, "seal": self._seal(), "tasks": tasks})})
+        except OSError as error:
+            _log.warning("%s could not be written (%s): each process keeps its tokens in memory", path, error)
+            return self
         return Data.load(path, self.mark, config) or self
 
     @classmethod
     def load(cls, path: Path, mark: str, config: GatoConfig) -> Self | None:
-        """Map such a file; None where there is none of this mark, or a damaged one, which is then to be made again."""
+        """Map such a file.
+
+        Args:
+            path: of the file.
+            mark: what it must have been made of.
+            config: of the model that is to learn.
+
+        Returns:
+            None where there is no such file, or a damaged one: it is to be made again.
+        """
         try:
             with path.open("rb") as file:
                 arrays, about = open_arrays(mmap(file.fileno(), 0, access=ACCESS_READ))
@@ -99,7 +125,7 @@ class Data:
                     TokenizedTask(
                         name,
                         task.tokenizer(config, text),
-                        Tokens(*(arrays[f"{kind}.{name}.{field}"] for field in Tokens._fields)),
+                        Arrays(*(arrays[f"{kind}.{name}.{part}"] for part in Arrays._fields)),
                         task.prompt,
                     )
                     for name, task in tasks.items()
@@ -108,6 +134,6 @@ class Data:
                 for kind in ("learned", "held")
             )
             data = cls(tasks, learned, text, held, mark, path)
-            return data if data.sha256 == about["sha256"] else None
-        except (GatoError, OSError, LookupError, TypeError, ValueError):
+            return data if data._seal() == about["seal"] else None
+        except (GatoError, AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError):
             return None

@@ -112,6 +112,7 @@ def env_table(env: str, env_kwargs: str) -> Table:
             view,
             config.pack,
             config.parallel_actions,
+            config.grid_rows,
         )
         n, kinds = tokenizer.tokens_per_step, ", ".join(next(iter(step)) for step in view.to_json())
         shown.add_row(

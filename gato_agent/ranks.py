@@ -1,12 +1,18 @@
 """Several processes that train one model: what torchrun started, and the few things that they must agree on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from gato_agent.envs.errors import UsageError
+
+PATIENCE = timedelta(hours=6)  # the others wait while the first process tokenizes; torchrun ends them if one dies
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,24 @@ class Ranks:
         """Until all processes are here."""
         if self.size > 1:
             distributed.barrier()
+
+    def gather(self, value: object) -> list[Any]:
+        """What each process has, in their order; each must call this as often as the others."""
+        found = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(found, value)
+        return found
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Others go on when the first process has left this block; where it failed, they end without a word."""
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            if self.gather(failed)[0] and not self.first:
+                raise SystemExit(1)
 
     def leave(self) -> None:
         """Take leave of the others; nothing can be agreed on afterwards."""
@@ -77,5 +101,5 @@ def join(device: str) -> tuple[Ranks, str]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    distributed.init_process_group("nccl" if device != "cpu" else "gloo")
+    distributed.init_process_group("nccl" if device != "cpu" else "gloo", timeout=PATIENCE)
     return Ranks(distributed.get_rank(), size), device

@@ -20,7 +20,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import MultiDiscrete, Space, Text
+from gymnasium.spaces import Space, Text
 from numpy.typing import NDArray
 
 from gato_agent.bins import BINS
@@ -35,6 +35,7 @@ from gato_agent.codec import (
     is_floating,
     is_image,
     shape_of,
+    side_by_side,
 )  # fmt: skip
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
@@ -101,8 +102,10 @@ class SpaceTokenizer:
         view: what of an observation is seen.
         pack: values of an observation that share one token; 1 for a token each.
         parallel: action tokens that one token predicts, and none is read; 0 where each predicts the next.
+        grid_rows: whether each row of a grid begins a token where values share them.
 
     Attributes:
+        pack: as given.
         n_obs: tokens of an observation.
         n_packs: how many of them are packs.
         widest: values in the fullest of them.
@@ -122,7 +125,7 @@ class SpaceTokenizer:
     def __init__(
         self, observation_space: Space[Any], action_space: Space[Any], vocabulary: Vocabulary,
         text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32, view: View | None = None,
-        pack: int = 1, parallel: int = 0,
+        pack: int = 1, parallel: int = 0, grid_rows: bool = True,
     ) -> None:  # fmt: skip
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
@@ -133,8 +136,9 @@ class SpaceTokenizer:
         self._tensors = _elements(tensors, action=False)
         values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
         self._values, self.pack = self.n_obs - values, pack  # where the values begin
-        self._packed = _packed(tensors, self._values, pack) if pack > 1 else np.zeros(0, np.int64)
-        self.n_packs = -(-(1 + self._packed.max(initial=-1)) // pack)
+        leaves_packed = [leaf for leaf, _ in tensors] if pack > 1 else []
+        self._packed = side_by_side(leaves_packed, pack, grid_rows)
+        self.n_packs = -(-(1 + int(self._packed.max(initial=-1))) // pack)
         self.widest = 1 + int((self._packed % pack).max(initial=-1))
         self.n_obs = self._values + self.n_packs if pack > 1 else self.n_obs
         images = [intervals(*shape_of(leaf)[:2]) for leaf, _ in self._images]
@@ -269,29 +273,6 @@ def _place(found: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, i
     """Number of tokens, and each leaf with the place of its first."""
     *starts, total = accumulate(sizes, initial=0)
     return total, list(zip(found, starts, strict=True))
-
-
-def _packed(placed: list[tuple[Leaf, int]], begin: int, pack: int) -> NDArray[np.int64]:
-    """Places of values, which have the places from `begin` on where each is a token, in packs laid end to end.
-
-    A grid's rows begin packs of their own: what has to be found in it is then looked for among a few tokens, which are
-    all read by the same matrix, and not among all cells by weights of their own.
-    """
-    found = np.zeros(sum(math.prod(shape_of(leaf)) for leaf, _ in placed), np.int64)
-    end = 0
-    for leaf, at in sorted(placed, key=lambda each: not _is_grid(each[0].space)):
-        shape = shape_of(leaf)
-        places = end + np.arange(math.prod(shape))
-        if _is_grid(leaf.space):
-            row, column = np.indices(shape)
-            places = pack * (-(-end // pack) + row * -(-shape[1] // pack)).ravel() + column.ravel()
-        found[at - begin : at - begin + len(places)] = places
-        end = 1 + int(places[-1]) if len(places) else end
-    return found
-
-
-def _is_grid(space: Space[Any]) -> bool:
-    return isinstance(space, MultiDiscrete) and space.nvec.ndim == 2
 
 
 def _elements(placed: list[tuple[Leaf, int]], action: bool) -> list[Elements]:

@@ -42,7 +42,7 @@ NO_PATCHES, NO_PACKS = np.zeros((0, 16, 16, 4), np.uint8), np.zeros((0, 1), np.i
 NOTHING = Opening(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, NO_PATCHES, NO_PACKS)
 
 
-class Tokens(NamedTuple):
+class Arrays(NamedTuple):
     """All episodes of one task, one row per timestep.
 
     Attributes:
@@ -70,8 +70,8 @@ class TokenizedTask:
 
     Args:
         name: of the task.
-        tokenizer: that made the tokens.
-        tokens: what it made; they may be mapped from a file.
+        tokenizer: that made the arrays.
+        arrays: what it made; they may be mapped from a file.
         prompt: what episodes begin with.
 
     Attributes:
@@ -80,9 +80,9 @@ class TokenizedTask:
 
     family = 0
 
-    def __init__(self, name: str, tokenizer: SpaceTokenizer, tokens: Tokens, prompt: Prompt = NO_PROMPT) -> None:
-        self.name, self.tokenizer, self.arrays, self.prompt = name, tokenizer, tokens, prompt
-        self.rows, self.labels, self.ends, self.texts = tokens.rows, tokens.labels, tokens.ends, tokens.texts
+    def __init__(self, name: str, tokenizer: SpaceTokenizer, arrays: Arrays, prompt: Prompt = NO_PROMPT) -> None:
+        self.name, self.tokenizer, self.arrays, self.prompt = name, tokenizer, arrays, prompt
+        self.rows, self.labels, self.ends, self.texts = arrays.rows, arrays.labels, arrays.ends, arrays.texts
         self.local = tokenizer.local
 
     @classmethod
@@ -90,7 +90,18 @@ class TokenizedTask:
         cls, name: str, tokenizer: SpaceTokenizer, episodes: Sequence[Episode],
         prompt: Prompt = NO_PROMPT, pieces: Callable[[str], Sequence[int]] | None = None,
     ) -> Self:  # fmt: skip
-        """Tokenize episodes; raises GatoError where there are none, or one that cannot be tokenized."""
+        """Tokenize episodes.
+
+        Args:
+            name: of the task.
+            tokenizer: of its spaces.
+            episodes: at least one.
+            prompt: what they begin with.
+            pieces: string -> ids of text pieces, for a prompt that is a text.
+
+        Raises:
+            GatoError: there are none, or one that cannot be tokenized.
+        """
         if not episodes:
             raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
         patches = _Distinct()
@@ -98,7 +109,7 @@ class TokenizedTask:
         rows, labels, places, packs = (np.concatenate(part) for part in zip(*parts, strict=True))
         ends = np.cumsum([len(part) for part, *_ in parts])
         texts = _texts(name, episodes, prompt, pieces)
-        return cls(name, tokenizer, Tokens(rows, labels, patches.all(), places, packs, ends, texts), prompt)
+        return cls(name, tokenizer, Arrays(rows, labels, patches.all(), places, packs, ends, texts), prompt)
 
     @property
     def tokens(self) -> int:

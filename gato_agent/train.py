@@ -21,7 +21,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.data import load_data, mixture
 from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.make import find_spec
 from gato_agent.flops import peak_flops, training_flops
@@ -58,19 +58,25 @@ def train(config: TrainConfig) -> Path:
     start = Checkpoint.load(_reference(config.init), device) if config.init else None
     if start and replace(start.model.config, context=size.context) != size:
         its = " --shape ".join(start.model.config.described())
-        raise UsageError(f"--init {config.init} is of another size: leave --size and --shape out, or give --size {its}")
+        raise UsageError(
+            f"--init {config.init} is of another size: leave --size and --shape out, or give --size {its}; only the "
+            "context may differ"
+        )
     schedule = ("steps", "decay_steps")  # what of it may change is said by the rates of the steps that were taken
-    if ranks.first:  # says what is wrong with the data before there is a folder
-        data = _data(config, size, start)
+    with ranks.first_alone():
+        if ranks.first:  # says what is wrong with the data before there is a folder
+            data = _data(config, size, start)
     with closing(lock_folder(config.out, "train")) if ranks.first else nullcontext():
-        if ranks.first:
-            shaping = _shaping(config, size, start, data, device, ranks)
-            before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
-            data = data.mapped(config.out / TOKENS, size)
-        ranks.wait()
+        with ranks.first_alone():
+            if ranks.first:
+                shaping = _shaping(config, size, start, data, device, ranks)
+                before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
+                data = data.mapped(config.out / TOKENS, size)
         if not ranks.first:
             data = _data(config, size, start)
             before = shaping = _shaping(config, size, start, data, device, ranks)
+        if any(other != data.sha256 for other in ranks.gather(data.sha256)):
+            raise GatoError(f"{config.data} is not the same in all processes: wait until nothing writes to it")
         windows = Windows(
             data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
             weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,

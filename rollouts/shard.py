@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,23 @@ class Shard:
 
     def __iter__(self) -> Iterator[Episode]:
         return map(self.read, self.seeds)
+
+
+def pieces_of(arrays: Mapping[str, NDArray[Any]], about: dict[str, Any]) -> Iterator[bytes | memoryview]:
+    """A safetensors file in pieces: the library would copy all arrays twice. `open_arrays` is the inverse."""
+    names = {np.dtype(kind): name for name, kind in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"gato": json.dumps(about)}}
+    end = 0
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))  # each at a multiple of its size
+    for name, array in ordered:
+        offsets = end, end + array.nbytes
+        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
+        end = offsets[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, array in ordered:
+        yield np.ascontiguousarray(array).data.cast("B") if array.size else b""
 
 
 def open_arrays(data: mmap.mmap | bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.spaces import MultiDiscrete
 
 from gato_agent import data as data_module
+from gato_agent import dataset as dataset_module
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.config import GatoConfig
 from gato_agent.data import load_data
 from gato_agent.dataset import FILE, Data
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.spaces import SpaceTokenizer
 from gato_agent.train import TrainConfig, train
 from gato_agent.windows import Windows
 
@@ -107,3 +110,46 @@ def test_what_is_wrong_is_said_before_anything_is_kept(tmp_path: Path) -> None:
     with pytest.raises(GatoError):
         train(TrainConfig(data=tmp_path / "none", out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", ["text_pieces", "mark", "header"])
+def test_nothing_in_the_file_is_trusted_unseen(folder: Path, tmp_path: Path, part: str) -> None:
+    path = tmp_path / FILE
+    load(folder).mapped(path, SIZE)
+    content = path.read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    if part == "header":
+        path.write_bytes((4).to_bytes(8, "little") + b"null" + content[size:])
+    else:
+        header = content[8:size]
+        old, new = {
+            "text_pieces": (b'\\"text_pieces\\": 10', b'\\"text_pieces\\": 11'),
+            "mark": (b'\\"mark\\": \\"', b'\\"mark\\":\\"0'),
+        }[part]
+        assert old in header
+        path.write_bytes(content[:8] + header.replace(old, new) + content[size:])
+    assert load(folder, path).file is None
+
+
+def test_tokens_stay_in_memory_where_the_disk_is_full(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(files: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dataset_module, "write_files", full)
+    made = load(folder)
+    assert made.mapped(tmp_path / FILE, SIZE) is made
+    assert "No space left" in caplog.text
+
+
+def test_grids_of_before_are_as_they_were() -> None:
+    """A checkpoint that does not say how grids are read is of before they had rows."""
+    new = GatoConfig.nano()
+    before = {key: value for key, value in new.to_json().items() if key != "grid_rows"}
+    assert new.grid_rows and not GatoConfig.from_json(before).grid_rows
+    grid = MultiDiscrete(np.full((3, 4), 9))
+    assert [SpaceTokenizer(grid, grid, new.vocabulary, pack=64, grid_rows=rows).n_packs for rows in (True, False)] == [
+        3,
+        1,
+    ]

@@ -56,8 +56,8 @@ def check(rng: np.random.Generator, space: Space[Any]) -> None:
 
 def check_packed(space, columns, observed, patches):
     """Several values in a token are the very values that have a token each elsewhere, rows of grids apart."""
-    for pack in (2, 7, 64):
-        tokenizer = SpaceTokenizer(space, space, VOCABULARY, encode_text, pack=pack)
+    for pack, rows in ((2, True), (7, True), (64, True), (7, False)):
+        tokenizer = SpaceTokenizer(space, space, VOCABULARY, encode_text, pack=pack, grid_rows=rows)
         tokens, same, packs = tokenizer.encode_observations(columns)
         assert tokens.shape == (ROWS, tokenizer.n_obs) and packs.shape == (ROWS, tokenizer.n_packs, pack)
         assert packs.dtype == np.int16 and np.array_equal(patches, same)
@@ -65,10 +65,10 @@ def check_packed(space, columns, observed, patches):
         assert np.array_equal(tokens[:, :first], observed[:, :first]) and (tokens[:, first:] == PACK).all()
         for i in range(ROWS):
             values = (observed[i, first:] - VOCABULARY.continuous).tolist()
-            assert packs[i].tolist() == [own + [PAD] * (pack - len(own)) for own in side_by_side(space, values, pack)]
+            assert packs[i].tolist() == [own + [PAD] * (pack - len(own)) for own in together(space, values, pack, rows)]
 
 
-def side_by_side(space, values, pack):
+def together(space, values, pack, grid_rows):
     """What shares a token: pieces of a grid's rows, and then all else, from the room that is left of the last on."""
     packs, rest = [], []
     for _, leaf in order(space):
@@ -76,7 +76,7 @@ def side_by_side(space, values, pack):
             continue
         count = math.prod(leaf.shape)
         own, values = values[:count], values[count:]
-        if isinstance(leaf, MultiDiscrete) and len(leaf.shape) == 2:
+        if grid_rows and isinstance(leaf, MultiDiscrete) and len(leaf.shape) == 2 and min(leaf.shape) > 1:
             wide = leaf.shape[1]
             rows = [own[at : at + wide] for at in range(0, count, wide)]
             packs += [row[at : at + pack] for row in rows for at in range(0, wide, pack)]
