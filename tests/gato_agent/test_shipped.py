@@ -43,6 +43,11 @@ def test_shipped_weights_balance_the_pole_and_walk_along_the_cliff(shipped: Chec
     assert mean_return(shipped, "CliffWalking-v1", 10) == -13
 
 
+def test_shipped_weights_read_grids(shipped: Checkpoint) -> None:
+    pytest.importorskip("minigrid")
+    assert mean_return(shipped, "BabyAI-GoToRedBallNoDists-v0", 20) >= 0.85
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_shipped_weights_are_near_the_expert(shipped: Checkpoint, task: str) -> None:
