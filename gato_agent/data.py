@@ -56,12 +56,13 @@ def load_data(
     """
     stores = _by_task([folders] if isinstance(folders, Path) else folders)
     tasks = _prompted([_trained(same[0], text_pieces, config.pack > 1) for same in stores.values()], prompt)
-    mark = _mark(stores, tasks, config, text_pieces, text_model, text, holdout)
+    text = text or _given(text_model, config)
+    mark = _mark(stores, tasks, config, text_pieces, text, holdout)
     if file and (kept := Data.load(file, mark, config)):
         return kept
     if text is None:
         texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
-        text = _text(text_model, config, texts)
+        text = TextTokenizer.train(texts, config.text) if texts else None
     pieces = text.encode if text else None
     tokenized, held_out = [], []
     for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
@@ -79,14 +80,13 @@ def load_data(
 
 def _mark(
     stores: Mapping[str, Sequence[EpisodeStore]], tasks: Sequence[TrainedTask], config: GatoConfig,
-    text_pieces: int | None, text_model: Path | None, text: TextTokenizer | None, holdout: float,
+    text_pieces: int | None, text: TextTokenizer | None, holdout: float,
 ) -> str:  # fmt: skip
     """Digest of all that tokens are made of; changed files are told by their size and time, and code by itself."""
     files = [stated for same in stores.values() for store in same for stated in _stated(store.folder)]
-    models = [text_model.read_bytes() if text_model else b"", text.model if text else b""]
     here = Path(__file__).parent
     code = [path.read_bytes() for path in sorted([*here.glob("*.py"), *here.glob("envs/*.py")])]
-    said = [hashlib.sha256(content).hexdigest() for content in (*models, *code)]
+    said = [hashlib.sha256(content).hexdigest() for content in (text.model if text else b"", *code)]
     shape = config.pack, config.parallel_actions, config.grid_rows, config.text, config.context
     about = [files, [task.to_json() for task in tasks], shape, text_pieces, said, holdout]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
@@ -172,10 +172,10 @@ def _sized(
     return replace(task, prompt=replace(prompt, tokens=room))
 
 
-def _text(model: Path | None, config: GatoConfig, texts: list[str]) -> TextTokenizer | None:
-    """The user's text model, or one trained on the data, or none where nothing is to be read."""
+def _given(model: Path | None, config: GatoConfig) -> TextTokenizer | None:
+    """The user's text model, if there is one."""
     if model is None:
-        return TextTokenizer.train(texts, config.text) if texts else None
+        return None
     text = TextTokenizer.from_file(model)
     if text.size > config.text:
         raise UsageError(
