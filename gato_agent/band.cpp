@@ -16,12 +16,23 @@
 
 namespace {
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef int32_t Integers __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint32_t Words __attribute__((vector_size(64)));
+// Floats a vector, and whether there are 32 registers of them or 16: wider vectors, and more sums, would live in memory.
+#ifdef __AVX512F__
+constexpr int LANE = 16;
+constexpr bool FEW = false;
+#elif defined(__AVX__)
+constexpr int LANE = 8;
+constexpr bool FEW = true;
+#else
+constexpr int LANE = 4;
+constexpr bool FEW = false;
+#endif
+typedef float Vector __attribute__((vector_size(4 * LANE)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANE)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANE)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANE)));
 
-constexpr int LANE = 16, PANEL = 64, ROWS = 48;  // floats a vector, keys side by side, queries a block
+constexpr int PANEL = 64, ROWS = 48;  // keys side by side, queries a block
 constexpr int FAR = 1 << 30;                     // an index that no token has
 constexpr float NOWHERE = -1e30f;                // score of a key that is not seen
 
@@ -96,7 +107,7 @@ inline Vector exponential(Vector x) {
     return seen ? p * (Vector)power : Vector{};
 }
 
-// y[M, 16 NR] (+)= sum over k of x[m, k] w[k, 16 NR], where x[m, k] is at m * sm + k * sk. E may be a pair of terms.
+// y[M, NR LANE] (+)= sum over k of x[m, k] w[k, NR LANE], where x[m, k] is at m * sm + k * sk. E may be a pair of terms.
 template <int M, int NR, class E>
 inline void tile(const E *x, long sm, long sk, int K, const E *w, long ldw, float *y, long ldy, bool add) {
     Vector sum[M][NR];
@@ -115,23 +126,26 @@ inline void tile(const E *x, long sm, long sk, int K, const E *w, long ldw, floa
 // s[ROWS, PANEL] = x[ROWS, terms] panel[terms, PANEL]
 template <class E>
 void scores(const E *x, int terms, const E *panel, float *s, long lds) {
-    for (int i = 0; i < ROWS; i += 6) tile<6, 4>(x + i * terms, terms, 1, terms, panel, PANEL, s + i * lds, lds, false);
+    constexpr int NR = FEW ? 2 : 4;
+    for (int c = 0; c < PANEL; c += NR * LANE)
+        for (int i = 0; i < ROWS; i += 6)
+            tile<6, NR>(x + i * terms, terms, 1, terms, panel + c, PANEL, s + i * lds + c, lds, false);
 }
 
 // y[ROWS, size] += s[ROWS, terms] v[terms, size]
 template <class E>
 void gather(const E *s, long lds, int terms, const E *v, int size, float *y) {
     for (int c = 0; c < size; c += 2 * LANE)
-        for (int i = 0; i < ROWS; i += 12)
-            tile<12, 2>(s + i * lds, lds, 1, terms, v + c, size, y + i * size + c, size, true);
+        for (int i = 0; i < ROWS; i += FEW ? 6 : 12)
+            tile<FEW ? 6 : 12, 2>(s + i * lds, lds, 1, terms, v + c, size, y + i * size + c, size, true);
 }
 
 // y[keys, size] += transposed s[terms, keys] x[terms, size]
 template <class E>
 void scatter(const E *s, long lds, int keys, int terms, const E *x, int size, float *y) {
     for (int c = 0; c < size; c += 2 * LANE)
-        for (int j = 0; j < keys; j += 8)
-            tile<8, 2>(s + j, 1, lds, terms, x + c, size, y + j * size + c, size, true);
+        for (int j = 0; j < keys; j += FEW ? 4 : 8)
+            tile<FEW ? 4 : 8, 2>(s + j, 1, lds, terms, x + c, size, y + j * size + c, size, true);
 }
 
 }  // namespace
@@ -242,7 +256,8 @@ void blocks(const Head<T> &h, Work work) {
 template <class T>
 void hide(const Head<T> &h, const Block &b, int key, bool distant, float *s, long lds) {
     const int limit = h.w.context - h.pinned[b.begin];
-    const Integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Integers lanes;
+    for (int j = 0; j < LANE; j++) lanes[j] = j;
     for (int i = b.first; i < b.last; i++, s += lds)
         for (int j = 0; j < PANEL; j += LANE) {
             const Integers at = lanes + (key + j);

@@ -1,7 +1,7 @@
 // One control step on a CPU, from observation tokens to the complete action, without returning to Python.
 //
 // Everything heavy is one product, y[M, N] = x[M, K] w: for weights, for keys and for values alike. What it streams is
-// stored in panels of NR vectors, [N / (16 NR)][K][16 NR], so each byte is read once, in order, for up to six rows of x.
+// stored in panels of NR lanes, [N / (16 NR)][K][16 NR], so each byte is read once, in order, for up to six rows of x.
 // Sums run over k in order whatever M is: a lane's numbers do not depend on how many others there are.
 
 #include <algorithm>
@@ -13,14 +13,22 @@
 
 namespace {
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef int8_t Bytes __attribute__((vector_size(16)));
-typedef int16_t Shorts __attribute__((vector_size(32)));
-typedef int32_t Integers __attribute__((vector_size(64)));
+// What the processor's registers hold, and how many of them may hold sums; wider vectors would live in memory.
+#ifdef __AVX512F__
+constexpr int WIDE = 16, SUMS = 24;
+#elif defined(__AVX__)
+constexpr int WIDE = 8, SUMS = 12;
+#else
+constexpr int WIDE = 4, SUMS = 24;
+#endif
+typedef float Vector __attribute__((vector_size(4 * WIDE)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
+typedef int8_t Bytes __attribute__((vector_size(WIDE)));
+typedef int16_t Shorts __attribute__((vector_size(2 * WIDE)));
+typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
 
-constexpr int LANE = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a vector, floats a panel, rows of x at a time
+constexpr int LANE = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a lane, floats a panel, rows of x at a time
 constexpr int VALUE = 16, STATE = 64;           // widths of a value in a pack, and of a state of one of many actions
 constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
 
@@ -43,28 +51,33 @@ inline void put(bf16 *to, float value) {  // round to nearest even
     to->bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-// M rows (at most ROWS) of x times one panel of NR vectors, in partial sums of TERMS, which round less than long ones.
+// M rows (at most ROWS) of x times one panel of NR lanes, in partial sums of TERMS, which round less than long ones.
 template <class W, int NR, int M>
-inline void kernel(const float *x, long ldx, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
-    Vector total[M][NR] = {};
-    for (int begin = 0; begin < K; begin += TERMS) {
-        Vector sum[M][NR] = {};
-        for (int k = begin; k < std::min(begin + TERMS, K); k++, w += NR * LANE) {
-            Vector v[NR];
-            for (int j = 0; j < NR; j++) v[j] = load(w + j * LANE);
+inline void kernel(const float *x, long ldx, int K, const W *panel, const float *scale, float *y, long ldy, bool add) {
+    constexpr int V = NR * LANE / WIDE, C = M * V <= SUMS ? V : M * 4 <= SUMS && V % 4 == 0 ? 4 : LANE / WIDE;
+    for (int column = 0; column < NR * LANE; column += C * WIDE) {  // as many of its vectors as have room for their sums
+        const W *w = panel + column;
+        Vector total[M][C] = {};
+        for (int begin = 0; begin < K; begin += TERMS) {
+            Vector sum[M][C] = {};
+            for (int k = begin; k < std::min(begin + TERMS, K); k++, w += NR * LANE) {
+                Vector v[C];
+                for (int j = 0; j < C; j++) v[j] = load(w + j * WIDE);
+                for (int i = 0; i < M; i++)
+                    for (int j = 0; j < C; j++) sum[i][j] += x[i * ldx + k] * v[j];
+            }
             for (int i = 0; i < M; i++)
-                for (int j = 0; j < NR; j++) sum[i][j] += x[i * ldx + k] * v[j];
+                for (int j = 0; j < C; j++) total[i][j] += sum[i][j];
         }
         for (int i = 0; i < M; i++)
-            for (int j = 0; j < NR; j++) total[i][j] += sum[i][j];
+            for (int j = 0; j < C; j++) {
+                const int at = column + j * WIDE;
+                float *to = y + i * ldy + at;
+                const Vector before = add ? load(to) : Vector{};  // one expression, rounded alike for every M
+                const Vector sum = scale ? total[i][j] * load(scale + at) + before : total[i][j] + before;
+                std::memcpy(to, &sum, sizeof sum);
+            }
     }
-    for (int i = 0; i < M; i++)
-        for (int j = 0; j < NR; j++) {
-            float *to = y + i * ldy + j * LANE;
-            if (scale) total[i][j] *= load(scale + j * LANE);
-            if (add) total[i][j] += load(to);
-            std::memcpy(to, &total[i][j], sizeof(Vector));
-        }
 }
 
 // All M rows of x times one panel.

@@ -19,6 +19,7 @@ import pytest
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Text
+from torch import nn
 from torch.nn import functional as F
 
 from gato_agent import loss as loss_module
@@ -29,6 +30,7 @@ from gato_agent.data import load_data, mixture
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.loss import action_loss, gaussian
 from gato_agent.model import Gato
+from gato_agent.optimizer import Muon
 from gato_agent.recipe import Precision
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.spaces import PAD
@@ -193,6 +195,20 @@ def test_muon_is_for_the_matrices_of_the_blocks() -> None:
             directions = torch.linalg.svdvals(change)
             assert directions[len(directions) // 4] > 0.6 * directions[0]
             assert 1e-4 < change.square().mean().sqrt() < 3e-4
+
+
+@pytest.mark.parametrize("shape", [(48, 96), (96, 48)])
+def test_muon_is_pytorchs_with_exact_products(shape: tuple[int, int]) -> None:
+    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
+    peer = torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    muon = Muon([ours], 0.1)
+    muon.param_groups[0]["lr"] = 1e-2
+    for seed in range(5):
+        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        ours.grad, theirs.grad = gradient, gradient.clone()
+        muon.step(), peer.step()
+    moved = (theirs - 1).abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02 * moved)  # its products are in bfloat16
 
 
 def test_parts_of_a_step_add_up_to_it() -> None:
