@@ -36,7 +36,7 @@ class Agent:
         task: which of them to play.
         device: `cpu`, `cuda`, ... where the model is.
         temperature: 0 for the likeliest action token, or the median of bins; otherwise tokens are sampled from
-            softmax(logits / temperature).
+            softmax(logits / temperature). By default what the checkpoint has for the task.
         seed: of the sampling; lane i has its own stream.
         precision: of the weights that are played with, on a CPU.
         prompt: what episodes begin with: none, or by default what the task was trained with.
@@ -47,10 +47,11 @@ class Agent:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu", temperature: float = 0.0,
-        seed: int = 0, precision: Precision = "float32", prompt: Kind | None = None,
+        self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu",
+        temperature: float | None = None, seed: int = 0, precision: Precision = "float32", prompt: Kind | None = None,
         demonstration: Episode | None = None,
     ) -> None:  # fmt: skip
+        temperature = task.temperature if temperature is None else temperature
         if temperature < 0:
             raise UsageError(f"temperature {temperature} is negative: use 0 for greedy actions, or a positive number")
         self.task, self.checkpoint = task, checkpoint
@@ -74,7 +75,7 @@ class Agent:
         env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any] | str,
         *,
         device: str = "auto",
-        temperature: float = 0.0,
+        temperature: float | None = None,
         seed: int = 0,
         precision: Precision = "float32",
         prompt: Kind | None = None,

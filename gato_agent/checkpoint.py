@@ -33,7 +33,10 @@ TEXT_MODEL = "text.model"  # name of the uint8 tensor that holds the SentencePie
 
 @dataclass(frozen=True)
 class TrainedTask:
-    """A task that a checkpoint was trained on: what its tokens mean."""
+    """A task that a checkpoint was trained on: what its tokens mean.
+
+    `temperature` is that at which its actions are chosen where nobody says otherwise, as `Agent` takes it.
+    """
 
     id: str
     observation_space: gym.Space[Any]
@@ -42,6 +45,7 @@ class TrainedTask:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     view: View = EVERYTHING
     prompt: Prompt = NO_PROMPT
+    temperature: float = 0.0
 
     def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
         """The task's tokenizer; raises UsageError if a space has no tokens, or more than the model has positions."""
@@ -78,6 +82,7 @@ class TrainedTask:
             "env_kwargs": self.env_kwargs,
             "view": self.view.to_json(),
             "prompt": self.prompt.to_json(),
+            "temperature": self.temperature,
         }
 
     @classmethod
@@ -93,6 +98,7 @@ class TrainedTask:
             dict(data["env_kwargs"]),
             View.from_json(data.get("view", [])),  # which checkpoints of the first version lack, and prompts too
             Prompt.from_json(data.get("prompt", {})),
+            float(data.get("temperature", 0.0)),
         )
 
 
@@ -125,8 +131,9 @@ class Checkpoint:
         return path
 
     def sha256(self) -> str:
-        """Digest of the weights."""
-        return digest({name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}, {})
+        """Digest of what decides how it plays: the weights, and temperatures where there are any."""
+        warm = {task.id: task.temperature for task in self.tasks.values() if task.temperature}
+        return digest({name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}, warm)
 
     @classmethod
     def load(cls, reference: str | Path | None, device: torch.device | str = "cpu") -> Self:

@@ -55,7 +55,7 @@ class Trained:
         find_task(_load(self), envs)
 
     def make(self, envs: VectorEnv[Any, Any, Any]) -> "Agent":
-        """A greedy agent for these environments; raises GatoError if the file has changed since it was named."""
+        """An agent for these environments, as it plays by default; raises GatoError if the file changed meanwhile."""
         from gato_agent.agent import Agent
         from gato_agent.matching import find_task
 

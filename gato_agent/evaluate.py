@@ -67,8 +67,9 @@ class EvaluateConfig:
     """Play on a Ray cluster: its address, auto, or local to start one here. Checkpoints must be readable there."""
     timeout: float = 300.0
     """Seconds after which a step that has not ended counts as hanging; its task is given up."""
-    temperature: float = 0.0
-    """0 for the likeliest action, of numbers the median; otherwise sampled."""
+    temperature: float | None = None
+    """0 for the likeliest action, of numbers the median; otherwise sampled. By default what the checkpoint has for
+    the task: 0, unless something else was measured to be better."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Precision = "float32"

@@ -56,7 +56,7 @@ class Conditions:
     episodes: int
     seed: int
     n_envs: int
-    temperature: float = 0.0
+    temperature: float | None = None
     device: str = "cpu"
     precision: Precision = "float32"
     prompt: Kind | None = None

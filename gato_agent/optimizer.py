@@ -1,7 +1,7 @@
 """What turns gradients into steps: AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
     momentum = 0.95
 
-    def __init__(self, matrices: list[Tensor], weight_decay: float) -> None:
+    def __init__(self, matrices: Iterable[Tensor], weight_decay: float) -> None:
         super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay})
 
     @torch.no_grad()

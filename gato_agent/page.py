@@ -50,9 +50,10 @@ def _template(name: str) -> str:
 def _about(results: Results) -> str:
     how = results.settings
     digest = f" · weights {results.sha256[:12]}" if results.sha256 else ""
-    greedy = "greedy" if not how["temperature"] else f"temperature {how['temperature']:g}"
+    warm = how["temperature"]
+    chosen = "each task at its own temperature" if warm is None else f"temperature {warm:g}" if warm else "greedy"
     return escape(
-        f"{how['episodes']} episodes a task, seeds from {how['seed']:,} · {greedy}, {how['precision']}{digest}"
+        f"{how['episodes']} episodes a task, seeds from {how['seed']:,} · {chosen}, {how['precision']}{digest}"
     )
 
 

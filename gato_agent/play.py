@@ -55,8 +55,9 @@ class PlayConfig:
     """Environments that are played at once; the first one is shown. Sampled actions depend on it."""
     hz: float = 0.0
     """Control steps a second, in real time; late ones are counted. 0 for as fast as can be."""
-    temperature: float = 0.0
-    """0 for the likeliest action, of numbers the median; otherwise sampled."""
+    temperature: float | None = None
+    """0 for the likeliest action, of numbers the median; otherwise sampled. By default what the checkpoint has for
+    the task: 0, unless something else was measured to be better."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Precision = "float32"

@@ -22,7 +22,7 @@ from gato_agent.rollouts.store import open_stores
 @contextmanager
 def seat(
     checkpoint: Checkpoint, env_id: str, lanes: int, *, env_kwargs: Mapping[str, Any] | None = None,
-    render_mode: str | None = None, device: str = "cpu", temperature: float = 0.0, seed: int = 0,
+    render_mode: str | None = None, device: str = "cpu", temperature: float | None = None, seed: int = 0,
     precision: Precision = "float32", prompt: Kind | None = None, demo: Path | None = None,
 ) -> Iterator[tuple[Agent, gym.vector.VectorEnv[Any, Any, Any]]]:  # fmt: skip
     """An agent and the environments it is to play, which are closed afterwards.

@@ -1,5 +1,6 @@
 """Checkpoints come back exactly, say what is wrong with them, and cannot run code."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, Text
 from safetensors.torch import save
 
+from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint, TrainedTask, read, to_bytes
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError, UsageError
@@ -38,6 +40,17 @@ def test_a_checkpoint_comes_back_exactly(checkpoint: Checkpoint, tmp_path: Path)
     assert not back.model.training
     tokens = torch.arange(20).unsqueeze(0)
     assert torch.equal(checkpoint.model.eval()(tokens), back.model(tokens))
+
+
+def test_a_temperature_of_a_task_is_kept_and_makes_another_agent(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    warm = {name: dataclasses.replace(task, temperature=0.5) for name, task in checkpoint.tasks.items()}
+    other = dataclasses.replace(checkpoint, tasks=warm)
+    other.save(tmp_path)
+    back = Checkpoint.load(tmp_path)
+    assert back.tasks == warm
+    assert back.sha256() == other.sha256() != checkpoint.sha256()
+    told = Agent(back, back.tasks["Toy-v0"], temperature=0.0)
+    assert (Agent(back, back.tasks["Toy-v0"]).temperature, told.temperature) == (0.5, 0.0)
 
 
 def test_the_same_content_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
