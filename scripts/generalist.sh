@@ -5,6 +5,7 @@
 set -euo pipefail
 folder=${1:-generalist}
 export OMP_NUM_THREADS=1 # two processes of one thread each wait less for each other than two threads do
+precision=${PRECISION:-$(grep -q avx512_bf16 /proc/cpuinfo && echo bfloat16 || echo float32)}
 mkdir -p "$folder"
 
 # Experts' episodes, some of whose actions are random: many where they are short, and of Atari's, which are large, few.
@@ -27,7 +28,7 @@ learn() { # OUT, then options
     [[ -e $out/state.safetensors ]] && resume=(--resume)
     torchrun --standalone --nproc-per-node 2 -m gato_agent train --out "$out" "${resume[@]}" --batch-size 8 \
         --shortest-fragment 16 --schedule wsd --optimizer muon --learning-rate 3e-3 --weight-decay 0.1 --smooth-bins 8 \
-        --prompt text --num-threads 1 --precision bfloat16 --weights bfloat16 --save-every 100 --holdout 0.03 \
+        --prompt text --num-threads 1 --precision "$precision" --weights bfloat16 --save-every 100 --holdout 0.03 \
         "${@:2}"
 }
 learn "$folder/first" --data "$folder/data" --size tiny --shape '{"context": 512}' --warmup 100 --steps 6600 \
@@ -45,5 +46,6 @@ gato-agent evaluate --suite all --checkpoint "$folder/first" --episodes 10 --wor
 learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 20 --steps 2300 \
     --decay-steps 1950 --mixture "$(python scripts/by_need.py "$folder/first/results" "$shares")"
 
+python scripts/temperatures.py "$folder/run" --suite babyai
 gato-agent evaluate --suite all --checkpoint "$folder/run" --episodes 50 --workers 2 --out "$folder/results"
 gato-agent report "$folder/results" --out "$folder/report"
