@@ -78,8 +78,8 @@ def main(config: Config) -> None:
     console = Console()
     console.print("| task | weights | same | near | largest error of a logit |", "|---|---|---:|---:|---:|", sep="\n")
     for env in config.env:
-        with seat(checkpoint, env, 10) as (agent, envs):
-            others = [Agent(checkpoint, agent.task, precision=precision) for precision in config.precision]
+        with seat(checkpoint, env, 10, temperature=0.0) as (agent, envs):
+            others = [Agent(checkpoint, agent.task, precision=each, temperature=0.0) for each in config.precision]
             watched = Watched(agent, others)
             for _ in islice(steps(watched, envs, count(1_000_000)), config.steps):
                 pass

@@ -1,5 +1,6 @@
 """The trained model as an actor, and as a Stable-Baselines3 policy."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -52,8 +53,8 @@ class Agent:
         demonstration: Episode | None = None,
     ) -> None:  # fmt: skip
         temperature = task.temperature if temperature is None else temperature
-        if temperature < 0:
-            raise UsageError(f"temperature {temperature} is negative: use 0 for greedy actions, or a positive number")
+        if not 0 <= temperature < math.inf:
+            raise UsageError(f"temperature {temperature}: use 0 for greedy actions, or a positive number")
         self.task, self.checkpoint = task, checkpoint
         self.model = checkpoint.model
         self.config = checkpoint.model.config
@@ -183,7 +184,8 @@ class Agent:
             observation: one observation of the space, or a batch of them.
             state: None to begin; afterwards what the last call returned. The memory itself stays in the agent.
             episode_start: bool [n], where an episode begins.
-            deterministic: greedy for this call; a temperature of 0 is greedy either way.
+            deterministic: greedy for this call, as Stable-Baselines3's `evaluate_policy` asks by default, whatever the
+                temperature; one of 0 is greedy either way.
 
         Returns:
             Action (or batch of actions, as the observation was), and the state for the next call.

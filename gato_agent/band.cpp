@@ -23,9 +23,12 @@ constexpr bool FEW = false;
 #elif defined(__AVX__)
 constexpr int LANE = 8;
 constexpr bool FEW = true;
-#else
+#elif defined(__aarch64__)
 constexpr int LANE = 4;
 constexpr bool FEW = false;
+#else
+constexpr int LANE = 4;
+constexpr bool FEW = true;
 #endif
 typedef float Vector __attribute__((vector_size(4 * LANE)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANE)));
@@ -113,9 +116,9 @@ inline void tile(const E *x, long sm, long sk, int K, const E *w, long ldw, floa
     Vector sum[M][NR];
     for (int i = 0; i < M; i++)
         for (int j = 0; j < NR; j++) sum[i][j] = add ? load(y + i * ldy + j * LANE) : Vector{};
-    for (int k = 0; k < K; k++, w += ldw) {
+    for (int k = 0; k < K; k++) {
         Vector v[NR];
-        for (int j = 0; j < NR; j++) v[j] = load(w + j * LANE);
+        for (int j = 0; j < NR; j++) v[j] = load(w + k * ldw + j * LANE);
         for (int i = 0; i < M; i++)
             for (int j = 0; j < NR; j++) multiply(sum[i][j], x[i * sm + k * sk], v[j]);
     }

@@ -55,12 +55,12 @@ class Trained:
         find_task(_load(self), envs)
 
     def make(self, envs: VectorEnv[Any, Any, Any]) -> "Agent":
-        """An agent for these environments, as it plays by default; raises GatoError if the file changed meanwhile."""
+        """A greedy agent for these environments; raises GatoError if the file has changed since it was named."""
         from gato_agent.agent import Agent
         from gato_agent.matching import find_task
 
         checkpoint = _load(self)
-        return Agent(checkpoint, find_task(checkpoint, envs))
+        return Agent(checkpoint, find_task(checkpoint, envs), temperature=0.0)
 
 
 @lru_cache(maxsize=1)  # a process plays one task after the other

@@ -1,7 +1,7 @@
 // One control step on a CPU, from observation tokens to the complete action, without returning to Python.
 //
 // Everything heavy is one product, y[M, N] = x[M, K] w: for weights, for keys and for values alike. What it streams is
-// stored in panels of NR lanes, [N / (16 NR)][K][16 NR], so each byte is read once, in order, for up to six rows of x.
+// stored in panels of NR units, [N / (16 NR)][K][16 NR], so each byte is read once for up to six rows of x.
 // Sums run over k in order whatever M is: a lane's numbers do not depend on how many others there are.
 
 #include <algorithm>
@@ -18,8 +18,10 @@ namespace {
 constexpr int WIDE = 16, SUMS = 24;
 #elif defined(__AVX__)
 constexpr int WIDE = 8, SUMS = 12;
-#else
+#elif defined(__aarch64__)
 constexpr int WIDE = 4, SUMS = 24;
+#else
+constexpr int WIDE = 4, SUMS = 12;
 #endif
 typedef float Vector __attribute__((vector_size(4 * WIDE)));
 typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
@@ -28,7 +30,7 @@ typedef int8_t Bytes __attribute__((vector_size(WIDE)));
 typedef int16_t Shorts __attribute__((vector_size(2 * WIDE)));
 typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
 
-constexpr int LANE = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a lane, floats a panel, rows of x at a time
+constexpr int UNIT = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a unit, floats a panel, rows of x at a time
 constexpr int VALUE = 16, STATE = 64;           // widths of a value in a pack, and of a state of one of many actions
 constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
 
@@ -51,18 +53,17 @@ inline void put(bf16 *to, float value) {  // round to nearest even
     to->bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-// M rows (at most ROWS) of x times one panel of NR lanes, in partial sums of TERMS, which round less than long ones.
+// M rows (at most ROWS) of x times one panel of NR units, in partial sums of TERMS, which round less than long ones.
 template <class W, int NR, int M>
-inline void kernel(const float *x, long ldx, int K, const W *panel, const float *scale, float *y, long ldy, bool add) {
-    constexpr int V = NR * LANE / WIDE, C = M * V <= SUMS ? V : M * 4 <= SUMS && V % 4 == 0 ? 4 : LANE / WIDE;
-    for (int column = 0; column < NR * LANE; column += C * WIDE) {  // as many of its vectors as have room for their sums
-        const W *w = panel + column;
+inline void kernel(const float *x, long ldx, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
+    constexpr int V = NR * UNIT / WIDE, C = M * V <= SUMS ? V : M * 4 <= SUMS && V % 4 == 0 ? 4 : 2;
+    for (int column = 0; column < NR * UNIT; column += C * WIDE) {  // as many of its vectors as have room for their sums
         Vector total[M][C] = {};
         for (int begin = 0; begin < K; begin += TERMS) {
             Vector sum[M][C] = {};
-            for (int k = begin; k < std::min(begin + TERMS, K); k++, w += NR * LANE) {
+            for (int k = begin; k < std::min(begin + TERMS, K); k++) {
                 Vector v[C];
-                for (int j = 0; j < C; j++) v[j] = load(w + j * WIDE);
+                for (int j = 0; j < C; j++) v[j] = load(w + long(k) * NR * UNIT + column + j * WIDE);
                 for (int i = 0; i < M; i++)
                     for (int j = 0; j < C; j++) sum[i][j] += x[i * ldx + k] * v[j];
             }
@@ -183,7 +184,7 @@ template <class W, class C>
 struct Step : Scratch {
     const Model &m;
     Ring &ring;
-    const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / LANE;
+    const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / UNIT;
     const int base, lanes;  // which of the ring's lanes: all, or the one whose prompt is pinned
     const bool pinning, parallel = ring.threads > 1;
     int n = 0, wanted = 1;  // tokens of a pass, and how many of the last ones are asked for their states
@@ -275,7 +276,7 @@ struct Step : Scratch {
                 q[j] = (q1 * c[j] - q2 * s[j]) * scale, q[j + half] = (q2 * c[j] + q1 * s[j]) * scale;
                 k[j] = k1 * c[j] - k2 * s[j], k[j + half] = k2 * c[j] + k1 * s[j];
             }
-            const int at = slot(t), block = NR * LANE;
+            const int at = slot(t), block = NR * UNIT;
             for (int j = 0; j < S; j++) {
                 put(keys + (long(at / PANEL) * S + j) * PANEL + at % PANEL, k[j]);
                 put(values + (long(j / block) * slots + at) * block + j % block, v[j]);
@@ -309,7 +310,7 @@ struct Step : Scratch {
             for (int s = 0; s < used; s++) total += w[s] = exponential(w[s] - top);
             for (int s = 0; s < used; s++) w[s] /= total;
         }
-        const int block = NR * LANE;
+        const int block = NR * UNIT;
         for (int j = 0; j < S; j += block)
             for (int c = 0; c < list[0]; c++) {
                 const C *v = values + (long(j / block) * slots + list[1 + c] * PANEL) * block;

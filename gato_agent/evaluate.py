@@ -155,10 +155,12 @@ def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict
 
 
 def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Conditions:
+    own = (checkpoint.temperatures() if checkpoint else {}) or 0.0
     return Conditions(
         config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else _digest(config.expert),
-        config.episodes, config.seed, config.n_envs, config.temperature, resolve_device(config.device),
-        config.precision, config.prompt, config.demo, config.num_threads, parse_kwargs(config.env_kwargs),
+        config.episodes, config.seed, config.n_envs, own if config.temperature is None else config.temperature,
+        resolve_device(config.device), config.precision, config.prompt, config.demo, config.num_threads,
+        parse_kwargs(config.env_kwargs),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Attention is counted as if every window were one episode: packed short episodes 
 """
 
 import time
+from functools import cache
 
 import torch
 
@@ -48,6 +49,7 @@ def patch_flops(config: GatoConfig) -> float:
     return total + (2 * units[-1] * config.width if units[-1] != config.width else 0)
 
 
+@cache
 def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
     """Operations a second that a product of large square matrices reaches here: the best of a few, in a moment."""
     size = 1024 if device == "cpu" else 8192
@@ -55,7 +57,7 @@ def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
     best, start = float("inf"), time.perf_counter()
     for repeat in range(10):
         began = time.perf_counter()
-        if repeat > 0 and began - start > 0.5:  # bfloat16 takes seconds where a processor does not have it
+        if device == "cpu" and repeat > 0 and began - start > 0.5:  # bfloat16 can take seconds
             break
         x @ x
         if device != "cpu":

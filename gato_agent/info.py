@@ -82,10 +82,13 @@ def _checkpoint(console: Console, reference: str) -> None:
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
     console.print(f"{checkpoint.name}: {config.layers} layers x {config.width}, context {config.context}, "
                   f"{parameters:,} parameters", highlight=False)  # fmt: skip
-    shown = Table("task", "observations", "actions", "tokens per timestep", "context in steps")
+    shown = Table("task", "observations", "actions", "tokens per timestep", "context in steps", "temperature")
     for task in checkpoint.tasks.values():
         n = task.tokenizer(config, checkpoint.text).tokens_per_step
-        shown.add_row(task.id, str(task.observation_space), str(task.action_space), str(n), f"{config.context / n:.1f}")
+        shown.add_row(
+            task.id, str(task.observation_space), str(task.action_space), str(n), f"{config.context / n:.1f}",
+            f"{task.temperature:g}",
+        )  # fmt: skip
     console.print(shown)
 
 

@@ -41,10 +41,10 @@ class Conditions:
         episodes: of each task.
         seed: of the first episode.
         n_envs: lanes at most.
-        temperature: as `Agent` takes it, like device and precision.
-        device: see temperature.
-        precision: see temperature.
-        prompt: see temperature.
+        temperature: as `Agent` takes it, or each task's own: those above 0 by task.
+        device: as `Agent` takes it, like precision and prompt.
+        precision: see device.
+        prompt: see device.
         demo: folder with demonstrations, as `seat` takes it.
         num_threads: of torch; None leaves them as they are.
         env_kwargs: arguments of the environments; by default those that the agent was trained with.
@@ -56,7 +56,7 @@ class Conditions:
     episodes: int
     seed: int
     n_envs: int
-    temperature: float | None = None
+    temperature: float | dict[str, float] = 0.0
     device: str = "cpu"
     precision: Precision = "float32"
     prompt: Kind | None = None
@@ -66,7 +66,9 @@ class Conditions:
 
     def settings(self) -> dict[str, Any]:
         """What decides the figures, but for the weights: results of others are not mixed with these."""
-        names = ("expert", "episodes", "seed", "temperature", "precision", "prompt", "env_kwargs")
+        names = ["expert", "episodes", "seed", "temperature", "precision", "prompt", "env_kwargs"]
+        if self.temperature:  # a lane's noise goes on from episode to episode
+            names.append("n_envs")
         return {**{name: getattr(self, name) for name in names}, "demo": None if self.demo is None else str(self.demo)}
 
     def lanes(self) -> int:
@@ -109,11 +111,12 @@ class Seats:
             return _expert(job, render_mode)
         device = resolve_device(how.device)
         checkpoint = self._load(how, device)
+        temperature = None if isinstance(how.temperature, dict) else how.temperature
         if job.env_id not in checkpoint.tasks:
             _check_spaces(checkpoint, job)
         return seat(
             checkpoint, job.env_id, lanes, env_kwargs=how.env_kwargs, render_mode=render_mode, device=device,
-            temperature=how.temperature, seed=how.seed, precision=how.precision, prompt=how.prompt, demo=how.demo,
+            temperature=temperature, seed=how.seed, precision=how.precision, prompt=how.prompt, demo=how.demo,
         )  # fmt: skip
 
     def _load(self, how: Conditions, device: str) -> Checkpoint:

@@ -1,5 +1,6 @@
 """The report's page: one HTML file with its style, script and charts inside. It says everything without the script."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -51,7 +52,10 @@ def _about(results: Results) -> str:
     how = results.settings
     digest = f" · weights {results.sha256[:12]}" if results.sha256 else ""
     warm = how["temperature"]
-    chosen = "each task at its own temperature" if warm is None else f"temperature {warm:g}" if warm else "greedy"
+    if isinstance(warm, dict):
+        counts = Counter(warm[task] for task in results.tasks if task in warm).items()
+        warm = ", ".join(f"{temperature:g} in {count} tasks" for temperature, count in sorted(counts))
+    chosen = f"temperature {warm}" if warm else "greedy"
     return escape(
         f"{how['episodes']} episodes a task, seeds from {how['seed']:,} · {chosen}, {how['precision']}{digest}"
     )

@@ -163,8 +163,8 @@ def _films(results: Results, out: Path, console: Console, named: Mapping[str, st
     films = _kept(results, out)
     lengths = {task: each.lengths[0] for task, each in results.tasks.items() if task not in films}
     conditions = Conditions(
-        results.checkpoint, sha256=results.sha256, n_envs=1, num_threads=1, device=resolve_device("cpu"),
-        **results.settings,
+        results.checkpoint, sha256=results.sha256, num_threads=1, device=resolve_device("cpu"),
+        **{"n_envs": 1, **results.settings},
     )  # fmt: skip
     jobs = scenes(conditions, lengths, dict(named))
     playing = play_in_processes(

@@ -43,7 +43,7 @@ def play_shortly(
     returns = Returns()
     for task in tasks:
         try:
-            with seat(checkpoint, task, min(episodes, 16), device=device) as (agent, envs):
+            with seat(checkpoint, task, min(episodes, 16), device=device, temperature=0.0) as (agent, envs):
                 played = []
                 for episode in play_episodes(agent, envs, range(FIRST, FIRST + episodes), task):
                     played.append(episode)

@@ -183,10 +183,11 @@ class _Run:
             f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "
             f"steps {trainer.step} to {config.steps} of {config.batch_size * self.windows.window:,} tokens"
         )
-        slower = self._slower()
-        if slower > 1.5:
-            console.print(f"this processor multiplies bfloat16 {slower:.0f} times more slowly than float32, so that "
-                          "--precision float32 takes less time")  # fmt: skip
+        if config.precision == "bfloat16" and self.device == "cpu" and self.ranks.first and not trainer.step:
+            slower = peak_flops("cpu") / peak_flops("cpu", torch.bfloat16)
+            if slower > 1.5:
+                console.print(f"this processor multiplies bfloat16 {slower:.0f} times more slowly than float32: "
+                              "--precision float32 takes less time here")  # fmt: skip
         bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
         first = self.ranks.first
@@ -215,12 +216,6 @@ class _Run:
         console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
                       f"{config.out / FILE}")  # fmt: skip
         return config.out / FILE
-
-    def _slower(self) -> float:
-        """By how much products in this precision take longer than in float32."""
-        if self.config.precision == "float32" or self.device != "cpu":
-            return 1.0
-        return peak_flops("cpu") / peak_flops("cpu", getattr(torch, self.config.precision))
 
     def _due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and in the end, is to be done now."""

@@ -5,8 +5,10 @@
 set -euo pipefail
 folder=${1:-generalist}
 export OMP_NUM_THREADS=1 # two processes of one thread each wait less for each other than two threads do
-precision=${PRECISION:-$(grep -q avx512_bf16 /proc/cpuinfo && echo bfloat16 || echo float32)}
 mkdir -p "$folder"
+# What is faster here, also on another machine later: a run goes on as it began.
+[[ -e $folder/precision ]] || (grep -qs avx512_bf16 /proc/cpuinfo && echo bfloat16 || echo float32) >"$folder/precision"
+precision=$(<"$folder/precision")
 
 # Experts' episodes, some of whose actions are random: many where they are short, and of Atari's, which are large, few.
 noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/data"; }

@@ -2,7 +2,8 @@
 
 python scripts/temperatures.py generalist/run --suite babyai
 
-A policy that is not quite right can go round in circles for ever where it always does what is likeliest.
+A policy that is not quite right can go round in circles for ever where it always does what is likeliest. What was
+played is kept beside the checkpoint, so that the same command goes on. Training on makes temperatures 0 again.
 """
 
 import json
@@ -14,8 +15,9 @@ import tyro
 from rich.console import Console
 
 from gato_agent.checkpoint import locate, read, to_bytes
-from gato_agent.envs.files import write_files
-from gato_agent.envs.task import find
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.task import families, find
 from gato_agent.evaluate import EvaluateConfig, evaluate
 
 
@@ -30,36 +32,48 @@ class Config:
     tried: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0)
     """Temperatures."""
     episodes: int = 10
-    """Of each task and temperature, on seeds from 900,000 on, which no evaluation has."""
+    """Of each task and temperature."""
+    seed: int = 800_000
+    """Of the first episode. Seeds from 900,000 on choose the best model in training, from 1,000,000 on they judge."""
     workers: int | None = None
     """As for `gato-agent evaluate`."""
 
 
 def main(config: Config) -> None:
     """Print a table as Markdown and rewrite the checkpoint."""
-    scores: dict[str, list[float]] = {suite: [] for suite in config.suite}
-    for temperature in config.tried:
-        results = evaluate(
-            EvaluateConfig(suite=config.suite, checkpoint=str(config.checkpoint), temperature=temperature, seed=900_000,
-                           episodes=config.episodes, workers=config.workers)
-        )  # fmt: skip
-        for suite, found in scores.items():
-            each = [task.normalized for task in results.tasks.values() if task.family == suite]
-            found.append(fmean(score for score in each if score is not None))
-    best = {suite: config.tried[found.index(max(found))] for suite, found in scores.items()}
+    for suite in config.suite:
+        if suite not in families():
+            raise UsageError(f"--suite {suite}: there are {', '.join(families())}")
     path = locate(config.checkpoint)
-    tensors, about = read(path)
-    for task in about["tasks"]:
-        known = find(task["id"])
-        if known and known.suite in best:
-            task["temperature"] = best[known.suite]
-    write_files({path: to_bytes(tensors, {name: value for name, value in about.items() if name != "format"})})
+    with lock_folder(path.parent, "train"):
+        tensors, about = read(path)
+        scores = {suite: [played(config, path, suite, each) for each in config.tried] for suite in config.suite}
+        best = {suite: config.tried[found.index(max(found))] for suite, found in scores.items()}
+        for task in about["tasks"]:
+            known = find(task["id"])
+            if known and known.suite in best:
+                task["temperature"] = best[known.suite]
+        write_files({path: to_bytes(tensors, {name: value for name, value in about.items() if name != "format"})})
     console = Console(width=200, highlight=False)
     console.print(f"| mean score at temperature | {' | '.join(map(str, config.tried))} |")
     console.print("|---|" + "---:|" * len(config.tried))
     for suite, found in scores.items():
         console.print(f"| {suite} | {' | '.join(f'{score:.3f}' for score in found)} |")
     console.print(json.dumps(best))
+
+
+def played(config: Config, path: Path, suite: str, temperature: float) -> float:
+    """Mean score of a family at a temperature; raises GatoError where none of its tasks could be played."""
+    results = evaluate(
+        EvaluateConfig(
+            suite=(suite,), checkpoint=str(path), temperature=temperature, seed=config.seed, episodes=config.episodes,
+            workers=config.workers, out=path.parent / "temperatures" / f"{suite}-{temperature:g}",
+        )
+    )  # fmt: skip
+    scores = [task.normalized for task in results.tasks.values() if task.normalized is not None]
+    if not scores:
+        raise GatoError(f"--suite {suite}: no task of it has a score: {results.not_evaluated}")
+    return fmean(scores)
 
 
 if __name__ == "__main__":

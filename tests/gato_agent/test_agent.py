@@ -129,7 +129,7 @@ def test_sampling_repeats_with_its_seed_and_not_with_another() -> None:
         return [float(agent.act(observation)[0, 0]) for _ in range(10)]
 
     assert actions(3) == actions(3) != actions(4)
-    with pytest.raises(UsageError, match="negative"):
+    with pytest.raises(UsageError, match="use 0 for greedy"):
         agent_for(Box(-1, 1, (3,)), Discrete(2), temperature=-1.0)
 
 

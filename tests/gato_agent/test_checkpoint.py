@@ -48,9 +48,19 @@ def test_a_temperature_of_a_task_is_kept_and_makes_another_agent(checkpoint: Che
     other.save(tmp_path)
     back = Checkpoint.load(tmp_path)
     assert back.tasks == warm
-    assert back.sha256() == other.sha256() != checkpoint.sha256()
+    assert back.temperatures() == {"Toy-v0": 0.5} and checkpoint.temperatures() == {}
+    assert back.sha256() == checkpoint.sha256()  # of the weights alone
     told = Agent(back, back.tasks["Toy-v0"], temperature=0.0)
     assert (Agent(back, back.tasks["Toy-v0"]).temperature, told.temperature) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, "nan", "inf"])
+def test_a_temperature_that_cannot_be_is_refused(checkpoint: Checkpoint, tmp_path: Path, temperature: object) -> None:
+    tensors, about = read(checkpoint.save(tmp_path))
+    about["tasks"][0]["temperature"] = temperature
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(tensors, about))
+    with pytest.raises(GatoError, match=r"model.safetensors does not describe .* Toy-v0 at temperature"):
+        Checkpoint.load(tmp_path)
 
 
 def test_the_same_content_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:

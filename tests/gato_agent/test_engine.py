@@ -2,8 +2,12 @@
 
 import dataclasses
 import logging
+import os
+import platform
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -353,3 +357,15 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert list(tmp_path.rglob("*")) == [built.parent, built]
     finally:
         native.library.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are x86's")
+@pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
+def test_narrower_registers_compute_the_same(option: str, tmp_path: Path) -> None:
+    files = [str(Path(__file__).with_name(name)) for name in ("test_engine.py", "test_band.py")]
+    environment = {**os.environ, "CXX": f"c++ {option}", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert len(list(tmp_path.rglob("*.so"))) >= 2

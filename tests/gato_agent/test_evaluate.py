@@ -81,7 +81,7 @@ def test_a_second_call_plays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"episodes": 3}, r"holds results with episodes 2: repeat that, or choose another --out"),
         ({"seed": 5}, r"holds results with seed 1000000"),
         ({"expert": None}, r"holds results with expert \"random\""),
-        ({"temperature": 0.5}, r"holds results with temperature null"),
+        ({"temperature": 0.5}, r"holds results with temperature 0.0"),
     ],
 )
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict[str, Any], said: str) -> None:
