@@ -18,26 +18,26 @@ namespace {
 
 // Floats a vector, and whether there are 32 registers of them or 16: wider vectors, and more sums, would live in memory.
 #ifdef __AVX512F__
-constexpr int LANE = 16;
+constexpr int WIDE = 16;
 constexpr bool FEW = false;
 #elif defined(__AVX__)
-constexpr int LANE = 8;
+constexpr int WIDE = 8;
 constexpr bool FEW = true;
 #elif defined(__aarch64__)
-constexpr int LANE = 4;
+constexpr int WIDE = 4;
 constexpr bool FEW = false;
 #else
-constexpr int LANE = 4;
+constexpr int WIDE = 4;
 constexpr bool FEW = true;
 #endif
-typedef float Vector __attribute__((vector_size(4 * LANE)));
-typedef int32_t Integers __attribute__((vector_size(4 * LANE)));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANE)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANE)));
+typedef float Vector __attribute__((vector_size(4 * WIDE)));
+typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
 
 constexpr int PANEL = 64, ROWS = 48;  // keys side by side, queries a block
-constexpr int FAR = 1 << 30;                     // an index that no token has
-constexpr float NOWHERE = -1e30f;                // score of a key that is not seen
+constexpr int FAR = 1 << 30;           // an index that no token has
+constexpr float NOWHERE = -1e30f;      // score of a key that is not seen
 
 struct bf16 { uint16_t bits; };
 struct Pair { uint32_t bits; };  // two bfloat16, which one instruction multiplies by two others and sums
@@ -61,11 +61,11 @@ inline void multiply(Vector &sum, Pair x, Vector w) {
 }
 // Side by side, and one above the other: x [n], or x [rows][width] in pairs of rows.
 inline void along(const float *x, long n, Pair *to) {
-    for (long i = 0; i < n; i += LANE) { const Halves h = halves(load(x + i)); std::memcpy(to + i / 2, &h, sizeof h); }
+    for (long i = 0; i < n; i += WIDE) { const Halves h = halves(load(x + i)); std::memcpy(to + i / 2, &h, sizeof h); }
 }
 inline void down(const float *x, long rows, long width, Pair *to) {
     for (long i = 0; i < rows; i += 2, to += width)
-        for (long c = 0; c < width; c += LANE) {
+        for (long c = 0; c < width; c += WIDE) {
             const Words a = __builtin_convertvector(halves(load(x + i * width + c)), Words);
             const Words b = __builtin_convertvector(halves(load(x + (i + 1) * width + c)), Words);
             const Words both = a | b << 16;
@@ -110,27 +110,27 @@ inline Vector exponential(Vector x) {
     return seen ? p * (Vector)power : Vector{};
 }
 
-// y[M, NR LANE] (+)= sum over k of x[m, k] w[k, NR LANE], where x[m, k] is at m * sm + k * sk. E may be a pair of terms.
+// y[M, NR WIDE] (+)= sum over k of x[m, k] w[k, NR WIDE], where x[m, k] is at m * sm + k * sk. E may be a pair of terms.
 template <int M, int NR, class E>
 inline void tile(const E *x, long sm, long sk, int K, const E *w, long ldw, float *y, long ldy, bool add) {
     Vector sum[M][NR];
     for (int i = 0; i < M; i++)
-        for (int j = 0; j < NR; j++) sum[i][j] = add ? load(y + i * ldy + j * LANE) : Vector{};
+        for (int j = 0; j < NR; j++) sum[i][j] = add ? load(y + i * ldy + j * WIDE) : Vector{};
     for (int k = 0; k < K; k++) {
         Vector v[NR];
-        for (int j = 0; j < NR; j++) v[j] = load(w + k * ldw + j * LANE);
+        for (int j = 0; j < NR; j++) v[j] = load(w + k * ldw + j * WIDE);
         for (int i = 0; i < M; i++)
             for (int j = 0; j < NR; j++) multiply(sum[i][j], x[i * sm + k * sk], v[j]);
     }
     for (int i = 0; i < M; i++)
-        for (int j = 0; j < NR; j++) store(y + i * ldy + j * LANE, sum[i][j]);
+        for (int j = 0; j < NR; j++) store(y + i * ldy + j * WIDE, sum[i][j]);
 }
 
 // s[ROWS, PANEL] = x[ROWS, terms] panel[terms, PANEL]
 template <class E>
 void scores(const E *x, int terms, const E *panel, float *s, long lds) {
     constexpr int NR = FEW ? 2 : 4;
-    for (int c = 0; c < PANEL; c += NR * LANE)
+    for (int c = 0; c < PANEL; c += NR * WIDE)
         for (int i = 0; i < ROWS; i += 6)
             tile<6, NR>(x + i * terms, terms, 1, terms, panel + c, PANEL, s + i * lds + c, lds, false);
 }
@@ -138,7 +138,7 @@ void scores(const E *x, int terms, const E *panel, float *s, long lds) {
 // y[ROWS, size] += s[ROWS, terms] v[terms, size]
 template <class E>
 void gather(const E *s, long lds, int terms, const E *v, int size, float *y) {
-    for (int c = 0; c < size; c += 2 * LANE)
+    for (int c = 0; c < size; c += 2 * WIDE)
         for (int i = 0; i < ROWS; i += FEW ? 6 : 12)
             tile<FEW ? 6 : 12, 2>(s + i * lds, lds, 1, terms, v + c, size, y + i * size + c, size, true);
 }
@@ -146,7 +146,7 @@ void gather(const E *s, long lds, int terms, const E *v, int size, float *y) {
 // y[keys, size] += transposed s[terms, keys] x[terms, size]
 template <class E>
 void scatter(const E *s, long lds, int keys, int terms, const E *x, int size, float *y) {
-    for (int c = 0; c < size; c += 2 * LANE)
+    for (int c = 0; c < size; c += 2 * WIDE)
         for (int j = 0; j < keys; j += FEW ? 4 : 8)
             tile<FEW ? 4 : 8, 2>(s + j, 1, lds, terms, x + c, size, y + j * size + c, size, true);
 }
@@ -260,9 +260,9 @@ template <class T>
 void hide(const Head<T> &h, const Block &b, int key, bool distant, float *s, long lds) {
     const int limit = h.w.context - h.pinned[b.begin];
     Integers lanes;
-    for (int j = 0; j < LANE; j++) lanes[j] = j;
+    for (int j = 0; j < WIDE; j++) lanes[j] = j;
     for (int i = b.first; i < b.last; i++, s += lds)
-        for (int j = 0; j < PANEL; j += LANE) {
+        for (int j = 0; j < PANEL; j += WIDE) {
             const Integers at = lanes + (key + j);
             Integers place, seen;
             std::memcpy(&place, &(distant ? h.far_index : h.near_index)[key + j], sizeof place);
@@ -319,14 +319,14 @@ void forward(const Windows &w, int lane, int head, const T *qkv, T *y, float *su
         for (int i = 0; i < rows; i++) {
             float *x = &s[long(i) * columns];
             Vector most = load(x), sum = {};
-            for (int j = LANE; j < columns; j += LANE) { const Vector o = load(x + j); most = o > most ? o : most; }
+            for (int j = WIDE; j < columns; j += WIDE) { const Vector o = load(x + j); most = o > most ? o : most; }
             float top = most[0];
-            for (int j = 1; j < LANE; j++) top = std::max(top, most[j]);
-            for (int j = 0; j < columns; j += LANE) {
+            for (int j = 1; j < WIDE; j++) top = std::max(top, most[j]);
+            for (int j = 0; j < columns; j += WIDE) {
                 const Vector p = exponential(load(x + j) - top);
                 sum += p, store(x + j, p);
             }
-            for (int j = 0; j < LANE; j++) total[i] += sum[j];
+            for (int j = 0; j < WIDE; j++) total[i] += sum[j];
             sums[b.first + i] = top + std::log(total[i]);
         }
         std::fill(out.begin(), out.end(), 0.0f);
@@ -368,7 +368,7 @@ void backward(const Windows &w, int lane, int head, const T *qkv, const T *y, co
             float delta = 0;
             for (int c = 0; c < size; c++) delta += g[i * size + c] * one(y + (b.first + i) * row + c);
             const float sum = sums[b.first + i];
-            for (int j = 0; j < columns; j += LANE) {
+            for (int j = 0; j < columns; j += WIDE) {
                 const Vector e = exponential(load(p + j) - sum);
                 store(p + j, e), store(x + j, e * (load(x + j) - delta));
             }

@@ -51,7 +51,7 @@ def patch_flops(config: GatoConfig) -> float:
 
 @cache
 def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """Operations a second that a product of large square matrices reaches here: the best of a few, in a moment."""
+    """Operations a second that a product of large square matrices reaches here: the best of a few, measured once."""
     size = 1024 if device == "cpu" else 8192
     x = torch.ones(size, size, dtype=dtype, device=device)
     best, start = float("inf"), time.perf_counter()

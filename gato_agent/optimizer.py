@@ -62,7 +62,7 @@ def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
 
 
 class Muon(torch.optim.Optimizer):
-    """What `torch.optim.Muon` does, with products in float32 on a CPU: those of bfloat16 can be a hundred times slower.
+    """What `torch.optim.Muon` does, with products in float32 on a CPU: those of bfloat16 can be far slower.
 
     Args:
         matrices: the parameters.
@@ -91,7 +91,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The same directions, all about as long: five steps of Newton and Schulz (Jordan et al. 2024)."""
+    """The same directions, all about as long: five steps of Newton and Schulz (Jordan et al. 2024).
+
+    Matrix [m, n] in, and one of its shape and dtype out, with singular values of about 1.
+    """
     x = matrix.bfloat16() if matrix.is_cuda else matrix
     x = x.T if matrix.shape[0] > matrix.shape[1] else x
     x = x / x.norm().clamp(min=1e-7)
