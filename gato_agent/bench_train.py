@@ -27,9 +27,10 @@ from gato_agent.checkpoint import TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.files import write_files
 from gato_agent.flops import training_flops
-from gato_agent.model import Attention, Block, Gato, angles_of, rotate
+from gato_agent.model import Attention, Block, Gato
 from gato_agent.recipe import Precision, TrainConfig
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rotary import angles_of, rotate
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.trainer import Trainer
 from gato_agent.windows import Batch, Windows

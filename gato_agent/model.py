@@ -1,22 +1,21 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from gato_agent.attention import Pinned, Rows, additive, attend, banded_rows, pinned_rows
 from gato_agent.band import Band
 from gato_agent.cache import Cache, Pinning
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
+from gato_agent.initialise import NoInitialisation, initialise
+from gato_agent.rotary import Angles, angles_of, rotate
 from gato_agent.spaces import BINS, POSITIONS
 
 ACTION_WIDTH = 64  # of the state from which one of several action tokens is predicted
-Angles = tuple[Tensor, Tensor]  # cosine and sine
 
 
 class Places(NamedTuple):
@@ -25,34 +24,6 @@ class Places(NamedTuple):
     rows: list[Rows]
     angles: Angles
     clamped: Angles | None = None  # of queries as they look at pinned keys from afar
-
-
-def angles_of(index: Tensor, head_size: int, dtype: torch.dtype) -> Angles:
-    """Rotary position embedding (Su et al. 2021) by token index.
-
-    Args:
-        index: integer [..., length].
-        head_size: even; each pair of dimensions turns at a speed of its own.
-        dtype: of the result. The angles themselves are float64: an episode may last millions of tokens, and in
-            float32 they would drift after thousands.
-
-    Returns:
-        Cosine and sine, each [..., 1, length, head_size]; the sine of a pair's first dimension is negated.
-    """
-    angle = index.unsqueeze(-1) * speeds(head_size, index.device)  # [..., length, head_size / 2]
-    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
-    return torch.cat((cos, cos), dim=-1).unsqueeze(-3), torch.cat((-sin, sin), dim=-1).unsqueeze(-3)
-
-
-@lru_cache
-def speeds(head_size: int, device: torch.device) -> Tensor:
-    """Radians per token of each pair of dimensions, float64 [head_size / 2]."""
-    return 10_000 ** -(torch.arange(0, head_size, 2, device=device, dtype=torch.float64) / head_size)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + size/2) of x [..., length, size] by its angle."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class Attention(nn.Module):
@@ -178,7 +149,7 @@ class Gato(nn.Module):
     @classmethod
     def skeleton(cls, config: GatoConfig) -> "Gato":
         """A model without memory or values for its weights, to be counted or filled from a checkpoint."""
-        with torch.device("meta"), _NoInitialisation():
+        with torch.device("meta"), NoInitialisation():
             return cls(config)
 
     def forward(
@@ -274,49 +245,3 @@ class Gato(nn.Module):
             return self.embedding.table.weight[low:high]
         first = self.config.vocabulary.continuous
         return self.actions.table.weight[max(0, low - first) : None if high is None else high - first]
-
-
-class _NoInitialisation(TorchFunctionMode):
-    """Skips torch.nn.init: on the meta device its random numbers do nothing but import half of torch."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def initialise(model: Gato) -> None:
-    """Initial weights: tables .02, matrices 1/sqrt(fan-in), what ends a residual branch smaller by depth."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.Linear):
-            depth = (2 * model.config.layers) ** -0.5 if name.endswith(".out") else 1.0
-            nn.init.normal_(module.weight, std=depth * module.in_features**-0.5)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    vocabulary = model.config.vocabulary
-    with torch.no_grad():
-        model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bins(
-            model.config.width
-        )
-        if model.config.pack > 1:
-            values = model.embedding.pack.value.weight
-            values.normal_()
-            values[0] = 0  # of PAD
-            values[1 : 1 + BINS] = smooth_bins(values.shape[1])
-        if model.actions is not None:
-            scores = model.actions.table.weight
-            scores[:BINS] = smooth_bins(ACTION_WIDTH)
-            scores[BINS:].normal_()
-            scores *= 0.03  # scores spread about as much as those of wider states over the common table
-
-
-def smooth_bins(width: int) -> Tensor:
-    """Initial embeddings of the 1,024 bins, of unit variance: neighbours start alike and so learn from each other.
-
-    Random Fourier features (Rahimi & Recht 2007) of the bin's centre, from one to a hundred waves across [-1, 1].
-    """
-    value = torch.linspace(-1, 1, BINS).unsqueeze(1)
-    waves = 100 ** torch.rand(width)
-    return 2**0.5 * torch.cos(torch.pi * waves * value + 2 * torch.pi * torch.rand(width))  # [bins, width]

@@ -54,7 +54,7 @@ def _about(results: Results) -> str:
     warm = how["temperature"]
     if isinstance(warm, dict):
         counts = Counter(warm[task] for task in results.tasks if task in warm).items()
-        warm = ", ".join(f"{temperature:g} in {count} tasks" for temperature, count in sorted(counts))
+        warm = ", ".join(f"{each:g} in {count} {'task' if count == 1 else 'tasks'}" for each, count in sorted(counts))
     chosen = f"temperature {warm}" if warm else "greedy"
     return escape(
         f"{how['episodes']} episodes a task, seeds from {how['seed']:,} · {chosen}, {how['precision']}{digest}"

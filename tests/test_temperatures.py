@@ -29,6 +29,6 @@ def test_the_best_temperature_of_a_family_is_written(tmp_path: Path, capsys: pyt
     assert after.sha256() == before.sha256()
     results = evaluate(EvaluateConfig(env=("Taxi-v4",), checkpoint=str(file), episodes=1, workers=0))
     assert results.settings["temperature"]["Taxi-v4"] == 0.1
-    assert "temperature 0.1 in 1 tasks" in page([results], [("it", [])], {}, published())
+    assert "temperature 0.1 in 1 task" in page([results], [("it", [])], {}, published())
     with pytest.raises(UsageError, match="--suite toys: there are"):
         main(Config(tmp_path, ("toys",)))

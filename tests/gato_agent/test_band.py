@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gato_agent.band import Band, fits
 from gato_agent.config import GatoConfig
-from gato_agent.model import Gato, angles_of, rotate
+from gato_agent.model import Gato
+from gato_agent.rotary import angles_of, rotate
 from gato_agent.spaces import PAD
 
 NANO = dataclasses.replace(GatoConfig.nano(), context=64, layers=2)

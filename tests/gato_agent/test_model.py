@@ -13,7 +13,8 @@ from gato_agent.codec import distinct
 from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 from gato_agent.embedding import PatchEmbedding
 from gato_agent.envs.errors import UsageError
-from gato_agent.model import Block, Gato, Places, angles_of
+from gato_agent.model import Block, Gato, Places
+from gato_agent.rotary import angles_of
 from gato_agent.spaces import PACK, PAD, PATCH
 
 NANO = dataclasses.replace(GatoConfig.nano(), context=32, parallel_actions=0)

@@ -16,10 +16,11 @@ from gato_agent.data import load_data
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.task import Task, catalogue
 from gato_agent.envs.views import View
-from gato_agent.model import Gato, angles_of, rotate
+from gato_agent.model import Gato
 from gato_agent.prompt import NO_PROMPT, Prompt, demonstration, instruction_of, names_of
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rotary import angles_of, rotate
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.train import TrainConfig, train
