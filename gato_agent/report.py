@@ -20,6 +20,7 @@ from gato_agent.board import number, wide_console
 from gato_agent.envs.errors import GatoError, at_least
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.film import Filmers, poster, scenes
+from gato_agent.markdown import markdown
 from gato_agent.measure import Conditions
 from gato_agent.page import Films, page
 from gato_agent.plots import plots
@@ -30,7 +31,7 @@ from gato_agent.rollouts.workers import play_in_processes
 from gato_agent.scores import Interval, Sample
 from gato_agent.summary import by_group, compare
 
-PAGE, VIDEOS, MANIFEST = "index.html", "videos", "videos.json"
+PAGE, TABLES, VIDEOS, MANIFEST = "index.html", "tables.md", "videos", "videos.json"
 TIMEOUT = 300.0  # seconds of a step, drawing included, that count as hanging
 
 
@@ -41,7 +42,7 @@ class ReportConfig:
     results: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders or JSON files that `gato-agent evaluate --out` wrote."""
     out: Path | None = None
-    """Folder for the report: index.html, plots, and videos/. Without it only the comparison is printed."""
+    """Folder for the report: index.html, tables.md, plots, and videos/. Without it only the comparison is printed."""
     videos: bool = True
     """Film the first episode of each task, but for those that are there; takes the checkpoint."""
     workers: int | None = None
@@ -131,6 +132,7 @@ def write_report(
         written = {
             out / PAGE: page(results, samples, films, published()).encode(),
             out / "results.csv": to_csv(results[0]),
+            out / TABLES: markdown(results[0]).encode(),
         }
         written |= {out / name: data for name, data in plots(results, samples).items()}
         write_files(written)

@@ -51,6 +51,16 @@ def test_the_page_is_whole_without_network_and_its_films_are_small(folder: Path)
     assert {path.name for path in (folder / "page").iterdir()} >= {"families.png", "tasks.svg", "profile.png"}
 
 
+def test_tables_in_markdown_have_every_family_and_task(folder: Path) -> None:
+    families, tasks = (folder / "two" / "tables.md").read_text().split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in families.splitlines()]
+    assert rows[0][5:8] == ["above 0.5", "above 0.8", "above 0.9"] and set(rows[1]) == {"---", "---:"}
+    assert [(row[0], row[1]) for row in rows[2:]] == [("classic, Box2D, toy text", "3"), ("all", "3")]
+    found = Results.load(folder / "random").tasks
+    shown = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in tasks.splitlines()[2:]}
+    assert shown == {name: f"{each.normalized:.3f}" for name, each in found.items()}
+
+
 def test_a_film_shows_the_first_episode(folder: Path) -> None:
     manifest = json.loads((folder / "page" / "videos" / "videos.json").read_text())["films"]
     found = Results.load(folder / "random")
