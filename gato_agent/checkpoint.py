@@ -162,7 +162,7 @@ class Checkpoint:
             tasks = [TrainedTask.from_json(task) for task in about["tasks"]]
             piece = tensors.pop(TEXT_MODEL, None)
             text = None if piece is None else TextTokenizer(piece.numpy().tobytes())
-        except (GatoError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, GatoError, LookupError, TypeError, ValueError) as error:
             raise GatoError(f"{path} does not describe a checkpoint of this version: {error}") from error
         model = Gato.skeleton(config)
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}

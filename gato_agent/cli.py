@@ -1,8 +1,9 @@
 """The verbs. Each one's module, and with it torch or Stable-Baselines3, is imported only when it is called."""
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from gato_agent.envs.errors import GatoError, UsageError
 
@@ -52,25 +53,31 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    guard(lambda: run(arguments), debug=debug)
+
+
+def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: bool = False) -> NoReturn:
+    """Run a program and exit as `main` does; an error is said in one line, or raised with `debug`."""
     try:
-        sys.exit(run(arguments))
+        sys.exit(run())
     except KeyboardInterrupt:
         sys.exit(130)
     except GatoError as error:
         if debug:
             raise
-        print(f"gato-agent: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         if debug:
             raise
-        print(f"gato-agent: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(f"{name}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
         message = " ".join(str(error).split()) or "no message"
-        print(f"gato-agent: {type(error).__name__}: {message} (--debug shows where)", file=sys.stderr)
+        where = " (--debug shows where)" if name == "gato-agent" else ""
+        print(f"{name}: {type(error).__name__}: {message}{where}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -98,7 +105,7 @@ def run(arguments: list[str]) -> int:
     verb = VERBS[name]
     module = import_module(verb.module)
     given = arguments[words:]
-    default = module.defaults(given) if hasattr(module, "defaults") else None  # where some follow from others
-    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=given, default=default)
+    default = {"default": module.defaults(given)} if hasattr(module, "defaults") else {}  # some follow from others
+    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=given, **default)
     getattr(module, verb.function)(config)
     return 0

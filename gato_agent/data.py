@@ -103,7 +103,8 @@ def _stated(folder: Path) -> Iterator[tuple[str, int, int]]:
 def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
     """The stores of each task, by its id; raises UsageError where two cannot be learned from as one task."""
     stores: dict[str, list[EpisodeStore]] = {}
-    for store in sorted((store for folder in folders for store in open_stores(folder)), key=lambda store: store.env_id):
+    found = {store.folder.resolve(): store for folder in folders for store in open_stores(folder)}  # each one once
+    for store in sorted(found.values(), key=lambda store: store.env_id):
         same = stores.setdefault(store.env_id, [])
         same.append(store)
         for key, name in SHARED.items():

@@ -157,7 +157,7 @@ class Engine:
     def step(self, prefill: Prefill, choose: Choose) -> Tensor:
         """See `Decoder`; the next step overwrites the logits."""
         tokens, local, patches, packs = self._checked(prefill, self._ring.lanes, self._longest)
-        if tokens.shape[1] * max(1, self._packed.each) < len(self._heads):
+        if self._packed.each and tokens.shape[1] * self._packed.each < len(self._heads):
             raise ValueError(f"{tokens.shape[1]} tokens cannot predict {len(self._heads)}")
         choices, temperature = self._greedy, choose.temperature or 1.0
         if choose.temperature:

@@ -172,7 +172,9 @@ class TrainConfig:
         return found | {key: None for key, value in LATER.items() if found[key] == value}
 
     def check_past(self, before: Mapping[str, Any], step: int) -> None:
-        """Raise UsageError if a run with `before`'s steps would not have come to `step` by the same learning rates."""
+        """Raise UsageError if fewer steps are asked for than were taken, or if those would have had other rates."""
+        if step > self.steps:
+            raise UsageError(f"cannot resume {self.out} with --steps {self.steps}: it has taken {step} already")
         then = dataclasses.replace(self, steps=int(before["steps"]), decay_steps=int(before["decay_steps"]))
         if any(then.rate(i) != self.rate(i) for i in range(step)):
             raise UsageError(

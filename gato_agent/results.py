@@ -145,8 +145,10 @@ class Results:
             raise UsageError(f"no results at {path}: give a folder or file that `gato-agent evaluate --out` wrote")
         try:
             return cls.from_json(json.loads(path.read_bytes()))
-        except (LookupError, TypeError, ValueError) as error:
-            raise GatoError(f"{path} is damaged or not a results file ({error}): evaluate again") from error
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise GatoError(
+                f"{path} is damaged or not a results file ({error}): delete it, or evaluate into another folder"
+            ) from error
 
 
 def _task(entry: dict[str, Any]) -> TaskScore:

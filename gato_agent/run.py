@@ -14,6 +14,7 @@ from rich.console import Console
 from gato_agent.checkpoint import FILE, Checkpoint, read
 from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
+from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import find_spec
 from gato_agent.flops import peak_flops, training_flops
@@ -165,7 +166,7 @@ class Run:
             model = checkpoint.to_bytes(getattr(torch, self.config.weights))
             state = [] if self.config.fsdp else [(folder / STATE, trainer.to_bytes())]
             self._wait()
-            best = _rank(found) > _rank(_training(folder / BEST / FILE))
+            best = _rank(found) > _rank(_training(folder / BEST / FILE))  # what cannot be read is none
             files = [(folder / BEST / FILE, model)] * best + [(folder / FILE, model), *state]
             self._saving = self._disk.submit(_write, files)
         if self.config.fsdp:
@@ -185,8 +186,11 @@ def _write(files: list[tuple[Path, bytes]]) -> None:
 
 
 def _training(path: Path) -> dict[str, Any]:
-    """How the model in a file came about; nothing where there is none."""
-    return dict(read(path)[1]["training"]) if path.exists() else {}
+    """How the model in a file came about; nothing where there is none, or none that can be read."""
+    try:
+        return dict(read(path)[1]["training"]) if path.exists() else {}
+    except (GatoError, LookupError, TypeError, ValueError):
+        return {}
 
 
 def _rank(found: Mapping[str, Any]) -> tuple[int, float]:

@@ -30,11 +30,13 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
         raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
     try:
         before = dict(json.loads(path.read_text()))
+        if wrong := [key for key in may_change if type(before.get(key)) is not type(config[key])]:
+            raise ValueError(f"it has no {wrong[0]}")
     except (ValueError, TypeError) as error:
         raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
     changed = [f"{k} was {before.get(k)} and is {v}" for k, v in config.items() if before.get(k) != v]
     if any(k not in may_change for k, v in config.items() if before.get(k) != v):
-        raise UsageError(f"cannot resume {folder} with other arguments: {'; '.join(changed)}")
+        raise UsageError(f"cannot resume {folder} with other arguments: {'; '.join(changed)}; or choose another --out")
     return before
 
 

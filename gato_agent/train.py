@@ -134,8 +134,8 @@ def fine_tuning(init: str, **given: Any) -> TrainConfig:
     path = locate(_reference(init))
     try:
         size, shape = GatoConfig.from_json(read(path)[1]["config"]).described()
-    except UsageError as error:
-        raise UsageError(f"--init {init}: {error}") from error
+    except (AttributeError, LookupError, TypeError, UsageError) as error:
+        raise UsageError(f"--init {init} does not describe a model of this version: {error}") from error
     return TrainConfig.fine_tuning(size, init, **{"shape": shape, **given})
 
 

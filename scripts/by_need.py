@@ -4,28 +4,61 @@ python scripts/by_need.py results '{"babyai": 0.47, "mujoco": 0.13}'
 """
 
 import json
+import math
 import sys
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
-from gato_agent.results import Results
+import tyro
+
+from gato_agent.cli import guard
+from gato_agent.envs.errors import UsageError
+from gato_agent.results import Results, family_of
 
 LEAST = 0.3  # what a task that is played as well as by the expert weighs, beside 1.3 of one that is played at random
 
 
+@dataclass(frozen=True)
+class Config:
+    """What was measured, and what each family is to have."""
+
+    results: tyro.conf.Positional[Path]
+    """Folder that `gato-agent evaluate --out` wrote."""
+    shares: tyro.conf.Positional[str]
+    """Share of the tokens that each family has, as JSON; every family that was evaluated needs one."""
+
+
 def by_need(results: Results, shares: dict[str, float]) -> dict[str, float]:
-    """Weight of each evaluated task whose family has a share; those of a family sum to it."""
+    """Weight of each task of an evaluation; those of a family sum to its share. A task that broke off lacks all.
+
+    Raises:
+        UsageError: families that have no share, or shares that have no family.
+    """
     need: dict[str, dict[str, float]] = defaultdict(dict)
-    for task in results.tasks.values():
-        score = 0.0 if task.normalized is None else min(1.0, max(0.0, task.normalized))
-        need[task.family][task.task] = LEAST + 1 - score
+    for task in (*results.tasks, *results.failed):
+        found = results.tasks[task].normalized if task in results.tasks else None
+        need[family_of(task)][task] = LEAST + 1 - min(1.0, max(0.0, found or 0.0))
+    if other := need.keys() ^ shares.keys():
+        raise UsageError(f"families with a share and families evaluated differ: {', '.join(sorted(other))}")
     return {
-        task: round(shares[family] * each / sum(tasks.values()), 5)
+        task: float(f"{shares[family] * each / sum(tasks.values()):.4g}")
         for family, tasks in need.items()
-        if family in shares
         for task, each in tasks.items()
     }
 
 
+def main(config: Config) -> None:
+    """Print the weights as JSON."""
+    try:
+        shares = {str(family): float(share) for family, share in json.loads(config.shares).items()}
+        wrong = [family for family, share in shares.items() if not 0 < share < math.inf]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f'shares {config.shares!r}: write {{"babyai": 0.5, "mujoco": 0.5}}') from error
+    if wrong:
+        raise UsageError(f"shares: {', '.join(wrong)} must be above 0")
+    sys.stdout.write(json.dumps(by_need(Results.load(config.results), shares)))
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(by_need(Results.load(Path(sys.argv[1])), json.loads(sys.argv[2]))))
+    guard(lambda: main(tyro.cli(Config, description=__doc__)), "by_need")

@@ -14,8 +14,9 @@ from statistics import fmean
 import tyro
 from rich.console import Console
 
-from gato_agent.checkpoint import locate, read, to_bytes
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.checkpoint import Checkpoint, locate, read, to_bytes
+from gato_agent.cli import guard
+from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.task import families, find
 from gato_agent.evaluate import EvaluateConfig, evaluate
@@ -41,13 +42,15 @@ class Config:
 
 def main(config: Config) -> None:
     """Print a table as Markdown and rewrite the checkpoint."""
+    at_least(1, suite=len(config.suite), tried=len(config.tried), episodes=config.episodes)
     for suite in config.suite:
         if suite not in families():
             raise UsageError(f"--suite {suite}: there are {', '.join(families())}")
     path = locate(config.checkpoint)
     with lock_folder(path.parent, "train"):
         tensors, about = read(path)
-        scores = {suite: [played(config, path, suite, each) for each in config.tried] for suite in config.suite}
+        folder = path.parent / "temperatures" / Checkpoint.load(path).sha256()[:12]  # of these weights
+        scores = {suite: [played(config, path, folder, suite, each) for each in config.tried] for suite in config.suite}
         best = {suite: config.tried[found.index(max(found))] for suite, found in scores.items()}
         for task in about["tasks"]:
             known = find(task["id"])
@@ -62,12 +65,12 @@ def main(config: Config) -> None:
     console.print(json.dumps(best))
 
 
-def played(config: Config, path: Path, suite: str, temperature: float) -> float:
+def played(config: Config, path: Path, folder: Path, suite: str, temperature: float) -> float:
     """Mean score of a family at a temperature; raises GatoError where none of its tasks could be played."""
     results = evaluate(
         EvaluateConfig(
             suite=(suite,), checkpoint=str(path), temperature=temperature, seed=config.seed, episodes=config.episodes,
-            workers=config.workers, out=path.parent / "temperatures" / f"{suite}-{temperature:g}",
+            workers=config.workers, out=folder / f"{suite}-{temperature:g}-{config.episodes}-{config.seed}",
         )
     )  # fmt: skip
     scores = [task.normalized for task in results.tasks.values() if task.normalized is not None]
@@ -77,4 +80,4 @@ def played(config: Config, path: Path, suite: str, temperature: float) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    guard(lambda: main(tyro.cli(Config, description=__doc__)), "temperatures")

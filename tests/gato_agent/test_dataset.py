@@ -106,6 +106,11 @@ def test_a_run_keeps_its_tokens_until_it_is_complete(
     assert Checkpoint.load(train(whole)).sha256() == Checkpoint.load(config.out).sha256()
 
 
+def test_a_folder_named_twice_is_read_once(folder: Path) -> None:
+    twice = load_data([folder, folder / "CartPole-v1"], SIZE, None, prompt="text", holdout=0.25)
+    assert same(twice, load(folder))
+
+
 def test_what_is_wrong_is_said_before_anything_is_kept(tmp_path: Path) -> None:
     with pytest.raises(GatoError):
         train(TrainConfig(data=tmp_path / "none", out=tmp_path / "run"))

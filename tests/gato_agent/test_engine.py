@@ -129,6 +129,17 @@ def test_it_computes_what_pytorch_computes(config: GatoConfig) -> None:
         assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item())
 
 
+def test_actions_that_are_read_may_have_more_tokens_than_an_observation() -> None:
+    def play(decoder: Decoder) -> Tensor:
+        decoder.reset(1, 2)
+        decoder.restart(torch.ones(1, dtype=torch.bool))
+        seen = Prefill(torch.tensor([[7, FLAT.vocabulary.separator]]), torch.tensor([[0, -1]]), None, None)
+        return torch.cat([decoder.step(seen, Choose()) for _ in range(30)])
+
+    model, legal = model_of(FLAT), legal_for(FLAT) * 2
+    assert torch.equal(play(Engine(model, legal)), play(TorchDecoder(model, legal)))
+
+
 PACKED = dataclasses.replace(FLAT, pack=7, parallel_actions=2)
 
 

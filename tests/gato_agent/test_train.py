@@ -523,6 +523,8 @@ def test_a_constant_run_is_finished_with_a_decay(undisturbed: TrainConfig, tmp_p
     assert_same_run(tmp_path / "a", tmp_path / "b")
     with pytest.raises(UsageError, match="would have been others"):
         train(dataclasses.replace(longer, steps=10))
+    with pytest.raises(UsageError, match="--steps 7: it has taken 8 already"):
+        train(dataclasses.replace(longer, steps=7))
 
 
 def test_held_out_episodes_are_looked_at_and_the_best_model_is_kept(undisturbed: TrainConfig, tmp_path: Path) -> None:
@@ -540,6 +542,14 @@ def test_held_out_episodes_are_looked_at_and_the_best_model_is_kept(undisturbed:
     best = read(tmp_path / "best" / "model.safetensors")[1]["training"]
     assert best["held_out_loss"] == min(losses.values()) == losses[best["step"]]
     assert Checkpoint.load(tmp_path / "best").tasks.keys() == {"CartPole-v1"}
+
+
+def test_a_damaged_best_model_is_replaced(undisturbed: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(undisturbed, out=tmp_path, holdout=0.25, steps=1)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.safetensors").write_bytes(b"no model")
+    train(config)
+    assert Checkpoint.load(tmp_path / "best").training["step"] == 1
 
 
 def test_an_identity_task_is_learned(tmp_path: Path) -> None:

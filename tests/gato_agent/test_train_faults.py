@@ -39,6 +39,20 @@ def config(data: Path, tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.mark.parametrize("content", ["{}", '{"steps": "2", "decay_steps": 0}'])
+def test_a_config_without_its_steps_is_damaged(content: str, config: TrainConfig) -> None:
+    train(config)
+    (config.out / "config.json").write_text(content)
+    with pytest.raises(GatoError, match=r"config.json is damaged \(it has no steps\)"):
+        train(dataclasses.replace(config, resume=True))
+
+
+def test_what_resumes_a_run_is_no_model_to_begin_with(config: TrainConfig) -> None:
+    train(config)
+    with pytest.raises(UsageError, match=r"state.safetensors does not describe a model"):
+        fine_tuning(str(config.out / "state.safetensors"))
+
+
 @pytest.mark.parametrize("format_", [99, None])
 def test_data_of_another_version_is_said_to_be_so(format_: int | None, config: TrainConfig) -> None:
     (about,) = config.data.glob("*/task.json")

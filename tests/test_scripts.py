@@ -1,0 +1,63 @@
+"""The scripts: temperatures that are measured, and shares of tokens by what tasks lack."""
+
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gato_agent.checkpoint import Checkpoint, locate
+from gato_agent.envs.errors import UsageError
+from gato_agent.evaluate import EvaluateConfig, evaluate
+from gato_agent.page import page
+from gato_agent.report import published
+from gato_agent.results import Outcome, Results, score
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPT = runpy.run_path(str(SCRIPTS / "temperatures.py"))
+Config, main = SCRIPT["Config"], SCRIPT["main"]
+
+
+def test_the_best_temperature_of_a_family_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(shutil.copy(locate(None), tmp_path / "model.safetensors"))
+    before = Checkpoint.load(file)
+    config = Config(tmp_path, ("toytext",), tried=(0.1, 50.0), episodes=2, workers=0)
+    for _ in range(2):  # the second time nothing is played
+        main(config)
+        assert '{"toytext": 0.1}' in capsys.readouterr().out  # at 50 actions are random
+    after = Checkpoint.load(file)
+    assert set(after.temperatures()) >= {"FrozenLake-v1", "Taxi-v4", "CliffWalking-v1"}
+    assert {after.tasks["Taxi-v4"].temperature, after.tasks["CartPole-v1"].temperature} == {0.1, 0.0}
+    assert after.sha256() == before.sha256()
+    results = evaluate(EvaluateConfig(env=("Taxi-v4",), checkpoint=str(file), episodes=1, workers=0))
+    assert results.settings["temperature"]["Taxi-v4"] == 0.1
+    assert "temperature 0.1 in 1 task" in page([results], [("it", [])], {}, published())
+    with pytest.raises(UsageError, match="--suite toys: there are"):
+        main(Config(tmp_path, ("toys",)))
+    with pytest.raises(UsageError, match="--tried 0"):
+        main(Config(tmp_path, ("toytext",), tried=()))
+
+
+def test_tasks_that_lack_more_get_more_and_families_their_share(tmp_path: Path) -> None:
+    by_need = runpy.run_path(str(SCRIPTS / "by_need.py"))["by_need"]
+    results = Results("it", None, None, {})
+    for task, mean in (("CartPole-v1", 500.0), ("Pendulum-v1", -1300.0), ("Taxi-v4", 8.0)):
+        results.tasks[task] = score(task, [Outcome(0, mean, 1, None)])
+    results.failed = {"Acrobot-v1": "it broke"}
+    found = by_need(results, {"classic": 0.6, "toytext": 0.001})
+    assert sum(found[task] for task in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")) == pytest.approx(0.6, abs=1e-3)
+    assert found["CartPole-v1"] * 4 < found["Pendulum-v1"] == found["Acrobot-v1"]
+    assert found["Taxi-v4"] == 0.001
+    for shares in ({"classic": 1.0}, {"classic": 1.0, "toytext": 1.0, "toys": 1.0}):
+        with pytest.raises(UsageError, match="differ: toy"):
+            by_need(results, shares)
+
+
+@pytest.mark.parametrize("shares", ["[1]", "x", '{"classic": 0}', '{"classic": NaN}', '{"classic": "a"}'])
+def test_shares_that_are_none_are_refused_in_one_line(shares: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "by_need.py"), str(tmp_path), shares]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("by_need: error: shares") and done.stderr.count("\n") == 1
