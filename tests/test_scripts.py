@@ -20,13 +20,13 @@ SCRIPT = runpy.run_path(str(SCRIPTS / "temperatures.py"))
 Config, main = SCRIPT["Config"], SCRIPT["main"]
 
 
-def test_the_best_temperature_of_a_family_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_temperature_of_each_task_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = Path(shutil.copy(locate(None), tmp_path / "model.safetensors"))
     before = Checkpoint.load(file)
     config = Config(tmp_path, ("toytext",), tried=(0.1, 50.0), episodes=2, workers=0)
     for _ in range(2):  # the second time nothing is played
         main(config)
-        assert '{"toytext": 0.1}' in capsys.readouterr().out  # at 50 actions are random
+        assert '"Taxi-v4": 0.1' in capsys.readouterr().out  # at 50 actions are random
     after = Checkpoint.load(file)
     assert set(after.temperatures()) >= {"FrozenLake-v1", "Taxi-v4", "CliffWalking-v1"}
     assert {after.tasks["Taxi-v4"].temperature, after.tasks["CartPole-v1"].temperature} == {0.1, 0.0}
@@ -38,6 +38,11 @@ def test_the_best_temperature_of_a_family_is_written(tmp_path: Path, capsys: pyt
         main(Config(tmp_path, ("toys",)))
     with pytest.raises(UsageError, match="--tried 0"):
         main(Config(tmp_path, ("toytext",), tried=()))
+
+
+def test_a_tasks_own_scores_and_its_familys_choose_together() -> None:
+    scores = [{"a": 0.5, "b": 0.5, "c": 0.9}, {"a": 0.6, "b": 0.6, "c": 0.6}, {"a": 0.1, "b": 0.7, "c": 0.8}]
+    assert SCRIPT["chosen"](scores, (0.0, 0.5, 1.0)) == {"a": 0.5, "b": 1.0, "c": 0.0}
 
 
 def test_tasks_that_lack_more_get_more_and_families_their_share(tmp_path: Path) -> None:
