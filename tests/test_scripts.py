@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from gato_agent.checkpoint import Checkpoint, locate
+from gato_agent.checkpoint import Checkpoint, locate, read, to_bytes
 from gato_agent.envs.errors import UsageError
 from gato_agent.evaluate import EvaluateConfig, evaluate
 from gato_agent.page import page
@@ -66,3 +67,17 @@ def test_shares_that_are_none_are_refused_in_one_line(shares: str, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("by_need: error: shares") and done.stderr.count("\n") == 1
+
+
+def test_a_mean_of_weights_lies_between_and_keeps_what_the_later_one_knows(tmp_path: Path) -> None:
+    average = runpy.run_path(str(SCRIPTS / "average.py"))
+    tensors, about = read(locate(None))
+    later = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    about = {**about, "tasks": about["tasks"][:2]}
+    (tmp_path / "later.safetensors").write_bytes(to_bytes(later, {k: v for k, v in about.items() if k != "format"}))
+    average["main"](average["Config"]("shipped", tmp_path / "later.safetensors", tmp_path / "mean", share=0.25))
+    mean, said = read(tmp_path / "mean" / "model.safetensors")
+    assert said["tasks"] == about["tasks"]
+    for name, tensor in tensors.items():
+        moved = 0.25 if tensor.is_floating_point() else 0
+        assert torch.allclose(mean[name].float(), tensor.float() + moved, atol=2e-2), name
