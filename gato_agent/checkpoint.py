@@ -28,6 +28,7 @@ from gato_agent.text import TextTokenizer
 
 FORMAT = 1
 FILE = "model.safetensors"
+SHIPPED = (None, "shipped")  # how the weights in this package are referred to
 TEXT_PIECES = 32
 TEXT_MODEL = "text.model"  # name of the uint8 tensor that holds the SentencePiece model
 
@@ -147,8 +148,8 @@ class Checkpoint:
         """Load a checkpoint in float32, ready for evaluation.
 
         Args:
-            reference: a run folder, a `.safetensors` file, `hub:ORG/NAME` on the Hugging Face hub, or None for the
-                weights shipped with this package.
+            reference: a run folder, a `.safetensors` file, `hub:ORG/NAME` on the Hugging Face hub, or None or
+                `shipped` for the weights in this package.
             device: where to put the weights.
 
         Raises:
@@ -172,13 +173,13 @@ class Checkpoint:
             if tensors[name].shape != shape:
                 raise GatoError(f"{path}: {name} has shape {tuple(tensors[name].shape)} instead of {tuple(shape)}")
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-        name = "shipped weights" if reference is None else str(reference)
+        name = "shipped weights" if reference in SHIPPED else str(reference)
         return cls(model.to(device).eval(), {task.id: task for task in tasks}, text, about.get("training", {}), name)
 
 
 def locate(reference: str | Path | None) -> Path:
-    """Path of a checkpoint file; raises UsageError that says what was looked for."""
-    if reference is None:
+    """Path of a checkpoint file, of None or `shipped` the package's; raises UsageError that says what is not there."""
+    if reference in SHIPPED:
         return Path(str(files("gato_agent"))) / "weights" / FILE
     if isinstance(reference, str) and reference.startswith(PREFIX):
         return _from_hub(reference.removeprefix(PREFIX))

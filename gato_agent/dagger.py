@@ -41,7 +41,7 @@ class Trained:
         """Find a run folder's checkpoint, a file, or the `shipped` one; raises UsageError if there is none."""
         from gato_agent.checkpoint import locate
 
-        path = locate(None if reference == "shipped" else reference).resolve()
+        path = locate(reference).resolve()
         return cls(path, _digest(path))
 
     def knows(self, env_id: str) -> bool:

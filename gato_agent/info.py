@@ -77,7 +77,7 @@ def size_table(size: str) -> Table:
 def _checkpoint(console: Console, reference: str) -> None:
     from gato_agent.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.load(None if reference == "shipped" else reference)
+    checkpoint = Checkpoint.load(reference)
     config = checkpoint.model.config
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
     console.print(f"{checkpoint.name}: {config.layers} layers x {config.width}, context {config.context}, "

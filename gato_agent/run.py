@@ -48,6 +48,7 @@ class Run:
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._at = -1  # step of the latest checkpoint
+        self._best = _rank(_training(self.config.out / BEST / FILE))  # what cannot be read is none
 
     def to_the_end(self) -> Path:
         """Train to the last step or minute, saving now and then and at the end."""
@@ -166,7 +167,8 @@ class Run:
             model = checkpoint.to_bytes(getattr(torch, self.config.weights))
             state = [] if self.config.fsdp else [(folder / STATE, trainer.to_bytes())]
             self._wait()
-            best = _rank(found) > _rank(_training(folder / BEST / FILE))  # what cannot be read is none
+            best = _rank(found) > self._best
+            self._best = max(self._best, _rank(found))
             files = [(folder / BEST / FILE, model)] * best + [(folder / FILE, model), *state]
             self._saving = self._disk.submit(_write, files)
         if self.config.fsdp:

@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> Path:
     ranks, device = join(resolve_device(config.device))
     config.check_processes(ranks.size)
     size = GatoConfig.named(config.size).reshaped(config.shape)
-    start = Checkpoint.load(_reference(config.init), device) if config.init else None
+    start = Checkpoint.load(config.init, device) if config.init else None
     if start and replace(start.model.config, context=size.context) != size:
         its = " --shape ".join(start.model.config.described())
         raise UsageError(
@@ -131,7 +131,7 @@ def fine_tuning(init: str, **given: Any) -> TrainConfig:
         init: run folder, checkpoint file, or `shipped`.
         given: fields of TrainConfig that are to be otherwise than by default.
     """
-    path = locate(_reference(init))
+    path = locate(init)
     try:
         size, shape = GatoConfig.from_json(read(path)[1]["config"]).described()
     except (AttributeError, LookupError, TypeError, UsageError) as error:
@@ -145,8 +145,3 @@ def defaults(arguments: Sequence[str]) -> TrainConfig:
     init.add_argument("--init", nargs="?")
     given = init.parse_known_args(arguments)[0].init
     return fine_tuning(given) if given else TrainConfig()
-
-
-def _reference(init: str | None) -> str | None:
-    """What `Checkpoint.load` takes."""
-    return None if init == "shipped" else init

@@ -32,7 +32,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Write the mean; raises UsageError for checkpoints of different shapes."""
-    before, _ = read(locate(None if config.before == "shipped" else config.before))
+    before, _ = read(locate(config.before))
     after, about = read(locate(config.after))
     shapes = ({name: tensor.shape for name, tensor in each.items()} for each in (before, after))
     if next(shapes) != next(shapes):
