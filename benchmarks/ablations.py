@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a token for each value": {"shape": '{"pack": 1}'},
     "the paper's tokens": {"shape": '{"parallel_actions": 0, "pack": 1}'},
     "fragments from 16 tokens": {"shortest_fragment": 16},
+    "timesteps count alike": {"loss_over": "timesteps"},
     "no smoothing": {"smooth_bins": 0.0},
     "smoothing over 8 bins": {"smooth_bins": 8.0},
     "context 256": {"shape": '{"context": 256}', "batch_size": 8},

@@ -26,7 +26,7 @@ class ActionLoss(nn.Module):
         self.model, self.smooth_bins, self.precision = model, smooth_bins, precision
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums over the targets of each family of a batch, and their numbers."""
+        """Sums over the targets of each family of a batch, and their weights."""
         with torch.autocast(batch.tokens.device.type, self.precision, enabled=self.precision != torch.float32):
             return action_loss(self.model, batch, self.smooth_bins)
 
@@ -38,7 +38,7 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
     target is a mean of rows of the table, so that its score is one product, not one for each id.
 
     Returns:
-        Sums in nats, and numbers of targets, each float32 [families].
+        Sums in nats of targets times their weight, and of these weights, each float32 [families].
     """
     hidden = model(
         batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
@@ -46,10 +46,10 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
     ).flatten(0, 1)  # fmt: skip
     learning = torch.is_grad_enabled()
     scored: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rows of the table, and their means around each
-    sums, counts = [torch.zeros((), device=hidden.device)] * batch.families, [0] * batch.families
+    sums, weights = [torch.zeros((), device=hidden.device)] * batch.families, [0.0] * batch.families
     asked = hidden[torch.cat([target.position for target in batch.targets])]  # once: it costs a pass over all of them
     parts = asked.split([len(target.position) for target in batch.targets])
-    for (low, high, _, ids, family, place), part in zip(batch.targets, parts, strict=True):
+    for (low, high, _, ids, family, place, weight), part in zip(batch.targets, parts, strict=True):
         if (low, high) not in scored:
             rows = wanted = model.scored(low, high).float()
             if smooth_bins and model.config.vocabulary.ordered(low):
@@ -59,9 +59,9 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
         rows, wanted = scored[low, high]
         here = model.predicting(part, place).float()
         total: Tensor = CrossEntropy.apply(here, rows, wanted, ids - low, learning)  # type: ignore[no-untyped-call]
-        sums[family] = sums[family] + total
-        counts[family] += len(ids)
-    return torch.stack(sums), torch.tensor(counts, dtype=torch.float32, device=hidden.device)
+        sums[family] = sums[family] + weight * total
+        weights[family] += weight * len(ids)
+    return torch.stack(sums), torch.tensor(weights, dtype=torch.float32, device=hidden.device)
 
 
 class CrossEntropy(torch.autograd.Function):

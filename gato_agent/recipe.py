@@ -18,6 +18,7 @@ LATER = {
     "accumulate": 1,
     "ema": 0.0,
     "shortest_fragment": 0,
+    "loss_over": "tokens",
 }  # what runs were before there was a choice
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 # Adam at a constant rate, as the paper does it (appendix). For our own sizes the rate is that of training from nothing:
@@ -71,6 +72,9 @@ class TrainConfig:
     """Share of the values that each sub-layer adds which is left out in training."""
     smooth_bins: float = 4.0
     """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
+    loss_over: Literal["tokens", "timesteps"] = "tokens"
+    """What counts alike in the loss: action tokens, or timesteps, whatever their number of action tokens, of which a
+    humanoid has seventeen and a grid world one."""
     text_pieces: int | None = None
     """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32."""
     text_model: Path | None = None

@@ -43,7 +43,8 @@ class Run:
         self.trainer, self.windows, self.data, self.shaping, self.device = trainer, windows, data, shaping, device
         self.config, self.ranks = trainer.config, trainer.ranks
         held = data.held_out
-        self.held_out = Windows(held, window=windows.window, batch_size=1, demos=1.0) if held else None
+        window, by_timestep = windows.window, windows.by_timestep
+        self.held_out = Windows(held, window=window, batch_size=1, demos=1.0, by_timestep=by_timestep) if held else None
         self.families = sorted(set(data.families))
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None

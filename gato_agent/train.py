@@ -71,6 +71,7 @@ def train(config: TrainConfig) -> Path:
         windows = Windows(
             data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
             weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,
+            by_timestep=config.loss_over == "timesteps",
         )  # fmt: skip
         torch.manual_seed(config.seed)
         model = start.model if start else Gato(size).to(device)

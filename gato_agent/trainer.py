@@ -35,7 +35,7 @@ class Figures(NamedTuple):
     """What one optimizer step was like, over the whole batch, of which each process is given its part."""
 
     loss: float
-    """Per target, in nats."""
+    """Per target, in nats, or per timestep with `loss_over`."""
     norm: float
     """Of the gradient, before it is clipped to 1."""
     families: tuple[float | None, ...]
@@ -79,21 +79,22 @@ class Trainer:
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
-        here = sum(len(target.id) for part in parts for target in part.targets)
+        here = sum(target.weight * len(target.id) for part in parts for target in part.targets)
         # A tensor: a GPU is waited for only when all its work is given out.
-        targets = self.ranks.sum(torch.tensor(float(here), device=self.device)).clamp(min=1)
+        weight = self.ranks.sum(torch.tensor(float(here), device=self.device))
+        weight = torch.where(weight > 0, weight, 1)
         self.optimizer.zero_grad()
         found = []
         for part in parts:
             with self._together(part is parts[-1]):
-                sums, counts = self._loss(part)
-                (sums.sum() * self.ranks.size / targets).backward()  # gradients are averaged over the processes
-            found.append(torch.stack((sums.detach(), counts)))
+                sums, weights = self._loss(part)
+                (sums.sum() * self.ranks.size / weight).backward()  # gradients are averaged over the processes
+            found.append(torch.stack((sums.detach(), weights)))
         self._forget_unused(parts)
         norm = clip(self.model, 1.0, self.ranks)
-        losses, numbers = self.ranks.sum(torch.stack(found).sum(0)).tolist()  # of all processes, by family
-        families = tuple(loss / number if number else None for loss, number in zip(losses, numbers, strict=True))
-        figures = Figures(sum(losses) / max(1.0, sum(numbers)), norm.item(), families)
+        losses, weighed = self.ranks.sum(torch.stack(found).sum(0)).tolist()  # of all processes, by family
+        families = tuple(loss / each if each else None for loss, each in zip(losses, weighed, strict=True))
+        figures = Figures(sum(losses) / (sum(weighed) or 1.0), norm.item(), families)
         if not math.isfinite(figures.loss + figures.norm):
             raise GatoError(
                 f"step {self.step}: the loss is {figures.loss} and its gradient {figures.norm}; the last checkpoint is "
@@ -194,4 +195,4 @@ class Trainer:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
         model = (model or self.result).eval()
         parts = [action_loss(model, windows.batch(i).to(self.device)) for i in range(batches)]
-        return sum(sums.sum().item() for sums, _ in parts) / max(1, sum(counts.sum().item() for _, counts in parts))
+        return sum(sums.sum().item() for sums, _ in parts) / (sum(each.sum().item() for _, each in parts) or 1.0)

@@ -13,6 +13,8 @@ from gato_agent.prompt import DEMO_SHARE
 from gato_agent.spaces import PACK, PAD, PATCH
 from gato_agent.tokenized import Opening, TokenizedTask
 
+Kind = tuple[int, int, int, int, float]  # what targets share: low, high, family, place, weight
+
 
 class Targets(NamedTuple):
     """Action tokens to be predicted that share a range of legal ids, of tasks of one family."""
@@ -23,6 +25,7 @@ class Targets(NamedTuple):
     id: Tensor  # int64 [m], the token to predict
     family: int = 0  # of the tasks that they are from
     place: int = 0  # among the action tokens that are predicted from the same state
+    weight: float = 1.0  # of each in the loss
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,15 @@ class Windows:
         demos: share of the fragments that begin with a demonstration, of tasks that have such prompts.
         shortest: tokens of the shortest fragments; their lengths are log-uniform up to a window. 0: as long as there is
             room. Timesteps that follow each other teach much the same, so many short fragments teach more.
+        by_timestep: whether all timesteps weigh the same in the loss, and not all action tokens.
     """
 
     def __init__(
         self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, shortest: int = 0,
+        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, shortest: int = 0, by_timestep: bool = False,
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
-        self.shortest = min(shortest, window) or window
+        self.shortest, self.by_timestep = min(shortest, window) or window, by_timestep
         lengths = self.shortest * (window / self.shortest) ** ((np.arange(20) + 0.5) / 20)
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
         share /= [np.mean([task.mean_fragment(int(length)) for length in lengths]) for task in self.tasks]
@@ -105,15 +109,15 @@ class Windows:
         )
 
     def _targets(self, windows: "list[_Window]") -> list[Targets]:
-        """Collect the targets of all windows by their range of legal ids, their family and their place."""
-        found: dict[tuple[int, int, int, int], list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
+        """Collect the targets of all windows by their range of legal ids, family, place and weight."""
+        found: dict[Kind, list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
         for i, window in enumerate(windows):
             for kind, position, label in window.targets:
                 found.setdefault(kind, []).append((position + i * self.window, label))
         targets = []
-        for (low, high, *rest), pairs in sorted(found.items()):
+        for (low, high, family, place, weight), pairs in sorted(found.items()):
             at, ids = (torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True))
-            targets.append(Targets(low, high, at, ids, *rest))
+            targets.append(Targets(low, high, at, ids, family, place, weight))
         return targets
 
 
@@ -127,7 +131,8 @@ class _Window:
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
         self.packs: list[NDArray[np.int16]] = []
-        self.targets: list[tuple[tuple[int, int, int, int], NDArray[np.int64], NDArray[np.int32]]] = []
+        self.targets: list[tuple[Kind, NDArray[np.int64], NDArray[np.int32]]] = []
+        self.by_timestep = source.by_timestep
         at = number = 0
         while at < source.window:
             task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
@@ -154,9 +159,10 @@ class _Window:
             self.patches.append(patches[:shown])
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
+        weight = 1 / task.tokenizer.n_act if self.by_timestep else 1.0
         for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
             after, which = divmod(i, task.tokenizer.each)
             token = np.arange(len(opening.tokens) + task.tokenizer.first + after, len(tokens), rows.shape[1])
             label = task.labels[where][: len(token), i]
-            self.targets.append(((low, high, task.family, which), at + token, label))
+            self.targets.append(((low, high, task.family, which, weight), at + token, label))
         return len(tokens)

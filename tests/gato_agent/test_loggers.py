@@ -138,7 +138,7 @@ def test_operations_are_those_that_torch_counts() -> None:
     for batch in batches():
         with FlopCounterMode(display=False) as counter:
             hidden = model(batch.tokens, batch.patches, intervals=batch.intervals).flatten(0, 1)
-            for low, high, position, _, _, place in batch.targets:
+            for low, high, position, _, _, place, _ in batch.targets:
                 model.logits(model.predicting(hidden[position], place), low, high)
         # Of attention torch counts nothing on a CPU.
         pairs = len(batch.tokens) * sum(min(i + 1, size.context) for i in range(700))

@@ -95,7 +95,7 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
         )[0]  # fmt: skip
         logits = {
             (at, place): model.logits(model.predicting(hidden[at], place), low, high)
-            for low, high, position, _, _, place in batch.targets
+            for low, high, position, _, _, place, _ in batch.targets
             for at in position.tolist()
         }
     return [logits[at] for at in sorted(logits)]

@@ -72,12 +72,24 @@ def test_loss_is_the_mean_over_legal_ids_at_action_positions() -> None:
     model, batch = Gato(SHORT).eval(), random_batch()
     hidden = model(batch.tokens, segment=batch.segment).flatten(0, 1)
     total = 0.0
-    for low, high, position, ids, _, place in batch.targets:
+    for low, high, position, ids, _, place, _ in batch.targets:
         logits = model.logits(model.predicting(hidden[position], place), low, high)
         total += F.cross_entropy(logits, ids - low, reduction="sum").item()
     found, count = action_loss(model, batch)
     assert found.item() == pytest.approx(total, rel=1e-5)
     assert count.tolist() == [50]
+
+
+def test_targets_count_by_their_weights() -> None:
+    torch.manual_seed(0)
+    model, batch = Gato(SHORT).eval(), random_batch()
+    alone = [action_loss(model, dataclasses.replace(batch, targets=[target]))[0] for target in batch.targets]
+    weighed = [target._replace(weight=weight) for target, weight in zip(batch.targets, (0.25, 2.0), strict=True)]
+    sums, weights = action_loss(model, dataclasses.replace(batch, targets=weighed))
+    assert sums.item() == pytest.approx((0.25 * alone[0] + 2 * alone[1]).item(), rel=1e-6)
+    assert weights.tolist() == [0.25 * 20 + 2 * 30]
+    figures = Trainer(TrainConfig(smooth_bins=0.0), model).update(dataclasses.replace(batch, targets=weighed))
+    assert figures.loss == pytest.approx(sums.item() / 65, rel=1e-6)
 
 
 @pytest.mark.parametrize("smooth", [0.0, 4.0])
@@ -86,7 +98,7 @@ def test_loss_and_its_gradients_are_those_of_cross_entropy(smooth: float, monkey
     torch.manual_seed(0)
     model, batch = Gato(SHORT), random_batch()
     hidden = model(batch.tokens, local=batch.local, segment=batch.segment).flatten(0, 1)
-    low, high, position, ids, _, place = batch.targets[0]
+    low, high, position, ids, _, place, _ = batch.targets[0]
     target = gaussian(1024, smooth, hidden.device)[ids - low] if smooth else ids - low
     logits = model.logits(model.predicting(hidden[position], place), low, high)
     expected = F.cross_entropy(logits, target, reduction="sum")

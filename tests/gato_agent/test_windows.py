@@ -118,7 +118,7 @@ def test_parallel_actions_are_predicted_at_once_and_never_read(pack: int, parall
     batch = Windows([task], window=100, batch_size=4, seed=0).batch(0)
     assert (batch.packs is None) == (pack == 1)
     assert batch.packs is None or len(batch.packs) == (batch.tokens == PACK).sum()
-    for low, high, position, ids, _, place in batch.targets:
+    for low, high, position, ids, _, place, _ in batch.targets:
         action = 0 if high - low == 3 else 1
         local = batch.local.flatten()[position]
         assert place == action % parallel
@@ -203,6 +203,16 @@ def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: Token
     assert steps[1] / sum(steps) == pytest.approx(0.75, abs=0.1)  # the longest ones are cut at ends of windows
     longest = np.bincount(batch.segment[0].numpy()).max()
     assert 7 <= longest <= 2000
+
+
+def test_timesteps_weigh_the_same_whatever_the_number_of_their_action_tokens(task: TokenizedTask) -> None:
+    tokenizer = SpaceTokenizer(OBSERVATION, Dict({"a": Discrete(5)}), VOCABULARY)
+    one = TokenizedTask.of("one", tokenizer, [episode(40, 5)])
+    batch = Windows([task, one], window=200, batch_size=20, by_timestep=True).batch(0)
+    weights = {(t.low, t.high): t.weight for t in batch.targets}
+    assert [weights[low, high] for low, high in task.tokenizer.legal.tolist()] == [0.5, 0.5]
+    assert [weights[low, high] for low, high in tokenizer.legal.tolist()] == [1.0]
+    assert {t.weight for t in Windows([task], window=200, batch_size=2).batch(0).targets} == {1.0}
 
 
 def test_an_observation_that_cannot_be_tokenised_is_named() -> None:
