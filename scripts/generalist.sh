@@ -13,6 +13,8 @@ precision=$(<"$folder/precision")
 # Experts' episodes, some of whose actions are random: many where they are short, and of Atari's, which are large, few.
 noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/data"; }
 noisy --suite babyai mujoco --episodes 300
+noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400 # 7 to 10 steps each
+noisy --env BabyAI-{PutNextS4N1,PutNextS5N1,PutNextS5N2,OpenRedBlueDoorsDebug}-v0 --episodes 2800
 noisy --suite babyai_rgb --episodes 2000
 noisy --suite panda --episodes 3000
 noisy --suite robotics --episodes 600
@@ -45,8 +47,8 @@ met --env MinAtar/Freeway-v1 MinAtar/SpaceInvaders-v1 --episodes 12
 met --suite babyai_rgb --episodes 120
 
 gato-agent evaluate --suite all --checkpoint "$folder/first" --episodes 10 --workers 2 --out "$folder/first/results"
-learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 20 --steps 2300 \
-    --decay-steps 1950 --mixture "$(python scripts/by_need.py "$folder/first/results" "$shares")"
+learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 30 --steps 3800 \
+    --decay-steps 3300 --loss-over timesteps --mixture "$(python scripts/by_need.py "$folder/first/results" "$shares")"
 
 python scripts/temperatures.py "$folder/run" --suite babyai
 gato-agent evaluate --suite all --checkpoint "$folder/run" --episodes 50 --workers 2 --out "$folder/results"
