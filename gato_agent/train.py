@@ -68,11 +68,7 @@ def train(config: TrainConfig) -> Path:
             before = shaping = _shaping(config, size, start, data, device, ranks)
         if any(other != data.sha256 for other in ranks.gather(data.sha256)):
             raise GatoError(f"{config.data} is not the same in all processes: wait until nothing writes to it")
-        windows = Windows(
-            data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-            weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,
-            by_timestep=config.loss_over == "timesteps",
-        )  # fmt: skip
+        windows = _windows(config, size, data)
         torch.manual_seed(config.seed)
         model = start.model if start else Gato(size).to(device)
         model.config = size  # positions are relative and have no weights: any context goes on from any other
@@ -99,6 +95,15 @@ def _data(config: TrainConfig, size: GatoConfig, start: Checkpoint | None) -> Da
     _check_tasks(config, data.tasks, known)
     mixture(config.mixture, list(data.tasks))
     return data
+
+
+def _windows(config: TrainConfig, size: GatoConfig, data: Data) -> Windows:
+    """Where what is learned from comes from, step by step."""
+    return Windows(
+        data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
+        weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,
+        by_timestep=config.loss_over == "timesteps",
+    )  # fmt: skip
 
 
 def _shaping(

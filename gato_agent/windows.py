@@ -13,7 +13,7 @@ from gato_agent.prompt import DEMO_SHARE
 from gato_agent.spaces import PACK, PAD, PATCH
 from gato_agent.tokenized import Opening, TokenizedTask
 
-Kind = tuple[int, int, int, int, float]  # what targets share: low, high, family, place, weight
+TargetKind = tuple[int, int, int, int, float]  # what targets share: low, high, family, place, weight
 
 
 class Targets(NamedTuple):
@@ -110,7 +110,7 @@ class Windows:
 
     def _targets(self, windows: "list[_Window]") -> list[Targets]:
         """Collect the targets of all windows by their range of legal ids, family, place and weight."""
-        found: dict[Kind, list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
+        found: dict[TargetKind, list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
         for i, window in enumerate(windows):
             for kind, position, label in window.targets:
                 found.setdefault(kind, []).append((position + i * self.window, label))
@@ -131,7 +131,7 @@ class _Window:
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
         self.packs: list[NDArray[np.int16]] = []
-        self.targets: list[tuple[Kind, NDArray[np.int64], NDArray[np.int32]]] = []
+        self.targets: list[tuple[TargetKind, NDArray[np.int64], NDArray[np.int32]]] = []
         self.by_timestep = source.by_timestep
         at = number = 0
         while at < source.window:
