@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py --data data --only adamw muon --seeds 0 1 2
 
+`--data` has episodes with noise, `--clean` as many without. The held-out loss is of a run's own kind of data.
 Runs are kept, and a call that was stopped goes on. The table is of all that were finished, also by other calls.
 """
 
@@ -10,9 +11,11 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import tyro
@@ -20,6 +23,7 @@ import tyro
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.files import write_files
 from gato_agent.returns import play_shortly
+from gato_agent.spaces import BINS
 from gato_agent.train import TrainConfig, train
 
 TASKS = ("LunarLander-v3", "Hopper-v5", "Meta-World/push-v3", "BabyAI-GoToLocal-v0", "Pendulum-v1")
@@ -35,8 +39,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "the paper's tokens": {"shape": '{"parallel_actions": 0, "pack": 1}'},
     "fragments from 16 tokens": {"shortest_fragment": 16},
     "timesteps count alike": {"loss_over": "timesteps"},
+    "episodes without noise": {"clean": True},
     "no smoothing": {"smooth_bins": 0.0},
     "smoothing over 8 bins": {"smooth_bins": 8.0},
+    "tables begin at random": {"random_tables": True},
     "context 256": {"shape": '{"context": 256}', "batch_size": 8},
     "8 layers of 96": {"shape": '{"layers": 8, "width": 96, "heads": 3, "feed_forward": 384}'},
     "2 layers of 192": {"shape": '{"layers": 2, "width": 192, "heads": 6, "feed_forward": 768}'},
@@ -52,6 +58,8 @@ class Ablations:
 
     data: Path = Path("data")
     """Folder with a folder of episodes for each task."""
+    clean: Path = Path("data-clean")
+    """The same, without noise."""
     only: tuple[str, ...] = ()
     """Variants to train; by default all of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -75,9 +83,16 @@ def options(config: Ablations, name: str, seed: int) -> TrainConfig:
     given = {**config.base, **VARIANTS[name]}
     if given.get("decay_steps", 0) < 0:  # a share of the run
         given["decay_steps"] = config.steps // -given["decay_steps"]
+    given.pop("random_tables", None)  # of the weights, see `measure`
+    data = config.clean if given.pop("clean", False) else config.data
     out = config.out / f"{name.replace(' ', '-').replace('/', '')}-{seed}"
-    folders = tuple(config.data / task.replace("/", "%2F") for task in config.tasks)
+    folders = tuple(data / task.replace("/", "%2F") for task in config.tasks)
     return TrainConfig(data=folders, out=out, steps=config.steps, seed=seed, save_every=config.steps, **given)
+
+
+def random_tables() -> AbstractContextManager[object]:
+    """Neighbouring bins have nothing in common when training begins."""
+    return patch("gato_agent.initialise.smooth_bins", lambda width: torch.randn(BINS, width))
 
 
 def measure(config: Ablations, name: str, seed: int) -> dict[str, Any]:
@@ -87,7 +102,8 @@ def measure(config: Ablations, name: str, seed: int) -> dict[str, Any]:
     if file.exists():
         return dict(json.loads(file.read_text()))
     began = time.process_time()
-    path = train(recipe)
+    with random_tables() if VARIANTS[name].get("random_tables") else nullcontext():
+        path = train(recipe)
     spent = time.process_time() - began
     checkpoint = Checkpoint.load(path)
     torch.manual_seed(0)
