@@ -37,6 +37,8 @@ class Config:
     """Run folder, file, or shipped."""
     precision: tuple[Reduced, ...] = ("bfloat16", "int8")
     """Of the agents beside the one of float32."""
+    device: str = "cpu"
+    """cpu or cuda, which has no int8."""
     steps: int = 10_000
     """Of each task, in ten environments at once."""
 
@@ -74,12 +76,13 @@ class Watched:
 def main(config: Config) -> None:
     """Print a table as Markdown, a task and a precision a row."""
     torch.set_num_threads(1)
-    checkpoint = Checkpoint.load(None if config.checkpoint == "shipped" else config.checkpoint)
+    checkpoint = Checkpoint.load(None if config.checkpoint == "shipped" else config.checkpoint, config.device)
     console = Console()
     console.print("| task | weights | same | near | largest error of a logit |", "|---|---|---:|---:|---:|", sep="\n")
     for env in config.env:
-        with seat(checkpoint, env, 10, temperature=0.0) as (agent, envs):
-            others = [Agent(checkpoint, agent.task, precision=each, temperature=0.0) for each in config.precision]
+        how: dict[str, Any] = {"device": config.device, "temperature": 0.0}
+        with seat(checkpoint, env, 10, **how) as (agent, envs):
+            others = [Agent(checkpoint, agent.task, precision=each, **how) for each in config.precision]
             watched = Watched(agent, others)
             for _ in islice(steps(watched, envs, count(1_000_000)), config.steps):
                 pass

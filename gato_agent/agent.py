@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.decode import Choose, Prefill, Told
-from gato_agent.engine import Precision, make_decoder
+from gato_agent.decode import Choose, Precision, Prefill, Told
+from gato_agent.engine import make_decoder
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.structure import Columns, batch, columns, row, stack
 from gato_agent.hub import push
@@ -39,7 +39,7 @@ class Agent:
         temperature: 0 for the likeliest action token, or the median of bins; otherwise tokens are sampled from
             softmax(logits / temperature). By default what the checkpoint has for the task.
         seed: of the sampling; lane i has its own stream.
-        precision: of the weights that are played with, on a CPU.
+        precision: of the weights that are played with; int8 on a CPU only.
         prompt: what episodes begin with: none, or by default what the task was trained with.
         demonstration: an episode of the task, for an agent that was trained with demonstrations.
 
@@ -124,9 +124,9 @@ class Agent:
         self._pin(np.ones(lanes, dtype=np.bool_), self._prompter.reset(lanes))
         self._lanes = lanes
         # What enters the model in each step: last action token, observation, separator; or a timestep without action.
-        self._tokens = torch.full((lanes, len(local)), separator, device=self.device)
-        self._local = torch.from_numpy(local).to(self.device).repeat(lanes, 1)
-        self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).to(self.device).repeat(lanes, 1, 1)
+        self._tokens = torch.full((lanes, len(local)), separator)
+        self._local = torch.from_numpy(local).repeat(lanes, 1)
+        self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).repeat(lanes, 1, 1)
         self._fresh = np.ones(lanes, dtype=np.bool_)
         self._steps = np.zeros(lanes, dtype=np.int64)
         generators = [torch.Generator().manual_seed(self.seed + lane) for lane in range(lanes)]
@@ -216,19 +216,17 @@ class Agent:
         self._restart(start)
         seen = self._encode(observation, start)
         self._tokens[:, self._last : self._last + self.tokenizer.n_obs] = torch.from_numpy(seen.tokens)
-        patches, packs = (
-            torch.from_numpy(flat(part)).to(self.device) if part.size else None for part in (seen.patches, seen.packs)
-        )
+        patches, packs = (torch.from_numpy(flat(part)) if part.size else None for part in (seen.patches, seen.packs))
         prefill = Prefill(self._tokens, self._local, patches, self._intervals, packs)
         action = self._decoder.step(prefill, self._choose)
         self._tokens[:, : self._last] = action[:, action.shape[1] - self._last :]
         self._steps += 1
-        return self.tokenizer.decode_actions(action.cpu().numpy())
+        return self.tokenizer.decode_actions(action.numpy())
 
     def _restart(self, start: NDArray[np.bool_]) -> None:
         """Begin new episodes in some lanes; in their first pass a PAD stands where the last action token would."""
         if start.any():
-            lanes = torch.from_numpy(start).to(self.device)
+            lanes = torch.from_numpy(start)
             age = self._prompter.tokens  # where the observation begins; the PAD goes before it
             self._decoder.restart(lanes, age - self._last)
             self._tokens[:, : self._last].masked_fill_(lanes.unsqueeze(1), PAD)
@@ -238,8 +236,7 @@ class Agent:
     def _pin(self, lanes: NDArray[np.bool_], prompts: Prefill | None) -> None:
         """Give lanes the prompts of their episodes, if there are any."""
         if prompts is not None:
-            there = [part if part is None else part.to(self.device) for part in prompts]
-            self._decoder.pin(torch.from_numpy(lanes).to(self.device), Prefill(*there))  # type: ignore[arg-type]
+            self._decoder.pin(torch.from_numpy(lanes), prompts)
 
     def _encode(self, observation: Columns, start: NDArray[np.bool_]) -> Observed:
         """Tokens, patches and packs of the lanes' observations; pins prompts of new episodes."""

@@ -8,8 +8,7 @@ import json
 import math
 import platform
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,11 +22,13 @@ from torch import Tensor
 
 from gato_agent.agent import resolve_device
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder
 from gato_agent.embedding import VALUE_WIDTH
-from gato_agent.engine import Engine, Precision, make_decoder
+from gato_agent.engine import Engine, make_decoder
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
+from gato_agent.graphs import GraphDecoder
+from gato_agent.machine import Machine, timed
 from gato_agent.model import ACTION_WIDTH, Gato
 from gato_agent.spaces import BINS, PACK, PAD
 
@@ -47,7 +48,7 @@ class BenchConfig:
     lanes: tuple[int, ...] = (1,)
     """Environments at once."""
     precision: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
-    """Of the weights, on a CPU."""
+    """Of the weights; int8 on a CPU only."""
     context: int | None = None
     """Filled context in tokens; by default all of it."""
     device: str = "auto"
@@ -58,6 +59,8 @@ class BenchConfig:
     """Timed steps of each kind."""
     compare: bool = True
     """Also time the uncached model, PyTorch's operators with the cache, and GPT-2 of Hugging Face (if installed)."""
+    compiled: bool = False
+    """On a GPU, also time blocks that were compiled, which takes minutes."""
     json: Path | None = None
     """Write the figures to this file too."""
 
@@ -133,7 +136,7 @@ class Job:
             raise UsageError(
                 f"--task {observations}/{actions}: a model of this size has {config.local_positions} places"
             )
-        self.local = torch.tensor([local], device=device).repeat(lanes, 1)
+        self.local = torch.tensor([local]).repeat(lanes, 1)
         self.passes = [len(local)] + [1] * (0 if each else actions - 1)  # tokens of each in a step
         heads = (actions * config.width + BINS) * ACTION_WIDTH if each else BINS * config.width
         self.read = [heads] * len(self.passes)  # weights of each pass besides those of the blocks
@@ -141,13 +144,13 @@ class Job:
 
     def prefill(self) -> Prefill:
         """The next observation."""
-        tokens = torch.randint(0, self.config.vocabulary.size, self.local.shape, device=self.device)
+        tokens = torch.randint(0, self.config.vocabulary.size, self.local.shape)
         if not self.packs:
             return Prefill(tokens, self.local, None, None)
         begin = 0 if self.config.parallel_actions else 1
         tokens[:, begin : begin + self.packs] = PACK
-        packs = torch.full((self.lanes, self.packs * self.config.pack), PAD, dtype=torch.int16, device=self.device)
-        packs[:, : self.observations] = torch.randint(0, BINS, (self.lanes, self.observations), device=self.device)
+        packs = torch.full((self.lanes, self.packs * self.config.pack), PAD, dtype=torch.int16)
+        packs[:, : self.observations] = torch.randint(0, BINS, (self.lanes, self.observations))
         return Prefill(tokens, self.local, None, None, packs.view(-1, self.config.pack))
 
     def fill(self, decoder: Decoder, context: int) -> None:
@@ -169,61 +172,22 @@ class Job:
         return step
 
 
-class Machine:
-    """What the machine can do at best, measured: bytes and operations a second."""
+def floor_of(machine: Machine, job: Job, context: int, precision: Precision) -> float:
+    """The least that a step can take, in seconds; sums are of float32 on a CPU whatever the weights are.
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self._bandwidth: dict[int, float] = {}
-        self._peak: dict[torch.dtype, float] = {}
-
-    def bandwidth(self, size: int) -> float:
-        """Bytes a second of reading `size` bytes again and again, from whichever cache holds them."""
-        rounded = 2 ** round(math.log2(size))
-        if rounded not in self._bandwidth:
-            x = torch.ones(rounded // 4, device=self.device)
-            walls, _ = timed(lambda: torch.dot(x, x), max(50, 2**31 // rounded), self.device)
-            self._bandwidth[rounded] = rounded / min(walls)
-        return self._bandwidth[rounded]
-
-    def peak(self, dtype: torch.dtype) -> float:
-        """Operations a second of a product of square matrices."""
-        if dtype not in self._peak:
-            n = 512 if self.device == "cpu" else 8192
-            x = torch.ones(n, n, dtype=dtype, device=self.device)
-            walls, _ = timed(lambda: x @ x, 50, self.device)
-            self._peak[dtype] = 2 * n**3 / min(walls)
-        return self._peak[dtype]
-
-    def floor(self, job: Job, context: int, precision: Precision) -> float:
-        """The least that a step can take, in seconds; sums are of float32 on a CPU whatever the weights are."""
-        c = job.config
-        weight, kept = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
-        parameters = c.layers * (4 * c.width**2 + c.width * c.feed_forward + c.width * c.feed_forward // 2)
-        total = 0.0
-        for n, read in zip(job.passes, job.read, strict=True):
-            cached = 2 * job.lanes * c.layers * min(context, c.context) * c.width
-            size = (parameters + read) * weight + cached * kept
-            operations = 2 * job.lanes * n * parameters + 2 * n * cached
-            peak = self.peak(torch.float32 if self.device == "cpu" else torch.bfloat16)
-            total += max(size / self.bandwidth(size), operations / peak)
-        return total
-
-
-def timed(
-    step: Callable[[], object], repeats: int, device: str, warm_up: int = 3
-) -> tuple[list[float], list[float]]:  # fmt: skip
-    """Wall and processor seconds of each call, after a warm-up."""
-    walls, cpus = [], []
-    for i in range(repeats + warm_up):
-        wall, cpu = time.perf_counter(), time.process_time()
-        step()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        if i >= warm_up:
-            walls.append(time.perf_counter() - wall)
-            cpus.append(time.process_time() - cpu)
-    return walls, cpus
+    On a GPU it is at least the launch of a graph.
+    """
+    c = job.config
+    weight, kept = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
+    parameters = c.layers * (4 * c.width**2 + c.width * c.feed_forward + c.width * c.feed_forward // 2)
+    total = 0.0
+    for n, read in zip(job.passes, job.read, strict=True):
+        cached = 2 * job.lanes * c.layers * min(context, c.context) * c.width
+        size = (parameters + read) * weight + cached * kept
+        operations = 2 * job.lanes * n * parameters + 2 * n * cached
+        peak = machine.peak(torch.float32 if machine.device == "cpu" else getattr(torch, precision))
+        total += max(size / machine.bandwidth(size), operations / peak)
+    return max(total, machine.launch)
 
 
 @torch.inference_mode()
@@ -234,7 +198,7 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
     def row(name: str, step: Callable[[], object], precision: Precision = "float32", share: int = 1) -> StepFigures:
         walls, cpus = timed(step, max(5, config.repeats // share), job.device)
         median = statistics.median(walls)
-        floor, cpu = machine.floor(job, context, precision), statistics.median(cpus)
+        floor, cpu = floor_of(machine, job, context, precision), statistics.median(cpus)
         taken = cpu if job.device == "cpu" and config.num_threads == 1 else median
         return StepFigures(
             size, f"{job.observations}/{job.actions}", job.lanes, name, context, median * 1e3,
@@ -246,11 +210,7 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
         job.fill(decoder, context)
         return row(name, lambda: decoder.step(job.prefill(), Choose()), precision)
 
-    rows = []
-    for precision in config.precision if job.device == "cpu" else ():
-        decoder = make_decoder(model, job.legal, precision, config.num_threads)
-        if isinstance(decoder, Engine):
-            rows.append(cached(f"engine {precision}", decoder, precision))
+    rows = [cached(f"{name} {precision}", decoder, precision) for name, decoder, precision in fast(config, model, job)]
     if config.compare or not rows:
         rows.append(cached("pytorch", TorchDecoder(model, job.legal)))
     if model.config.parallel_actions or model.config.pack > 1:  # others have nothing like it
@@ -260,6 +220,20 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
     if config.compare and (peer := gpt2(job, context)):
         rows.append(row("transformers", peer, share=5))
     return rows
+
+
+def fast(config: BenchConfig, model: Gato, job: Job) -> Iterator[tuple[str, Decoder, Precision]]:
+    """The decoders that agents play with here, and their names."""
+    for precision in config.precision:
+        if job.device != "cpu" and precision == "int8":
+            continue
+        decoder = make_decoder(model, job.legal, precision, config.num_threads)
+        if isinstance(decoder, Engine):
+            yield "engine", decoder, precision
+        elif isinstance(decoder, GraphDecoder):
+            yield "graph", decoder, precision
+            if config.compiled:
+                yield "compiled", GraphDecoder(model, job.legal, precision, compiled=True), precision
 
 
 def gpt2(job: Job, context: int) -> Callable[[], None] | None:
@@ -279,7 +253,7 @@ def gpt2(job: Job, context: int) -> Callable[[], None] | None:
     peer(torch.zeros(job.lanes, context, dtype=torch.int64, device=job.device), past_key_values=state, logits_to_keep=1)
 
     def step() -> None:
-        tokens: Tensor = job.prefill().tokens
+        tokens: Tensor = job.prefill().tokens.to(job.device)
         for _ in range(job.actions):
             logits = peer(tokens, past_key_values=state, use_cache=True, logits_to_keep=1).logits
             tokens = logits[:, -1:].argmax(-1)

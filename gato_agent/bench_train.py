@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.agent import resolve_device
-from gato_agent.bench import Machine, timed
 from gato_agent.checkpoint import TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.envs.files import write_files
 from gato_agent.flops import training_flops
+from gato_agent.machine import Machine, timed
 from gato_agent.model import Attention, Block, Gato
 from gato_agent.recipe import Precision, TrainConfig
 from gato_agent.rollouts.episode import Episode

@@ -23,6 +23,8 @@ class Cache:
         pinned: bool [lane, prompt], where the prompt has a key to see.
     """
 
+    multiple = 1  # to which the number of slots is rounded up
+
     def __init__(
         self,
         config: GatoConfig,
@@ -34,7 +36,7 @@ class Cache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.prompt, self.recent = prompt, config.context - prompt
-        self.slots = self.recent + longest_pass - 1
+        self.slots = -(-(self.recent + longest_pass - 1) // self.multiple) * self.multiple
         shape = (config.layers, lanes, config.heads, prompt + self.slots, config.head_size)
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
@@ -80,13 +82,20 @@ class Cache:
         """Number of slots that were ever written, counted from the first."""
         return min(self._written, self.slots)
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write one layer's keys and values [lane, head, n, head_size]; return the prompt's and what the ring holds."""
-        all_k, all_v = self.k[layer], self.v[layer]
+    def update(self, held: Tensor, given: Tensor) -> Tensor:
+        """Write keys or values of one layer.
+
+        Args:
+            held: `k[layer]` or `v[layer]`.
+            given: those of this pass, [lane, head, n, head_size].
+
+        Returns:
+            The prompt's and what the ring holds.
+        """
+        ring = held[:, :, self.prompt :]
         for source, target in self._moves:
-            all_k[:, :, self.prompt :][:, :, target] = k[:, :, source]
-            all_v[:, :, self.prompt :][:, :, target] = v[:, :, source]
-        return all_k[:, :, : self.prompt + self.filled], all_v[:, :, : self.prompt + self.filled]
+            ring[:, :, target] = given[:, :, source]
+        return held[:, :, : self.prompt + self.filled]
 
 
 class Pinning:
@@ -101,6 +110,7 @@ class Pinning:
 
     def __init__(self, cache: Cache, lanes: Tensor) -> None:
         self.cache, self.lanes = cache, lanes.nonzero().flatten()
+        self.k, self.v = cache.k, cache.v
 
     def advance(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Token index [prompt], and who sees whom: bool [row, 1, prompt, prompt]."""
@@ -109,8 +119,7 @@ class Pinning:
         distance = index[:, None] - index
         return index, ((distance >= 0) & (tokens != PAD)[:, None, None, :]) | (distance == 0)
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep one layer's keys and values [row, head, prompt, head_size]; they are all that is seen."""
-        n = self.cache.prompt
-        self.cache.k[layer, self.lanes, :, :n], self.cache.v[layer, self.lanes, :, :n] = k, v
-        return k, v
+    def update(self, held: Tensor, given: Tensor) -> Tensor:
+        """Keep keys or values of one layer, [row, head, prompt, head_size]; they are all that is seen."""
+        held[self.lanes, :, : self.cache.prompt] = given.to(held.dtype)
+        return given

@@ -1,7 +1,7 @@
 """One control step: read the observation, then write the action token by token."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from gato_agent.cache import Cache, Pinning
 from gato_agent.model import Gato
 
 Legal = Sequence[tuple[int, int]]  # half-open id range of each action token
+Precision = Literal["float32", "bfloat16", "int8"]  # of weights; the cache is float32 for the first, else bfloat16
 
 
 class Prefill(NamedTuple):
@@ -23,6 +24,11 @@ class Prefill(NamedTuple):
     patches: Tensor | None  # uint8 [lanes * k, 16, 16, 4]
     intervals: Tensor | None  # integer [lanes * k, 2, 2]
     packs: Tensor | None = None  # integer [lanes * p, pack]
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device."""
+        there = [part if part is None else part.to(device) for part in self]
+        return type(self)(*there)  # type: ignore[arg-type]  # None where it was
 
 
 class Choose:
@@ -78,6 +84,8 @@ class Told(Choose):
 class Decoder(Protocol):
     """Decodes actions for a number of lanes, each with a memory of its own episode.
 
+    What it takes and gives lies on the CPU, wherever the model is.
+
     Attributes:
         logits: of each action token in the latest step, float [lanes, ids legal for it].
     """
@@ -109,27 +117,32 @@ class TorchDecoder:
     """
 
     def __init__(self, model: Gato, legal: Legal) -> None:
-        self.model, self.legal = model, legal
+        self.model, self.legal, self.device = model, legal, model.norm.weight.device
         self.logits: list[Tensor] = []
 
     def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
         """See `Decoder`."""
-        weight = self.model.norm.weight
-        self.cache = Cache(self.model.config, lanes, longest_pass, prompt, device=weight.device, dtype=weight.dtype)
+        dtype = self.model.norm.weight.dtype
+        self.cache = Cache(self.model.config, lanes, longest_pass, prompt, device=self.device, dtype=dtype)
 
     @torch.inference_mode()
     def pin(self, lanes: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
-        tokens, local, patches, intervals, packs = prompts
-        self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=Pinning(self.cache, lanes))
+        tokens, local, patches, intervals, packs = prompts.to(self.device)
+        pinning = Pinning(self.cache, lanes.to(self.device))
+        self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=pinning)
 
     def restart(self, lanes: Tensor, age: int = 0) -> None:
         """See `Decoder`."""
-        self.cache.restart(lanes, age)
+        self.cache.restart(lanes.to(self.device), age)
 
     @torch.inference_mode()
     def step(self, prefill: Prefill, choose: Choose) -> Tensor:
-        """See `Decoder`.
+        """See `Decoder`."""
+        return self.decode(prefill.to(self.device), choose).cpu()
+
+    def decode(self, prefill: Prefill, choose: Choose) -> Tensor:
+        """A step, from and to the device of the model.
 
         The separator's hidden state gives the first token and each token gives the next, so an action of A tokens
         takes A passes; the last one is not fed back here but enters with the next observation. With

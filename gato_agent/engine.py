@@ -7,7 +7,7 @@ of memory, by products of few rows, for which no library is tuned.
 import ctypes
 import logging
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder
+from gato_agent.graphs import GraphDecoder
 from gato_agent.model import Block, Gato
 from gato_agent.native import library
 from gato_agent.spaces import BINS, PACK, PAD, PATCH
@@ -23,7 +24,6 @@ from gato_agent.spaces import BINS, PACK, PAD, PATCH
 SOURCE = Path(__file__).with_name("engine.cpp")
 PANEL = 64  # outputs that are stored side by side, as in engine.cpp
 NEVER = -(2**62)  # token index of a slot that nothing may see
-Precision = Literal["float32", "bfloat16", "int8"]  # of weights; the cache is float32 for the first, else bfloat16
 
 _log = logging.getLogger(__name__)
 
@@ -214,7 +214,15 @@ class Engine:
 
 
 def make_decoder(model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None) -> Decoder:
-    """The fastest decoder for a model: `Engine` on a CPU with a C++ compiler, else `TorchDecoder`, with a note."""
+    """The fastest decoder for a model: `Engine` on a CPU with a C++ compiler, `GraphDecoder` on a GPU of CUDA.
+
+    Elsewhere `TorchDecoder`, with a note.
+
+    Raises:
+        UsageError: a precision that the device does not have.
+    """
+    if model.norm.weight.is_cuda:
+        return GraphDecoder(model, legal, precision)
     try:
         if model.norm.weight.device.type != "cpu":
             raise OSError("the engine is for CPUs")

@@ -16,7 +16,7 @@ from gato_agent import summary
 from gato_agent.agent import resolve_device
 from gato_agent.board import Board, families, table, wide_console
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.engine import Precision
+from gato_agent.decode import Precision
 from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.make import find_spec, parse_kwargs
@@ -73,7 +73,7 @@ class EvaluateConfig:
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Precision = "float32"
-    """Of the weights, on a CPU: bfloat16 and int8 are faster for large models."""
+    """Of the weights: bfloat16, and on a CPU int8, are faster for large models."""
     prompt: Literal["none", "text", "demo"] | None = None
     """What episodes begin with: none, or by default what the agent was trained with."""
     demo: Path | None = None

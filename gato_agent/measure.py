@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from gato_agent.agent import resolve_device
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.engine import Precision
+from gato_agent.decode import Precision
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector

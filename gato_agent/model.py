@@ -106,11 +106,12 @@ class CachedLayer(NamedTuple):
     """The cache as one layer sees it."""
 
     cache: Cache | Pinning
-    layer: int
+    k: Tensor  # what is held of this layer
+    v: Tensor
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this pass's keys and values; return all that are held."""
-        return self.cache.update(self.layer, k, v)
+        """Store this pass's keys and values; return all that are seen."""
+        return self.cache.update(self.k, k), self.cache.update(self.v, v)
 
 
 class ActionHeads(nn.Module):
@@ -191,7 +192,7 @@ class Gato(nn.Module):
         else:
             places = self._cached_places(cache, tokens, x.dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, places, None if cache is None else CachedLayer(cache, layer))
+            x = block(x, places, None if cache is None else CachedLayer(cache, cache.k[layer], cache.v[layer]))
         return self.norm(x)  # type: ignore[no-any-return]
 
     def _places(

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from gato_agent.agent import resolve_device
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.engine import Precision
+from gato_agent.decode import Precision
 from gato_agent.envs.errors import at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import Actor, steps
@@ -61,7 +61,7 @@ class PlayConfig:
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Precision = "float32"
-    """Of the weights, on a CPU: bfloat16 and int8 are faster for large models."""
+    """Of the weights: bfloat16, and on a CPU int8, are faster for large models."""
     prompt: Literal["none", "text", "demo"] | None = None
     """What episodes begin with: none, or by default what the agent was trained with."""
     demo: Path | None = None

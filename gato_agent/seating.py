@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.engine import Precision
+from gato_agent.decode import Precision
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.make import make_vector
 from gato_agent.matching import find_task

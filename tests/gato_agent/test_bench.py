@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato_agent.bench import BenchConfig, Job, Machine, bench, counts, gpt2
+from gato_agent.bench import BenchConfig, Job, bench, counts, floor_of, gpt2
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import UsageError
+from gato_agent.machine import Machine
 from gato_agent.spaces import PACK, PAD
 
 CONFIG = GatoConfig(2, 2, 64, 128, 64, 64, (32, 64), 16)
@@ -48,11 +49,13 @@ def test_the_floor_grows_with_what_must_be_read_and_done() -> None:
     machine.peak = lambda dtype: 1e9  # type: ignore[method-assign]
     parameters = 2 * (4 * 64**2 + 64 * 128 + 64 * 64)
     one = Job(CONFIG, 4, 1, 1, "cpu")
-    assert machine.floor(one, 64, "float32") == pytest.approx((12 * parameters + 24 * 2 * 2 * 64 * 64 / 2) / 1e9)
-    assert machine.floor(Job(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > machine.floor(one, 64, "float32")
-    assert machine.floor(Job(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > machine.floor(one, 64, "float32")
+    assert floor_of(machine, one, 64, "float32") == pytest.approx((12 * parameters + 24 * 2 * 2 * 64 * 64 / 2) / 1e9)
+    assert floor_of(machine, Job(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > floor_of(machine, one, 64, "float32")
+    assert floor_of(machine, Job(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > floor_of(machine, one, 64, "float32")
     machine.peak = lambda dtype: 1e15  # type: ignore[method-assign]
-    assert machine.floor(one, 64, "bfloat16") == pytest.approx(machine.floor(one, 64, "float32") / 2)
+    assert floor_of(machine, one, 64, "bfloat16") == pytest.approx(floor_of(machine, one, 64, "float32") / 2)
+    machine.launch = 1.0
+    assert floor_of(machine, one, 64, "bfloat16") == 1.0
 
 
 def test_the_peer_has_as_many_weights_as_ours() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato_agent.bench import Machine
 from gato_agent.bench_train import PlainLoop, TrainBenchConfig, bench_train, made_up
 from gato_agent.config import GatoConfig
+from gato_agent.machine import Machine
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -30,9 +31,9 @@ def legal_for(config: GatoConfig) -> Legal:
 class Lanes:
     """Drives a decoder with observations and restarts, and keeps what it saw and answered."""
 
-    def __init__(self, model: Gato, lanes: int, kind: type[TorchDecoder | Engine], prompt: int = 0) -> None:
+    def __init__(self, model: Gato, lanes: int, kind: Callable[[Gato, Legal], Decoder], prompt: int = 0) -> None:
         self.config, self.lanes, self.prompt = model.config, lanes, prompt
-        self.decoder: Decoder = kind(model, legal_for(model.config))
+        self.decoder = kind(model, legal_for(model.config))
         self.decoder.reset(lanes, OBSERVATION + 2, prompt)
         self.last = torch.full((lanes, 1), PAD)
         self.local = torch.tensor([[-1, *range(OBSERVATION), -1]]).expand(lanes, -1)

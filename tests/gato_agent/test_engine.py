@@ -21,9 +21,9 @@ from gato_agent import engine, native
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder, median
+from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder, median
 from gato_agent.embedding import VALUE_WIDTH
-from gato_agent.engine import Engine, Precision, make_decoder, pack
+from gato_agent.engine import Engine, make_decoder, pack
 from gato_agent.envs.loop import steps
 from gato_agent.model import ACTION_WIDTH, Gato
 from gato_agent.seating import seat

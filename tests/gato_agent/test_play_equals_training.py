@@ -14,8 +14,8 @@ from torch import Tensor
 from gato_agent import agent as agent_module
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
-from gato_agent.engine import Engine, Precision
+from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder
+from gato_agent.engine import Engine
 from gato_agent.envs.structure import Columns, columns
 from gato_agent.model import Gato
 from gato_agent.rollouts.episode import Episode
@@ -24,6 +24,7 @@ from gato_agent.text import TextTokenizer
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.windows import Windows
 from tests.gato_agent.shapes import NANO
+from tests.gato_agent.taped import Taped
 
 SMALL = dataclasses.replace(NANO, context=48, layers=2)
 OBSERVATION = Dict({
@@ -102,7 +103,7 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("followed", [False, True])
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
+@pytest.mark.parametrize("kind", [TorchDecoder, Engine, Taped])
 def test_logits_in_play_are_those_of_training(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], followed: bool
 ) -> None:
