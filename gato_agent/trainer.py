@@ -81,7 +81,7 @@ class Trainer:
             group["lr"] = self.config.rate(self.step)
         here = sum(target.weight * len(target.id) for part in parts for target in part.targets)
         # A tensor: a GPU is waited for only when all its work is given out.
-        weight = self.ranks.sum(torch.tensor(float(here), device=self.device))
+        weight = self.ranks.sum(torch.full((), float(here), device=self.device))
         weight = torch.where(weight > 0, weight, 1)
         self.optimizer.zero_grad()
         found = []
@@ -151,7 +151,7 @@ class Trainer:
         held = _sharded().names(part)
         for name, parameter in self.model.named_parameters():
             self.optimizer.state[parameter] = {
-                key: torch.zeros(()) if key == "step" else torch.zeros_like(parameter)
+                key: torch.zeros((), device=self.device) if key == "step" else torch.zeros_like(parameter)
                 for key in KEPT if f"{key}.{name}" in held
             }  # fmt: skip
         _sharded().load(part, self._tensors())
