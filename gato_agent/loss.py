@@ -61,7 +61,8 @@ def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> tuple[Te
         total: Tensor = CrossEntropy.apply(here, rows, wanted, ids - low, learning)  # type: ignore[no-untyped-call]
         sums[family] = sums[family] + weight * total
         weights[family] += weight * len(ids)
-    return torch.stack(sums), torch.tensor(weights, dtype=torch.float32, device=hidden.device)
+    # Moved without waiting: else backward would begin only when a GPU has done all of forward.
+    return torch.stack(sums), torch.tensor(weights).to(hidden.device, non_blocking=True)
 
 
 class CrossEntropy(torch.autograd.Function):

@@ -11,6 +11,7 @@ from gato_agent.band import Band
 from gato_agent.cache import Cache, Pinning
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
+from gato_agent.flex import Flex
 from gato_agent.initialise import NoInitialisation, initialise
 from gato_agent.rotary import Angles, angles_of, rotate
 from gato_agent.spaces import BINS, POSITIONS
@@ -35,11 +36,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, places: Places | Band, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: Places | Band | Flex, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
-        if isinstance(places, Band):
+        if not isinstance(places, Places):
             return self.out(places.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
         qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
         q, k = rotate(qkv[:2], *places.angles)
@@ -96,7 +97,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, places: Places | Band, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, places: Places | Band | Flex, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         x = x + self.drop(self.attention(self.attention_norm(x), places, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
@@ -197,10 +198,12 @@ class Gato(nn.Module):
 
     def _places(
         self, tokens: Tensor, segment: Tensor | None, index: Tensor | None, pinned: Tensor | None, dtype: torch.dtype
-    ) -> Places | Band:
+    ) -> Places | Band | Flex:
         """Of whole sequences."""
         size, context = self.config.head_size, self.config.context
         index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
+        if self.compiled and self.training and tokens.device.type != "cpu":
+            return Flex.of(self.config, tokens, segment, index, pinned, dtype)
         if self.compiled and self.training:
             places = torch.arange(int(index.max()) + 1)
             cos, sin = (x.squeeze(0) for x in angles_of(places, size, torch.float32))

@@ -86,7 +86,8 @@ class TrainConfig:
     """Of matrix products in training: bfloat16 is faster where the hardware has it (AVX-512 BF16, AMX, CUDA), and far
     slower elsewhere. Weights, sums, norms, the loss and, on a CPU, the optimizer are of float32 either way."""
     compile: bool = True
-    """Attention in C++, compiled at first use, on a CPU with a compiler. Part of what makes a run bit-exact."""
+    """Attention that is compiled at first use: in C++ on a CPU with a compiler, FlexAttention on a GPU. Part of what
+    makes a run bit-exact."""
     weights: Precision = "float32"
     """Precision in which model.safetensors is stored; play uses float32."""
     mixture: str = "{}"

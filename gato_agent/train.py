@@ -11,7 +11,6 @@ import torch
 
 from gato_agent import run_folder
 from gato_agent.agent import resolve_device
-from gato_agent.band import fits
 from gato_agent.checkpoint import Checkpoint, TrainedTask, locate, read
 from gato_agent.config import GatoConfig
 from gato_agent.data import load_data, mixture
@@ -25,7 +24,7 @@ from gato_agent.model import Gato
 from gato_agent.ranks import Ranks, join
 from gato_agent.recipe import TrainConfig
 from gato_agent.run import Run
-from gato_agent.trainer import Trainer
+from gato_agent.trainer import Trainer, compiles
 from gato_agent.windows import Windows
 
 __all__ = ["TrainConfig", "defaults", "fine_tuning", "train"]
@@ -111,7 +110,7 @@ def _shaping(
 ) -> dict[str, Any]:
     """All that makes a run what it is, to the bit."""
     shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
-    shaping["compile"] = (config.compile and fits(size, torch.device(device).type)) or None
+    shaping["compile"] = compiles(config, size, torch.device(device)) or None
     shaping |= {"data_sha256": data.sha256, **({"init_sha256": start.sha256()} if start else {})}
     return shaping | ({"processes": ranks.size, "device": config.device} if ranks.size > 1 else {})
 

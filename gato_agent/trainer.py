@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gato_agent.band import fits
+from gato_agent import band, flex
 from gato_agent.checkpoint import read, to_bytes
+from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss
 from gato_agent.model import Gato, StochasticDepth
@@ -29,6 +30,11 @@ STATE = "state.safetensors"
 def _sharded() -> ModuleType:
     """Importing PyTorch's FSDP takes half as long as importing PyTorch, and few runs need it."""
     return import_module("gato_agent.sharded")
+
+
+def compiles(config: TrainConfig, size: GatoConfig, device: torch.device) -> bool:
+    """Whether windows are trained on with compiled attention: C++ on a CPU, FlexAttention on a GPU."""
+    return config.compile and (band.fits(size, device.type) or flex.fits(size, device.type))
 
 
 class Figures(NamedTuple):
@@ -54,7 +60,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
         self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
         self.device = model.norm.weight.device
-        model.compiled = config.compile and fits(model.config, self.device.type)
+        model.compiled = compiles(config, model.config, self.device)
         for module in model.modules():
             if isinstance(module, StochasticDepth):
                 module.dropout = config.dropout
@@ -81,7 +87,7 @@ class Trainer:
             group["lr"] = self.config.rate(self.step)
         here = sum(target.weight * len(target.id) for part in parts for target in part.targets)
         # A tensor: a GPU is waited for only when all its work is given out.
-        weight = self.ranks.sum(torch.tensor(float(here), device=self.device))
+        weight = self.ranks.sum(torch.full((), float(here), device=self.device))
         weight = torch.where(weight > 0, weight, 1)
         self.optimizer.zero_grad()
         found = []
@@ -151,7 +157,7 @@ class Trainer:
         held = _sharded().names(part)
         for name, parameter in self.model.named_parameters():
             self.optimizer.state[parameter] = {
-                key: torch.zeros(()) if key == "step" else torch.zeros_like(parameter)
+                key: torch.zeros((), device=self.device) if key == "step" else torch.zeros_like(parameter)
                 for key in KEPT if f"{key}.{name}" in held
             }  # fmt: skip
         _sharded().load(part, self._tensors())

@@ -50,7 +50,12 @@ class Batch:
             return None if x is None else x.to(device, non_blocking=True)
 
         tokens, local, segment = (x.to(device, non_blocking=True) for x in (self.tokens, self.local, self.segment))
-        targets = [t._replace(position=t.position.to(device), id=t.id.to(device)) for t in self.targets]
+        counts = [len(t.id) for t in self.targets]  # many and small ones, which are moved together
+        asked, ids = (
+            torch.split(torch.cat(parts).to(device, non_blocking=True), counts) if parts else ()
+            for parts in ([t.position for t in self.targets], [t.id for t in self.targets])
+        )
+        targets = [t._replace(position=p, id=i) for t, p, i in zip(self.targets, asked, ids, strict=True)]
         images, prompts = (move(self.patches), move(self.intervals)), (move(self.index), move(self.pinned))
         return Batch(tokens, local, segment, *images, targets, self.families, *prompts, move(self.packs))
 

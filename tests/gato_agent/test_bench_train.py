@@ -12,15 +12,17 @@ from gato_agent.config import GatoConfig
 from gato_agent.machine import Machine
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)
+on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
 def test_it_prints_and_writes_a_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GatoConfig, "nano", classmethod(lambda cls: SHORT))
     monkeypatch.setattr(Machine, "peak", lambda self, dtype: 1e11)
     file = tmp_path / "bench.json"
-    rows = bench_train(TrainBenchConfig(size=("nano",), batch_size=2, repeats=1, json=file, device="cpu"))
+    rows = bench_train(TrainBenchConfig(size=("nano",), batch_size=2, repeats=1, json=file, device=device))
     assert [row.precision for row in rows] == ["float32", "bfloat16"]
     assert json.loads(file.read_text())["rows"] == [dataclasses.asdict(row) for row in rows]
     for row in rows:
