@@ -47,7 +47,7 @@ def main(config: Config) -> None:
     """Print a table as Markdown, a task a row."""
     torch.set_num_threads(1)
     checkpoint = Checkpoint.load(None if config.checkpoint == "shipped" else config.checkpoint)
-    setattr(agent, "make_decoder", lambda model, legal, *_: decode.TorchDecoder(model, legal))  # noqa: B010
+    setattr(agent, "make_decoder", lambda model, legal, *_, **__: decode.TorchDecoder(model, legal))  # noqa: B010
     console = Console()
     console.print(f"| task | {' | '.join(CHOICES)} |", "|---|" + "---:|" * len(CHOICES), sep="\n", highlight=False)
     for task in config.env:

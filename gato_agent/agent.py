@@ -40,6 +40,7 @@ class Agent:
             softmax(logits / temperature). By default what the checkpoint has for the task.
         seed: of the sampling; lane i has its own stream.
         precision: of the weights that are played with; int8 on a CPU only.
+        compiled: whether a GPU's steps are compiled first, which takes a minute and is for large models.
         prompt: what episodes begin with: none, or by default what the task was trained with.
         demonstration: an episode of the task, for an agent that was trained with demonstrations.
 
@@ -50,7 +51,7 @@ class Agent:
     def __init__(
         self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu",
         temperature: float | None = None, seed: int = 0, precision: Precision = "float32", prompt: Kind | None = None,
-        demonstration: Episode | None = None,
+        demonstration: Episode | None = None, compiled: bool = False,
     ) -> None:  # fmt: skip
         temperature = task.temperature if temperature is None else temperature
         if not 0 <= temperature < math.inf:
@@ -65,7 +66,7 @@ class Agent:
         pieces = checkpoint.text.encode if checkpoint.text else None
         self._prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
-        self._decoder = make_decoder(self.model, legal, precision)
+        self._decoder = make_decoder(self.model, legal, precision, compiled=compiled)
         self._last = 0 if self.config.parallel_actions else 1  # action tokens that enter with the next observation
         self._lanes = 0  # none before the first reset
 
@@ -81,6 +82,7 @@ class Agent:
         precision: Precision = "float32",
         prompt: Kind | None = None,
         demonstration: Episode | None = None,
+        compiled: bool = False,
     ) -> Self:
         """Load a checkpoint for an environment.
 
@@ -94,6 +96,7 @@ class Agent:
             precision: see `Agent`.
             prompt: see `Agent`.
             demonstration: see `Agent`.
+            compiled: see `Agent`.
 
         Raises:
             UsageError: no such checkpoint, or it knows neither the environment's id nor its spaces.
@@ -105,7 +108,7 @@ class Agent:
         task = find_task(checkpoint, env)
         return cls(
             checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision, prompt=prompt,
-            demonstration=demonstration,
+            demonstration=demonstration, compiled=compiled,
         )  # fmt: skip
 
     def push_to_hub(

@@ -46,8 +46,11 @@ def _block(q: Tensor, far: Tensor | None, k: Tensor, v: Tensor, row: Rows) -> Te
     if pinned is None or far is None:
         return F.scaled_dot_product_attention(q[at, :, i], k[at, :, j], v[at, :, j], mask)
     near, from_afar = q[at, :, i] @ k[at, :, j].mT, far[at, :, i] @ k[at, :, pinned.keys].mT
-    scores = torch.cat((near, from_afar), dim=3) * q.shape[3] ** -0.5 + torch.cat((mask, pinned.mask), dim=3)
-    return torch.matmul(scores.softmax(3), torch.cat((v[at, :, j], v[at, :, pinned.keys]), dim=2))
+    scores = torch.cat((from_afar, near), dim=3) * q.shape[3] ** -0.5 + torch.cat((pinned.mask, mask), dim=3)
+    shares = scores.softmax(3, torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
+    if pinned.keys.stop == j.start:  # neighbours, as in a cache, need not be copied
+        return torch.matmul(shares, v[at, :, pinned.keys.start : j.stop])
+    return torch.matmul(shares, torch.cat((v[at, :, pinned.keys], v[at, :, j]), dim=2))
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

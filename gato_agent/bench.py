@@ -28,7 +28,7 @@ from gato_agent.engine import Engine, make_decoder
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.graphs import GraphDecoder
-from gato_agent.machine import Machine, timed
+from gato_agent.machine import WARM_UP, Machine, timed
 from gato_agent.model import ACTION_WIDTH, Gato
 from gato_agent.spaces import BINS, PACK, PAD
 
@@ -51,6 +51,8 @@ class BenchConfig:
     """Of the weights; int8 on a CPU only."""
     context: int | None = None
     """Filled context in tokens; by default all of it."""
+    prompt: int = 0
+    """Tokens that are pinned before it, as instructions are."""
     device: str = "auto"
     """auto, cpu or cuda."""
     num_threads: int = 1
@@ -90,6 +92,7 @@ def bench(config: BenchConfig) -> list[StepFigures]:
     Raises:
         UsageError: an unknown size or task.
     """
+    at_least(0, prompt=config.prompt)
     at_least(1, lanes=min(config.lanes), num_threads=config.num_threads, repeats=config.repeats, context=config.context)
     torch.set_num_threads(config.num_threads)
     device, console = resolve_device(config.device), Console(soft_wrap=True)
@@ -97,7 +100,8 @@ def bench(config: BenchConfig) -> list[StepFigures]:
     machine = Machine(device)
     for size in config.size:
         torch.manual_seed(0)
-        model = Gato(GatoConfig.named(size).reshaped(config.shape)).to(device).eval()
+        with torch.device(device):
+            model = Gato(GatoConfig.named(size).reshaped(config.shape)).eval()
         for task in config.task:
             for lanes in config.lanes:
                 rows += measure(config, machine, size, model, Job(model.config, *counts(task), lanes, device))
@@ -153,10 +157,15 @@ class Job:
         packs[:, : self.observations] = torch.randint(0, BINS, (self.lanes, self.observations))
         return Prefill(tokens, self.local, None, None, packs.view(-1, self.config.pack))
 
-    def fill(self, decoder: Decoder, context: int) -> None:
-        """Start anew and step until `context` tokens are held."""
-        decoder.reset(self.lanes, self.passes[0])
-        for _ in range(math.ceil(context / sum(self.passes))):
+    def fill(self, decoder: Decoder, context: int, prompt: int = 0) -> None:
+        """Start anew and step until `context` tokens are held, the prompt's among them."""
+        decoder.reset(self.lanes, self.passes[0], prompt)
+        if prompt:
+            tokens = torch.randint(0, self.config.vocabulary.size, (self.lanes, prompt))
+            every = torch.ones(self.lanes, dtype=torch.bool)
+            decoder.pin(every, Prefill(tokens, torch.full_like(tokens, -1), None, None))
+            decoder.restart(every, prompt)
+        for _ in range(math.ceil((context - prompt) / sum(self.passes))):
             decoder.step(self.prefill(), Choose())
 
     def rerun(self, model: Gato) -> Callable[[], None]:
@@ -173,9 +182,9 @@ class Job:
 
 
 def floor_of(machine: Machine, job: Job, context: int, precision: Precision) -> float:
-    """The least that a step can take, in seconds; sums are of float32 on a CPU whatever the weights are.
+    """The least that a step can take, in seconds, when `context` tokens are held.
 
-    On a GPU it is at least the launch of a graph.
+    Sums are of float32 on a CPU whatever the weights are. On a GPU it is at least the launch of a graph.
     """
     c = job.config
     weight, kept = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
@@ -195,10 +204,12 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
     """Every way to take one step, each on a context that it filled itself."""
     context = min(config.context or model.config.context, model.config.context)
 
-    def row(name: str, step: Callable[[], object], precision: Precision = "float32", share: int = 1) -> StepFigures:
+    def row(
+        name: str, step: Callable[[], object], precision: Precision = "float32", share: int = 1, held: int = context
+    ) -> StepFigures:
         walls, cpus = timed(step, max(5, config.repeats // share), job.device)
         median = statistics.median(walls)
-        floor, cpu = floor_of(machine, job, context, precision), statistics.median(cpus)
+        floor, cpu = floor_of(machine, job, held, precision), statistics.median(cpus)
         taken = cpu if job.device == "cpu" and config.num_threads == 1 else median
         return StepFigures(
             size, f"{job.observations}/{job.actions}", job.lanes, name, context, median * 1e3,
@@ -207,8 +218,10 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
         )  # fmt: skip
 
     def cached(name: str, decoder: Decoder, precision: Precision = "float32") -> StepFigures:
-        job.fill(decoder, context)
-        return row(name, lambda: decoder.step(job.prefill(), Choose()), precision)
+        more = 0 if context == model.config.context else (config.repeats + WARM_UP) * sum(job.passes)
+        begin = max(context - more, config.prompt + 1)  # so that it is filled in the end
+        job.fill(decoder, begin, config.prompt)
+        return row(name, lambda: decoder.step(job.prefill(), Choose()), precision, held=begin + more // 2)
 
     rows = [cached(f"{name} {precision}", decoder, precision) for name, decoder, precision in fast(config, model, job)]
     if config.compare or not rows:

@@ -213,16 +213,18 @@ class Engine:
         return kept, (_Choice * len(kept))(*kept)
 
 
-def make_decoder(model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None) -> Decoder:
+def make_decoder(
+    model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None, *, compiled: bool = False
+) -> Decoder:
     """The fastest decoder for a model: `Engine` on a CPU with a C++ compiler, `GraphDecoder` on a GPU of CUDA.
 
-    Elsewhere `TorchDecoder`, with a note.
+    Elsewhere `TorchDecoder`, with a note. `compiled` is for GPUs.
 
     Raises:
         UsageError: a precision that the device does not have.
     """
     if model.norm.weight.is_cuda:
-        return GraphDecoder(model, legal, precision)
+        return GraphDecoder(model, legal, precision, compiled=compiled)
     try:
         if model.norm.weight.device.type != "cpu":
             raise OSError("the engine is for CPUs")

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
-from gato_agent.graphs import cuda_graph
+from gato_agent.recording import CudaGraphs, Run
+
+WARM_UP = 3  # calls that are not counted
 
 
 class Machine:
@@ -27,7 +28,8 @@ class Machine:
             if self.device == "cpu":
                 walls, _ = timed(lambda: torch.dot(x, x), max(50, 2**31 // rounded), self.device)
             else:  # many in a call: starting one and waiting for it takes longer than to read a little
-                walls = [wall / 20 for wall in timed(lambda: [x.sum() for _ in range(20)], 20, self.device)[0]]
+                sums = self._recorded(lambda: [x.sum() for _ in range(20)])
+                walls = [wall / 20 for wall in timed(sums, 20, self.device)[0]]
             self._bandwidth[rounded] = rounded / min(walls)
         return self._bandwidth[rounded]
 
@@ -35,7 +37,7 @@ class Machine:
         """Operations a second of a product of square matrices."""
         if dtype not in self._peak:
             n = 512 if self.device == "cpu" else 8192
-            x = torch.ones(n, n, dtype=dtype, device=self.device)
+            x = torch.randn(n, n, device=self.device).to(dtype)  # ones would draw less power, and run faster
             walls, _ = timed(lambda: x @ x, 50, self.device)
             self._peak[dtype] = 2 * n**3 / min(walls)
         return self._peak[dtype]
@@ -46,16 +48,17 @@ class Machine:
         if self.device == "cpu":
             return 0.0
         x = torch.zeros(1, device=self.device)
+        return min(timed(self._recorded(lambda: [x.add_(1)]), 50, self.device)[0])
 
-        def step() -> list[Tensor]:
-            return [x.add_(1)]
-
-        step()
-        return min(timed(cuda_graph(step), 50, self.device)[0])
+    @staticmethod
+    def _recorded(work: Run) -> Run:
+        """Work as a CUDA graph, after it was done once."""
+        work()
+        return CudaGraphs()(work)
 
 
 def timed(
-    step: Callable[[], object], repeats: int, device: str, warm_up: int = 3
+    step: Callable[[], object], repeats: int, device: str, warm_up: int = WARM_UP
 ) -> tuple[list[float], list[float]]:  # fmt: skip
     """Wall and processor seconds of each call, after a warm-up."""
     walls, cpus = [], []

@@ -46,9 +46,11 @@ class Attention(nn.Module):
         q, k = rotate(qkv[:2], *places.angles)
         v = qkv[2].to(q.dtype)
         if cache is not None:
-            k, v = cache.update(k, v)  # [b, h, slots, d/h]
-        far = None if places.clamped is None else rotate(qkv[0], *places.clamped)
-        return self.out(attend(q, k, v, places.rows, far).transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+            k, v = cache.update(k, v)  # [b, h, slots, d/h], perhaps of another dtype
+            q = q.to(k.dtype)
+        far = None if places.clamped is None else rotate(qkv[0], *places.clamped).to(q.dtype)
+        y = attend(q, k, v, places.rows, far).transpose(1, 2).reshape(b, n, d)
+        return self.out(y.to(x.dtype) if cache is not None else y)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -220,11 +222,12 @@ class Gato(nn.Module):
         """Of the next tokens of every lane, for which this makes room."""
         index, seen = cache.advance(tokens)
         size, everything, pinned, clamped = self.config.head_size, slice(None), None, None
+        kept = cache.k.dtype if isinstance(cache, Cache) else dtype
         if isinstance(cache, Cache) and cache.prompt:
             shown = cache.pinned[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
-            pinned = Pinned(slice(0, cache.prompt), additive(shown, dtype))
+            pinned = Pinned(slice(0, cache.prompt), additive(shown, kept))
             clamped = angles_of(index.clamp(max=self.config.context - 1), size, dtype)
-        rows = Rows(everything, everything, slice(cache.prompt, None), additive(seen, dtype), pinned)
+        rows = Rows(everything, everything, slice(cache.prompt, None), additive(seen, kept), pinned)
         return Places([rows], angles_of(index, size, dtype), clamped)
 
     def predicting(self, hidden: Tensor, place: int = 0) -> Tensor:

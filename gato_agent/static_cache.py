@@ -28,27 +28,42 @@ class StaticCache(Cache):
     ) -> None:  # fmt: skip
         super().__init__(config, lanes, longest_pass, prompt, device=device, dtype=dtype)
         self.written = torch.zeros((), dtype=torch.int64, device=device)
+        self.buckets = [*(size for size in BUCKETS if size < self.slots), self.slots]
         self.bucket = self.slots
 
     def plan(self, tokens: int) -> int:
         """Choose the bucket for a step that writes so many tokens; returns it."""
         self._written += tokens
-        self.bucket = next((size for size in BUCKETS if self._written <= size < self.slots), self.slots)
+        self.bucket = next((size for size in self.buckets if self._written <= size), self.slots)
         return self.bucket
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was written."""
+        return self._written > 0
+
+    def clear(self) -> None:
+        """Forget everything; what is left in the ring is seen by nobody."""
+        self.index.fill_(NEVER)
+        self.pinned.fill_(False)
+        self.age.zero_()
+        self.written.zero_()
+        self._written = 0
 
     def advance(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """See `Cache`; who sees whom is bool [lane, 1, n, bucket]."""
         n = tokens.shape[1]
-        self._at = (self.written + self._slot[:n]) % self.slots
+        at = (self.written + self._slot[:n]) % self.slots
+        self._place = self.prompt + at
         query = self.age.unsqueeze(1) + self._slot[:n]  # [lane, n]
-        self.index.index_copy_(1, self._at, query.masked_fill(tokens == PAD, NEVER))
+        self.index.index_copy_(1, at, query.masked_fill(tokens == PAD, NEVER))
         self.age += n
         self.written += n
         distance = query.unsqueeze(2) - self.index[:, None, : self.bucket]  # [lane, n, bucket]
-        itself = self._at.unsqueeze(1) == self._slot[: self.bucket]  # a PAD sees itself
+        itself = at.unsqueeze(1) == self._slot[: self.bucket]  # a PAD sees itself
         return query, (((distance >= 0) & (distance < self.recent)) | itself).unsqueeze(1)
 
     def update(self, held: Tensor, given: Tensor) -> Tensor:
         """See `Cache`; returns the prompt's and those of the bucket."""
-        held[:, :, self.prompt :].index_copy_(2, self._at, given.to(held.dtype))
+        held.index_copy_(2, self._place, given.to(held.dtype))
         return held[:, :, : self.prompt + self.bucket]

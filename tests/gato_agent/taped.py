@@ -3,8 +3,9 @@
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gato_agent.decode import Legal, Precision
-from gato_agent.graphs import GraphDecoder, Run
+from gato_agent.graphs import GraphDecoder
 from gato_agent.model import Gato
+from gato_agent.recording import Run
 
 
 class Taped(GraphDecoder):

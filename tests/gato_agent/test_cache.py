@@ -55,7 +55,7 @@ class Lanes:
         self.last = action[:, -1:]
         for lane in range(self.lanes):
             self.tokens[lane].append(torch.cat((observation[lane], separator[lane], action[lane])))
-            self.logits[lane] += [logits[lane].clone() for logits in self.decoder.logits]
+            self.logits[lane] += [logits[lane].to("cpu", copy=True) for logits in self.decoder.logits]
         return action
 
     def forget(self, lane: int) -> tuple[Tensor, list[Tensor]]:

@@ -61,7 +61,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
 def recording(kind: type[TorchDecoder | Engine], seen: list[Tensor]) -> Callable[..., Decoder]:
     """A `make_decoder` whose decoders keep their logits."""
 
-    def make(model: Gato, legal: Legal, precision: Precision) -> Decoder:
+    def make(model: Gato, legal: Legal, precision: Precision, *, compiled: bool) -> Decoder:
         decoder: Decoder = kind(model, legal)
         step = decoder.step
 
