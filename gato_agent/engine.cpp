@@ -316,8 +316,8 @@ struct Step : Scratch {
         const C *values = static_cast<C *>(ring.values) + head_of(layer, lane, head);
         const float *q = qkv + first * 3L * D + head * S;
         const float *clamped = ring.prompt ? &far[(long(lane) * n + first) * D + head * S] : nullptr;
-        thread_local std::vector<float> weight;
-        weight.resize(long(rows) * used);
+        thread_local std::vector<float> weight, whole;
+        weight.resize(long(rows) * used), whole.resize(rows);
         for (int c = 0; c < list[0]; c++) {
             const bool pinned = list[1 + c] * PANEL >= ring.rolling;
             panel<C, 4>(pinned ? clamped : q, pinned ? D : 3L * D, rows, S, keys + long(list[1 + c]) * S * PANEL, nullptr,
@@ -332,7 +332,7 @@ struct Step : Scratch {
             for (int s = 0; s < used; s++) top = w[s] > top ? w[s] : top;
 #pragma omp simd reduction(+ : total)
             for (int s = 0; s < used; s++) total += w[s] = exponential(w[s] - top);
-            for (int s = 0; s < used; s++) w[s] /= total;
+            whole[t] = 1.0f / total;
         }
         const int block = NR * UNIT;
         for (int j = 0; j < S; j += block)
@@ -346,6 +346,8 @@ struct Step : Scratch {
                     default: panel<C, 4>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0);
                 }
             }
+        for (int t = 0; t < rows; t++)
+            for (int j = 0; j < S; j++) to[t * D + head * S + j] *= whole[t];
     }
 
     void norms(const float *weight, const float *shift, int rows) {
