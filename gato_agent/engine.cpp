@@ -81,41 +81,51 @@ inline void tile(const float *x, long ldx, int K, const W *w, long ldw, const fl
 
 // M rows (at most ROWS) of x times N floats of columns: as many vectors at a time as have room for their sums.
 template <int M, int N, class W>
-inline void kernel(const float *x, long ldx, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
+inline void kernel(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
     constexpr int V = N / WIDE, C = M * V <= SUMS ? V : M * 4 <= SUMS && V % 4 == 0 ? 4 : 2;
     for (int at = 0; at < N; at += C * WIDE)
-        tile<M, C>(x, ldx, K, w + at, N, scale ? scale + at : nullptr, y + at, ldy, add);
+        tile<M, C>(x, ldx, K, w + at, ldw, scale ? scale + at : nullptr, y + at, ldy, add);
 }
 
 // All M rows of x, ROWS at a time, times N floats of columns.
 template <int N, class W>
-void rows(const float *x, long ldx, int M, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
-    for (; M >= ROWS; M -= ROWS, x += ROWS * ldx, y += ROWS * ldy) kernel<ROWS, N>(x, ldx, K, w, scale, y, ldy, add);
+void rows(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+    for (; M >= ROWS; M -= ROWS, x += ROWS * ldx, y += ROWS * ldy) kernel<ROWS, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
     switch (M) {
-        case 5: return kernel<5, N>(x, ldx, K, w, scale, y, ldy, add);
-        case 4: return kernel<4, N>(x, ldx, K, w, scale, y, ldy, add);
-        case 3: return kernel<3, N>(x, ldx, K, w, scale, y, ldy, add);
-        case 2: return kernel<2, N>(x, ldx, K, w, scale, y, ldy, add);
-        case 1: return kernel<1, N>(x, ldx, K, w, scale, y, ldy, add);
+        case 5: return kernel<5, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 4: return kernel<4, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 3: return kernel<3, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 2: return kernel<2, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 1: return kernel<1, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
     }
 }
 
-// All M rows of x times one panel of NR units. For many rows the panel is made floats, once for all of them, in slices
+// All M rows of x times NR units of a panel. For many rows the panel is made floats, once for all of them, in slices
 // that are as wide as a tile: read with gaps between, they have no place in the first cache.
 template <class W, int NR>
-void panel(const float *x, long ldx, int M, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
+void units(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
     constexpr int N = NR * UNIT, SLICE = std::min(N, SUMS / ROWS * WIDE);
     constexpr bool FLOATS = std::is_same<W, float>::value;
-    if (M <= (FLOATS ? 4 : 2) * ROWS || (FLOATS && SLICE == N)) return rows<N>(x, ldx, M, K, w, scale, y, ldy, add);
+    if (M <= (FLOATS ? 4 : 2) * ROWS || (FLOATS && SLICE == N)) return rows<N>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
     thread_local std::vector<float> slices;
     slices.resize(long(K) * N);
     for (int k = 0; k < K; k++)
         for (int at = 0; at < N; at += WIDE) {
-            const Vector v = load(w + long(k) * N + at);
+            const Vector v = load(w + k * ldw + at);
             std::memcpy(&slices[long(at / SLICE * K + k) * SLICE + at % SLICE], &v, sizeof v);
         }
     for (int at = 0; at < N; at += SLICE)
-        rows<SLICE>(x, ldx, M, K, &slices[long(at) * K], scale ? scale + at : nullptr, y + at, ldy, add);
+        rows<SLICE>(x, ldx, M, K, &slices[long(at) * K], SLICE, scale ? scale + at : nullptr, y + at, ldy, add);
+}
+
+template <class W>
+void panel(int NR, const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+    switch (NR) {
+        case 1: return units<W, 1>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+        case 2: return units<W, 2>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+        case 3: return units<W, 3>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+        default: return units<W, 4>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+    }
 }
 
 // exp for x <= 0, within 2e-7: a polynomial of the fraction (Cephes) and the exponent's bits; plain C, so it vectorises.
@@ -195,12 +205,14 @@ struct Choice {  // one action token: its legal ids, and what is added to their 
 
 namespace {
 
+struct Span { int slot, count; };  // slots side by side in one panel, in whole units
+
 struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
     std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
     std::vector<float> read, mixed, state, shares;  // values of packs side by side, packs as tokens; of an action: state, shares of its ids
     std::vector<double> speed;  // radians a token of each pair of dimensions
-    std::vector<char> seen;
-    std::vector<int> live;      // [lane][1 + slots / PANEL]: how many panels of slots hold a seen key, and which
+    std::vector<Span> live;     // slots that somebody sees, of all lanes
+    std::vector<int> begins;    // where each lane's begin among them, and the end
     std::vector<int64_t> last;  // tokens chosen last
 };
 
@@ -226,42 +238,53 @@ struct Step : Scratch {
         const int panels = (N + PANEL - 1) / PANEL;
 #pragma omp parallel for num_threads(ring.threads) if (parallel && panels > 1)
         for (int p = 0; p < panels; p++)
-            panel<W, 4>(in, stride ? stride : K, M, K, weights + long(p) * std::max(K, depth) * PANEL,
-                        w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
+            panel(4, in, stride ? stride : K, M, K, weights + long(p) * std::max(K, depth) * PANEL, PANEL,
+                  w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
     }
 
     // Make room for n tokens a lane: their indices, angles, and who sees whom.
     void advance(const int64_t *tokens, int count) {
         n = count;
-        const int slots = ring.slots, chunks = slots / PANEL, half = S / 2;
+        const int slots = ring.slots, half = S / 2;
         bias.resize(long(lanes) * n * slots), cos.resize(long(lanes) * n * half), sin.resize(cos.size());
         if (ring.prompt) far.resize(long(lanes) * n * D), far_cos.resize(cos.size()), far_sin.resize(cos.size());
-        live.assign(long(lanes) * (1 + chunks), 0);
+        live.clear(), begins.assign(1, 0);
+        const int64_t reach = pinning ? 0 : m.context - ring.prompt;
         for (int lane = 0; lane < lanes; lane++) {
             int64_t *index = ring.index + long(base + lane) * slots;
             const int64_t age = pinning ? 0 : ring.age[base + lane];
             for (int t = 0; t < n; t++) index[slot(t)] = tokens[lane * n + t] == PAD ? INT64_MIN / 2 : age + t;
-            seen.assign(chunks, 0);
             for (int t = 0; t < n; t++) {
                 const int64_t query = age + t;
                 float *row = &bias[(long(lane) * n + t) * slots];
                 for (int s = 0; s < ring.rolling; s++) {
                     const int64_t distance = query - index[s];
-                    row[s] = !pinning && distance >= 0 && distance < m.context - ring.prompt ? 0.0f : NOWHERE;
+                    row[s] = (distance >= 0) & (distance < reach) ? 0.0f : NOWHERE;
                 }
-                for (int s = ring.rolling; s < slots; s++) row[s] = index[s] >= 0 && index[s] <= query ? 0.0f : NOWHERE;
+                for (int s = ring.rolling; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : NOWHERE;
                 row[slot(t)] = 0.0f;  // a PAD sees itself
-                for (int c = 0; c < chunks; c++)
-                    for (int s = 0; !seen[c] && s < PANEL; s++) seen[c] = row[c * PANEL + s] == 0.0f;
                 turn(query, &cos[(long(lane) * n + t) * half], &sin[(long(lane) * n + t) * half]);
                 if (ring.prompt)
                     turn(std::min<int64_t>(query, m.context - 1), &far_cos[(long(lane) * n + t) * half],
                          &far_sin[(long(lane) * n + t) * half]);
             }
-            int *list = &live[long(lane) * (1 + chunks)];
-            for (int c = 0; c < chunks; c++)
-                if (seen[c]) list[1 + list[0]++] = c;
+            look(&bias[long(lane) * n * slots]);
+            begins.push_back(int(live.size()));
             if (!pinning) ring.age[base + lane] += n;
+        }
+    }
+
+    // Of each panel the slots from the first to the last unit in which one of a lane's tokens sees something.
+    void look(const float *rows) {
+        for (int panel = 0; panel < ring.slots; panel += PANEL) {
+            int first = PANEL, end = 0;
+            for (int s = 0; s < PANEL; s += UNIT) {
+                float top = NOWHERE;
+                for (int t = 0; t < n; t++)
+                    for (int i = 0; i < UNIT; i++) top = std::max(top, rows[long(t) * ring.slots + panel + s + i]);
+                if (top == 0.0f) first = std::min(first, s), end = s + UNIT;
+            }
+            if (end) live.push_back({panel + first, end - first});
         }
     }
 
@@ -310,42 +333,40 @@ struct Step : Scratch {
 
     // Attention of one head's queries from `first` on, over the panels of slots that hold something to see.
     void attend(int layer, int lane, int head, const float *qkv, int first, float *to) {
-        const int slots = ring.slots, chunks = slots / PANEL, rows = n - first;
-        const int *list = &live[long(lane) * (1 + chunks)], used = list[0] * PANEL;
+        const int slots = ring.slots, rows = n - first, block = NR * UNIT;
+        const Span *begin = &live[begins[lane]], *end = &live[begins[lane + 1]];
+        int used = 0;
+        for (const Span *a = begin; a < end; a++) used += a->count;
         const C *keys = static_cast<C *>(ring.keys) + head_of(layer, lane, head);
         const C *values = static_cast<C *>(ring.values) + head_of(layer, lane, head);
         const float *q = qkv + first * 3L * D + head * S;
         const float *clamped = ring.prompt ? &far[(long(lane) * n + first) * D + head * S] : nullptr;
         thread_local std::vector<float> weight, whole;
         weight.resize(long(rows) * used), whole.resize(rows);
-        for (int c = 0; c < list[0]; c++) {
-            const bool pinned = list[1 + c] * PANEL >= ring.rolling;
-            panel<C, 4>(pinned ? clamped : q, pinned ? D : 3L * D, rows, S, keys + long(list[1 + c]) * S * PANEL, nullptr,
-                        &weight[c * PANEL], used, false);
+        float *w = weight.data();
+        for (const Span *a = begin; a < end; w += a->count, a++) {
+            const bool pinned = a->slot >= ring.rolling;
+            panel(a->count / UNIT, pinned ? clamped : q, pinned ? D : 3L * D, rows, S,
+                  keys + long(a->slot / PANEL) * S * PANEL + a->slot % PANEL, PANEL, nullptr, w, used, false);
         }
         for (int t = 0; t < rows; t++) {
             const float *b = &bias[(long(lane) * n + first + t) * slots];
-            float *w = &weight[long(t) * used], top = NOWHERE, total = 0;
-            for (int c = 0; c < list[0]; c++)
-                for (int s = 0; s < PANEL; s++) w[c * PANEL + s] += b[list[1 + c] * PANEL + s];
+            float top = NOWHERE, total = 0;
+            w = &weight[long(t) * used];
+            for (const Span *a = begin; a < end; w += a->count, a++)
+                for (int s = 0; s < a->count; s++) w[s] += b[a->slot + s];
+            w = &weight[long(t) * used];
 #pragma omp simd reduction(max : top)
             for (int s = 0; s < used; s++) top = w[s] > top ? w[s] : top;
 #pragma omp simd reduction(+ : total)
             for (int s = 0; s < used; s++) total += w[s] = exponential(w[s] - top);
             whole[t] = 1.0f / total;
         }
-        const int block = NR * UNIT;
-        for (int j = 0; j < S; j += block)
-            for (int c = 0; c < list[0]; c++) {
-                const C *v = values + (long(j / block) * slots + list[1 + c] * PANEL) * block;
-                float *y = to + head * S + j;
-                switch (NR) {
-                    case 1: panel<C, 1>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
-                    case 2: panel<C, 2>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
-                    case 3: panel<C, 3>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
-                    default: panel<C, 4>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0);
-                }
-            }
+        w = weight.data();
+        for (const Span *a = begin; a < end; w += a->count, a++)
+            for (int j = 0; j < S; j += block)
+                panel(NR, w, used, rows, a->count, values + (long(j / block) * slots + a->slot) * block, block, nullptr,
+                      to + head * S + j, D, a > begin);
         for (int t = 0; t < rows; t++)
             for (int j = 0; j < S; j++) to[t * D + head * S + j] *= whole[t];
     }
