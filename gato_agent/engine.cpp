@@ -81,7 +81,8 @@ inline void tile(const float *x, long ldx, int K, const W *w, long ldw, const fl
 
 // M rows (at most ROWS) of x times N floats of columns: as many vectors at a time as have room for their sums.
 template <int M, int N, class W>
-inline void kernel(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+inline void kernel(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+                   bool add) {
     constexpr int V = N / WIDE, C = M * V <= SUMS ? V : M * 4 <= SUMS && V % 4 == 0 ? 4 : 2;
     for (int at = 0; at < N; at += C * WIDE)
         tile<M, C>(x, ldx, K, w + at, ldw, scale ? scale + at : nullptr, y + at, ldy, add);
@@ -89,7 +90,8 @@ inline void kernel(const float *x, long ldx, int K, const W *w, long ldw, const 
 
 // All M rows of x, ROWS at a time, times N floats of columns.
 template <int N, class W>
-void rows(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+void rows(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+          bool add) {
     for (; M >= ROWS; M -= ROWS, x += ROWS * ldx, y += ROWS * ldy) kernel<ROWS, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
     switch (M) {
         case 5: return kernel<5, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
@@ -103,7 +105,8 @@ void rows(const float *x, long ldx, int M, int K, const W *w, long ldw, const fl
 // All M rows of x times NR units of a panel. For many rows the panel is made floats, once for all of them, in slices
 // that are as wide as a tile: read with gaps between, they have no place in the first cache.
 template <class W, int NR>
-void units(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+void units(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+           bool add) {
     constexpr int N = NR * UNIT, SLICE = std::min(N, SUMS / ROWS * WIDE);
     constexpr bool FLOATS = std::is_same<W, float>::value;
     if (M <= (FLOATS ? 4 : 2) * ROWS || (FLOATS && SLICE == N)) return rows<N>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
@@ -119,7 +122,8 @@ void units(const float *x, long ldx, int M, int K, const W *w, long ldw, const f
 }
 
 template <class W>
-void panel(int NR, const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+void panel(int NR, const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+           bool add) {
     switch (NR) {
         case 1: return units<W, 1>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
         case 2: return units<W, 2>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
@@ -222,7 +226,7 @@ struct Step : Scratch {
     Ring &ring;
     const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / UNIT;
     const int base, lanes;  // which of the ring's lanes
-    const bool pinning, parallel;  // a prompt; with all of the ring's threads
+    const bool pinning, parallel;  // whether it reads a prompt, and with all of the ring's threads
     int64_t written = ring.written;
     int n = 0, wanted = 1;  // tokens of a pass, and how many of the last ones are asked for their states
 
@@ -279,10 +283,10 @@ struct Step : Scratch {
         for (int panel = 0; panel < ring.slots; panel += PANEL) {
             int first = PANEL, end = 0;
             for (int s = 0; s < PANEL; s += UNIT) {
-                float top = NOWHERE;
+                int seen = 0;
                 for (int t = 0; t < n; t++)
-                    for (int i = 0; i < UNIT; i++) top = std::max(top, rows[long(t) * ring.slots + panel + s + i]);
-                if (top == 0.0f) first = std::min(first, s), end = s + UNIT;
+                    for (int i = 0; i < UNIT; i++) seen |= rows[long(t) * ring.slots + panel + s + i] == 0.0f;
+                if (seen) first = std::min(first, s), end = s + UNIT;
             }
             if (end) live.push_back({panel + first, end - first});
         }

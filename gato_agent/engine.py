@@ -200,7 +200,8 @@ class Engine:
         self._function(
             ctypes.byref(self._packed), ctypes.byref(self._ring), lane, ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if patches is None else patches.data_ptr()),
-            ctypes.c_void_p(None if packs is None else packs.data_ptr()), count, choices, actions, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
+            ctypes.c_void_p(None if packs is None else packs.data_ptr()), count, choices,
+            actions, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
         )  # fmt: skip
 
     def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:
