@@ -492,8 +492,7 @@ void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int
     const int lanes = pinning ? 1 : ring.lanes;
     // Of few lanes the threads share each product; of many each has its own, and they meet only at the end.
     const int parts = lanes >= ROWS * ring.threads ? ring.threads : 1;
-#pragma omp parallel for num_threads(parts) if (parts > 1)
-    for (int part = 0; part < parts; part++) {
+    const auto work = [&](int part) {
         thread_local Scratch kept;
         const int first = lanes * part / parts, own = lanes * (part + 1) / parts - first;
         Step<W, C> run(m, ring, pinning ? lane : first, own, pinning, ring.threads > parts, std::move(kept));
@@ -514,6 +513,11 @@ void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int
             run.choose(choices[a], inverse_temperature, said + a, actions, m.each ? a / m.each : 0);
         }
         kept = std::move(run);
+    };
+    if (parts == 1) work(0);  // outside of any team, in which the products' teams would be new ones each time
+    else {
+#pragma omp parallel for num_threads(parts)
+        for (int part = 0; part < parts; part++) work(part);
     }
     if (!pinning) ring.written += count + (m.each ? 0 : actions - 1);
 }
