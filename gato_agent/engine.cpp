@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,7 @@ typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
 constexpr int UNIT = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a unit, floats a panel, rows of x at a time
 constexpr int VALUE = 16, STATE = 64;           // widths of a value in a pack, and of a state of one of many actions
 constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
+constexpr int64_t PAD = -1, PATCH = -2, PACK = -3;  // tokens that are no ids
 
 struct bf16 { uint16_t bits; };
 
@@ -53,44 +55,80 @@ inline void put(bf16 *to, float value) {  // round to nearest even
     to->bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-// M rows (at most ROWS) of x times one panel of NR units, in partial sums of TERMS, which round less than long ones.
-template <class W, int NR, int M>
-inline void kernel(const float *x, long ldx, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
-    constexpr int V = NR * UNIT / WIDE, C = M * V <= SUMS ? V : M * 4 <= SUMS && V % 4 == 0 ? 4 : 2;
-    for (int column = 0; column < NR * UNIT; column += C * WIDE) {  // as many of its vectors as have room for their sums
-        Vector total[M][C] = {};
-        for (int begin = 0; begin < K; begin += TERMS) {
-            Vector sum[M][C] = {};
-            for (int k = begin; k < std::min(begin + TERMS, K); k++) {
-                Vector v[C];
-                for (int j = 0; j < C; j++) v[j] = load(w + long(k) * NR * UNIT + column + j * WIDE);
-                for (int i = 0; i < M; i++)
-                    for (int j = 0; j < C; j++) sum[i][j] += x[i * ldx + k] * v[j];
-            }
+// M rows of x times C vectors of columns, in partial sums of TERMS, which round less than long ones. Rows of w are ldw apart.
+template <int M, int C, class W>
+inline void tile(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+    Vector total[M][C] = {};
+    for (int begin = 0; begin < K; begin += TERMS) {
+        Vector sum[M][C] = {};
+        for (int k = begin; k < std::min(begin + TERMS, K); k++) {
+            Vector v[C];
+            for (int j = 0; j < C; j++) v[j] = load(w + k * ldw + j * WIDE);
             for (int i = 0; i < M; i++)
-                for (int j = 0; j < C; j++) total[i][j] += sum[i][j];
+                for (int j = 0; j < C; j++) sum[i][j] += x[i * ldx + k] * v[j];
         }
         for (int i = 0; i < M; i++)
-            for (int j = 0; j < C; j++) {
-                const int at = column + j * WIDE;
-                float *to = y + i * ldy + at;
-                const Vector before = add ? load(to) : Vector{};  // one expression, rounded alike for every M
-                const Vector sum = scale ? total[i][j] * load(scale + at) + before : total[i][j] + before;
-                std::memcpy(to, &sum, sizeof sum);
-            }
+            for (int j = 0; j < C; j++) total[i][j] += sum[i][j];
+    }
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < C; j++) {
+            float *to = y + i * ldy + j * WIDE;
+            const Vector before = add ? load(to) : Vector{};  // one expression, rounded alike for every M
+            const Vector sum = scale ? total[i][j] * load(scale + j * WIDE) + before : total[i][j] + before;
+            std::memcpy(to, &sum, sizeof sum);
+        }
+}
+
+// M rows (at most ROWS) of x times N floats of columns: as many vectors at a time as have room for their sums.
+template <int M, int N, class W>
+inline void kernel(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+                   bool add) {
+    constexpr int V = N / WIDE, C = M * V <= SUMS ? V : M * 4 <= SUMS && V % 4 == 0 ? 4 : 2;
+    for (int at = 0; at < N; at += C * WIDE)
+        tile<M, C>(x, ldx, K, w + at, ldw, scale ? scale + at : nullptr, y + at, ldy, add);
+}
+
+// All M rows of x, ROWS at a time, times N floats of columns.
+template <int N, class W>
+void rows(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+          bool add) {
+    for (; M >= ROWS; M -= ROWS, x += ROWS * ldx, y += ROWS * ldy) kernel<ROWS, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+    switch (M) {
+        case 5: return kernel<5, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 4: return kernel<4, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 3: return kernel<3, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 2: return kernel<2, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
+        case 1: return kernel<1, N>(x, ldx, K, w, ldw, scale, y, ldy, add);
     }
 }
 
-// All M rows of x times one panel.
+// All M rows of x times NR units of a panel. For many rows the panel is made floats, once for all of them, in slices
+// that are as wide as a tile: read with gaps between, they have no place in the first cache.
 template <class W, int NR>
-void panel(const float *x, long ldx, int M, int K, const W *w, const float *scale, float *y, long ldy, bool add) {
-    for (; M >= ROWS; M -= ROWS, x += ROWS * ldx, y += ROWS * ldy) kernel<W, NR, ROWS>(x, ldx, K, w, scale, y, ldy, add);
-    switch (M) {
-        case 5: return kernel<W, NR, 5>(x, ldx, K, w, scale, y, ldy, add);
-        case 4: return kernel<W, NR, 4>(x, ldx, K, w, scale, y, ldy, add);
-        case 3: return kernel<W, NR, 3>(x, ldx, K, w, scale, y, ldy, add);
-        case 2: return kernel<W, NR, 2>(x, ldx, K, w, scale, y, ldy, add);
-        case 1: return kernel<W, NR, 1>(x, ldx, K, w, scale, y, ldy, add);
+void units(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+           bool add) {
+    constexpr int N = NR * UNIT, SLICE = std::min(N, SUMS / ROWS * WIDE);
+    constexpr bool FLOATS = std::is_same<W, float>::value;
+    if (M <= (FLOATS ? 4 : 2) * ROWS || (FLOATS && SLICE == N)) return rows<N>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+    thread_local std::vector<float> slices;
+    slices.resize(long(K) * N);
+    for (int k = 0; k < K; k++)
+        for (int at = 0; at < N; at += WIDE) {
+            const Vector v = load(w + k * ldw + at);
+            std::memcpy(&slices[long(at / SLICE * K + k) * SLICE + at % SLICE], &v, sizeof v);
+        }
+    for (int at = 0; at < N; at += SLICE)
+        rows<SLICE>(x, ldx, M, K, &slices[long(at) * K], SLICE, scale ? scale + at : nullptr, y + at, ldy, add);
+}
+
+template <class W>
+void panel(int NR, const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+           bool add) {
+    switch (NR) {
+        case 1: return units<W, 1>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+        case 2: return units<W, 2>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+        case 3: return units<W, 3>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
+        default: return units<W, 4>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
     }
 }
 
@@ -171,12 +209,14 @@ struct Choice {  // one action token: its legal ids, and what is added to their 
 
 namespace {
 
+struct Span { int slot, count; };  // slots side by side in one panel, in whole units
+
 struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
     std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
     std::vector<float> read, mixed, state, shares;  // values of packs side by side, packs as tokens; of an action: state, shares of its ids
     std::vector<double> speed;  // radians a token of each pair of dimensions
-    std::vector<char> seen;
-    std::vector<int> live;      // [lane][1 + slots / PANEL]: how many panels of slots hold a seen key, and which
+    std::vector<Span> live;     // slots that somebody sees, of all lanes
+    std::vector<int> begins;    // where each lane's begin among them, and the end
     std::vector<int64_t> last;  // tokens chosen last
 };
 
@@ -185,13 +225,13 @@ struct Step : Scratch {
     const Model &m;
     Ring &ring;
     const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / UNIT;
-    const int base, lanes;  // which of the ring's lanes: all, or the one whose prompt is pinned
-    const bool pinning, parallel = ring.threads > 1;
+    const int base, lanes;  // which of the ring's lanes
+    const bool pinning, parallel;  // whether it reads a prompt, and with all of the ring's threads
+    int64_t written = ring.written;
     int n = 0, wanted = 1;  // tokens of a pass, and how many of the last ones are asked for their states
 
-    Step(const Model &model, Ring &r, int lane, Scratch &&kept)
-        : Scratch(std::move(kept)), m(model), ring(r), base(std::max(lane, 0)), lanes(lane < 0 ? r.lanes : 1),
-          pinning(lane >= 0) {
+    Step(const Model &model, Ring &r, int first, int count, bool pins, bool shared, Scratch &&kept)
+        : Scratch(std::move(kept)), m(model), ring(r), base(first), lanes(count), pinning(pins), parallel(shared) {
         speed.resize(S / 2);
         for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
     }
@@ -202,42 +242,53 @@ struct Step : Scratch {
         const int panels = (N + PANEL - 1) / PANEL;
 #pragma omp parallel for num_threads(ring.threads) if (parallel && panels > 1)
         for (int p = 0; p < panels; p++)
-            panel<W, 4>(in, stride ? stride : K, M, K, weights + long(p) * std::max(K, depth) * PANEL,
-                        w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
+            panel(4, in, stride ? stride : K, M, K, weights + long(p) * std::max(K, depth) * PANEL, PANEL,
+                  w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
     }
 
     // Make room for n tokens a lane: their indices, angles, and who sees whom.
     void advance(const int64_t *tokens, int count) {
         n = count;
-        const int slots = ring.slots, chunks = slots / PANEL, half = S / 2;
+        const int slots = ring.slots, half = S / 2;
         bias.resize(long(lanes) * n * slots), cos.resize(long(lanes) * n * half), sin.resize(cos.size());
         if (ring.prompt) far.resize(long(lanes) * n * D), far_cos.resize(cos.size()), far_sin.resize(cos.size());
-        live.assign(long(lanes) * (1 + chunks), 0);
+        live.clear(), begins.assign(1, 0);
+        const int64_t reach = pinning ? 0 : m.context - ring.prompt;
         for (int lane = 0; lane < lanes; lane++) {
             int64_t *index = ring.index + long(base + lane) * slots;
             const int64_t age = pinning ? 0 : ring.age[base + lane];
-            for (int t = 0; t < n; t++) index[slot(t)] = tokens[lane * n + t] == -1 ? INT64_MIN / 2 : age + t;
-            seen.assign(chunks, 0);
+            for (int t = 0; t < n; t++) index[slot(t)] = tokens[lane * n + t] == PAD ? INT64_MIN / 2 : age + t;
             for (int t = 0; t < n; t++) {
                 const int64_t query = age + t;
                 float *row = &bias[(long(lane) * n + t) * slots];
                 for (int s = 0; s < ring.rolling; s++) {
                     const int64_t distance = query - index[s];
-                    row[s] = !pinning && distance >= 0 && distance < m.context - ring.prompt ? 0.0f : NOWHERE;
+                    row[s] = (distance >= 0) & (distance < reach) ? 0.0f : NOWHERE;
                 }
-                for (int s = ring.rolling; s < slots; s++) row[s] = index[s] >= 0 && index[s] <= query ? 0.0f : NOWHERE;
+                for (int s = ring.rolling; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : NOWHERE;
                 row[slot(t)] = 0.0f;  // a PAD sees itself
-                for (int c = 0; c < chunks; c++)
-                    for (int s = 0; !seen[c] && s < PANEL; s++) seen[c] = row[c * PANEL + s] == 0.0f;
                 turn(query, &cos[(long(lane) * n + t) * half], &sin[(long(lane) * n + t) * half]);
                 if (ring.prompt)
                     turn(std::min<int64_t>(query, m.context - 1), &far_cos[(long(lane) * n + t) * half],
                          &far_sin[(long(lane) * n + t) * half]);
             }
-            int *list = &live[long(lane) * (1 + chunks)];
-            for (int c = 0; c < chunks; c++)
-                if (seen[c]) list[1 + list[0]++] = c;
-            if (!pinning) ring.age[lane] += n;
+            look(&bias[long(lane) * n * slots]);
+            begins.push_back(int(live.size()));
+            if (!pinning) ring.age[base + lane] += n;
+        }
+    }
+
+    // Of each panel the slots from the first to the last unit in which one of a lane's tokens sees something.
+    void look(const float *rows) {
+        for (int panel = 0; panel < ring.slots; panel += PANEL) {
+            int first = PANEL, end = 0;
+            for (int s = 0; s < PANEL; s += UNIT) {
+                int seen = 0;
+                for (int t = 0; t < n; t++)
+                    for (int i = 0; i < UNIT; i++) seen |= rows[long(t) * ring.slots + panel + s + i] == 0.0f;
+                if (seen) first = std::min(first, s), end = s + UNIT;
+            }
+            if (end) live.push_back({panel + first, end - first});
         }
     }
 
@@ -248,7 +299,7 @@ struct Step : Scratch {
         }
     }
 
-    int slot(int t) const { return pinning ? ring.rolling + t : int((ring.written + t) % ring.rolling); }
+    int slot(int t) const { return pinning ? ring.rolling + t : int((written + t) % ring.rolling); }
 
     long head_of(int layer, int lane, int head) const {  // where a head's keys and values begin
         return ((long(layer) * ring.lanes + base + lane) * H + head) * ring.slots * S;
@@ -286,42 +337,42 @@ struct Step : Scratch {
 
     // Attention of one head's queries from `first` on, over the panels of slots that hold something to see.
     void attend(int layer, int lane, int head, const float *qkv, int first, float *to) {
-        const int slots = ring.slots, chunks = slots / PANEL, rows = n - first;
-        const int *list = &live[long(lane) * (1 + chunks)], used = list[0] * PANEL;
+        const int slots = ring.slots, rows = n - first, block = NR * UNIT;
+        const Span *begin = &live[begins[lane]], *end = &live[begins[lane + 1]];
+        int used = 0;
+        for (const Span *a = begin; a < end; a++) used += a->count;
         const C *keys = static_cast<C *>(ring.keys) + head_of(layer, lane, head);
         const C *values = static_cast<C *>(ring.values) + head_of(layer, lane, head);
         const float *q = qkv + first * 3L * D + head * S;
         const float *clamped = ring.prompt ? &far[(long(lane) * n + first) * D + head * S] : nullptr;
-        thread_local std::vector<float> weight;
-        weight.resize(long(rows) * used);
-        for (int c = 0; c < list[0]; c++) {
-            const bool pinned = list[1 + c] * PANEL >= ring.rolling;
-            panel<C, 4>(pinned ? clamped : q, pinned ? D : 3L * D, rows, S, keys + long(list[1 + c]) * S * PANEL, nullptr,
-                        &weight[c * PANEL], used, false);
+        thread_local std::vector<float> weight, whole;
+        weight.resize(long(rows) * used), whole.resize(rows);
+        float *w = weight.data();
+        for (const Span *a = begin; a < end; w += a->count, a++) {
+            const bool pinned = a->slot >= ring.rolling;
+            panel(a->count / UNIT, pinned ? clamped : q, pinned ? D : 3L * D, rows, S,
+                  keys + long(a->slot / PANEL) * S * PANEL + a->slot % PANEL, PANEL, nullptr, w, used, false);
         }
         for (int t = 0; t < rows; t++) {
             const float *b = &bias[(long(lane) * n + first + t) * slots];
-            float *w = &weight[long(t) * used], top = NOWHERE, total = 0;
-            for (int c = 0; c < list[0]; c++)
-                for (int s = 0; s < PANEL; s++) w[c * PANEL + s] += b[list[1 + c] * PANEL + s];
+            float top = NOWHERE, total = 0;
+            w = &weight[long(t) * used];
+            for (const Span *a = begin; a < end; w += a->count, a++)
+                for (int s = 0; s < a->count; s++) w[s] += b[a->slot + s];
+            w = &weight[long(t) * used];
 #pragma omp simd reduction(max : top)
             for (int s = 0; s < used; s++) top = w[s] > top ? w[s] : top;
 #pragma omp simd reduction(+ : total)
             for (int s = 0; s < used; s++) total += w[s] = exponential(w[s] - top);
-            for (int s = 0; s < used; s++) w[s] /= total;
+            whole[t] = 1.0f / total;
         }
-        const int block = NR * UNIT;
-        for (int j = 0; j < S; j += block)
-            for (int c = 0; c < list[0]; c++) {
-                const C *v = values + (long(j / block) * slots + list[1 + c] * PANEL) * block;
-                float *y = to + head * S + j;
-                switch (NR) {
-                    case 1: panel<C, 1>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
-                    case 2: panel<C, 2>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
-                    case 3: panel<C, 3>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0); break;
-                    default: panel<C, 4>(&weight[c * PANEL], used, rows, PANEL, v, nullptr, y, D, c > 0);
-                }
-            }
+        w = weight.data();
+        for (const Span *a = begin; a < end; w += a->count, a++)
+            for (int j = 0; j < S; j += block)
+                panel(NR, w, used, rows, a->count, values + (long(j / block) * slots + a->slot) * block, block, nullptr,
+                      to + head * S + j, D, a > begin);
+        for (int t = 0; t < rows; t++)
+            for (int j = 0; j < S; j++) to[t * D + head * S + j] *= whole[t];
     }
 
     void norms(const float *weight, const float *shift, int rows) {
@@ -361,7 +412,7 @@ struct Step : Scratch {
                     y[long(r) * (F / 2) + j] = wide[long(r) * F + j] * gelu(wide[long(r) * F + F / 2 + j]);
             product(y.data(), M, F / 2, layer.down, D, x.data(), true);
         }
-        if (!pinning) ring.written += n;
+        written += n;
         norms(m.norm, m.bias, lanes * wanted);
     }
 
@@ -384,8 +435,8 @@ struct Step : Scratch {
         const float *packed = mixed.data();
         for (long r = 0; r < long(lanes) * count; r++) {
             float *to = &x[r * D];
-            if (tokens[r] == -2 && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
-            else if (tokens[r] == -3 && m.values) std::memcpy(to, packed, D * sizeof(float)), packed += D;
+            if (tokens[r] == PATCH && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
+            else if (tokens[r] == PACK && m.values) std::memcpy(to, packed, D * sizeof(float)), packed += D;
             else std::memcpy(to, m.table + std::max<int64_t>(tokens[r], 0) * D, D * sizeof(float));
             const int64_t place = local ? local[r] : -1;
             for (int j = 0; place >= 0 && j < D; j++) to[j] += m.local[place * D + j];
@@ -408,14 +459,15 @@ struct Step : Scratch {
     // An action token of each lane, from the state of the wanted token `slot`.
     void choose(const Choice &c, double inverse_temperature, int64_t *chosen, int stride, int slot) {
         const float *from = &y[long(slot) * D];
+        const long row = (c.count + PANEL - 1) / PANEL * PANEL;
+        float *scores = c.logits + base * row;
         if (c.split.w) {
             state.resize(long(lanes) * STATE);
             product(from, lanes, D, c.split, STATE, state.data(), false, long(wanted) * D);
-            product(state.data(), lanes, STATE, c.head, c.count, c.logits, false);
-        } else product(from, lanes, D, c.head, c.count, c.logits, false, long(wanted) * D);
-        const long row = (c.count + PANEL - 1) / PANEL * PANEL;
+            product(state.data(), lanes, STATE, c.head, c.count, scores, false);
+        } else product(from, lanes, D, c.head, c.count, scores, false, long(wanted) * D);
         for (int lane = 0; lane < lanes; lane++) {
-            const float *logits = c.logits + lane * row;
+            const float *logits = scores + lane * row;
             if (c.ordered && !c.noise) {
                 chosen[long(lane) * stride] = c.low + median(logits, c.count);
                 continue;
@@ -424,7 +476,7 @@ struct Step : Scratch {
             int at = 0;
             for (int i = 0; i < c.count; i++) {
                 const double value =
-                    c.noise ? double(logits[i]) * inverse_temperature + c.noise[long(lane) * c.count + i] : logits[i];
+                    c.noise ? double(logits[i]) * inverse_temperature + c.noise[long(base + lane) * c.count + i] : logits[i];
                 if (value > best) best = value, at = i;
             }
             chosen[long(lane) * stride] = c.low + at;
@@ -434,32 +486,48 @@ struct Step : Scratch {
 
 template <class W, class C>
 void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int64_t *local, const float *patches,
-          const int16_t *packs, int packed, int count, const Choice *choices, int actions, double inverse_temperature,
+          const int16_t *packs, int count, const Choice *choices, int actions, double inverse_temperature,
           int64_t *chosen) {
-    thread_local Scratch kept;
-    Step<W, C> run(m, ring, lane, std::move(kept));
-    run.wanted = m.each && actions ? (actions + m.each - 1) / m.each : 1;
-    if (packed) run.mix(packs, packed);
-    run.embed(tokens, local, patches, count);
-    run.pass(tokens, count);
-    for (int a = 0; a < actions; a++) {
-        if (a && !m.each) {
-            run.last.resize(ring.lanes);
-            for (int lane = 0; lane < ring.lanes; lane++) run.last[lane] = chosen[long(lane) * actions + a - 1];
-            run.embed(run.last.data(), nullptr, nullptr, 1);
-            run.pass(run.last.data(), 1);
+    const bool pinning = lane >= 0;
+    const int lanes = pinning ? 1 : ring.lanes;
+    // Of few lanes the threads share each product; of many each has its own, and they meet only at the end.
+    const int parts = lanes >= ROWS * ring.threads ? ring.threads : 1;
+    const auto work = [&](int part) {
+        thread_local Scratch kept;
+        const int first = lanes * part / parts, own = lanes * (part + 1) / parts - first;
+        Step<W, C> run(m, ring, pinning ? lane : first, own, pinning, ring.threads > parts, std::move(kept));
+        run.wanted = m.each && actions ? (actions + m.each - 1) / m.each : 1;
+        const int64_t *read = tokens + long(first) * count, *end = read + long(own) * count;
+        int64_t *said = chosen + long(first) * actions;
+        if (packs) run.mix(packs + std::count(tokens, read, PACK) * m.pack, std::count(read, end, PACK));
+        const float *seen = patches ? patches + std::count(tokens, read, PATCH) * m.width : nullptr;
+        run.embed(read, local + long(first) * count, seen, count);
+        run.pass(read, count);
+        for (int a = 0; a < actions; a++) {
+            if (a && !m.each) {
+                run.last.resize(own);
+                for (int i = 0; i < own; i++) run.last[i] = said[long(i) * actions + a - 1];
+                run.embed(run.last.data(), nullptr, nullptr, 1);
+                run.pass(run.last.data(), 1);
+            }
+            run.choose(choices[a], inverse_temperature, said + a, actions, m.each ? a / m.each : 0);
         }
-        run.choose(choices[a], inverse_temperature, chosen + a, actions, m.each ? a / m.each : 0);
+        kept = std::move(run);
+    };
+    if (parts == 1) work(0);  // outside of any team, in which the products' teams would be new ones each time
+    else {
+#pragma omp parallel for num_threads(parts)
+        for (int part = 0; part < parts; part++) work(part);
     }
-    kept = std::move(run);
+    if (!pinning) ring.written += count + (m.each ? 0 : actions - 1);
 }
 
 }  // namespace
 
 // A control step of all lanes, whose action tokens are written one by one, or all at the last tokens; or, with a lane and no actions, the pass that pins that lane's prompt.
 extern "C" void gato_step(const Model *m, Ring *ring, int lane, const int64_t *tokens, const int64_t *local,
-                          const float *patches, const int16_t *packs, int packed, int count, const Choice *choices,
+                          const float *patches, const int16_t *packs, int count, const Choice *choices,
                           int actions, double inverse_temperature, int64_t *chosen) {
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
-    run(*m, *ring, lane, tokens, local, patches, packs, packed, count, choices, actions, inverse_temperature, chosen);
+    run(*m, *ring, lane, tokens, local, patches, packs, count, choices, actions, inverse_temperature, chosen);
 }

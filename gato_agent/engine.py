@@ -124,7 +124,7 @@ class Engine:
         slots = self._rolling - (-prompt // PANEL) * PANEL
         self._longest = longest_pass
         shape = (2, c.layers, lanes, c.heads, slots, c.head_size)
-        self._kv = torch.zeros(shape, dtype=self._dtype)
+        self._kv = _zeros(shape, self._dtype)
         self._index = torch.full((lanes, slots), NEVER)
         self._age = torch.zeros(lanes, dtype=torch.int64)
         self._ring = _Ring(
@@ -200,8 +200,8 @@ class Engine:
         self._function(
             ctypes.byref(self._packed), ctypes.byref(self._ring), lane, ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_void_p(local.data_ptr()), ctypes.c_void_p(None if patches is None else patches.data_ptr()),
-            ctypes.c_void_p(None if packs is None else packs.data_ptr()), 0 if packs is None else len(packs),
-            count, choices, actions, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
+            ctypes.c_void_p(None if packs is None else packs.data_ptr()), count, choices,
+            actions, ctypes.c_double(inverse_temperature), ctypes.c_void_p(self._actions.data_ptr()),
         )  # fmt: skip
 
     def _choices(self, noises: list[Tensor | None]) -> tuple[list[_Choice], Any]:
@@ -275,3 +275,8 @@ def _splits(model: Gato, actions: int, precision: Precision) -> list[_Matrix]:
 def _copy(tensor: Tensor) -> Tensor:
     """A copy that C++ may read whatever becomes of the model."""
     return tensor.detach().float().clone(memory_format=torch.contiguous_format)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in NumPy's memory, which is of large pages where Linux has some: the cache is read here and there."""
+    return torch.from_numpy(np.zeros((*shape, dtype.itemsize), np.uint8)).view(dtype).squeeze(-1)
