@@ -1,5 +1,6 @@
 """The benchmark runs, its rows are consistent, and wrong options are named."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def test_it_prints_and_writes_a_row_for_each_decoder(tmp_path: Path, capsys: pyt
     assert [step["decoder"] for step in written["steps"]] == [row.decoder for row in rows]
     assert written["threads"] == 1
     assert "steps/s" in capsys.readouterr().out
+
+
+def test_a_prompt_is_held_beside_what_came_later() -> None:
+    config = BenchConfig(size=("nano",), context=48, prompt=9, repeats=3, compare=False, device="cpu", task=("17/2",))
+    rows = bench(dataclasses.replace(config, precision=("float32", "int8")))
+    assert [row.decoder for row in rows] == ["engine float32", "engine int8"]
+    with pytest.raises(UsageError, match="prompt"):
+        bench(dataclasses.replace(config, prompt=-1))
 
 
 def test_a_shape_takes_as_many_passes_as_it_does_in_play() -> None:
