@@ -143,7 +143,8 @@ def learn(name: str, config: Config, folder: Path) -> Learned:
         )
         trained = train(TrainConfig(
             data=(folder / "data",), out=folder / "run", steps=config.steps, batch_size=1, warmup=20,
-            learning_rate=config.learning_rate, save_every=config.steps, num_threads=1, device="cpu", shape=config.shape,
+            learning_rate=config.learning_rate, save_every=config.steps, shape=config.shape, num_threads=1,
+            device="cpu",
         ))  # fmt: skip
         exact, error = play(Checkpoint.load(trained), env_id)
     return Learned(name, exact, error, time.perf_counter() - wall, time.process_time() - cpu)

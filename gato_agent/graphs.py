@@ -69,13 +69,14 @@ class GraphDecoder(TorchDecoder):
         """See `Decoder`; what was recorded is kept where the shape is that of before."""
         if self._shape == (lanes, longest_pass, prompt):
             self.cache.clear()
+            self._begin.fill_(NEVER)
             return
         self._shape = lanes, longest_pass, prompt
         self.cache: StaticCache = StaticCache(
             self.model.config, lanes, longest_pass, prompt, device=self.device, dtype=self._dtype
         )
         shape = lanes, len(self.legal)
-        self._begin = torch.full((lanes,), NEVER)  # age of lanes that begin anew with the next step
+        self._begin: Tensor = torch.full((lanes,), NEVER)  # age of lanes that begin anew with the next step
         self._action = torch.zeros(shape, dtype=torch.int64, device=self.device)
         self._answer = torch.zeros(shape, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         self._inputs: dict[Layout, Inputs] = {}
@@ -96,12 +97,11 @@ class GraphDecoder(TorchDecoder):
         """See `Decoder`."""
         parts = self._parts(prefill, choose)
         layout: Layout = tuple((name, part.shape, part.dtype) for name, part in parts.items())
-        new = layout not in self._inputs
-        if new:
-            self._inputs[layout] = Inputs(layout, self.device)
-        self._inputs[layout].fill(parts)
-        if new:
-            self._prepare(layout)
+        inputs = self._inputs.get(layout) or Inputs(layout, self.device)
+        inputs.fill(parts)
+        if layout not in self._inputs:
+            self._prepare(layout, inputs)
+            self._inputs[layout] = inputs
         self._begin.fill_(NEVER)
         more = 0 if self.model.config.parallel_actions else len(self.legal) - 1
         self.logits = self._steps[layout, self.cache.plan(prefill.tokens.shape[1] + more)]()
@@ -119,9 +119,9 @@ class GraphDecoder(TorchDecoder):
             parts |= {f"noise{at}": noise for at, noise in enumerate(noises) if noise is not None}
         return parts
 
-    def _prepare(self, layout: Layout) -> None:
+    def _prepare(self, layout: Layout, inputs: Inputs) -> None:
         """Record the step for every bucket, and leave the cache as it was, so that no later step waits for it."""
-        cache, step = self.cache, self._step(self._inputs[layout])
+        cache, step = self.cache, self._step(inputs)
         state = [cache.index, cache.age, cache.written] + ([cache.k, cache.v] if cache.used else [])
         kept = [part.clone() for part in state]
         for bucket in cache.buckets:

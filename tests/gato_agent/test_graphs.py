@@ -21,7 +21,7 @@ from tests.gato_agent.harsh import harsh
 from tests.gato_agent.shapes import NANO
 from tests.gato_agent.taped import Taped
 from tests.gato_agent.test_cache import Lanes, worst_error
-from tests.gato_agent.test_engine import FLAT, legal_for, model_of, play
+from tests.gato_agent.test_engine import FLAT, PACKED, legal_for, model_of, play, play_packed
 
 
 @pytest.mark.parametrize(("context", "prompt"), [(50, 0), (300, 0), (50, 20)])
@@ -102,6 +102,20 @@ def test_halved_rounds_its_weights_alone() -> None:
     expected = x.double() @ linear.weight.bfloat16().double().T
     assert (Halved(linear)(x) - expected).abs().max() < 2e-4  # inputs have sixteen bits, not eight
     assert (x.bfloat16().double() @ linear.weight.bfloat16().double().T - expected).abs().max() > 2e-3
+
+
+def test_packs_and_actions_predicted_at_once_are_those_of_pytorch() -> None:
+    model, legal = model_of(PACKED), legal_for(PACKED)
+    expected, there = play_packed(TorchDecoder(model, legal), 9)
+    actions, here = play_packed(Taped(model, legal), 9)
+    assert torch.equal(actions, expected)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(here, there, strict=True))
+    halved = Taped(model, legal, "bfloat16")
+    _, near = play_packed(halved, 9)
+    scale = max(1.0, *(part.abs().max().item() for part in there))
+    assert 0 < max((a - b).abs().max().item() for a, b in zip(near, there, strict=True)) < 0.1 * scale
+    linear = [name for name, module in halved.model.named_modules() if isinstance(module, nn.Linear)]
+    assert all(name.startswith("embedding.patch") for name in linear)
 
 
 @pytest.mark.slow
