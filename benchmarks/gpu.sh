@@ -20,7 +20,7 @@ step lanes --size tiny --task 4/1 --lanes 1024
 step lanes-128 --size tiny --task 4/1 --lanes 1024 --context 128
 # The shipped shape with an instruction, as most of its tasks have.
 step prompt --size tiny --task 4/1 17/6 --prompt 7
-# What bfloat16 changes: >= 99.9% of greedy actions are the same or of the next bin.
+# What bfloat16 changes: >= 99.9% of greedy actions are the same.
 say python benchmarks/precision.py --device cuda --precision bfloat16 --steps 5000 \
     --env CartPole-v1 BabyAI-GoToObj-v0 HalfCheetah-v5 | tee "$out/precision.md"
 # Training: >= half of the peak of a matrix product.

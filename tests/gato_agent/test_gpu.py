@@ -44,7 +44,7 @@ def test_replayed_equals_uncached_on_the_cpu(
     model = harsh(dataclasses.replace(NANO, context=context)).double()
     with caplog.at_level(logging.WARNING):
         worst, _ = worst_error(model, Lanes(model, lanes, on_gpu, prompt), steps)
-    assert worst < 3e-5
+    assert worst < 1e-5
     assert not caplog.messages  # CUDA graphs were used
 
 
