@@ -7,6 +7,7 @@ Greedy returns of the same episodes with each choice, decoded by PyTorch, as sco
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import tyro
@@ -16,19 +17,24 @@ from torch import Tensor
 from gato_agent import agent, decode
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.returns import play_shortly
+from gato_agent.sampling import choose
+
+Choice = Callable[..., Tensor]  # see `gato_agent.sampling.choose`
 
 
-def likeliest(logits: Tensor) -> Tensor:
-    """The mode: [lanes, ids] -> [lanes]."""
+def likeliest(logits: Tensor, **_: Any) -> Tensor:
+    """The mode: [env, ids] -> [env]."""
     return logits.argmax(-1)
 
 
-def mean(logits: Tensor) -> Tensor:
+def mean(logits: Tensor, *, ordered: bool = False, **_: Any) -> Tensor:
     """The expected bin, rounded."""
+    if not ordered:
+        return logits.argmax(-1)
     return (logits.softmax(-1) @ torch.arange(logits.shape[1], dtype=logits.dtype)).round().long()
 
 
-CHOICES: dict[str, Callable[[Tensor], Tensor]] = {"likeliest": likeliest, "mean": mean, "median": decode.median}
+CHOICES: dict[str, Choice] = {"likeliest": likeliest, "mean": mean, "median": choose}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def main(config: Config) -> None:
     for task in config.env:
         scores = []
         for choice in CHOICES.values():
-            setattr(decode, "median", choice)  # noqa: B010
+            setattr(decode, "choose", choice)  # noqa: B010
             found = play_shortly(checkpoint, [task], config.episodes, "cpu", lambda line: None)
             scores.append("failed" if task in found.failed else f"{found.tasks[task].normalized:.2f}")
         console.print(f"| {task} | {' | '.join(scores)} |", highlight=False)

@@ -37,7 +37,7 @@ from gato_agent.windows import Windows
 
 CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
 
-SIZE = replace(GatoConfig.nano(), pack=1, parallel_actions=0)  # a view says what becomes a token each
+SIZE = replace(GatoConfig.nano(), pack=1, action_decoder=False)  # a view says what becomes a token each
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def main(config: Config) -> None:
         model = learn(task, text, episodes[:learned], config.steps)
         seconds = time.process_time() - start
         loss, error = asked(model, tokenized(task, text, episodes[learned:]))
-        line = f"{task.id} {name:10} {task.tokenizer(model.config, text).tokens_per_step:4} tokens a timestep, "
+        line = f"{task.id} {name:10} {task.tokenizer(model.config, text).layout.length:4} tokens a timestep, "
         line += f"{seconds:4.0f} s of CPU; held out: {loss:.3f} nats, error {error:.4f} of the range"
         print(line, played(model, task, text, config.play) if config.play else "", flush=True)
 
@@ -109,13 +109,17 @@ def asked(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, f
     losses, errors = [], []
     for step in range(batches):
         batch = windows.batch(step)
-        sums, counts = action_loss(model, batch)
-        losses.append((sums.sum() / counts.sum()).item())
+        found = action_loss(model, batch)
+        losses.append((found.families.sum() / found.weights.sum()).item())
         seen = {"local": batch.local, "intervals": batch.intervals, "segment": batch.segment}
-        hidden = model(batch.tokens, batch.patches, **seen).flatten(0, 1)
-        for low, high, position, ids, *_ in batch.targets:
-            off = (model.logits(hidden[position], low, high).argmax(1) + low - ids).abs()
-            errors.append(off.double().mean().item() / (high - low))
+        places = {"index": batch.index, "until": batch.until}
+        hidden = model(batch.tokens, batch.patches, **seen, **places).flatten(0, 1)
+        targets = batch.targets
+        for at, offset in enumerate(targets.offset):
+            for low, high, rows, _ in targets.ranges[at]:
+                state = hidden[targets.position[rows] + offset]
+                off = (model.logits(state, low, high).argmax(1) + low - targets.ids[rows, at]).abs()
+                errors.append(off.double().mean().item() / (high - low))
     return float(np.mean(losses)), float(np.mean(errors))
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gato_agent.action_mask import ActionMasks
 from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.decode import Choose, Precision, Prefill, Told
+from gato_agent.decode import Precision, Prefill, StepOptions
+from gato_agent.distribution import LeafDistribution, distributions
 from gato_agent.engine import make_decoder
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.structure import Columns, batch, columns, row, stack
@@ -21,6 +24,7 @@ from gato_agent.prompt import Kind
 from gato_agent.prompter import Prompter
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.hub import PREFIX
+from gato_agent.sampling import Sampler, log_prob
 from gato_agent.spaces import PAD, Observed
 from gato_agent.tokenized import flat
 
@@ -43,6 +47,8 @@ class Agent:
         compiled: whether a GPU's steps are compiled first, which takes a minute and is for large models.
         prompt: what episodes begin with: none, or by default what the task was trained with.
         demonstration: an episode of the task, for an agent that was trained with demonstrations.
+        marginal: True to choose each number of an action without regard to those before it, where there is an action
+            decoder.
 
     Raises:
         UsageError: an option that cannot be, or a prompt that the task was not trained with.
@@ -51,7 +57,7 @@ class Agent:
     def __init__(
         self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu",
         temperature: float | None = None, seed: int = 0, precision: Precision = "float32", prompt: Kind | None = None,
-        demonstration: Episode | None = None, compiled: bool = False,
+        demonstration: Episode | None = None, compiled: bool = False, marginal: bool = False,
     ) -> None:  # fmt: skip
         temperature = task.temperature if temperature is None else temperature
         if not 0 <= temperature < math.inf:
@@ -60,14 +66,17 @@ class Agent:
         self.model = checkpoint.model
         self.config = checkpoint.model.config
         self.device = torch.device(device)
-        self.temperature = temperature
+        self.temperature, self._marginal = temperature, marginal
         self.seed = seed
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
         pieces = checkpoint.text.encode if checkpoint.text else None
         self._prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
         self._decoder = make_decoder(self.model, legal, precision, compiled=compiled)
-        self._last = 0 if self.config.parallel_actions else 1  # action tokens that enter with the next observation
+        layout = self.tokenizer.layout
+        self._carried = layout.carried  # action tokens that enter with the next observation
+        self._masks = ActionMasks(task.action_space, self.tokenizer)
+        self._allowed: NDArray[np.bool_] | None = None
         self._lanes = 0  # none before the first reset
 
     @classmethod
@@ -83,6 +92,7 @@ class Agent:
         prompt: Kind | None = None,
         demonstration: Episode | None = None,
         compiled: bool = False,
+        marginal: bool = False,
     ) -> Self:
         """Load a checkpoint for an environment.
 
@@ -97,6 +107,7 @@ class Agent:
             prompt: see `Agent`.
             demonstration: see `Agent`.
             compiled: see `Agent`.
+            marginal: see `Agent`.
 
         Raises:
             UsageError: no such checkpoint, or it knows neither the environment's id nor its spaces.
@@ -108,7 +119,7 @@ class Agent:
         task = find_task(checkpoint, env)
         return cls(
             checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision, prompt=prompt,
-            demonstration=demonstration, compiled=compiled,
+            demonstration=demonstration, compiled=compiled, marginal=marginal,
         )  # fmt: skip
 
     def push_to_hub(
@@ -120,36 +131,78 @@ class Agent:
     def reset(self, lanes: int = 1) -> None:
         """Forget everything and prepare for `lanes` environments."""
         at_least(1, lanes=lanes)
-        local, separator = self.tokenizer.local, self.config.vocabulary.separator
-        if self._last:
-            local = np.array([-1, *local[: self.tokenizer.n_obs + 1]])
-        self._decoder.reset(lanes, len(local), self._prompter.tokens)
+        layout, separator = self.tokenizer.layout, self.config.vocabulary.separator
+        local = np.concatenate((np.full(layout.carried, -1), layout.local[: layout.n_prefill]))
+        self._decoder.reset(lanes, layout.written, self._prompter.tokens)
         self._pin(np.ones(lanes, dtype=np.bool_), self._prompter.reset(lanes))
         self._lanes = lanes
-        # What enters the model in each step: last action token, observation, separator; or a timestep without action.
+        # Tokens that enter the model in each step: the last action token if it is carried, observation, separators.
         self._tokens = torch.full((lanes, len(local)), separator)
         self._local = torch.from_numpy(local).repeat(lanes, 1)
         self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).repeat(lanes, 1, 1)
         self._fresh = np.ones(lanes, dtype=np.bool_)
         self._steps = np.zeros(lanes, dtype=np.int64)
         generators = [torch.Generator().manual_seed(self.seed + lane) for lane in range(lanes)]
-        self._choose = Choose(self.temperature, generators)
+        self._sampler = Sampler(self.temperature, generators)
 
-    def act(self, observation: Any, start: NDArray[np.bool_] | None = None) -> Any:
+    def act(
+        self, observation: Any, start: NDArray[np.bool_] | None = None, *, masks: Sequence[Any] | None = None,
+        return_log_prob: bool = False,
+    ) -> Any:  # fmt: skip
         """Choose one action per lane.
 
         Args:
             observation: batch in the form of `VectorEnv.observation_space`.
             start: bool [lanes], where an episode begins; by default all lanes begin at the first call after `reset`.
                 Without a `reset`, the first call prepares as many lanes as the batch has.
+            masks: action mask of each lane, see `ActionMasks`; None for all actions.
+            return_log_prob: True to return the log-probability of each action too.
 
         Returns:
-            Batch in the form of `VectorEnv.action_space`.
+            Batch in the form of `VectorEnv.action_space`; with `return_log_prob` that and a float64 array [lanes], the
+            log-probability under the distribution at the agent's temperature (1 where it is greedy). A number of a Box
+            has that of its bin.
 
         Raises:
-            GatoError: an observation does not belong to the space; names environment, key, lane and step.
+            GatoError: an observation does not belong to the space, or a mask allows nothing; names environment, key,
+                lane and step.
         """
-        return batch(self.task.action_space, self._act(columns(self.task.observation_space, observation), start))
+        action = self._act(columns(self.task.observation_space, observation), start, masks=masks)
+        acted = batch(self.task.action_space, action)
+        return (acted, self._log_prob()) if return_log_prob else acted
+
+    def distribution(
+        self, observation: Any, start: NDArray[np.bool_] | None = None, *, given: Any = None,
+        masks: Sequence[Any] | None = None,
+    ) -> dict[str, LeafDistribution]:  # fmt: skip
+        """Distribution of the next action, without taking a step: `act` with the same observation comes after it.
+
+        Elements of an action are drawn one after the other. With `given`, an action, each element's distribution is
+        that after the elements of `given` before it. Without, it is the marginal one, which regards no other element,
+        where the size has an action decoder; else that along the greedy action.
+
+        Args:
+            observation: see `act`.
+            start: see `act`.
+            given: batch in the form of `VectorEnv.action_space`.
+            masks: see `act`.
+
+        Returns:
+            Leaf path -> its distribution at the agent's temperature, 1 where it is greedy; "" for a space of one leaf.
+
+        Raises:
+            GatoError: as `act`.
+        """
+        forced = None if given is None else self._encode_action(given)
+        seen = columns(self.task.observation_space, observation)
+        if not self._lanes:
+            self.reset(lanes_of(seen))
+        before = self._tokens.clone(), self._steps.copy(), self._fresh.copy()
+        self._act(seen, start, greedy=True, forced=forced, masks=masks, marginal=given is None)
+        logits = [part.clone() for part in self._decoder.logits]
+        self._decoder.rewind(self.tokenizer.layout.written - self.tokenizer.layout.rewound)
+        self._tokens, self._steps, self._fresh = before
+        return distributions(self.tokenizer, logits, self.temperature or 1.0, self._allowed)
 
     def follow(self, observation: Any, action: Any, start: NDArray[np.bool_] | None = None) -> None:
         """Go on as if it had chosen `action`, which somebody else did: that is what it remembers.
@@ -162,17 +215,10 @@ class Agent:
         Raises:
             GatoError: an observation or action does not belong to its space.
         """
-        try:
-            tokens = self.tokenizer.encode_actions(columns(self.task.action_space, action))
-        except SpaceError as error:
-            raise GatoError(f"{self.task.id}: action in lane {error.row}: {error}") from error
+        forced = self._encode_action(action)
         if not self._lanes:
-            self.reset(len(tokens))
-        choose, self._choose = self._choose, Told(torch.from_numpy(tokens - self.tokenizer.legal[:, 0]).long())
-        try:
-            self._act(columns(self.task.observation_space, observation), start)
-        finally:
-            self._choose = choose
+            self.reset(len(forced))
+        self._act(columns(self.task.observation_space, observation), start, forced=forced)
 
     def predict(
         self,
@@ -199,14 +245,13 @@ class Agent:
         if state is None:
             self.reset(lanes_of(given))
             episode_start = None
-        choose, self._choose = self._choose, Choose() if deterministic else self._choose
-        try:
-            actions = self._act(given, episode_start)
-        finally:
-            self._choose = choose
+        actions = self._act(given, episode_start, greedy=deterministic)
         return row(action_space, actions, 0) if single else batch(action_space, actions), self._decoder
 
-    def _act(self, observation: Columns, start: NDArray[np.bool_] | None) -> Columns:
+    def _act(
+        self, observation: Columns, start: NDArray[np.bool_] | None, *, greedy: bool = False,
+        forced: torch.Tensor | None = None, masks: Sequence[Any] | None = None, marginal: bool | None = None,
+    ) -> Columns:  # fmt: skip
         """Encode, decode, decode again: observations -> tokens -> action tokens -> actions."""
         if not self._lanes:
             self.reset(lanes_of(observation))
@@ -218,28 +263,71 @@ class Agent:
             raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
         self._restart(start)
         seen = self._encode(observation, start)
-        self._tokens[:, self._last : self._last + self.tokenizer.n_obs] = torch.from_numpy(seen.tokens)
+        self._tokens[:, self._carried : self._carried + self.tokenizer.n_obs] = torch.from_numpy(seen.tokens)
         patches, packs = (torch.from_numpy(flat(part)) if part.size else None for part in (seen.patches, seen.packs))
         prefill = Prefill(self._tokens, self._local, patches, self._intervals, packs)
-        action = self._decoder.step(prefill, self._choose)
-        self._tokens[:, : self._last] = action[:, action.shape[1] - self._last :]
+        sampler = Sampler() if greedy or forced is not None else self._sampler
+        self._allowed = self._allow(masks)
+        allowed = None if self._allowed is None else torch.from_numpy(self._allowed)
+        given = {
+            "forced": forced,
+            "allowed": allowed,
+            "marginal": (self._marginal if marginal is None else marginal) or None,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        options = StepOptions.of(sampler, self.tokenizer.n_act, **given)
+        self._chosen = action = self._decoder.step(prefill, options)
+        self._tokens[:, : self._carried] = action[:, action.shape[1] - self._carried :]
         self._steps += 1
         return self.tokenizer.decode_actions(action.numpy())
+
+    def _allow(self, masks: Sequence[Any] | None) -> NDArray[np.bool_] | None:
+        """Ids that the action masks of the lanes allow, bool [lanes, sum of legal ids]; None for all."""
+        if masks is None:
+            return None
+        if len(masks) != self._lanes:
+            raise UsageError(
+                f"{self.task.id}: {len(masks)} action masks for {self._lanes} lanes: give one each, or None"
+            )
+        try:
+            return self._masks.allowed(masks)
+        except SpaceError as error:
+            where = f" in lane {error.row}, step {self._steps[error.row]}" if error.row is not None else ""
+            raise GatoError(f"{self.task.id}: action mask{where}: {error}") from error
+
+    def _encode_action(self, action: Any) -> torch.Tensor:
+        """Tokens of an action in the form of `VectorEnv.action_space`: int64 [lanes, A]."""
+        try:
+            tokens = self.tokenizer.encode_actions(columns(self.task.action_space, action))
+        except SpaceError as error:
+            raise GatoError(f"{self.task.id}: action in lane {error.row}: {error}") from error
+        return torch.from_numpy(tokens).long()
+
+    def _log_prob(self) -> NDArray[np.float64]:
+        """Log-probability of the latest action of each lane, float64 [lanes]."""
+        total, at = np.zeros(self._lanes), 0
+        for token, logits in enumerate(self._decoder.logits):
+            end = at + logits.shape[1]
+            allowed = None if self._allowed is None else torch.from_numpy(self._allowed[:, at:end])
+            index = self._chosen[:, token] - int(self.tokenizer.legal[token, 0])
+            total += log_prob(logits.cpu(), index, self.temperature or 1.0, allowed).numpy()
+            at = end
+        return total
 
     def _restart(self, start: NDArray[np.bool_]) -> None:
         """Begin new episodes in some lanes; in their first pass a PAD stands where the last action token would."""
         if start.any():
             lanes = torch.from_numpy(start)
             age = self._prompter.tokens  # where the observation begins; the PAD goes before it
-            self._decoder.restart(lanes, age - self._last)
-            self._tokens[:, : self._last].masked_fill_(lanes.unsqueeze(1), PAD)
+            self._decoder.reset_envs(lanes, age - self._carried)
+            self._tokens[:, : self._carried].masked_fill_(lanes.unsqueeze(1), PAD)
             self._steps[start] = 0
             self._fresh[:] = False
 
     def _pin(self, lanes: NDArray[np.bool_], prompts: Prefill | None) -> None:
         """Give lanes the prompts of their episodes, if there are any."""
         if prompts is not None:
-            self._decoder.pin(torch.from_numpy(lanes), prompts)
+            self._decoder.prefill_prefix(torch.from_numpy(lanes), prompts)
 
     def _encode(self, observation: Columns, start: NDArray[np.bool_]) -> Observed:
         """Tokens, patches and packs of the lanes' observations; pins prompts of new episodes."""

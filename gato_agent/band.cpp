@@ -1,6 +1,6 @@
 // Attention of whole windows on a CPU, forward and backward: sliding, within episodes, towards pinned prompts too.
 //
-// Who sees whom is known from three numbers a token, so no mask is read and no key outside is touched. Scores of one
+// Which keys a query may attend to is known from five places a token, so no mask is read and no key outside is touched. Scores of one
 // block of queries to all its keys stay in the processor's cache. A thread has a lane's head to itself: sums come out the
 // same whatever the number of threads.
 
@@ -36,7 +36,6 @@ typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
 typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
 
 constexpr int PANEL = 64, ROWS = 48;  // keys side by side, queries a block
-constexpr int FAR = 1 << 30;           // an index that no token has
 constexpr float NOWHERE = -1e30f;      // score of a key that is not seen
 
 struct bf16 { uint16_t bits; };
@@ -157,9 +156,10 @@ extern "C" {
 
 struct Windows {
     int32_t batch, length, heads, size, context, threads;
-    const int32_t *index, *pinned, *segment;  // [batch][length]: place in its episode, tokens of its prompt, episode
-    const uint8_t *pad;                       // [batch][length]: seen by itself alone
-    const float *cos, *sin;                   // [places][size / 2]
+    // [batch][length]: position and episode; the rest are places. Query q attends to key k where first[q] <= k <= q or
+    // prefix_first[q] <= k < prefix_end[q] (from the end of the context, if q is beyond it), and q <= until[k].
+    const int32_t *index, *segment, *first, *until, *prefix_first, *prefix_end;
+    const float *cos, *sin;  // [positions][size / 2]
 };
 }
 
@@ -171,26 +171,26 @@ struct Head {
     typedef typename Kind<T>::Type E;
     const Windows &w;
     const int n, padded, size;
-    const int32_t *index, *pinned, *segment;
-    const uint8_t *pad;
-    std::vector<int32_t> near_index, far_index;  // [padded], out of reach where a key is a pad
+    const int32_t *index, *segment, *first, *prefix_first, *prefix_end;
+    std::vector<int32_t> until;                  // [padded]
     std::vector<float> q, far, k, v;             // [padded][size]; q and far: turned, and turned as at the context's end
     std::vector<E> k_panels, v_panels, k_space, v_space;
     const E *k_down, *v_down;
 
     Head(const Windows &w, int lane, int head, const T *qkv, bool backward)
         : w(w), n(w.length), padded((n + PANEL - 1) / PANEL * PANEL), size(w.size), index(w.index + long(lane) * n),
-          pinned(w.pinned + long(lane) * n), segment(w.segment + long(lane) * n), pad(w.pad + long(lane) * n),
-          near_index(padded, -FAR), far_index(padded, FAR), q(long(padded) * size), far(q.size()), k(q.size()), v(q.size()) {
+          segment(w.segment + long(lane) * n), first(w.first + long(lane) * n),
+          prefix_first(w.prefix_first + long(lane) * n), prefix_end(w.prefix_end + long(lane) * n),
+          until(w.until + long(lane) * n, w.until + long(lane) * n + n), q(long(padded) * size), far(q.size()), k(q.size()), v(q.size()) {
         const long row = 3L * w.heads * size;
         const T *from = qkv + lane * n * row + head * size;
         const float scale = 1 / std::sqrt(float(size));
+        until.resize(padded, -1);
         for (int i = 0; i < n; i++, from += row) {
             turn(from, index[i], scale, &q[long(i) * size]);
-            if (pinned[i]) turn(from, std::min(index[i], w.context - 1), scale, &far[long(i) * size]);
+            if (prefix_first[i] < prefix_end[i]) turn(from, std::min(index[i], w.context - 1), scale, &far[long(i) * size]);
             turn(from + w.heads * size, index[i], 1, &k[long(i) * size]);
             for (int c = 0; c < size; c++) v[long(i) * size + c] = one(from + 2 * w.heads * size + c);
-            if (!pad[i]) near_index[i] = far_index[i] = index[i];
         }
         panels(k, k_panels);
         if (backward) panels(v, v_panels), k_down = down(k.data(), padded, size, k_space);
@@ -227,7 +227,7 @@ struct Head {
 
 struct Block {
     int first, last;        // queries
-    int begin, prompt_end;  // of the episode, and of its prompt
+    int latest;             // where the recent keys begin of the query whose begin last
     int far_from, far_to;   // keys of the prompt that are seen from afar, in whole panels; none where equal
     int from, to;           // other keys, in whole panels
     int distant() const { return far_to - far_from; }
@@ -241,15 +241,16 @@ void blocks(const Head<T> &h, Work work) {
     for (int begin = 0, end; begin < h.n; begin = end) {
         end = begin;
         while (end < h.n && h.segment[end] == h.segment[begin]) end++;
-        const int limit = h.w.context - h.pinned[begin];
-        int prompt_end = begin;
-        while (prompt_end < end && h.index[prompt_end] < h.pinned[begin]) prompt_end++;
-        for (int first = begin, low = begin; first < end; first += ROWS) {
+        for (int first = begin; first < end; first += ROWS) {
             const int last = std::min(first + ROWS, end);
-            while (low < first && h.index[first] - h.index[low] >= limit) low++;
-            Block b{first, last, begin, prompt_end, 0, 0, low / PANEL * PANEL, (last + PANEL - 1) / PANEL * PANEL};
-            if (prompt_end > begin && h.index[last - 1] - h.index[begin] >= limit)
-                b.far_from = begin / PANEL * PANEL, b.far_to = (prompt_end + PANEL - 1) / PANEL * PANEL;
+            int low = last, latest = 0, shown = h.n, shown_end = 0;
+            for (int i = first; i < last; i++) {
+                low = std::min(low, int(h.first[i])), latest = std::max(latest, int(h.first[i]));
+                if (h.prefix_first[i] < h.prefix_end[i])
+                    shown = std::min(shown, int(h.prefix_first[i])), shown_end = std::max(shown_end, int(h.prefix_end[i]));
+            }
+            Block b{first, last, latest, 0, 0, low / PANEL * PANEL, (last + PANEL - 1) / PANEL * PANEL};
+            if (shown < shown_end) b.far_from = shown / PANEL * PANEL, b.far_to = (shown_end + PANEL - 1) / PANEL * PANEL;
             work(b);
         }
     }
@@ -258,18 +259,18 @@ void blocks(const Head<T> &h, Work work) {
 // Makes scores NOWHERE where a key is not seen: those of a panel of keys, for all queries of a block.
 template <class T>
 void hide(const Head<T> &h, const Block &b, int key, bool distant, float *s, long lds) {
-    const int limit = h.w.context - h.pinned[b.begin];
     Integers lanes;
     for (int j = 0; j < WIDE; j++) lanes[j] = j;
-    for (int i = b.first; i < b.last; i++, s += lds)
+    for (int i = b.first; i < b.last; i++, s += lds) {
+        const int from = distant ? h.prefix_first[i] : h.first[i], end = distant ? h.prefix_end[i] : i + 1;
         for (int j = 0; j < PANEL; j += WIDE) {
             const Integers at = lanes + (key + j);
-            Integers place, seen;
-            std::memcpy(&place, &(distant ? h.far_index : h.near_index)[key + j], sizeof place);
-            if (distant) seen = (at >= b.begin) & (at < b.prompt_end) & (at <= i) & (h.index[i] - place >= limit);
-            else seen = ((at >= b.begin) & (at <= i) & (h.index[i] - place < limit)) | (at == i);
+            Integers until;
+            std::memcpy(&until, &h.until[key + j], sizeof until);
+            const Integers seen = (at >= from) & (at < end) & (until >= i);
             store(s + j, seen ? load(s + j) : Vector{} + NOWHERE);
         }
+    }
 }
 
 // Scores of a block's queries with its keys; columns of distant keys come first.
@@ -280,9 +281,8 @@ void score(const Head<T> &h, const Block &b, const E *q, const E *far, float *s)
         const bool distant = at < b.distant();
         const int key = b.key(at);
         scores(distant ? far : q, terms, &h.k_panels[long(key) * terms], s + at, columns);
-        bool whole = !distant && key >= b.begin && key + PANEL <= b.first + 1;
-        whole = whole && h.index[b.last - 1] - h.index[key] < h.w.context - h.pinned[b.begin];
-        for (int j = 0; whole && j < PANEL; j++) whole = !h.pad[key + j];
+        bool whole = !distant && key >= b.latest && key + PANEL <= b.first + 1;
+        for (int j = 0; whole && j < PANEL; j++) whole = h.until[key + j] >= b.last - 1;
         if (!whole) hide(h, b, key, distant, s + at, columns);
     }
 }

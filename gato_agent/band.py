@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gato_agent.config import GatoConfig
 from gato_agent.native import library
-from gato_agent.spaces import PAD
+from gato_agent.rotary import angles_of
+from gato_agent.visibility import Visibility
 
 SOURCE = Path(__file__).with_name("band.cpp")
 COLUMNS = 32  # heads are a multiple of this in size
@@ -29,44 +30,30 @@ class _Windows(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("batch", "length", "heads", "size", "context", "threads")),
-        *((name, ctypes.c_void_p) for name in ("index", "pinned", "segment", "pad", "cos", "sin")),
+        *((name, ctypes.c_void_p) for name in ("index", "segment", "first", "until", "prefix_first", "prefix_end")),
+        *((name, ctypes.c_void_p) for name in ("cos", "sin")),
     ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Band:
-    """Who sees whom in windows: token i sees token j of its own segment where j <= i and i - j < context.
-
-    With prompts, i - j < context - P or j < P by their index, see `Gato.forward`. A PAD is seen by itself alone.
-    """
+    """`Visibility` of windows as band.cpp reads it."""
 
     windows: _Windows
     kept: tuple[Tensor, ...]  # what it points into
 
     @classmethod
-    def of(
-        cls, config: GatoConfig, tokens: Tensor, segment: Tensor | None, index: Tensor, pinned: Tensor | None,
-        angles: tuple[Tensor, Tensor],
-    ) -> Self:  # fmt: skip
-        """Describe windows.
-
-        Args:
-            config: of the model.
-            tokens: integer [batch, length].
-            segment: integer [batch, length], each a run of neighbours; None for one a window.
-            index: integer [batch or 1, length], place of each token, rising within a segment.
-            pinned: integer [batch, length], tokens of the prompt that its segment begins with; None for none.
-            angles: cosine and sine of each place up to the largest, float32 [places, size].
-        """
-        batch, length = tokens.shape
-        zeros = torch.zeros_like(tokens)
-        whole = [zeros if x is None else x.expand(tokens.shape) for x in (pinned, segment)]
-        turns = [x[:, : config.head_size // 2].contiguous() for x in (angles[0], -angles[1])]
-        kept = (
-            *(x.to(torch.int32).contiguous() for x in (index.expand(tokens.shape), *whole)),
-            (tokens == PAD).contiguous(), *turns,
-        )  # fmt: skip
-        sizes = batch, length, config.heads, config.head_size, config.context, torch.get_num_threads()
+    def of(cls, config: GatoConfig, visibility: Visibility) -> Self:
+        """Describe windows; positions are at least 0."""
+        position, segment, first, until, begin, end = visibility
+        none = torch.zeros_like(first)
+        places = position.expand(first.shape), segment, first, until, *(none if x is None else x for x in (begin, end))
+        cos, sin = (
+            x.squeeze(0) for x in angles_of(torch.arange(int(position.max()) + 1), config.head_size, torch.float32)
+        )
+        turns = [x[:, : config.head_size // 2].contiguous() for x in (cos, -sin)]
+        kept = *(x.to(torch.int32).contiguous() for x in places), *turns
+        sizes = *first.shape, config.heads, config.head_size, config.context, torch.get_num_threads()
         return cls(_Windows(*sizes, *(x.data_ptr() for x in kept)), kept)
 
     def attend(self, qkv: Tensor) -> Tensor:

@@ -20,17 +20,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from gato_agent.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
 from gato_agent.agent import resolve_device
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder
+from gato_agent.decode import Decoder, Legal, Precision, Prefill, TorchDecoder
 from gato_agent.embedding import VALUE_WIDTH
 from gato_agent.engine import Engine, make_decoder
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.graphs import GraphDecoder
 from gato_agent.machine import WARM_UP, Machine, timed
-from gato_agent.model import ACTION_WIDTH, Gato
+from gato_agent.model import Gato
 from gato_agent.spaces import BINS, PACK, PAD
+from gato_agent.timestep_layout import TimestepLayout
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class BenchConfig:
     size: tuple[str, ...] = ("nano", "tiny")
     """nano, tiny, small, baseline or large; one or several."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON: {"pack": 64, "parallel_actions": 32}."""
+    """Fields of each size to change, as JSON: {"pack": 64, "action_decoder": true}."""
     task: tuple[str, ...] = ("4/1", "17/6")
     """Values of an observation / action tokens."""
     lanes: tuple[int, ...] = (1,)
@@ -133,16 +135,20 @@ class Job:
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
         self.packs, count = packs, packs or observations
-        each = config.parallel_actions
-        more = -(-actions // each) - min(packs, 1) if each else 0  # separators
-        local = [*range(count + more)] if each else [-1, *range(count), -1]
+        layout = TimestepLayout(count, actions, config.action_decoder, config.past_actions, packs)
+        local = [-1] * layout.carried + layout.local[: layout.n_prefill].tolist()
         if max(local) >= config.local_positions:
             raise UsageError(
                 f"--task {observations}/{actions}: a model of this size has {config.local_positions} places"
             )
+        self.layout = layout
         self.local = torch.tensor([local]).repeat(lanes, 1)
-        self.passes = [len(local)] + [1] * (0 if each else actions - 1)  # tokens of each in a step
-        heads = (actions * config.width + BINS) * ACTION_WIDTH if each else BINS * config.width
+        self.passes = [len(local)] + [1] * (0 if config.action_decoder else actions - 1)  # tokens of each in a step
+        chain = (
+            config.width * STATE_WIDTH + STATE_WIDTH**2 + CHOSEN_WIDTH * STATE_WIDTH
+        )  # of a token given those before
+        heads = (actions * config.width + BINS) * STATE_WIDTH + (actions - 1) * chain
+        heads = heads if config.action_decoder else BINS * config.width
         self.read = [heads] * len(self.passes)  # weights of each pass besides those of the blocks
         self.read[0] += observations * VALUE_WIDTH * config.width if packs else 0
 
@@ -151,7 +157,7 @@ class Job:
         tokens = torch.randint(0, self.config.vocabulary.size, self.local.shape)
         if not self.packs:
             return Prefill(tokens, self.local, None, None)
-        begin = 0 if self.config.parallel_actions else 1
+        begin = self.layout.carried
         tokens[:, begin : begin + self.packs] = PACK
         packs = torch.full((self.lanes, self.packs * self.config.pack), PAD, dtype=torch.int16)
         packs[:, : self.observations] = torch.randint(0, BINS, (self.lanes, self.observations))
@@ -159,14 +165,14 @@ class Job:
 
     def fill(self, decoder: Decoder, context: int, prompt: int = 0) -> None:
         """Start anew and step until `context` tokens are held, the prompt's among them."""
-        decoder.reset(self.lanes, self.passes[0], prompt)
+        decoder.reset(self.lanes, self.layout.written, prompt)
         if prompt:
             tokens = torch.randint(0, self.config.vocabulary.size, (self.lanes, prompt))
             every = torch.ones(self.lanes, dtype=torch.bool)
-            decoder.pin(every, Prefill(tokens, torch.full_like(tokens, -1), None, None))
-            decoder.restart(every, prompt)
-        for _ in range(math.ceil((context - prompt) / sum(self.passes))):
-            decoder.step(self.prefill(), Choose())
+            decoder.prefill_prefix(every, Prefill(tokens, torch.full_like(tokens, -1), None, None))
+            decoder.reset_envs(every, prompt)
+        for _ in range(math.ceil((context - prompt) / self.layout.span)):
+            decoder.step(self.prefill())
 
     def rerun(self, model: Gato) -> Callable[[], None]:
         """A step without a cache: everything is computed again for every action token."""
@@ -218,15 +224,15 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
         )  # fmt: skip
 
     def cached(name: str, decoder: Decoder, precision: Precision = "float32") -> StepFigures:
-        more = 0 if context == model.config.context else (config.repeats + WARM_UP) * sum(job.passes)
+        more = 0 if context == model.config.context else (config.repeats + WARM_UP) * job.layout.span
         begin = max(context - more, config.prompt + 1)  # so that it is filled in the end
         job.fill(decoder, begin, config.prompt)
-        return row(name, lambda: decoder.step(job.prefill(), Choose()), precision, held=begin + more // 2)
+        return row(name, lambda: decoder.step(job.prefill()), precision, held=begin + more // 2)
 
     rows = [cached(f"{name} {precision}", decoder, precision) for name, decoder, precision in fast(config, model, job)]
     if config.compare or not rows:
         rows.append(cached("pytorch", TorchDecoder(model, job.legal)))
-    if model.config.parallel_actions or model.config.pack > 1:  # others have nothing like it
+    if model.config.action_decoder or model.config.pack > 1:  # others have nothing like it
         return rows
     if config.compare and context == model.config.context:
         rows.append(row("uncached", job.rerun(model), share=10))

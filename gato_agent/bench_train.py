@@ -45,7 +45,7 @@ class TrainBenchConfig:
     precision: tuple[Precision, ...] = ("float32", "bfloat16")
     """Of matrix products."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON: {"pack": 1, "parallel_actions": 0} are the paper's tokens."""
+    """Fields of each size to change, as JSON: {"pack": 1, "action_decoder": false} are the paper's tokens."""
     batch_size: int = 4
     """Windows per step."""
     optimizer: str = "adamw"
@@ -153,7 +153,7 @@ def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
     """Windows of long episodes with random observations and actions."""
     observed, acted = (gym.spaces.Box(-1, 1, (n,), np.float32) for n in (config.observations, config.actions))
     tokenizer = TrainedTask("made-up", observed, acted).tokenizer(shape, None)
-    rng, length = np.random.default_rng(0), 4 * shape.context // tokenizer.tokens_per_step + 1
+    rng, length = np.random.default_rng(0), 4 * shape.context // tokenizer.layout.length + 1
     episodes = [
         Episode(
             observations={"": rng.uniform(-1, 1, (length + 1, config.observations)).astype(np.float32)},
@@ -214,19 +214,27 @@ class PlainLoop:
     def step(self) -> None:
         """One step, with logits at targets."""
 
-        def loss(hidden: Tensor) -> Tensor | int:
-            targets = self.batch.targets
-            states = [self.model.predicting(hidden[t.position], t.place) for t in targets]
-            found = [self.model.logits(x, t.low, t.high) for x, t in zip(states, targets, strict=True)]
-            return sum(F.cross_entropy(x, t.id - t.low) for x, t in zip(found, targets, strict=True))
+        def loss(hidden: Tensor) -> Tensor:
+            return sum((self._loss_of(hidden, at) for at in range(len(self.batch.targets.offset))), torch.zeros(()))
 
         self._step(loss)
+
+    def _loss_of(self, hidden: Tensor, at: int) -> Tensor:
+        """Cross-entropy of one action token, by the marginal state where there is an action decoder."""
+        targets, decoder = self.batch.targets, self.model.action_decoder
+        total = torch.zeros((), device=self.device)
+        for low, high, rows, _ in targets.ranges[at]:
+            states = hidden[targets.position[rows] + targets.offset[at]]
+            states = decoder.marginal_state(states, at) if decoder else states
+            total = total + F.cross_entropy(self.model.logits(states, low, high), targets.ids[rows, at] - low)
+        return total
 
     def everywhere(self) -> None:
         """One step, with logits of all ids at all positions."""
         wanted = torch.full((self.tokens.numel(),), -100, device=self.device)
-        for target in self.batch.targets:
-            wanted[target.position] = target.id
+        for at, offset in enumerate(self.batch.targets.offset):
+            count = self.batch.targets.count(at)
+            wanted[self.batch.targets.position[:count] + offset] = self.batch.targets.ids[:count, at]
         table = self.model.embedding.table.weight
 
         def loss(hidden: Tensor) -> Tensor:

@@ -59,13 +59,20 @@ class TrainedTask:
             self.text_pieces,
             self.view,
             config.pack,
-            config.parallel_actions,
+            config.action_decoder,
             config.grid_rows,
+            config.past_actions,
         )
-        if tokenizer.local.max() >= config.local_positions:
+        if (longest := int(tokenizer.layout.local.max()) + 1) > config.local_positions:
             raise UsageError(
-                f"{self.id}: an observation takes {tokenizer.local.max() + 1} tokens and the model has positions for "
+                f"{self.id}: an observation takes {longest} tokens and the model has positions for "
                 f"{config.local_positions}; wrap the environment so that it observes less"
+            )
+        if tokenizer.layout.rewound >= config.context - self.prompt.tokens:
+            room = config.context - self.prompt.tokens - 1
+            raise UsageError(
+                f"{self.id}: an action takes {tokenizer.n_act} tokens, and a context of {config.context} has room for "
+                f"{room}: train with a larger one"
             )
         if 2 * self.prompt.tokens > config.context:
             raise UsageError(
@@ -166,6 +173,7 @@ class Checkpoint:
         except (AttributeError, GatoError, LookupError, TypeError, ValueError) as error:
             raise GatoError(f"{path} does not describe a checkpoint of this version: {error}") from error
         model = Gato.skeleton(config)
+        tensors = upgraded(tensors, model)
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         for name in expected.keys() ^ tensors.keys():
             raise GatoError(f"{path} {'lacks' if name in expected else 'has too many'} weights: {name}")
@@ -175,6 +183,24 @@ class Checkpoint:
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
         name = "shipped weights" if reference in SHIPPED else str(reference)
         return cls(model.to(device).eval(), {task.id: task for task in tasks}, text, about.get("training", {}), name)
+
+
+def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
+    """Weights of version 0.1, whose numbers of an action were predicted at once, with a correction that is zero.
+
+    Other weights are returned as they are.
+    """
+    if model.action_decoder is None or not any(name.startswith("actions.") for name in tensors):
+        return tensors
+    names = {"actions.split.": "action_decoder.marginal.", "actions.table.": "action_decoder.table."}
+    found = {
+        next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name): tensor
+        for name, tensor in tensors.items()
+    }
+    shapes = {
+        f"action_decoder.correction.{k}": v.shape for k, v in model.action_decoder.correction.state_dict().items()
+    }
+    return {**{name: torch.zeros(shape) for name, shape in shapes.items()}, **found}
 
 
 def locate(reference: str | Path | None) -> Path:

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.spaces import Vocabulary
+from gato_agent.timestep_layout import ACTION_GROUP
 
 # What our small sizes do otherwise than the paper.
-OWN: dict[str, Any] = {"stochastic_depth": 0.0, "pack": 64, "parallel_actions": 32}
+OWN: dict[str, Any] = {"stochastic_depth": 0.0, "pack": 64, "action_decoder": True}
 PUBLISHED_PARAMETERS = {"small": 79e6, "baseline": 364e6, "large": 1.18e9}  # Gato paper, table 5
 
 
@@ -36,21 +37,23 @@ class GatoConfig:
     grid_rows: bool = True
     """Whether each row of a grid, a two-dimensional MultiDiscrete, begins a token of its own where values share tokens,
     so that what is to be found in it can be attended to. Checkpoints that do not say so are of before."""
-    parallel_actions: int = 0
-    """Tokens of an action that are predicted at once, from the state of one token, and none is ever read (parallel
-    decoding as in OpenVLA-OFT, Kim et al. 2025): nothing can be copied from earlier actions. 0: each is predicted from
-    the one before it, which it reads, as in the paper."""
+    action_decoder: bool = False
+    """Whether a small autoregressive decoder on the hidden state of a timestep decodes its action; else action tokens
+    pass through the transformer, as in the paper."""
+    past_actions: bool = False
+    """Whether action tokens that pass through the transformer stay visible to later timesteps, the paper's literal
+    reading; else they are keys within their own timestep only, since an agent that reads its own past actions copies
+    them (Wen et al. 2020, Fighting Copycat Agents)."""
     stochastic_depth: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse shapes that no model can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "parallel_actions" else 1
             if field.type is bool and type(value) is not bool:
                 raise UsageError(f"{field.name} {value!r} must be true or false")
-            if field.type is int and (type(value) is not int or value < least):
-                raise UsageError(f"{field.name} {value!r} must be a whole number, at least {least}")
+            if field.type is int and (type(value) is not int or value < 1):
+                raise UsageError(f"{field.name} {value!r} must be a whole number, at least 1")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UsageError(f"width {self.width} must split into {self.heads} heads of an even size: change either")
         channels = self.patch_channels
@@ -136,15 +139,24 @@ class GatoConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`; raises UsageError on unknown or missing fields."""
-        former = data.get("parallel_actions")  # was true or false once
-        data = {"grid_rows": False, **data}  # and grids were as all else
-        if former is True:
-            raise UsageError("parallel_actions true is of an earlier version: train it again, now with a number")
+        data = {"grid_rows": False, **data}  # files without the field have no rows of grids
         try:
-            number = {"parallel_actions": 0} if former is False else {}
-            return cls(**{**data, **number, "patch_channels": tuple(data["patch_channels"])})
+            return cls(**{**_without_parallel_actions(data), "patch_channels": tuple(data["patch_channels"])})
         except (TypeError, KeyError) as error:
             raise UsageError(f"not a model configuration of this version: {error}") from error
+
+
+def _without_parallel_actions(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a file of version 0.1, whose actions were predicted at once or stayed visible, as those of this one."""
+    fields = dict(data)
+    former = fields.pop("parallel_actions", None)
+    if former is None:
+        return fields
+    if former is True or former not in (0, ACTION_GROUP):
+        raise UsageError(
+            f"parallel_actions {former} of version 0.1 cannot be read: train again with `gato-agent train`"
+        )
+    return {**fields, "action_decoder": bool(former), "past_actions": not former}
 
 
 SIZES = ("nano", "tiny", "small", "baseline", "large")

@@ -87,7 +87,8 @@ def _mark(
     here = Path(__file__).parent
     code = [path.read_bytes() for path in sorted([*here.glob("*.py"), *here.glob("envs/*.py")])]
     said = [hashlib.sha256(content).hexdigest() for content in (text.model if text else b"", *code)]
-    shape = config.pack, config.parallel_actions, config.grid_rows, config.text, config.context
+    layout = config.action_decoder, config.past_actions
+    shape = config.pack, *layout, config.grid_rows, config.text, config.context
     about = [files, [task.to_json() for task in tasks], shape, text_pieces, said, holdout]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
@@ -159,10 +160,10 @@ def _sized(
     prompt = task.prompt
     if prompt.kind == "none":
         return task
-    if prompt.kind == "demo" and config.parallel_actions:
-        raise UsageError("--prompt demo shows actions, which no model with parallel_actions reads: try text")
+    if prompt.kind == "demo" and config.action_decoder:
+        raise UsageError("--prompt demo shows actions, which no model with an action decoder reads: try text")
     if prompt.kind == "demo":
-        return replace(task, prompt=demonstration(task.tokenizer(config, text).tokens_per_step, config.context))
+        return replace(task, prompt=demonstration(task.tokenizer(config, text).layout.length, config.context))
     assert text is not None
     if prompt.instruction is None:
         room = len(text.encode(prompt.text))

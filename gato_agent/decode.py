@@ -1,115 +1,108 @@
-"""One control step: read the observation, then write the action token by token."""
+"""One control step: the observation is read, then the action decoded token by token, each fed back before the next."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from gato_agent.cache import Cache, Pinning
+from gato_agent.kv_cache import KVCache, PrefixTokens
 from gato_agent.model import Gato
+from gato_agent.sampling import Sampler, choose
+from gato_agent.timestep_layout import ACTION_GROUP
 
 Legal = Sequence[tuple[int, int]]  # half-open id range of each action token
 Precision = Literal["float32", "bfloat16", "int8"]  # of weights; the cache is float32 for the first, else bfloat16
 
 
 class Prefill(NamedTuple):
-    """What enters the model before the first action token: last action token, observation, separator; or a prompt.
+    """Tokens that enter the model before the first action token of each environment, or those of a prompt.
 
-    With `parallel_actions` it is a timestep as `SpaceTokenizer` has it.
+    They are an observation and its separators, as `TimestepLayout` has them; before it the last action token, where
+    past actions stay visible.
     """
 
-    tokens: Tensor  # int64 [lanes, 1 + n_obs + 1], or [lanes, tokens of the prompt]
+    tokens: Tensor  # int64 [env, layout.carried + layout.n_prefill], or [env, tokens of the prompt]
     local: Tensor  # int64, the same shape
-    patches: Tensor | None  # uint8 [lanes * k, 16, 16, 4]
-    intervals: Tensor | None  # integer [lanes * k, 2, 2]
-    packs: Tensor | None = None  # integer [lanes * p, pack]
+    patches: Tensor | None  # uint8 [env * k, 16, 16, 4]
+    intervals: Tensor | None  # integer [env * k, 2, 2]
+    packs: Tensor | None = None  # integer [env * p, pack]
 
     def to(self, device: torch.device | str) -> Self:
         """The same on a device."""
-        there = [part if part is None else part.to(device) for part in self]
-        return type(self)(*there)  # type: ignore[arg-type]  # None where it was
+        moved = [part if part is None else part.to(device) for part in self]
+        return type(self)(*moved)  # type: ignore[arg-type]  # None where it was
 
 
-class Choose:
-    """The likeliest id, or of ids in an order the median; or one sampled from softmax(logits / temperature).
+class StepOptions(NamedTuple):
+    """Options of one control step, besides the observation.
 
-    Many values near each other are as likely, and which of them is likeliest is chance: the median errs less.
-
-    Args:
-        temperature: 0 for the likeliest or the median.
-        generators: one random stream a lane, so that lanes do not disturb each other.
+    Attributes:
+        uniforms: float64 [env, A], numbers in [0, 1) that sampling takes; None for greedy.
+        temperature: float64 [], of sampling.
+        forced: int64 [env, A], ids that are chosen whatever the logits; None for free choice.
+        allowed: bool [env, sum of legal ids], True for ids that an action mask admits; None for all.
+        marginal: True to score each token without regard to those before it, where there is an action decoder.
     """
 
-    def __init__(self, temperature: float = 0.0, generators: Sequence[torch.Generator] = ()) -> None:
-        self.temperature, self._generators = temperature, generators
+    uniforms: Tensor | None = None
+    temperature: Tensor | None = None
+    forced: Tensor | None = None
+    allowed: Tensor | None = None
+    marginal: bool = False
 
-    def noise(self, count: int) -> Tensor | None:
-        """Gumbel noise float64 [lanes, count], whose addition samples (Gumbel 1954); None at temperature 0."""
-        if not self.temperature:
-            return None
-        draws = torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in self._generators])
-        return -torch.log(-torch.log(draws.clamp(min=1e-300)))
-
-    def __call__(self, logits: Tensor, ordered: bool = False) -> Tensor:
-        """Logits [lanes, ids] -> index of the chosen id [lanes]."""
-        noise = self.noise(logits.shape[1])
-        if noise is not None:
-            return (logits.double() / self.temperature + noise.to(logits.device)).argmax(-1)
-        return median(logits) if ordered else logits.argmax(-1)
+    @classmethod
+    def of(cls, sampler: Sampler, count: int, **others: "Tensor | bool | None") -> Self:
+        """Options of a step that samples, or is greedy, for `count` action tokens."""
+        if not (sampler.temperature or others):
+            return GREEDY  # type: ignore[return-value]
+        uniforms = sampler.uniforms(count)
+        temperature = None if uniforms is None else torch.tensor(sampler.temperature, dtype=torch.float64)
+        return cls(uniforms, temperature, **others)  # type: ignore[arg-type]
 
 
-def median(logits: Tensor) -> Tensor:
-    """Index of the first id with half of the probability up to it: float [lanes, ids] -> int64 [lanes]."""
-    return (logits.double().softmax(-1).cumsum(-1) < 0.5).sum(-1).clamp(max=logits.shape[1] - 1)
-
-
-class Told(Choose):
-    """Chooses what it is told, for one step.
-
-    Args:
-        choices: int64 [lanes, A], index of the id for each action token.
-    """
-
-    def __init__(self, choices: Tensor) -> None:
-        super().__init__(temperature=1.0)
-        self._choices = iter(choices.unbind(1))
-
-    def noise(self, count: int) -> Tensor:
-        """Noise [lanes, count] that outweighs all logits."""
-        chosen = next(self._choices).unsqueeze(1)
-        return torch.zeros(len(chosen), count, dtype=torch.float64).scatter_(1, chosen, torch.inf)
+GREEDY = StepOptions()
 
 
 class Decoder(Protocol):
-    """Decodes actions for a number of lanes, each with a memory of its own episode.
+    """Decodes actions for a number of environments, each with a memory of its own episode.
 
     What it takes and gives lies on the CPU, wherever the model is.
 
     Attributes:
-        logits: of each action token in the latest step, float [lanes, ids legal for it].
+        logits: of each action token in the latest step, float [env, ids legal for it].
     """
 
     logits: list[Tensor]
 
-    def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
-        """Forget everything and prepare for `lanes` episodes and prefills of at most `longest_pass` tokens.
+    def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
+        """Forget everything and prepare for `num_envs` episodes.
 
-        Each episode begins with a prompt of `prompt` tokens, which are to be pinned.
+        Args:
+            num_envs: environments.
+            longest: tokens that a step writes, see `TimestepLayout.written`.
+            prefix: tokens of the prompt that each episode begins with.
         """
 
-    def pin(self, lanes: Tensor, prompts: Prefill) -> None:
-        """Give some lanes, bool [lane], their prompts, a row each: they stay until others are given."""
+    def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
+        """Give some environments, bool [env], their prompts, a row each: they stay until others are given."""
 
-    def restart(self, lanes: Tensor, age: int = 0) -> None:
-        """Forget the episodes of some lanes, bool [lane], but not their prompts; their next token has index `age`."""
+    def reset_envs(self, envs: Tensor, position: int = 0) -> None:
+        """Forget the episodes of some environments, bool [env], but not their prompts.
 
-    def step(self, prefill: Prefill, choose: Choose) -> Tensor:
-        """Decode one action per lane: int64 [lanes, A], every token among the ids that are legal for it."""
+        `position` is that of their next token.
+        """
+
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+        """Decode one action per environment: int64 [env, A], every token among the ids that are legal for it."""
+
+    def rewind(self, count: int) -> None:
+        """Take the last tokens of every environment out of memory, as if they had not been read."""
 
 
 class TorchDecoder:
-    """Decodes with PyTorch's operators and `Cache`, on any device.
+    """Decodes with PyTorch's operators, on any device.
 
     Args:
         model: in evaluation mode.
@@ -117,47 +110,96 @@ class TorchDecoder:
     """
 
     def __init__(self, model: Gato, legal: Legal) -> None:
-        self.model, self.legal, self.device = model, legal, model.norm.weight.device
+        self.model, self.legal, self.device = model, list(legal), model.norm.weight.device
         self.logits: list[Tensor] = []
+        ends = torch.tensor([0, *(high - low for low, high in self.legal)]).cumsum(0).tolist()
+        self._allowed = [slice(a, b) for a, b in pairwise(ends)]
+        config = model.config
+        self.passes = 1 if config.action_decoder else len(self.legal)  # of the transformer in a step
+        self.rewound = 0 if config.action_decoder or config.past_actions else len(self.legal)
 
-    def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
+    def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
         """See `Decoder`."""
         dtype = self.model.norm.weight.dtype
-        self.cache = Cache(self.model.config, lanes, longest_pass, prompt, device=self.device, dtype=dtype)
+        self.cache = KVCache(self.model.config, num_envs, longest - 1, prefix, device=self.device, dtype=dtype)
 
     @torch.inference_mode()
-    def pin(self, lanes: Tensor, prompts: Prefill) -> None:
+    def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
         tokens, local, patches, intervals, packs = prompts.to(self.device)
-        pinning = Pinning(self.cache, lanes.to(self.device))
-        self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=pinning)
-
-    def restart(self, lanes: Tensor, age: int = 0) -> None:
-        """See `Decoder`."""
-        self.cache.restart(lanes.to(self.device), age)
+        prefix = PrefixTokens(self.cache, envs.to(self.device))
+        self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=prefix)
 
     @torch.inference_mode()
-    def step(self, prefill: Prefill, choose: Choose) -> Tensor:
+    def reset_envs(self, envs: Tensor, position: int = 0) -> None:
         """See `Decoder`."""
-        return self.decode(prefill.to(self.device), choose).cpu()
+        self.cache.plan_reset(envs, position)
+        self.cache.reset_envs(envs.to(self.device), position)
 
-    def decode(self, prefill: Prefill, choose: Choose) -> Tensor:
-        """A step, from and to the device of the model.
+    @torch.inference_mode()
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+        """See `Decoder`."""
+        self.cache.plan(prefill.tokens.shape[1] + self.passes - 1, self.rewound)
+        moved = [part.to(self.device) if isinstance(part, Tensor) else part for part in options]
+        return self.decode(prefill.to(self.device), StepOptions(*moved)).cpu()  # type: ignore[arg-type]
 
-        The separator's hidden state gives the first token and each token gives the next, so an action of A tokens
-        takes A passes; the last one is not fed back here but enters with the next observation. With
-        `parallel_actions` the last tokens' hidden states give them all, in one pass.
-        """
+    @torch.inference_mode()
+    def rewind(self, count: int) -> None:
+        """See `Decoder`."""
+        self.cache.plan(0, count)
+        self.cache.rewind(count)
+
+    def decode(self, prefill: Prefill, options: StepOptions) -> Tensor:
+        """A step, from and to the device of the model."""
         tokens, local, patches, intervals, packs = prefill
         hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)
-        each, action = self.model.config.parallel_actions, list[Tensor]()
-        last = -len(self.legal) // each if each else -1  # tokens that predict, counted from the end
         self.logits = []
+        chosen = (
+            self._decode_chain(hidden, options) if self.model.action_decoder else self._decode_stream(hidden, options)
+        )
+        self.cache.rewind(self.rewound)
+        return torch.stack(chosen, dim=1)
+
+    def _decode_stream(self, hidden: Tensor, options: StepOptions) -> list[Tensor]:
+        """Action tokens through the transformer: the separator's state gives the first, each gives the next.
+
+        The last one is not fed back: it enters with the next observation where past actions stay visible, else no
+        token attends to it.
+        """
+        chosen: list[Tensor] = []
         for at, (low, high) in enumerate(self.legal):
-            if action and not each:
-                hidden = self.model(action[-1].unsqueeze(1), cache=self.cache)
-            token, place = divmod(at, each) if each else (0, 0)
-            state = self.model.predicting(hidden[:, last + token], place)
-            self.logits.append(self.model.logits(state, low, high))
-            action.append(low + choose(self.logits[-1], self.model.config.vocabulary.ordered(low)))
-        return torch.stack(action, dim=1)
+            if chosen:
+                hidden = self.model(chosen[-1].unsqueeze(1), cache=self.cache)
+            self.logits.append(self.model.logits(hidden[:, -1], low, high))
+            chosen.append(self._choose(at, self.logits[-1], options))
+        return chosen
+
+    def _decode_chain(self, hidden: Tensor, options: StepOptions) -> list[Tensor]:
+        """Action tokens by the action decoder, each from a hidden state and the tokens chosen before it."""
+        decoder, chosen = self.model.action_decoder, list[Tensor]()
+        assert decoder is not None
+        first = (len(self.legal) - 1) // ACTION_GROUP + 1  # of the tokens that predict, counted from the end
+        chain = decoder.begin(hidden[:, -1])
+        for at, (low, high) in enumerate(self.legal):
+            state = hidden[:, at // ACTION_GROUP - first]
+            score = decoder.marginal_state(state, at)
+            if not options.marginal:
+                score = decoder.state(score, state, chain, at)
+            self.logits.append(self.model.logits(score, low, high))
+            chosen.append(self._choose(at, self.logits[-1], options))
+            if at + 1 < len(self.legal):
+                chain = decoder.extend(chain, chosen[-1], at)
+        return chosen
+
+    def _choose(self, at: int, logits: Tensor, options: StepOptions) -> Tensor:
+        """Id of an action token: int64 [env]."""
+        if options.forced is not None:
+            return options.forced[:, at]
+        low = self.legal[at][0]
+        return low + choose(
+            logits,
+            ordered=self.model.config.vocabulary.ordered(low),
+            uniform=None if options.uniforms is None else options.uniforms[:, at],
+            temperature=1.0 if options.temperature is None else options.temperature,
+            allowed=None if options.allowed is None else options.allowed[:, self._allowed[at]],
+        )

@@ -32,9 +32,11 @@ typedef int16_t Shorts __attribute__((vector_size(2 * WIDE)));
 typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
 
 constexpr int UNIT = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a unit, floats a panel, rows of x at a time
-constexpr int VALUE = 16, STATE = 64;           // widths of a value in a pack, and of a state of one of many actions
+constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths of a value in a pack, of an action token's state, of a chosen id
+constexpr int GROUP = 32;                       // action tokens that one hidden state predicts
 constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
 constexpr int64_t PAD = -1, PATCH = -2, PACK = -3;  // tokens that are no ids
+constexpr int64_t EMPTY = INT64_MIN / 2;            // position of a slot that holds no key
 
 struct bf16 { uint16_t bits; };
 
@@ -183,10 +185,13 @@ struct Layer {
 
 struct Model {
     int32_t layers, heads, width, feed_forward, context, kind;  // kind of weights and cache: 0 float32, 1 bfloat16, 2 int8
-    int32_t pack, each;  // values of a pack, and action tokens that one token predicts: 0 where each predicts the next
+    int32_t pack, decoder;  // values of a pack; whether an action decoder decodes, else action tokens are tokens of the stream
+    int32_t rewound, first_id;  // tokens that a step takes out of the ring again; id of the action decoder's first row
     const Layer *layer;
     const float *norm, *bias, *table, *local, *values;  // table [ids][width], local [positions][width], values [1 + ids of values][VALUE]
-    Matrix mix;  // of a pack's values, pack VALUE -> width
+    const float *chosen;  // [ids from first_id][CHOSEN]
+    Matrix mix;    // of a pack's values, pack VALUE -> width
+    Matrix carry;  // of what was read of a group of action tokens, STATE -> STATE
 };
 
 // keys [layer][lane][head][slots / 64][size][64], values [layer][lane][head][size / 16 NR][slots][16 NR]; the first
@@ -194,16 +199,27 @@ struct Model {
 struct Ring {
     int32_t lanes, slots, rolling, prompt, threads;
     void *keys, *values;
-    int64_t *index, *age;  // [lane][slots], [lane]
-    int64_t written;
+    int64_t *index, *age;  // [lane][slots], [lane]: position of each slot's key, and of the next token
 };
 
-struct Choice {  // one action token: its legal ids, and what is added to their logits
-    int32_t low, count, ordered;  // ordered: without noise not the likeliest is chosen, but the median
-    Matrix split;        // width -> STATE of this token, or null where the state is scored as it is
-    Matrix head;         // of the legal rows of the table
-    const double *noise; // [lane][count], or null for the likeliest
-    float *logits;       // [lane][count rounded up to PANEL], written
+struct Choice {  // one action token: its legal ids, and what scores them
+    int32_t low, count, ordered;  // ordered: greedy is not the likeliest, but the median
+    Matrix marginal, state, out, read;  // of the action decoder: width -> STATE, the same, STATE -> STATE, CHOSEN -> STATE
+    Matrix head;    // of the legal rows of the table
+    float *logits;  // [lane][count rounded up to PANEL], written
+};
+
+struct Request {  // a step of all lanes; or, without choices, the pass over the prompt of one
+    int32_t lane, count, actions, marginal, allowed_stride;  // marginal: without regard to the tokens before
+    const int64_t *tokens, *local;  // [lane][count]
+    const float *patches;           // vectors, one a PATCH
+    const int16_t *packs;           // [packs][pack]
+    const Choice *choices;          // [actions]
+    const double *uniforms;         // [lane][actions] in [0, 1), or null for greedy
+    const int64_t *forced;          // [lane][actions], or null
+    const uint8_t *allowed;         // [lane][allowed_stride], of all legal ids of all action tokens; or null
+    double inverse_temperature;
+    int64_t *chosen;                // [lane][actions], written
 };
 }
 
@@ -213,7 +229,9 @@ struct Span { int slot, count; };  // slots side by side in one panel, in whole 
 
 struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
     std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
-    std::vector<float> read, mixed, state, shares;  // values of packs side by side, packs as tokens; of an action: state, shares of its ids
+    std::vector<float> read, mixed, shares;  // values of packs side by side, packs as tokens; shares of an action token's ids
+    std::vector<float> score, state, chain, taken;  // of an action token: what scores it, hidden units, what was read before, embedded ids
+    std::vector<int64_t> position;  // of the pass's first token, by lane
     std::vector<double> speed;  // radians a token of each pair of dimensions
     std::vector<Span> live;     // slots that somebody sees, of all lanes
     std::vector<int> begins;    // where each lane's begin among them, and the end
@@ -227,7 +245,6 @@ struct Step : Scratch {
     const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / UNIT;
     const int base, lanes;  // which of the ring's lanes
     const bool pinning, parallel;  // whether it reads a prompt, and with all of the ring's threads
-    int64_t written = ring.written;
     int n = 0, wanted = 1;  // tokens of a pass, and how many of the last ones are asked for their states
 
     Step(const Model &model, Ring &r, int first, int count, bool pins, bool shared, Scratch &&kept)
@@ -252,12 +269,12 @@ struct Step : Scratch {
         const int slots = ring.slots, half = S / 2;
         bias.resize(long(lanes) * n * slots), cos.resize(long(lanes) * n * half), sin.resize(cos.size());
         if (ring.prompt) far.resize(long(lanes) * n * D), far_cos.resize(cos.size()), far_sin.resize(cos.size());
-        live.clear(), begins.assign(1, 0);
+        live.clear(), begins.assign(1, 0), position.resize(lanes);
         const int64_t reach = pinning ? 0 : m.context - ring.prompt;
         for (int lane = 0; lane < lanes; lane++) {
             int64_t *index = ring.index + long(base + lane) * slots;
-            const int64_t age = pinning ? 0 : ring.age[base + lane];
-            for (int t = 0; t < n; t++) index[slot(t)] = tokens[lane * n + t] == PAD ? INT64_MIN / 2 : age + t;
+            const int64_t age = position[lane] = pinning ? 0 : ring.age[base + lane];
+            for (int t = 0; t < n; t++) index[slot(lane, t)] = tokens[lane * n + t] == PAD ? EMPTY : age + t;
             for (int t = 0; t < n; t++) {
                 const int64_t query = age + t;
                 float *row = &bias[(long(lane) * n + t) * slots];
@@ -266,7 +283,7 @@ struct Step : Scratch {
                     row[s] = (distance >= 0) & (distance < reach) ? 0.0f : NOWHERE;
                 }
                 for (int s = ring.rolling; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : NOWHERE;
-                row[slot(t)] = 0.0f;  // a PAD sees itself
+                row[slot(lane, t)] = 0.0f;  // a PAD sees itself
                 turn(query, &cos[(long(lane) * n + t) * half], &sin[(long(lane) * n + t) * half]);
                 if (ring.prompt)
                     turn(std::min<int64_t>(query, m.context - 1), &far_cos[(long(lane) * n + t) * half],
@@ -299,7 +316,17 @@ struct Step : Scratch {
         }
     }
 
-    int slot(int t) const { return pinning ? ring.rolling + t : int((written + t) % ring.rolling); }
+    // A token's slot follows from its position, which is at least -1: an episode's sums are in the same order always.
+    int slot(int lane, int t) const { return pinning ? ring.rolling + t : int((position[lane] + t + 1) % ring.rolling); }
+
+    void rewind(int count) {  // the last tokens of every lane are taken out of the ring
+        for (int lane = 0; lane < lanes; lane++) {
+            int64_t &next = ring.age[base + lane];
+            next -= count;
+            for (int t = 0; t < count; t++)
+                ring.index[long(base + lane) * ring.slots + (next + t + 1) % ring.rolling] = EMPTY;
+        }
+    }
 
     long head_of(int layer, int lane, int head) const {  // where a head's keys and values begin
         return ((long(layer) * ring.lanes + base + lane) * H + head) * ring.slots * S;
@@ -327,7 +354,7 @@ struct Step : Scratch {
                 q[j] = (q1 * c[j] - q2 * s[j]) * scale, q[j + half] = (q2 * c[j] + q1 * s[j]) * scale;
                 k[j] = k1 * c[j] - k2 * s[j], k[j + half] = k2 * c[j] + k1 * s[j];
             }
-            const int at = slot(t), block = NR * UNIT;
+            const int at = slot(lane, t), block = NR * UNIT;
             for (int j = 0; j < S; j++) {
                 put(keys + (long(at / PANEL) * S + j) * PANEL + at % PANEL, k[j]);
                 put(values + (long(j / block) * slots + at) * block + j % block, v[j]);
@@ -412,7 +439,6 @@ struct Step : Scratch {
                     y[long(r) * (F / 2) + j] = wide[long(r) * F + j] * gelu(wide[long(r) * F + F / 2 + j]);
             product(y.data(), M, F / 2, layer.down, D, x.data(), true);
         }
-        written += n;
         norms(m.norm, m.bias, lanes * wanted);
     }
 
@@ -443,75 +469,101 @@ struct Step : Scratch {
         }
     }
 
-    // The first id with half of the probability up to it.
-    int median(const float *logits, int count) {
+    // The first allowed id with more than `share` of the probability up to it, or at least half of it for the median.
+    int cut(const float *logits, int count, const uint8_t *allowed, float inverse_temperature, double share, bool median) {
         shares.resize(count);
-        float top = logits[0];
-        for (int i = 1; i < count; i++) top = std::max(top, logits[i]);
-        for (int i = 0; i < count; i++) shares[i] = exponential(logits[i] - top);
+        float top = -INFINITY;
         double total = 0, before = 0;
+        for (int i = 0; i < count; i++) shares[i] = allowed && !allowed[i] ? NOWHERE : logits[i];
+        for (int i = 0; i < count; i++) top = std::max(top, shares[i]);
+        for (int i = 0; i < count; i++) shares[i] = exponential((shares[i] - top) * inverse_temperature);
+        for (int i = 0; allowed && i < count; i++) shares[i] = allowed[i] ? shares[i] : 0.0f;
         for (int i = 0; i < count; i++) total += shares[i];
-        int at = 0;
-        while (at < count - 1 && (before += shares[at]) < 0.5 * total) at++;
+        int last = 0;
+        for (int i = 0; i < count; i++) {
+            if (shares[i] <= 0) continue;
+            before += shares[i], last = i;
+            if (median ? before >= share * total : before > share * total) break;
+        }
+        return last;
+    }
+
+    int likeliest(const float *logits, int count, const uint8_t *allowed) const {
+        int at = -1;
+        for (int i = 0; i < count; i++)
+            if ((!allowed || allowed[i]) && (at < 0 || logits[i] > logits[at])) at = i;
         return at;
     }
 
-    // An action token of each lane, from the state of the wanted token `slot`.
-    void choose(const Choice &c, double inverse_temperature, int64_t *chosen, int stride, int slot) {
+    // Action token `a` of each lane, from the state of the wanted token `slot`; `offset` is that of its ids in a mask.
+    void choose(const Request &r, int a, int slot, int offset) {
+        const Choice &c = r.choices[a];
         const float *from = &y[long(slot) * D];
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
         float *scores = c.logits + base * row;
-        if (c.split.w) {
-            state.resize(long(lanes) * STATE);
-            product(from, lanes, D, c.split, STATE, state.data(), false, long(wanted) * D);
-            product(state.data(), lanes, STATE, c.head, c.count, scores, false);
+        if (m.decoder) {
+            score.resize(long(lanes) * STATE), state.resize(score.size());
+            product(from, lanes, D, c.marginal, STATE, score.data(), false, long(wanted) * D);
+            if (a && !r.marginal) {
+                product(from, lanes, D, c.state, STATE, state.data(), false, long(wanted) * D);
+                for (size_t i = 0; i < state.size(); i++) state[i] = gelu(state[i] + chain[i]);
+                product(state.data(), lanes, STATE, c.out, STATE, score.data(), true);
+            }
+            product(score.data(), lanes, STATE, c.head, c.count, scores, false);
         } else product(from, lanes, D, c.head, c.count, scores, false, long(wanted) * D);
         for (int lane = 0; lane < lanes; lane++) {
             const float *logits = scores + lane * row;
-            if (c.ordered && !c.noise) {
-                chosen[long(lane) * stride] = c.low + median(logits, c.count);
-                continue;
-            }
-            double best = -INFINITY;
-            int at = 0;
-            for (int i = 0; i < c.count; i++) {
-                const double value =
-                    c.noise ? double(logits[i]) * inverse_temperature + c.noise[long(base + lane) * c.count + i] : logits[i];
-                if (value > best) best = value, at = i;
-            }
-            chosen[long(lane) * stride] = c.low + at;
+            const long at = long(base + lane) * r.actions + a;
+            const uint8_t *allowed = r.allowed ? r.allowed + long(base + lane) * r.allowed_stride + offset : nullptr;
+            if (r.forced) r.chosen[at] = r.forced[at];
+            else if (r.uniforms) r.chosen[at] = c.low + cut(logits, c.count, allowed, float(r.inverse_temperature), r.uniforms[at], false);
+            else if (c.ordered) r.chosen[at] = c.low + cut(logits, c.count, allowed, 1, 0.5, true);
+            else r.chosen[at] = c.low + likeliest(logits, c.count, allowed);
+        }
+        if (m.decoder && !r.marginal && a + 1 < r.actions) extend(r, a);
+    }
+
+    // Read the chosen ids of action token `a` for those after it.
+    void extend(const Request &r, int a) {
+        taken.resize(long(lanes) * CHOSEN);
+        if (!a) chain.assign(long(lanes) * STATE, 0.0f);
+        for (int lane = 0; lane < lanes; lane++)
+            std::memcpy(&taken[long(lane) * CHOSEN], m.chosen + (r.chosen[long(base + lane) * r.actions + a] - m.first_id) * CHOSEN,
+                        CHOSEN * sizeof(float));
+        product(taken.data(), lanes, CHOSEN, r.choices[a].read, STATE, chain.data(), true);
+        if (a % GROUP == GROUP - 1) {
+            state = chain;
+            product(state.data(), lanes, STATE, m.carry, STATE, chain.data(), false);
         }
     }
 };
 
 template <class W, class C>
-void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int64_t *local, const float *patches,
-          const int16_t *packs, int count, const Choice *choices, int actions, double inverse_temperature,
-          int64_t *chosen) {
-    const bool pinning = lane >= 0;
+void step(const Model &m, Ring &ring, const Request &r) {
+    const bool pinning = r.lane >= 0;
     const int lanes = pinning ? 1 : ring.lanes;
     // Of few lanes the threads share each product; of many each has its own, and they meet only at the end.
     const int parts = lanes >= ROWS * ring.threads ? ring.threads : 1;
     const auto work = [&](int part) {
         thread_local Scratch kept;
         const int first = lanes * part / parts, own = lanes * (part + 1) / parts - first;
-        Step<W, C> run(m, ring, pinning ? lane : first, own, pinning, ring.threads > parts, std::move(kept));
-        run.wanted = m.each && actions ? (actions + m.each - 1) / m.each : 1;
-        const int64_t *read = tokens + long(first) * count, *end = read + long(own) * count;
-        int64_t *said = chosen + long(first) * actions;
-        if (packs) run.mix(packs + std::count(tokens, read, PACK) * m.pack, std::count(read, end, PACK));
-        const float *seen = patches ? patches + std::count(tokens, read, PATCH) * m.width : nullptr;
-        run.embed(read, local + long(first) * count, seen, count);
-        run.pass(read, count);
-        for (int a = 0; a < actions; a++) {
-            if (a && !m.each) {
+        Step<W, C> run(m, ring, pinning ? r.lane : first, own, pinning, ring.threads > parts, std::move(kept));
+        run.wanted = m.decoder && r.actions ? (r.actions + GROUP - 1) / GROUP : 1;
+        const int64_t *read = r.tokens + long(first) * r.count, *end = read + long(own) * r.count;
+        if (r.packs) run.mix(r.packs + std::count(r.tokens, read, PACK) * m.pack, std::count(read, end, PACK));
+        const float *seen = r.patches ? r.patches + std::count(r.tokens, read, PATCH) * m.width : nullptr;
+        run.embed(read, r.local + long(first) * r.count, seen, r.count);
+        run.pass(read, r.count);
+        for (int a = 0, offset = 0; a < r.actions; offset += r.choices[a++].count) {
+            if (a && !m.decoder) {
                 run.last.resize(own);
-                for (int i = 0; i < own; i++) run.last[i] = said[long(i) * actions + a - 1];
+                for (int i = 0; i < own; i++) run.last[i] = r.chosen[long(first + i) * r.actions + a - 1];
                 run.embed(run.last.data(), nullptr, nullptr, 1);
                 run.pass(run.last.data(), 1);
             }
-            run.choose(choices[a], inverse_temperature, said + a, actions, m.each ? a / m.each : 0);
+            run.choose(r, a, m.decoder ? a / GROUP : 0, offset);
         }
+        if (!pinning) run.rewind(m.rewound);
         kept = std::move(run);
     };
     if (parts == 1) work(0);  // outside of any team, in which the products' teams would be new ones each time
@@ -519,15 +571,19 @@ void step(const Model &m, Ring &ring, int lane, const int64_t *tokens, const int
 #pragma omp parallel for num_threads(parts)
         for (int part = 0; part < parts; part++) work(part);
     }
-    if (!pinning) ring.written += count + (m.each ? 0 : actions - 1);
 }
 
 }  // namespace
 
-// A control step of all lanes, whose action tokens are written one by one, or all at the last tokens; or, with a lane and no actions, the pass that pins that lane's prompt.
-extern "C" void gato_step(const Model *m, Ring *ring, int lane, const int64_t *tokens, const int64_t *local,
-                          const float *patches, const int16_t *packs, int count, const Choice *choices,
-                          int actions, double inverse_temperature, int64_t *chosen) {
+// A control step of all lanes, whose action tokens are decoded one after the other, each fed back before the next; or,
+// with a lane and no actions, the pass over that lane's prompt.
+extern "C" void gato_step(const Model *m, Ring *ring, const Request *request) {
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
-    run(*m, *ring, lane, tokens, local, patches, packs, count, choices, actions, inverse_temperature, chosen);
+    run(*m, *ring, *request);
+}
+
+// Sizes of the structs in bytes, by which a caller tells that it means the same.
+extern "C" void gato_sizes(int32_t *sizes) {
+    const int32_t found[] = {sizeof(Matrix), sizeof(Layer), sizeof(Model), sizeof(Ring), sizeof(Choice), sizeof(Request)};
+    std::copy(std::begin(found), std::end(found), sizes);
 }

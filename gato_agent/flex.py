@@ -17,7 +17,7 @@ from torch.utils._triton import has_triton
 
 from gato_agent.config import GatoConfig
 from gato_agent.rotary import Angles, angles_of, rotate
-from gato_agent.spaces import PAD
+from gato_agent.visibility import Visibility
 
 BLOCK = 128  # queries and keys that the kernels skip, or read without a mask, together: a multiple of their tiles
 OPTIONS: Any = {"FORCE_USE_FLEX_ATTENTION": True}  # and not the kernel for decoding, where windows are short
@@ -34,77 +34,57 @@ class Look(NamedTuple):
 
 
 class Flex(NamedTuple):
-    """Who sees whom in windows, as `banded_rows` and `pinned_rows` say; made once a pass, for all layers.
+    """`Visibility` of windows as block masks; made once a pass, for all layers.
 
-    Keys that are near, which without prompts are all, are looked at first. What queries far from a prompt see of it,
-    turned otherwise, is a second softmax; both are weighed by their sums.
+    Recent keys, which without prompts are all, come first. What queries far from a prompt read of it, with other
+    angles, is a second softmax; both are weighed by their sums.
     """
 
     near: Look
     far: Look | None = None
 
     @classmethod
-    def of(
-        cls, config: GatoConfig, tokens: Tensor, segment: Tensor | None, index: Tensor, pinned: Tensor | None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Self:  # fmt: skip
-        """Describe windows.
-
-        Args:
-            config: of the model.
-            tokens: integer [batch, length].
-            segment: integer [batch, length], each a run of neighbours; None for one a window.
-            index: integer [batch, length] or [length], place of each token, rising within a segment.
-            pinned: integer [batch, length or 1], tokens of the prompt that its segment begins with; None for none.
-            dtype: of the angles.
-        """
-        context, known = config.context, tokens != PAD
-        place = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-        runs = torch.zeros_like(tokens)
-        if segment is not None:
-            runs = (torch.diff(segment, dim=1, prepend=segment[:, :1]) != 0).cumsum(1) << 32
-        at = place if pinned is None else index.expand(tokens.shape)
-        prompt = runs.new_zeros(()) if pinned is None else pinned
-        keys = (runs + at).contiguous()  # in the order of the window, so that what is seen is from one place to another
-        # Up to an index of `context` a query sees all before it: what is near ends where the prompt begins.
-        oldest = torch.where(at < context, 0, at - context + prompt + 1)
-        near = Look(
-            angles_of(index, config.head_size, dtype),
-            block_mask(torch.searchsorted(keys, runs + oldest, out_int32=True), (place + 1).int(), known),
-        )
-        far = (at >= context) & (prompt > 0)
-        if pinned is None or not far.any():  # asked here: a device is waited for once a pass, and not in each layer
+    def of(cls, config: GatoConfig, visibility: Visibility, dtype: torch.dtype = torch.float32) -> Self:
+        """Block masks and angles of a dtype."""
+        position, _, first, until, prefix_first, prefix_end = visibility
+        place = torch.arange(first.shape[1], device=first.device).expand(first.shape)
+        near = Look(angles_of(position, config.head_size, dtype), block_mask(first, place + 1, until))
+        if prefix_first is None or prefix_end is None:
             return cls(near)
-        first, last = (torch.searchsorted(keys, runs + end, out_int32=True) for end in (0, prompt))
-        clamped = angles_of(index.clamp(max=context - 1), config.head_size, dtype)
-        return cls(near, Look(clamped, block_mask(first, torch.where(far, last, 0), known)))
+        clamped = angles_of(position.clamp(max=config.context - 1), config.head_size, dtype)
+        return cls(near, Look(clamped, block_mask(prefix_first, prefix_end, until)))
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Queries, keys and values [batch, length, 3, heads, size], not yet turned -> [batch, length, heads, size]."""
         return _compiled(_attend)(qkv, self.near, self.far)
 
 
-def block_mask(first: Tensor, last: Tensor, known: Tensor) -> flex.BlockMask:
-    """Each query sees the known keys from `first` up to but not `last`; what is not known is seen by itself alone.
+def block_mask(first: Tensor, last: Tensor, until: Tensor) -> flex.BlockMask:
+    """Query q attends to key k where first[q] <= k < last[q] and q <= until[k]; all are [batch, length].
 
-    What `create_block_mask` makes, without the scores' size in memory. All are [batch, length], the first two int32.
+    What `create_block_mask` makes, without the scores' size in memory.
     """
     length = first.shape[1]
+    first, last, until = first.int(), last.int(), until.int()
 
-    def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (first[b, q] <= k) & (k < last[b, q]) & (known[b, k] | (k == q))
+    def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (first[b, q] <= k) & (k < last[b, q]) & (q <= until[b, k])
 
-    def blocks(x: Tensor) -> Tensor:
-        """[batch, length, ...] -> [batch, blocks, BLOCK, ...], filled up with False."""
-        return F.pad(x, (0, 0) * (x.ndim - 2) + (0, -length % BLOCK)).reshape(len(x), -1, BLOCK, *x.shape[2:])
+    def blocks(x: Tensor, fill: int) -> Tensor:
+        """[batch, length, ...] -> [batch, blocks, BLOCK, ...]."""
+        padding = (0, 0) * (x.ndim - 2) + (0, -length % BLOCK)
+        return F.pad(x, padding, value=fill).reshape(len(x), -1, BLOCK, *x.shape[2:])
 
     begin = torch.arange(0, length, BLOCK, device=first.device)
     end, first_, last_ = begin + BLOCK, first.unsqueeze(2), last.unsqueeze(2)
-    some = blocks((first_ < end) & (begin < last_)).any(2)  # [batch, blocks of queries, blocks of keys]
-    every = blocks((first_ <= begin) & (end <= last_)).all(2) & blocks(known).all(2).unsqueeze(1)
+    ends = blocks(until, -1)  # [batch, blocks of keys, BLOCK]
+    some = blocks((first_ < end) & (begin < last_), 0).any(2)  # [batch, blocks of queries, blocks of keys]
+    some &= begin[:, None] <= ends.amax(2)[:, None, :]
+    every = blocks((first_ <= begin) & (end <= last_), 0).all(2) & (end[:, None] <= ends.amin(2)[:, None, :] + 1)
     return flex.BlockMask.from_kv_blocks(
-        *_ordered(some & ~every), *_ordered(every), BLOCK_SIZE=BLOCK, mask_mod=seen, seq_lengths=(length, length)
-    )
+        *_ordered(some & ~every), *_ordered(some & every), BLOCK_SIZE=BLOCK, mask_mod=visible,
+        seq_lengths=(length, length),
+    )  # fmt: skip
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:

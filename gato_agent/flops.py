@@ -10,10 +10,10 @@ from functools import cache
 
 import torch
 
+from gato_agent.action_decoder import STATE_WIDTH
 from gato_agent.codec import distinct
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import VALUE_WIDTH
-from gato_agent.model import ACTION_WIDTH
 from gato_agent.spaces import PATCH_SIZE
 from gato_agent.windows import Batch
 
@@ -25,10 +25,12 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
     pairs = windows * (length * seen - seen * (seen - 1) / 2)
     matrices = config.layers * (4 * config.width**2 + config.feed_forward * config.width * 3 // 2)
     forward = 2.0 * windows * length * matrices + 4 * pairs * config.layers * config.width
-    state = ACTION_WIDTH if config.parallel_actions else config.width
-    split = config.width * ACTION_WIDTH if config.parallel_actions else 0
-    for target in batch.targets:
-        forward += 2 * len(target.id) * (split + state * (target.high - target.low))
+    chain = config.action_decoder
+    state, split = (STATE_WIDTH, config.width * STATE_WIDTH) if chain else (config.width, 0)
+    for at, ranges in enumerate(batch.targets.ranges):
+        for low, high, rows, learned in ranges:
+            count = len(rows) + (len(learned) if chain and at else 0)  # marginal states, and conditional ones
+            forward += 2 * count * (split + state * (high - low))
     if batch.patches is not None:
         looked_at = distinct(batch.patches.numpy())[0] if batch.patches.device.type == "cpu" else batch.patches
         forward += patch_flops(config) * len(looked_at)

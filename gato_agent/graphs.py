@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gato_agent.cache import NEVER
-from gato_agent.decode import Choose, Legal, Precision, Prefill, TorchDecoder
+from gato_agent.decode import GREEDY, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.envs.errors import UsageError
 from gato_agent.halved import halve
+from gato_agent.kv_cache import EMPTY, KVCache
 from gato_agent.model import Gato
-from gato_agent.recording import CudaGraphs, Drawn, Inputs, Layout, Run
-from gato_agent.static_cache import StaticCache
+from gato_agent.recording import CudaGraphs, Inputs, Layout, Run
 
 RECOMPILED = 64  # times that a block may be compiled: for each number of tokens, of lanes, and of filled slots
 
@@ -54,9 +53,9 @@ class GraphDecoder(TorchDecoder):
         if precision == "bfloat16" or compiled:
             model = copy.deepcopy(model)
         if precision == "bfloat16":
-            for room in (model.blocks, model.actions, getattr(model.embedding, "pack", None)):
-                if room is not None:  # the patch tower stays as it is
-                    halve(room)
+            for part in (model.blocks, model.action_decoder, getattr(model.embedding, "pack", None)):
+                if part is not None:  # the patch tower stays as it is
+                    halve(part)
         if compiled:
             torch.compiler.config.recompile_limit = RECOMPILED
             for block in model.blocks:
@@ -65,64 +64,59 @@ class GraphDecoder(TorchDecoder):
         self._record: Callable[[Run], Run] | None = record or CudaGraphs()
         self._shape = (0, 0, 0)
 
-    def reset(self, lanes: int, longest_pass: int, prompt: int = 0) -> None:
+    def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
         """See `Decoder`; what was recorded is kept where the shape is that of before."""
-        if self._shape == (lanes, longest_pass, prompt):
+        if self._shape == (num_envs, longest, prefix):
             self.cache.clear()
-            self._begin.fill_(NEVER)
+            self._begin.fill_(EMPTY)
             return
-        self._shape = lanes, longest_pass, prompt
-        self.cache: StaticCache = StaticCache(
-            self.model.config, lanes, longest_pass, prompt, device=self.device, dtype=self._dtype
-        )
-        shape = lanes, len(self.legal)
-        self._begin: Tensor = torch.full((lanes,), NEVER)  # age of lanes that begin anew with the next step
+        self._shape = num_envs, longest, prefix
+        self.cache = KVCache(self.model.config, num_envs, longest - 1, prefix, device=self.device, dtype=self._dtype)
+        shape = num_envs, len(self.legal)
+        self._begin: Tensor = torch.full((num_envs,), EMPTY)  # position of environments that begin with the next step
         self._action = torch.zeros(shape, dtype=torch.int64, device=self.device)
         self._answer = torch.zeros(shape, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         self._inputs: dict[Layout, Inputs] = {}
         self._steps: dict[tuple[Layout, int], Run] = {}  # by layout and bucket
 
     @torch.inference_mode()
-    def pin(self, lanes: Tensor, prompts: Prefill) -> None:
+    def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
         with fused(self.device):
-            super().pin(lanes, prompts)
+            super().prefill_prefix(envs, prompts)
 
-    def restart(self, lanes: Tensor, age: int = 0) -> None:
+    def reset_envs(self, envs: Tensor, position: int = 0) -> None:
         """See `Decoder`; it takes place in the next step."""
-        self._begin.masked_fill_(lanes, age)
+        self.cache.plan_reset(envs, position)
+        self._begin.masked_fill_(envs, position)
 
     @torch.inference_mode()
-    def step(self, prefill: Prefill, choose: Choose) -> Tensor:
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
         """See `Decoder`."""
-        parts = self._parts(prefill, choose)
-        layout: Layout = tuple((name, part.shape, part.dtype) for name, part in parts.items())
+        parts = {
+            name: part
+            for name, part in {**prefill._asdict(), **options._asdict(), "begin": self._begin}.items()
+            if isinstance(part, Tensor)
+        }
+        shapes = tuple((name, part.shape, part.dtype) for name, part in parts.items())
+        layout: Layout = (*shapes, *([("marginal", torch.Size(), torch.bool)] if options.marginal else []))
         inputs = self._inputs.get(layout) or Inputs(layout, self.device)
         inputs.fill(parts)
         if layout not in self._inputs:
-            self._prepare(layout, inputs)
+            self._prepare(layout, inputs, options.marginal)
             self._inputs[layout] = inputs
-        self._begin.fill_(NEVER)
-        more = 0 if self.model.config.parallel_actions else len(self.legal) - 1
-        self.logits = self._steps[layout, self.cache.plan(prefill.tokens.shape[1] + more)]()
+        self._begin.fill_(EMPTY)
+        bucket = self.cache.plan(prefill.tokens.shape[1] + self.passes - 1, self.rewound)
+        self.logits = self._steps[layout, bucket]()
         self._answer.copy_(self._action, non_blocking=True)
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         return self._answer.clone()
 
-    def _parts(self, prefill: Prefill, choose: Choose) -> dict[str, Tensor]:
-        """All that a step reads, by name."""
-        parts = {name: part for name, part in prefill._asdict().items() if part is not None} | {"begin": self._begin}
-        if choose.temperature:
-            parts["temperature"] = torch.tensor(choose.temperature, dtype=torch.float64)
-            noises = [choose.noise(high - low) for low, high in self.legal]
-            parts |= {f"noise{at}": noise for at, noise in enumerate(noises) if noise is not None}
-        return parts
-
-    def _prepare(self, layout: Layout, inputs: Inputs) -> None:
+    def _prepare(self, layout: Layout, inputs: Inputs, marginal: bool) -> None:
         """Record the step for every bucket, and leave the cache as it was, so that no later step waits for it."""
-        cache, step = self.cache, self._step(inputs)
-        state = [cache.index, cache.age, cache.written] + ([cache.k, cache.v] if cache.used else [])
+        cache, step = self.cache, self._step(inputs, marginal)
+        state = [cache.index, cache.next_position, cache.k, cache.v]
         kept = [part.clone() for part in state]
         for bucket in cache.buckets:
             cache.bucket = bucket
@@ -131,18 +125,19 @@ class GraphDecoder(TorchDecoder):
                 part.copy_(before)
             self._steps[layout, bucket] = self._recorded(step)
 
-    def _step(self, inputs: Inputs) -> Run:
+    def _step(self, inputs: Inputs, marginal: bool) -> Run:
         """A step as PyTorch runs it, one operator after the other."""
-        prefill = Prefill(*(inputs.there.get(name) for name in Prefill._fields))  # type: ignore[arg-type]
+        there = inputs.there
+        prefill = Prefill(*(there.get(name) for name in Prefill._fields))  # type: ignore[arg-type]
+        options = StepOptions(**{name: there.get(name) for name in StepOptions._fields[:-1]}, marginal=marginal)
 
         def step() -> list[Tensor]:
-            cache, begin = self.cache, inputs.there["begin"]
-            new = begin != NEVER
-            cache.index.masked_fill_(new.unsqueeze(1), NEVER)
-            cache.age.copy_(torch.where(new, begin, cache.age))
-            choose = Drawn(inputs.there) if "temperature" in inputs.there else Choose()
+            cache, begin = self.cache, there["begin"]
+            new = begin != EMPTY
+            cache.index.masked_fill_(new.unsqueeze(1), EMPTY)
+            cache.next_position.copy_(torch.where(new, begin, cache.next_position))
             with fused(self.device):
-                self._action.copy_(self.decode(prefill, choose))
+                self._action.copy_(self.decode(prefill, options))
             return self.logits
 
         return step

@@ -39,6 +39,8 @@ def info(config: InfoConfig) -> None:
 
 def size_table(size: str) -> Table:
     """Shape and parameters of a named size, beside the published count."""
+    from torch import nn
+
     from gato_agent.model import Gato
 
     config = GatoConfig.named(size)
@@ -46,7 +48,7 @@ def size_table(size: str) -> Table:
     shown = Table("", "value", title=f"gato {size}", show_header=False)
     for name in ("layers", "heads", "width", "feed_forward", "context"):
         shown.add_row(name.replace("_", " "), str(getattr(config, name)))
-    parts = {
+    parts: dict[str, nn.Module] = {
         "token table (input and output)": model.embedding.table,
         "local positions": model.embedding.local,
         "image patches": model.embedding.patch,
@@ -55,8 +57,8 @@ def size_table(size: str) -> Table:
     }
     if config.pack > 1:
         parts[f"up to {config.pack} values in a token"] = model.embedding.pack
-    if model.actions is not None:
-        parts[f"up to {config.parallel_actions} action tokens from one"] = model.actions
+    if model.action_decoder is not None:
+        parts["action decoder"] = model.action_decoder
     for name, module in parts.items():
         shown.add_row(f"parameters: {name}", f"{sum(p.numel() for p in module.parameters()):,}")
     total = sum(p.numel() for p in model.parameters())
@@ -84,7 +86,7 @@ def _checkpoint(console: Console, reference: str) -> None:
                   f"{parameters:,} parameters", highlight=False)  # fmt: skip
     shown = Table("task", "observations", "actions", "tokens per timestep", "context in steps", "temperature")
     for task in checkpoint.tasks.values():
-        n = task.tokenizer(config, checkpoint.text).tokens_per_step
+        n = task.tokenizer(config, checkpoint.text).layout.span
         shown.add_row(
             task.id, str(task.observation_space), str(task.action_space), str(n), f"{config.context / n:.1f}",
             f"{task.temperature:g}",
@@ -114,14 +116,15 @@ def env_table(env: str, env_kwargs: str) -> Table:
             known.text_pieces or 32,
             view,
             config.pack,
-            config.parallel_actions,
+            config.action_decoder,
             config.grid_rows,
+            config.past_actions,
         )
-        n, kinds = tokenizer.tokens_per_step, ", ".join(next(iter(step)) for step in view.to_json())
+        n, kinds = tokenizer.layout.length, ", ".join(next(iter(step)) for step in view.to_json())
         shown.add_row(
             size,
             f"{n} token{'s' * (n > 1)} per timestep, {tokenizer.n_obs} of them observation"
             f"{f' ({kinds})' if kinds else ''}; "
-            f"{config.context / n:.1f} steps in a context of {config.context}",
+            f"{config.context / tokenizer.layout.span:.1f} steps in a context of {config.context}",
         )
     return shown

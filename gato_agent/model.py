@@ -6,25 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gato_agent.attention import Pinned, Rows, additive, attend, banded_rows, pinned_rows
+from gato_agent.action_decoder import ActionDecoder
+from gato_agent.attention import AttentionInputs, PrefixKeys, QueryBlock, additive, attend
 from gato_agent.band import Band
-from gato_agent.cache import Cache, Pinning
 from gato_agent.config import GatoConfig
 from gato_agent.embedding import Embedding
 from gato_agent.flex import Flex
 from gato_agent.initialise import NoInitialisation, initialise
-from gato_agent.rotary import Angles, angles_of, rotate
-from gato_agent.spaces import BINS, POSITIONS
-
-ACTION_WIDTH = 64  # of the state from which one of several action tokens is predicted
-
-
-class Places(NamedTuple):
-    """Where tokens are, and who sees whom."""
-
-    rows: list[Rows]
-    angles: Angles
-    clamped: Angles | None = None  # of queries as they look at pinned keys from afar
+from gato_agent.kv_cache import KVCache, PrefixTokens
+from gato_agent.rotary import angles_of, rotate
+from gato_agent.spaces import POSITIONS
+from gato_agent.visibility import Visibility
 
 
 class Attention(nn.Module):
@@ -36,20 +28,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, places: Places | Band | Flex, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, inputs: AttentionInputs | Band | Flex, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
-        if not isinstance(places, Places):
-            return self.out(places.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
+        if not isinstance(inputs, AttentionInputs):
+            return self.out(inputs.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
         qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
-        q, k = rotate(qkv[:2], *places.angles)
+        q, k = rotate(qkv[:2], *inputs.angles)
         v = qkv[2].to(q.dtype)
         if cache is not None:
             k, v = cache.update(k, v)  # [b, h, slots, d/h], perhaps of another dtype
             q = q.to(k.dtype)
-        far = None if places.clamped is None else rotate(qkv[0], *places.clamped).to(q.dtype)
-        y = attend(q, k, v, places.rows, far).transpose(1, 2).reshape(b, n, d)
+        far = None if inputs.prefix_angles is None else rotate(qkv[0], *inputs.prefix_angles).to(q.dtype)
+        y = attend(q, k, v, inputs.blocks, far).transpose(1, 2).reshape(b, n, d)
         return self.out(y.to(x.dtype) if cache is not None else y)  # type: ignore[no-any-return]
 
 
@@ -99,16 +91,16 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, places: Places | Band | Flex, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, inputs: AttentionInputs | Band | Flex, cache: "CachedLayer | None") -> Tensor:
         """[batch, length, width] -> the same."""
-        x = x + self.drop(self.attention(self.attention_norm(x), places, cache))
+        x = x + self.drop(self.attention(self.attention_norm(x), inputs, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
 
 
 class CachedLayer(NamedTuple):
     """The cache as one layer sees it."""
 
-    cache: Cache | Pinning
+    cache: KVCache | PrefixTokens
     k: Tensor  # what is held of this layer
     v: Tensor
 
@@ -117,24 +109,11 @@ class CachedLayer(NamedTuple):
         return self.cache.update(self.k, k), self.cache.update(self.v, v)
 
 
-class ActionHeads(nn.Module):
-    """One token's state -> a narrow one for each of the action tokens that it predicts, by a matrix of its own.
-
-    What `PackEmbedding` does with values, the other way round: these too have a table of their own, without text.
-    """
-
-    def __init__(self, config: GatoConfig) -> None:
-        super().__init__()
-        self.split = nn.ModuleList(
-            nn.Linear(config.width, ACTION_WIDTH, bias=False) for _ in range(config.parallel_actions)
-        )
-        self.table = nn.Embedding(2 * BINS, ACTION_WIDTH)
-
-
 class Gato(nn.Module):
-    """Tokens and patches in, hidden states out; `predicting` and `logits` turn those into scores of ids.
+    """Tokens and patches in, hidden states out; `logits` or an `ActionDecoder` turn those into scores of ids.
 
     Attributes:
+        action_decoder: of sizes that have one; else None, and action tokens pass through the transformer.
         compiled: whether whole windows are trained on with compiled attention.
     """
 
@@ -146,7 +125,7 @@ class Gato(nn.Module):
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.actions = ActionHeads(config) if config.parallel_actions else None
+        self.action_decoder = ActionDecoder(config) if config.action_decoder else None
         if not self.norm.weight.is_meta:
             initialise(self)
 
@@ -165,9 +144,10 @@ class Gato(nn.Module):
         intervals: Tensor | None = None,
         segment: Tensor | None = None,
         index: Tensor | None = None,
-        pinned: Tensor | None = None,
+        prefix_len: Tensor | None = None,
+        until: Tensor | None = None,
         packs: Tensor | None = None,
-        cache: Cache | Pinning | None = None,
+        cache: KVCache | PrefixTokens | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
 
@@ -178,10 +158,12 @@ class Gato(nn.Module):
             local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
             intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
             segment: integer [batch, length], episode of each token; tokens see their own episode only.
-            index: integer [batch, length], place in its episode, rising; by default each row is one from its beginning.
-            pinned: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
+            index: integer [batch, length], position in its episode; by default each row is one from its beginning.
+            prefix_len: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
+            until: integer [batch, length], place of the last token that may attend to it; by default the last one.
             packs: integer [p, pack], one per PACK, row-major.
-            cache: holds what came before; `segment` must then be None, each lane being one episode.
+            cache: holds the tokens before; each row is then one episode, and the arguments from `segment` to `until`
+                are None.
 
         Returns:
             Hidden states [batch, length, width].
@@ -191,56 +173,41 @@ class Gato(nn.Module):
             intervals = whole.expand(len(patches), 2, 2)
         x = self.embedding(tokens, local, patches, intervals, packs)
         if cache is None:
-            places = self._places(tokens, segment, index, pinned, x.dtype)
+            context = self.config.context
+            visibility = Visibility.of(
+                tokens, context, segment=segment, index=index, prefix_len=prefix_len, until=until
+            )
+            inputs = self._inputs(visibility, x.dtype)
         else:
-            places = self._cached_places(cache, tokens, x.dtype)
+            inputs = self._cached_inputs(cache, tokens, x.dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, places, None if cache is None else CachedLayer(cache, cache.k[layer], cache.v[layer]))
+            x = block(x, inputs, None if cache is None else CachedLayer(cache, cache.k[layer], cache.v[layer]))
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def _places(
-        self, tokens: Tensor, segment: Tensor | None, index: Tensor | None, pinned: Tensor | None, dtype: torch.dtype
-    ) -> Places | Band | Flex:
-        """Of whole sequences."""
-        size, context = self.config.head_size, self.config.context
-        index = torch.arange(tokens.shape[1], device=tokens.device) if index is None else index
-        if self.compiled and self.training and tokens.device.type != "cpu":
-            return Flex.of(self.config, tokens, segment, index, pinned, dtype)
+    def _inputs(self, visibility: Visibility, dtype: torch.dtype) -> AttentionInputs | Band | Flex:
+        """Attention of whole sequences."""
+        if self.compiled and self.training and visibility.first.device.type != "cpu":
+            return Flex.of(self.config, visibility, dtype)
         if self.compiled and self.training:
-            places = torch.arange(int(index.max()) + 1)
-            cos, sin = (x.squeeze(0) for x in angles_of(places, size, torch.float32))
-            return Band.of(self.config, tokens, segment, index, pinned, (cos, sin))
-        angles = angles_of(index, size, dtype)
-        if pinned is None:
-            return Places(list(banded_rows(tokens, segment, context, dtype)), angles)
-        index, pinned = index.expand(tokens.shape), pinned.expand(tokens.shape)
-        rows = list(pinned_rows(tokens, segment, index, pinned, context, dtype))
-        far = any(row.pinned for row in rows)
-        return Places(rows, angles, angles_of(index.clamp(max=context - 1), size, dtype) if far else None)
+            return Band.of(self.config, visibility)
+        return AttentionInputs.of(visibility, self.config.context, self.config.head_size, dtype)
 
-    def _cached_places(self, cache: Cache | Pinning, tokens: Tensor, dtype: torch.dtype) -> Places:
-        """Of the next tokens of every lane, for which this makes room."""
-        index, seen = cache.advance(tokens)
-        size, everything, pinned, clamped = self.config.head_size, slice(None), None, None
-        kept = cache.k.dtype if isinstance(cache, Cache) else dtype
-        if isinstance(cache, Cache) and cache.prompt:
-            shown = cache.pinned[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
-            pinned = Pinned(slice(0, cache.prompt), additive(shown, kept))
-            clamped = angles_of(index.clamp(max=self.config.context - 1), size, dtype)
-        rows = Rows(everything, everything, slice(cache.prompt, None), additive(seen, kept), pinned)
-        return Places([rows], angles_of(index, size, dtype), clamped)
-
-    def predicting(self, hidden: Tensor, place: int = 0) -> Tensor:
-        """States that score a token: as they are, or with `parallel_actions` [..., width] -> [..., ACTION_WIDTH].
-
-        `place` is that of the action token among those that are predicted from the same state.
-        """
-        return hidden if self.actions is None else self.actions.split[place](hidden)
+    def _cached_inputs(self, cache: KVCache | PrefixTokens, tokens: Tensor, dtype: torch.dtype) -> AttentionInputs:
+        """Attention of the next tokens of every environment, for which this reserves slots."""
+        index, visible = cache.reserve(tokens)
+        size, everything, prefix, far = self.config.head_size, slice(None), None, None
+        kept = cache.k.dtype if isinstance(cache, KVCache) else dtype
+        if isinstance(cache, KVCache) and cache.prefix:
+            shown = cache.prefix_visible[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
+            prefix = PrefixKeys(slice(0, cache.prefix), additive(shown, kept))
+            far = angles_of(index.clamp(max=self.config.context - 1), size, dtype)
+        block = QueryBlock(everything, slice(cache.prefix, None), additive(visible, kept), prefix)
+        return AttentionInputs([block], angles_of(index, size, dtype), far)
 
     def logits(self, states: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width of a state] -> [..., high - low].
 
-        With `parallel_actions` no text is predicted: all are those from the first bin on.
+        States are hidden states, or with an action decoder the states that it makes of them, which score no text.
         """
         rows = self.scored(low, high)
         with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
@@ -248,7 +215,8 @@ class Gato(nn.Module):
 
     def scored(self, low: int, high: int | None) -> Tensor:
         """The rows of the table that score the ids [low, high)."""
-        if self.actions is None:
+        if self.action_decoder is None:
             return self.embedding.table.weight[low:high]
-        first = self.config.vocabulary.continuous
-        return self.actions.table.weight[max(0, low - first) : None if high is None else high - first]
+        return self.action_decoder.rows(
+            max(low, self.action_decoder.first_id), high or self.config.vocabulary.separator
+        )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gato_agent.model import Gato
 from gato_agent.recipe import TrainConfig
 
+CORRECTION_RATE = 2.0  # learning rate of an action decoder's correction over that of all else
 KEPT = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # what optimizers remember of a parameter
 
 
@@ -50,11 +51,14 @@ def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
     """
     muon = config.optimizer == "muon"
     matrices = [p for p in model.blocks.parameters() if muon and p.ndim == 2]
-    rest = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    apart = list(model.action_decoder.corrections()) if model.action_decoder else []
+    rest = [p for p in model.parameters() if not any(p is other for other in (*matrices, *apart))]
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": 1.0},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "rate": 1.0},
     ]
+    if apart:
+        groups.append({"params": apart, "weight_decay": config.weight_decay, "rate": CORRECTION_RATE})
     parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)]
     if muon:
         parts.append(Muon(matrices, config.weight_decay))
@@ -72,7 +76,7 @@ class Muon(torch.optim.Optimizer):
     momentum = 0.95
 
     def __init__(self, matrices: Iterable[Tensor], weight_decay: float) -> None:
-        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay})
+        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "rate": 1.0})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """Several processes that train one model: what torchrun started, and the few things that they must agree on."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -63,15 +63,17 @@ class Ranks:
             distributed.destroy_process_group()
 
 
-def clip(model: nn.Module, largest: float, ranks: Ranks) -> Tensor:
+def clip(parameters: Iterable[nn.Parameter], largest: float, ranks: Ranks) -> Tensor:
     """Scale gradients down to a norm of at most `largest`; returns the norm that they had.
 
     Squares are summed in float64, so that the norm and with it the step is the same however the gradients are divided
     among processes.
     """
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     shards = [g for g in gradients if hasattr(g, "to_local")]  # of FSDP
     parts = [g.to_local() for g in shards] or gradients
+    if not parts:
+        return torch.zeros(())
     norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]
     square = torch.stack(norms).square().sum()
     if shards:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gato_agent.decode import Choose
-
 Run = Callable[[], list[Tensor]]  # one step; returns its logits
 Layout = tuple[tuple[str, torch.Size, torch.dtype], ...]  # names, shapes and types of what enters
 ALIGNED = 16  # bytes
@@ -39,19 +37,6 @@ class Inputs:
         for name, part in parts.items():
             self._here[name].copy_(part)
         self._device.copy_(self._host, non_blocking=True)
-
-
-class Drawn(Choose):
-    """Chooses with noise that was drawn before, as it lies on the device."""
-
-    def __init__(self, inputs: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.temperature = inputs["temperature"]  # type: ignore[assignment]  # as good as a number
-        self._noises = iter([part for name, part in inputs.items() if name.startswith("noise")])
-
-    def noise(self, count: int) -> Tensor:
-        """That of the next action token."""
-        return next(self._noises)
 
 
 class CudaGraphs:

@@ -143,6 +143,7 @@ class Run:
         return {
             "step": self.trainer.step,
             "loss": figures.loss,
+            **({"marginal_loss": figures.marginal} if self.trainer.model.action_decoder else {}),
             "family_loss": {family: loss for family, loss in losses.items() if loss is not None},
             "gradient_norm": figures.norm,
             "learning_rate": self.config.rate(self.trainer.step - 1),

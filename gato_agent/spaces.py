@@ -4,8 +4,8 @@
     one timestep   text leaves, image leaves, then all other leaves, each by path | separator | action leaves by path
     packed         the values of those other leaves are no tokens of their own: up to `pack` of them share one; each row
                    of a grid, which is a two-dimensional MultiDiscrete, begins a token, the other values follow the last
-    parallel       no action: its tokens are predicted from the last token of the observation if that is a pack, else
-                   from a separator, and from more separators where one does not predict so many
+
+Where these stand in a timestep is said by `TimestepLayout`.
 
 For example, as actions and with 512 text pieces:
 
@@ -40,6 +40,7 @@ from gato_agent.codec import (
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
 from gato_agent.envs.views import EVERYTHING, View
+from gato_agent.timestep_layout import TimestepLayout
 
 __all__ = ["BINS", "PACK", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "Observed", "SpaceTokenizer", "Vocabulary"]
 
@@ -101,7 +102,8 @@ class SpaceTokenizer:
         text_pieces: tokens of an observed text, which is padded to that length.
         view: what of an observation is seen.
         pack: values of an observation that share one token; 1 for a token each.
-        parallel: action tokens that one token predicts, and none is read; 0 where each predicts the next.
+        action_decoder: whether an action decoder predicts the action, which is then not in the stream.
+        past_actions: whether actions in the stream stay visible to later timesteps.
         grid_rows: whether each row of a grid begins a token where values share them.
 
     Attributes:
@@ -109,14 +111,12 @@ class SpaceTokenizer:
         n_obs: tokens of an observation.
         n_packs: how many of them are packs.
         widest: values in the fullest of them.
-        local: int64 [tokens_per_step], place of each token within the observation, separators after it if `parallel`;
-            -1 where there is none.
+        layout: places of tokens in a timestep.
         n_act: tokens of an action.
-        first: place in the timestep of the token that predicts the first of them.
-        each: how many of them it predicts, and those after it.
         patch_slots: int64 [k], positions of image patches within the observation.
         patch_intervals: int32 [k, 2, 2], (row | column, from | to) in 128ths of the padded image.
         legal: int32 [n_act, 2], half-open range of ids for each action token.
+        acted: leaves of the action space, each with the places of its tokens in an action.
 
     Raises:
         SpaceError: a space that has no tokens; says what to do instead.
@@ -125,7 +125,7 @@ class SpaceTokenizer:
     def __init__(
         self, observation_space: Space[Any], action_space: Space[Any], vocabulary: Vocabulary,
         text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32, view: View | None = None,
-        pack: int = 1, parallel: int = 0, grid_rows: bool = True,
+        pack: int = 1, action_decoder: bool = False, grid_rows: bool = True, past_actions: bool = False,
     ) -> None:  # fmt: skip
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
@@ -153,29 +153,19 @@ class SpaceTokenizer:
         strings = [Characters(leaf, at) for leaf, at in placed if isinstance(leaf.space, Text)]
         numbers = _elements([p for p in placed if not isinstance(p[0].space, Text)], action=True)
         self._actions: list[Characters | Elements] = [*strings, *numbers]
-        self._acted = [leaf.path for leaf in acted]
+        self.acted = [(leaf, slice(at, at + _tokens_acted(leaf))) for leaf, at in placed]
         self.legal = np.zeros((self.n_act, 2), dtype=np.int32)
         for part in self._actions:
             self.legal[part.slots] = self._offset + part.legal
-        self.each, self.first, self._separators = max(1, parallel), self.n_obs, 1
-        self.local = np.concatenate((np.arange(self.n_obs), np.full(1 + self.n_act, -1)))
-        if parallel:
-            self.first -= min(self.n_packs, 1)  # packs come last
-            self._separators = self.first + -(-self.n_act // parallel) - self.n_obs
-            self.local = np.arange(self.n_obs + self._separators)
+        self.layout = TimestepLayout(self.n_obs, self.n_act, action_decoder, past_actions, self.n_packs)
         for space, count in ((observation_space, self.n_obs), (action_space, self.n_act)):
             if not count:
                 raise space_error("", f"{space} has no elements: wrap the environment so that it has at least one")
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens of observation, separator and action; of observation and separators, if any, if `parallel`."""
-        return len(self.local)
-
     def timesteps(self, observed: NDArray[np.int32], acted: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Tokens of observations [B, n_obs] and actions [B, n_act] -> of timesteps [B, tokens_per_step]."""
-        separators = np.full((len(observed), self._separators), self._separator, np.int32)
-        return np.concatenate((observed, separators, acted), axis=1)[:, : self.tokens_per_step]
+        """Tokens of observations [B, n_obs] and actions [B, n_act] -> of timesteps [B, layout.length]."""
+        separators = np.full((len(observed), self.layout.n_separators), self._separator, np.int32)
+        return np.concatenate((observed, separators, acted), axis=1)[:, : self.layout.length]
 
     def encode_observations(self, columns: Columns) -> Observed:
         """Encode B observations.
@@ -251,7 +241,7 @@ class SpaceTokenizer:
         found: Columns = {}
         for part in self._actions:
             found |= part.decode(ids[:, part.slots])
-        return {path: found[path] for path in self._acted}
+        return {leaf.path: found[leaf.path] for leaf, _ in self.acted}
 
 
 def _rank(space: Space[Any]) -> int:

@@ -46,7 +46,7 @@ class Arrays(NamedTuple):
     """All episodes of one task, one row per timestep.
 
     Attributes:
-        rows: int32 [timesteps, tokens_per_step]: observation, separator, executed action; or what of these there is
+        rows: int32 [timesteps, layout.length]: observation, separator, executed action; or what of these there is
             where no action is read.
         labels: int32 [timesteps, n_act]: the expert's action.
         patches: uint8 [k, 16, 16, 4], each once: much of a picture stays as it was.
@@ -83,7 +83,7 @@ class TokenizedTask:
     def __init__(self, name: str, tokenizer: SpaceTokenizer, arrays: Arrays, prompt: Prompt = NO_PROMPT) -> None:
         self.name, self.tokenizer, self.arrays, self.prompt = name, tokenizer, arrays, prompt
         self.rows, self.labels, self.ends, self.texts = arrays.rows, arrays.labels, arrays.ends, arrays.texts
-        self.local = tokenizer.local
+        self.local = tokenizer.layout.local
 
     @classmethod
     def of(
@@ -218,7 +218,9 @@ def _tokenize(
     except SpaceError as error:
         raise GatoError(f"{name}: seed {episode.seed}, step {error.row}: {error}") from error
     packs = seen.packs[:, :, : tokenizer.widest].copy()
-    return tokenizer.timesteps(seen.tokens, actions), labels, patches.places(seen.patches), packs
+    # Action tokens that end with their timestep are read by its own action alone, which is the expert's.
+    read = labels if tokenizer.layout.hides_actions else actions
+    return tokenizer.timesteps(seen.tokens, read), labels, patches.places(seen.patches), packs
 
 
 class _Distinct:

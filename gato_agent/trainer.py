@@ -46,6 +46,8 @@ class Figures(NamedTuple):
     """Of the gradient, before it is clipped to 1."""
     families: tuple[float | None, ...]
     """The loss of each family's targets; None where it had none."""
+    marginal: float = 0.0
+    """The loss without regard to the tokens before in an action."""
 
 
 class Trainer:
@@ -84,23 +86,25 @@ class Trainer:
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step)
-        here = sum(target.weight * len(target.id) for part in parts for target in part.targets)
+            group["lr"] = self.config.rate(self.step) * group["rate"]
+        here = sum(part.targets.weighed for part in parts)
         # A tensor: a GPU is waited for only when all its work is given out.
-        weight = self.ranks.sum(torch.full((), float(here), device=self.device))
+        weight = self.ranks.sum(torch.full((), here, device=self.device))
         weight = torch.where(weight > 0, weight, 1)
         self.optimizer.zero_grad()
         found = []
         for part in parts:
             with self._together(part is parts[-1]):
-                sums, weights = self._loss(part)
-                (sums.sum() * self.ranks.size / weight).backward()  # gradients are averaged over the processes
-            found.append(torch.stack((sums.detach(), weights)))
+                losses = self._loss(part)
+                (losses.total * self.ranks.size / weight).backward()  # gradients are averaged over the processes
+            found.append(torch.cat((losses.families, losses.weights, losses.marginal.unsqueeze(0))).detach())
         self._forget_unused(parts)
-        norm = clip(self.model, 1.0, self.ranks)
-        losses, weighed = self.ranks.sum(torch.stack(found).sum(0)).tolist()  # of all processes, by family
+        norm = self._clip()
+        sums = self.ranks.sum(torch.stack(found).sum(0)).tolist()  # of all processes, by family
+        losses, weighed, marginal = sums[: len(sums) // 2], sums[len(sums) // 2 : -1], sums[-1]
         families = tuple(loss / each if each else None for loss, each in zip(losses, weighed, strict=True))
-        figures = Figures(sum(losses) / (sum(weighed) or 1.0), norm.item(), families)
+        whole = sum(weighed) or 1.0
+        figures = Figures(sum(losses) / whole, norm.item(), families, marginal / whole)
         if not math.isfinite(figures.loss + figures.norm):
             raise GatoError(
                 f"step {self.step}: the loss is {figures.loss} and its gradient {figures.norm}; the last checkpoint is "
@@ -111,6 +115,14 @@ class Trainer:
             average(self.mean, self.model, self.step, self.config.ema)
         self.step += 1
         return figures
+
+    def _clip(self) -> Tensor:
+        """Clip gradients to a norm of 1; returns what it was. A correction is clipped alone: it is trained apart."""
+        decoder = self.model.action_decoder
+        apart = list(decoder.corrections()) if decoder else []
+        if apart:
+            clip(apart, 1.0, self.ranks)
+        return clip([p for p in self.model.parameters() if id(p) not in set(map(id, apart))], 1.0, self.ranks)
 
     def _together(self, last: bool) -> AbstractContextManager[None]:
         """Processes sum their gradients in the last part of a step."""
@@ -126,13 +138,23 @@ class Trainer:
         used: dict[nn.Module, bool] = {embedding.patch: any(part.patches is not None for part in parts)}
         if self.model.config.pack > 1:
             used[embedding.pack] = any(part.packs is not None for part in parts)
-        if self.model.actions is not None:
-            places = {target.place for part in parts for target in part.targets}
-            used |= {split: place in places for place, split in enumerate(self.model.actions.split)}
+        if self.model.action_decoder is not None:
+            used |= self._decoder_used(max(len(part.targets.offset) for part in parts))
         counts = self.ranks.sum(torch.tensor([float(here) for here in used.values()], device=self.device))
         for module, count in zip(used, counts.tolist(), strict=True):
             for parameter in module.parameters() if not count else ():
                 parameter.grad = None
+
+    def _decoder_used(self, tokens: int) -> dict[nn.Module, bool]:
+        """Parts of the action decoder, and whether actions of so many tokens use them."""
+        decoder = self.model.action_decoder
+        assert decoder is not None
+        part = decoder.correction
+        used: dict[nn.Module, bool] = {layer: at < tokens for at, layer in enumerate(decoder.marginal)}
+        for at in range(len(part.state)):
+            conditional = 0 < at < tokens or (at == 0 and tokens > len(part.state))
+            used |= {part.state[at]: conditional, part.out[at]: conditional, part.read[at]: at < tokens - 1}
+        return {**used, part.chosen: tokens > 1, part.carry: tokens > len(part.state)}
 
     def whole(self) -> Gato:
         """The model in one piece; all processes must ask for it together, and the first one has it."""
@@ -201,4 +223,5 @@ class Trainer:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
         model = (model or self.result).eval()
         parts = [action_loss(model, windows.batch(i).to(self.device)) for i in range(batches)]
-        return sum(sums.sum().item() for sums, _ in parts) / (sum(each.sum().item() for _, each in parts) or 1.0)
+        weights = sum(part.weights.sum().item() for part in parts)
+        return sum(part.families.sum().item() for part in parts) / (weights or 1.0)

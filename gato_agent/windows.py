@@ -1,8 +1,8 @@
 """Windows of tokens for training, of fragments of episodes; which is where is a pure function of (seed, step)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -11,21 +11,70 @@ from torch import Tensor
 
 from gato_agent.prompt import DEMO_SHARE
 from gato_agent.spaces import PACK, PAD, PATCH
-from gato_agent.tokenized import Opening, TokenizedTask
-
-TargetKind = tuple[int, int, int, int, float]  # what targets share: low, high, family, place, weight
+from gato_agent.timestep_layout import ALWAYS
+from gato_agent.tokenized import NO_ONE, Opening, TokenizedTask
 
 
 class Targets(NamedTuple):
-    """Action tokens to be predicted that share a range of legal ids, of tasks of one family."""
+    """Actions to be predicted, those of most tokens first, so that the rows with a token j are the first ones.
+
+    Attributes:
+        position: int64 [m], flat index into batch x window of the token that predicts the first action token.
+        ids: int64 [m, A], the action tokens; of actions with fewer the rest is 0.
+        family: int64 [m], of the task.
+        weight: float32 [m], of each action token in the loss.
+        ranges: for each action token the ranges of legal ids.
+        begin: the conditional part of an action decoder learns from the rows `begin`, `begin + CONDITIONAL_EVERY`, ...
+        offset: places from the token that predicts one action token to that of the next, by token.
+        families: number of families, in this batch or not.
+        tokens: number of action tokens.
+        weighed: sum over action tokens of their weights.
+    """
+
+    position: Tensor
+    ids: Tensor
+    family: Tensor
+    weight: Tensor
+    ranges: list[list["IdRange"]]
+    begin: int
+    offset: list[int]
+    families: int
+    tokens: int
+    weighed: float
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device; small tensors are moved together."""
+        parts = [part for ranges in self.ranges for each in ranges for part in (each.rows, each.learned)]
+        every = torch.cat([self.position[:0], *parts]).to(device, non_blocking=True)
+        moved = iter(torch.split(every, [len(part) for part in parts]))
+        return self._replace(
+            position=self.position.to(device, non_blocking=True),
+            ids=self.ids.to(device, non_blocking=True),
+            family=self.family.to(device, non_blocking=True),
+            weight=self.weight.to(device, non_blocking=True),
+            ranges=[[IdRange(r.low, r.high, next(moved), next(moved)) for r in ranges] for ranges in self.ranges],
+        )
+
+    def count(self, at: int) -> int:
+        """Number of actions that have token `at`."""
+        return sum(len(each.rows) for each in self.ranges[at])
+
+
+class IdRange(NamedTuple):
+    """Legal ids [low, high) of one action token, and the actions that have it.
+
+    Attributes:
+        rows: int64 [k], of `Targets.position`, rising.
+        learned: int64 [l], those of them that the conditional part of an action decoder learns from.
+    """
 
     low: int
     high: int
-    position: Tensor  # int64 [m], flat index into batch x window of the token that predicts it
-    id: Tensor  # int64 [m], the token to predict
-    family: int = 0  # of the tasks that they are from
-    place: int = 0  # among the action tokens that are predicted from the same state
-    weight: float = 1.0  # of each in the loss
+    rows: Tensor
+    learned: Tensor
+
+
+CONDITIONAL_EVERY = 2  # actions per one that trains the conditional part, which costs as much as the marginal one
 
 
 @dataclass(frozen=True)
@@ -37,27 +86,17 @@ class Batch:
     segment: Tensor  # int64 [batch, window]; episode fragment that a token belongs to
     patches: Tensor | None  # uint8 [k, 16, 16, 4]
     intervals: Tensor | None  # int64 [k, 2, 2]
-    targets: list[Targets]
-    families: int = 1  # that there are, in this batch or not
-    index: Tensor | None = None  # int64 [batch, window], place in its fragment; None where no task has prompts
-    pinned: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its fragment begins with
+    targets: Targets
+    index: Tensor | None = None  # int64 [batch, window], position in its fragment; None where it is that in the window
+    prefix_len: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its fragment begins with
+    until: Tensor | None = None  # int64 [batch, window], place of the last token that may attend to it
     packs: Tensor | None = None  # int16 [p, pack]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-
-        def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, non_blocking=True)
-
-        tokens, local, segment = (x.to(device, non_blocking=True) for x in (self.tokens, self.local, self.segment))
-        counts = [len(t.id) for t in self.targets]  # many and small ones, which are moved together
-        asked, ids = (
-            torch.split(torch.cat(parts).to(device, non_blocking=True), counts) if parts else ()
-            for parts in ([t.position for t in self.targets], [t.id for t in self.targets])
-        )
-        targets = [t._replace(position=p, id=i) for t, p, i in zip(self.targets, asked, ids, strict=True)]
-        images, prompts = (move(self.patches), move(self.intervals)), (move(self.index), move(self.pinned))
-        return Batch(tokens, local, segment, *images, targets, self.families, *prompts, move(self.packs))
+        tensors = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
+        return replace(self, targets=self.targets.to(device), **moved)
 
 
 class Windows:
@@ -88,6 +127,7 @@ class Windows:
         share /= [np.mean([task.mean_fragment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
+        self.hidden = any(task.tokenizer.layout.hides_actions for task in self.tasks)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of one training step, or every `parts`-th window of it from window `part` on."""
@@ -96,9 +136,11 @@ class Windows:
         patches = [patch for w in windows for patch in w.patches]
         intervals = [interval for w in windows for interval in w.intervals]
         packs = [pack for w in windows for pack in w.packs]
-        tokens, local, segment, index, pinned = (
+        tokens, local, segment, index, prefix_len, until = (
             torch.from_numpy(np.stack(streams))
-            for streams in zip(*((w.tokens, w.local, w.segment, w.index, w.pinned) for w in windows), strict=True)
+            for streams in zip(
+                *((w.tokens, w.local, w.segment, w.index, w.prefix_len, w.until) for w in windows), strict=True
+            )
         )
         return Batch(
             tokens,
@@ -106,24 +148,59 @@ class Windows:
             segment,
             torch.from_numpy(np.concatenate(patches)) if patches else None,
             torch.from_numpy(np.concatenate(intervals)).long() if intervals else None,
-            self._targets(windows),
-            1 + max(task.family for task in self.tasks),
-            index if self.prompted else None,
-            pinned if self.prompted else None,
+            self._targets(windows, int(rng.integers(CONDITIONAL_EVERY))),
+            index if self.prompted or self.hidden else None,
+            prefix_len if self.prompted else None,
+            until if self.hidden else None,
             torch.from_numpy(np.concatenate(packs)) if packs else None,
         )
 
-    def _targets(self, windows: "list[_Window]") -> list[Targets]:
-        """Collect the targets of all windows by their range of legal ids, family, place and weight."""
-        found: dict[TargetKind, list[tuple[NDArray[np.int64], NDArray[np.int32]]]] = {}
-        for i, window in enumerate(windows):
-            for kind, position, label in window.targets:
-                found.setdefault(kind, []).append((position + i * self.window, label))
-        targets = []
-        for (low, high, family, place, weight), pairs in sorted(found.items()):
-            at, ids = (torch.from_numpy(np.concatenate(part)).long() for part in zip(*pairs, strict=True))
-            targets.append(Targets(low, high, at, ids, family, place, weight))
-        return targets
+    def _targets(self, windows: "list[_Window]", begin_at: int) -> Targets:
+        """Collect the actions of all windows, those of most tokens first."""
+        found = [(part, i) for i, window in enumerate(windows) for part in window.targets]
+        found.sort(key=lambda pair: -pair[0].labels.shape[1])
+        most = max((part.labels.shape[1] for part, _ in found), default=0)
+        sizes = [len(part.position) for part, _ in found]
+        ids = np.zeros((sum(sizes), most), np.int64)
+        begins = np.cumsum([0, *sizes])
+        ranges: list[dict[tuple[int, int], list[NDArray[np.int64]]]] = [{} for _ in range(most)]
+        for (part, _), begin, end in zip(found, begins, begins[1:], strict=False):
+            ids[begin:end, : part.labels.shape[1]] = part.labels
+            for at, (low, high) in enumerate(part.legal):
+                ranges[at].setdefault((low, high), []).append(np.arange(begin, end))
+
+        def each(values: Sequence[float]) -> Tensor:
+            return torch.from_numpy(np.repeat(np.asarray(values), sizes))
+
+        position = [part.position + i * self.window for part, i in found]
+        layout = self.tasks[0].tokenizer.layout
+        return Targets(
+            torch.from_numpy(np.concatenate([NO_ONE, *position])),
+            torch.from_numpy(ids),
+            each([part.family for part, _ in found]).long(),
+            each([part.weight for part, _ in found]).float(),
+            [[_range(*legal, rows, begin_at) for legal, rows in sorted(kinds.items())] for kinds in ranges],
+            begin_at,
+            [layout.predictor(at) - layout.first for at in range(most)],
+            1 + max(task.family for task in self.tasks),
+            sum(part.labels.size for part, _ in found),
+            float(sum(part.labels.size * part.weight for part, _ in found)),
+        )
+
+
+def _range(low: int, high: int, rows: list[NDArray[np.int64]], begin: int) -> IdRange:
+    every = torch.from_numpy(np.concatenate(rows))
+    return IdRange(low, high, every, every[every % CONDITIONAL_EVERY == begin])
+
+
+class _Part(NamedTuple):
+    """Actions of a fragment whose first token is predicted within the window."""
+
+    legal: list[tuple[int, int]]
+    family: int
+    weight: float
+    position: NDArray[np.int64]
+    labels: NDArray[np.int32]  # [timesteps, n_act]
 
 
 class _Window:
@@ -132,11 +209,12 @@ class _Window:
     def __init__(self, source: Windows, rng: np.random.Generator) -> None:
         self.tokens = np.full(source.window, PAD, dtype=np.int64)
         self.local = np.full(source.window, -1, dtype=np.int64)
-        self.segment, self.index, self.pinned = np.zeros((3, source.window), dtype=np.int64)
+        self.segment, self.index, self.prefix_len = np.zeros((3, source.window), dtype=np.int64)
+        self.until = np.full(source.window, ALWAYS, dtype=np.int64)
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
         self.packs: list[NDArray[np.int16]] = []
-        self.targets: list[tuple[TargetKind, NDArray[np.int64], NDArray[np.int32]]] = []
+        self.targets: list[_Part] = []
         self.by_timestep = source.by_timestep
         at = number = 0
         while at < source.window:
@@ -153,9 +231,14 @@ class _Window:
         rows, room = task.rows[where], len(self.tokens) - at
         tokens = np.concatenate((opening.tokens, rows.reshape(-1)))[:room]
         place = slice(at, at + len(tokens))
-        self.tokens[place], self.segment[place], self.pinned[place] = tokens, number, opening.pinned
-        self.local[place] = np.concatenate((opening.local, np.tile(task.local, len(rows))))[:room]
-        self.index[place] = np.concatenate((opening.index, opening.pinned + np.arange(rows.size)))[:room]
+        self.tokens[place], self.segment[place], self.prefix_len[place] = tokens, number, opening.pinned
+        layout, steps = task.tokenizer.layout, np.arange(len(rows))[:, None]
+        self.local[place] = np.concatenate((opening.local, np.tile(layout.local, len(rows))))[:room]
+        index = opening.pinned + steps * layout.span + np.arange(layout.length)
+        self.index[place] = np.concatenate((opening.index, index.ravel()))[:room]
+        start = at + len(opening.tokens)
+        until = np.minimum(start + steps * layout.length + layout.until, ALWAYS)
+        self.until[place] = np.concatenate((np.full(len(opening.tokens), ALWAYS), until.ravel()))[:room]
         patches, packs = task.seen(where)
         if packed := int((tokens == PACK).sum()):
             self.packs.append((np.concatenate((opening.packs, packs)) if len(opening.packs) else packs)[:packed])
@@ -165,9 +248,9 @@ class _Window:
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         weight = 1 / task.tokenizer.n_act if self.by_timestep else 1.0
-        for i, (low, high) in enumerate(task.tokenizer.legal.tolist()):
-            after, which = divmod(i, task.tokenizer.each)
-            token = np.arange(len(opening.tokens) + task.tokenizer.first + after, len(tokens), rows.shape[1])
-            label = task.labels[where][: len(token), i]
-            self.targets.append(((low, high, task.family, which, weight), at + token, label))
+        # Of a timestep that the window cuts before its last action token nothing is learned.
+        last = layout.predictor(layout.n_act - 1) - layout.first
+        position = np.arange(start + layout.first, at + len(tokens) - last, layout.length)
+        legal = [(int(low), int(high)) for low, high in task.tokenizer.legal]
+        self.targets.append(_Part(legal, task.family, weight, position, task.labels[where][: len(position)]))
         return len(tokens)

@@ -88,7 +88,7 @@ def test_a_task_goes_through_tokens_and_its_actions_come_back(family: str) -> No
         met = played(task.id)
         spaces = met.observation_space, met.action_space
         tokenizer = SpaceTokenizer(*spaces, VOCABULARY, pieces, task.text_pieces or 32, task.view)
-        assert tokenizer.tokens_per_step == task.tokens_per_timestep, task.id
+        assert tokenizer.layout.length == task.tokens_per_timestep, task.id
         assert (brief(spaces[0]), brief(spaces[1])) == (task.observes, task.acts)
         observations, actions = joined(met.observations), joined(met.actions)
         tokens, patches, _ = tokenizer.encode_observations(observations)

@@ -21,7 +21,7 @@ class Taped(GraphDecoder):
 
     def _tape(self, step: Run) -> Run:
         cache = self.cache
-        state = cache.k, cache.v, cache.index, cache.age, cache.written, self._action
+        state = cache.k, cache.v, cache.index, cache.next_position, self._action
         kept = [part.clone() for part in state]
         tape = make_fx(step)()  # runs it, unlike a recording
         for part, before in zip(state, kept, strict=True):

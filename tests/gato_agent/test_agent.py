@@ -16,20 +16,21 @@ from gato_agent import embedding
 from gato_agent.agent import Agent, resolve_device
 from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
 from gato_agent.matching import find_task
 from gato_agent.model import Gato
+from tests.gato_agent.harsh import harsh
+from tests.gato_agent.shapes import LAYOUTS, NANO
 
 SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
 RICH = Dict({"camera": Box(0, 255, (32, 20, 3), np.uint8), "goal": Tuple((Discrete(3), Box(-np.inf, np.inf, (2,))))})
 HANDS = Dict({"grip": Discrete(2, start=1), "move": Box(-2, 3, (2,)), "keys": MultiDiscrete([3, 4])})
 
 
-def checkpoint_for(*tasks: TrainedTask, seed: int = 0) -> Checkpoint:
-    torch.manual_seed(seed)
+def checkpoint_for(*tasks: TrainedTask) -> Checkpoint:
+    torch.manual_seed(0)
     return Checkpoint(Gato(SMALL).eval(), {task.id: task for task in tasks}, name="test weights")
 
 
@@ -148,11 +149,21 @@ def test_deterministic_predictions_are_greedy_whatever_the_temperature() -> None
     assert not set(actions(1.0, deterministic=False)) & set(greedy)  # among 1,024 bins none is met by chance
 
 
-def test_sampling_follows_the_distribution() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0]])
-    choose = Choose(0.5, [torch.Generator().manual_seed(0)])
-    counts = np.bincount([int(choose(logits)) for _ in range(4000)], minlength=3) / 4000
-    np.testing.assert_allclose(counts, torch.softmax(logits / 0.5, -1)[0].numpy(), atol=0.02)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_distribution_takes_no_step(layout: str) -> None:
+    """Nor anything out of the context, where the cache is not larger than it must be."""
+    config = dataclasses.replace(NANO, layers=2, context=61, **LAYOUTS[layout])
+    task = TrainedTask("Toy-v0", Box(-1, 1, (2,)), Box(-1, 1, (3,)))
+    asked, silent = (Agent(Checkpoint(harsh(config), {task.id: task}), task) for _ in range(2))
+    observations = np.random.default_rng(0).uniform(-1, 1, (60, 2, 2)).astype(np.float32)
+    for agent in (asked, silent):
+        agent.reset(2)
+    for observation in observations:
+        asked.distribution(observation)
+        for action, other in zip(asked.act(observation), silent.act(observation), strict=True):
+            assert np.array_equal(action, other)
+        for a, b in zip(asked._decoder.logits, silent._decoder.logits, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_a_bad_observation_is_named() -> None:

@@ -40,16 +40,19 @@ def test_a_prompt_is_held_beside_what_came_later() -> None:
 
 
 def test_a_shape_takes_as_many_passes_as_it_does_in_play() -> None:
-    shape = '{"pack": 8, "parallel_actions": 2, "context": 64}'
+    shape = '{"pack": 8, "action_decoder": true, "context": 64}'
     rows = bench(BenchConfig(size=("nano",), task=("17/3",), shape=shape, repeats=3, device="cpu"))
     assert [row.decoder for row in rows][-1] == "pytorch" and all(row.context == 64 for row in rows)
     config = GatoConfig.nano().reshaped(shape)
     job = Job(config, 17, 3, 2, "cpu")
     seen = job.prefill()
-    assert job.passes == [3 + 1] and seen.packs is not None and seen.packs.shape == (2 * 3, 8)
+    assert job.passes == [3] and seen.packs is not None and seen.packs.shape == (2 * 3, 8)
     assert (seen.tokens[:, :3] == PACK).all() and (seen.tokens[:, 3:] >= 0).all()
     assert ((seen.packs.view(2, 24) == PAD) == (torch.arange(24) >= 17)).all()
-    assert Job(config.reshaped('{"parallel_actions": 0}'), 17, 3, 2, "cpu").passes == [1 + 3 + 1, 1, 1]
+    assert Job(config, 17, 33, 2, "cpu").passes == [3 + 1]  # a separator predicts the last action token
+    stream = config.reshaped('{"action_decoder": false}')
+    assert Job(stream, 17, 3, 2, "cpu").passes == [3 + 1, 1, 1]
+    assert Job(stream.reshaped('{"past_actions": true}'), 17, 3, 2, "cpu").passes == [1 + 3 + 1, 1, 1]
 
 
 def test_the_floor_grows_with_what_must_be_read_and_done() -> None:
@@ -58,7 +61,7 @@ def test_the_floor_grows_with_what_must_be_read_and_done() -> None:
     machine.peak = lambda dtype: 1e9  # type: ignore[method-assign]
     parameters = 2 * (4 * 64**2 + 64 * 128 + 64 * 64)
     one = Job(CONFIG, 4, 1, 1, "cpu")
-    assert floor_of(machine, one, 64, "float32") == pytest.approx((12 * parameters + 24 * 2 * 2 * 64 * 64 / 2) / 1e9)
+    assert floor_of(machine, one, 64, "float32") == pytest.approx((10 * parameters + 20 * 2 * 2 * 64 * 64 / 2) / 1e9)
     assert floor_of(machine, Job(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > floor_of(machine, one, 64, "float32")
     assert floor_of(machine, Job(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > floor_of(machine, one, 64, "float32")
     machine.peak = lambda dtype: 1e15  # type: ignore[method-assign]

@@ -1,196 +1,213 @@
-"""Cached stepping gives the logits of one uncached forward over the whole episode, with PyTorch and in C++."""
+"""Cached stepping gives the logits of one uncached forward over the whole episode, in every layout and decoder."""
 
 import copy
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from gato_agent.cache import Cache
-from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.decode import Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.engine import Engine
+from gato_agent.kv_cache import ALIGNED, BUCKETS, EMPTY, KVCache
 from gato_agent.model import Gato
-from gato_agent.spaces import PAD
+from tests.gato_agent.driving import Driver, legal_for, observe, random_prompts, worst_error
 from tests.gato_agent.harsh import harsh
-from tests.gato_agent.shapes import NANO
+from tests.gato_agent.shapes import LAYOUTS, NANO
+from tests.gato_agent.taped import Taped
 
-DECODERS = TorchDecoder, Engine
-
-OBSERVATION, ACTION = 4, 2
-STEP = OBSERVATION + 1 + ACTION
-
-
-def legal_for(config: GatoConfig) -> Legal:
-    vocabulary = config.vocabulary
-    return [(vocabulary.discrete, vocabulary.discrete + 9), (vocabulary.continuous, vocabulary.continuous + 1024)]
+Kind = type[TorchDecoder | Engine | Taped]
+DECODERS = TorchDecoder, Engine, Taped
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
+decoders = pytest.mark.parametrize("kind", DECODERS)
 
 
-class Lanes:
-    """Drives a decoder with observations and restarts, and keeps what it saw and answered."""
-
-    def __init__(self, model: Gato, lanes: int, kind: Callable[[Gato, Legal], Decoder], prompt: int = 0) -> None:
-        self.config, self.lanes, self.prompt = model.config, lanes, prompt
-        self.decoder = kind(model, legal_for(model.config))
-        self.decoder.reset(lanes, OBSERVATION + 2, prompt)
-        self.last = torch.full((lanes, 1), PAD)
-        self.local = torch.tensor([[-1, *range(OBSERVATION), -1]]).expand(lanes, -1)
-        self.logits: list[list[Tensor]] = [[] for _ in range(lanes)]
-        self.tokens: list[list[Tensor]] = [[] for _ in range(lanes)]
-
-    def step(self, observation: Tensor, start: Tensor) -> Tensor:
-        """One control step; tokens and logits of each lane are appended to its current episode."""
-        if start.any() and self.prompt:
-            prompts = random_prompts(self.config, int(start.sum()), self.prompt, seed=len(self.tokens[0]))
-            self.decoder.pin(start, Prefill(prompts, torch.full_like(prompts, -1), None, None))
-            for lane, tokens in zip(start.nonzero().flatten().tolist(), prompts, strict=True):
-                self.tokens[lane].append(tokens)
-        self.decoder.restart(start, age=self.prompt - 1)
-        self.last = self.last.masked_fill(start.unsqueeze(1), PAD)
-        separator = torch.full((self.lanes, 1), self.config.vocabulary.separator)
-        tokens = torch.cat((self.last, observation, separator), dim=1)
-        action = self.decoder.step(Prefill(tokens, self.local, None, None), Choose())
-        self.last = action[:, -1:]
-        for lane in range(self.lanes):
-            self.tokens[lane].append(torch.cat((observation[lane], separator[lane], action[lane])))
-            self.logits[lane] += [logits[lane].to("cpu", copy=True) for logits in self.decoder.logits]
-        return action
-
-    def forget(self, lane: int) -> tuple[Tensor, list[Tensor]]:
-        """Tokens and logits of the lane's episode so far; a new one begins."""
-        episode = torch.cat(self.tokens[lane]), self.logits[lane]
-        self.tokens[lane], self.logits[lane] = [], []
-        return episode
+def shaped(layout: str, **fields: Any) -> Gato:
+    """A harsh model of a layout with two layers, unless said otherwise."""
+    return harsh(dataclasses.replace(NANO, **{"layers": 2, **LAYOUTS[layout], **fields}))
 
 
-def random_prompts(config: GatoConfig, count: int, length: int, seed: int) -> Tensor:
-    """Prompts [count, length], most of them padded."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, config.vocabulary.size, (count, length), generator=generator)
-    short = torch.randint(1, length + 2, (count, 1), generator=generator)
-    return tokens.masked_fill(torch.arange(length) >= short, PAD)
-
-
-def observe(config: GatoConfig, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Random observations [*shape, OBSERVATION]; in half of them text was shorter than its place."""
-    tokens = torch.randint(0, config.vocabulary.discrete, (*shape, OBSERVATION), generator=generator)
-    tokens[torch.rand(shape, generator=generator) < 0.5, 1:3] = PAD
-    return tokens
-
-
-@torch.inference_mode()
-def error(model: Gato, tokens: Tensor, cached: list[Tensor], prompt: int = 0) -> float:
-    """Largest difference to one uncached forward, over max(1, largest absolute logit)."""
-    vocabulary = model.config.vocabulary
-    local = torch.tensor([*range(OBSERVATION), -1, -1, -1]).repeat((len(tokens) - prompt) // STEP)
-    local = torch.cat((torch.full((prompt,), -1), local))
-    pinned = torch.tensor([[prompt]]) if prompt else None
-    hidden = model(tokens.unsqueeze(0), local=local.unsqueeze(0), pinned=pinned)[0, prompt:]
-    first = model.logits(hidden[OBSERVATION::STEP], vocabulary.discrete, vocabulary.discrete + 9)
-    second = model.logits(hidden[OBSERVATION + 1 :: STEP], vocabulary.continuous, vocabulary.continuous + 1024)
-    worst = 0.0
-    for uncached, steps in ((first, cached[::2]), (second, cached[1::2])):
-        scale = max(1.0, uncached.abs().max().item())
-        worst = max(worst, (torch.stack(steps) - uncached).abs().max().item() / scale)
-    return worst
-
-
-def worst_error(reference: Gato, driver: Lanes, steps: int) -> tuple[float, int]:
-    """Play while lanes restart at random and one never does; the largest error, and the longest episode in tokens."""
-    generator = torch.Generator().manual_seed(1)
-    start = torch.ones(driver.lanes, dtype=torch.bool)
-    worst, longest = 0.0, 0
-    for t in range(steps):
-        driver.step(observe(driver.config, (driver.lanes,), generator), start)
-        start = torch.rand(driver.lanes, generator=generator) < 0.004
-        start[0] = False
-        if t == steps - 1:
-            start[:] = True
-        for lane in start.nonzero().flatten().tolist():
-            tokens, cached = driver.forget(lane)
-            longest = max(longest, len(tokens))
-            worst = max(worst, error(reference, tokens, cached, driver.prompt))
-    return worst, longest
-
-
-@pytest.mark.parametrize(("config", "lanes", "steps"), [
-    (dataclasses.replace(NANO, context=50), 5, 300),  # a context that is no multiple of a step
-    (NANO, 16, 625),
-])  # fmt: skip
-def test_cached_equals_uncached_through_resets_and_evictions(config: GatoConfig, lanes: int, steps: int) -> None:
-    """10,000 environment steps at full size."""
-    model = harsh(config)
-    worst, longest = worst_error(model, Lanes(model, lanes, TorchDecoder), steps)
-    assert longest == steps * STEP  # far beyond the context
+@layouts
+@decoders
+def test_cached_equals_uncached_through_restarts_and_evictions(layout: str, kind: Kind) -> None:
+    """10,000 environment steps, in episodes far beyond the context."""
+    model = shaped(layout, context=64)
+    driver = Driver(model, 50, kind)
+    worst, longest = worst_error(model, driver, 200)
+    assert longest == 200 * driver.layout.span > 10 * 64
     assert worst < 1e-5
 
 
-@pytest.mark.parametrize(("context", "prompt"), [(50, 25), (100, 1), (200, 70)])
-def test_prompts_stay_and_cached_still_equals_uncached(context: int, prompt: int) -> None:
-    """Beyond the context, with prompts of other lengths in other lanes, and new ones with new episodes.
+@pytest.mark.slow
+@layouts
+@decoders
+def test_cached_equals_uncached_at_full_size(layout: str, kind: Kind) -> None:
+    """10,000 environment steps of `nano`, beyond its own context."""
+    model = shaped(layout, layers=NANO.layers)
+    driver = Driver(model, 16, kind)
+    worst, longest = worst_error(copy.deepcopy(model).double(), driver, 625)
+    assert longest == 625 * driver.layout.span > 4 * NANO.context
+    assert worst < 1e-5
 
-    In float64, where nothing hides behind rounding.
-    """
-    model = harsh(dataclasses.replace(NANO, context=context)).double()
-    worst, longest = worst_error(model, Lanes(model, 4, TorchDecoder, prompt), 100)
-    assert longest == prompt + 100 * STEP > 2 * context
+
+@layouts
+@pytest.mark.parametrize(("kind", "context", "prompt", "actions"), [
+    (TorchDecoder, 50, 0, 2), (TorchDecoder, 50, 25, 2), (TorchDecoder, 100, 1, 5), (TorchDecoder, 200, 70, 1),
+    (Taped, 50, 25, 3),
+])  # fmt: skip
+def test_they_are_equal_where_nothing_hides_behind_rounding(
+    layout: str, kind: Kind, context: int, prompt: int, actions: int
+) -> None:
+    """In float64, with a context that is no multiple of a timestep and prompts that differ between environments."""
+    model = shaped(layout, context=context).double()
+    driver = Driver(model, 4, kind, prompt, legal_for(model.config, actions))
+    steps = 2 * context // driver.layout.span + 20
+    worst, longest = worst_error(model, driver, steps)
+    assert longest == prompt + steps * driver.layout.span > 2 * context
     assert worst < 1e-12
 
 
-@pytest.mark.parametrize("kind", DECODERS)
-def test_a_prompt_is_given_to_its_lanes_alone(kind: type[TorchDecoder | Engine]) -> None:
-    """What is pinned anew in one lane changes it, at any age, and no other."""
-    model = harsh(dataclasses.replace(NANO, context=40, layers=2))
-    drivers = [Lanes(model, 3, kind, 6) for _ in range(2)]
+@layouts
+@pytest.mark.parametrize(("context", "prompt", "actions"), [(50, 7, 2), (50, 25, 4), (200, 70, 1)])
+def test_the_engine_equals_it_with_prompts(layout: str, context: int, prompt: int, actions: int) -> None:
+    model = shaped(layout, context=context)
+    driver = Driver(model, 5, Engine, prompt, legal_for(model.config, actions))
+    steps = 2 * context // driver.layout.span + 20
+    worst, longest = worst_error(model, driver, steps)
+    assert longest == prompt + steps * driver.layout.span > 2 * context
+    assert worst < 1e-5
+
+
+@layouts
+@pytest.mark.parametrize(("kind", "actions"), [(TorchDecoder, 33), (Engine, 33), (Engine, 70)])
+def test_long_actions_equal_it_too(layout: str, kind: Kind, actions: int) -> None:
+    """Several hidden states predict an action, or it has more tokens than the observation that is rewound to."""
+    model = shaped(layout, context=actions + 7, layers=1)
+    driver = Driver(model, 2, kind, 0, legal_for(model.config, actions))
+    steps = 2 * model.config.context // driver.layout.span + 5
+    worst, longest = worst_error(model, driver, steps)
+    assert longest > 2 * model.config.context
+    assert worst < 1e-5
+
+
+@pytest.mark.parametrize("layout", ["decoder", "separator"])
+def test_long_actions_are_recorded_too(layout: str) -> None:
+    model = shaped(layout, context=20, layers=1)
+    assert worst_error(model, Driver(model, 2, Taped, 0, legal_for(model.config, 33)), 15)[0] < 1e-5
+
+
+@layouts
+@decoders
+def test_a_prompt_is_given_to_its_environments_alone(layout: str, kind: Kind) -> None:
+    """A new prompt in one environment changes its logits, at any position, and no other's."""
+    model = shaped(layout, context=40)
+    drivers = [Driver(model, 3, kind, 6) for _ in range(2)]
     generator, middle = torch.Generator().manual_seed(0), torch.tensor([False, True, False])
-    observations, start = observe(model.config, (40, 3), generator), torch.ones(3, dtype=torch.bool)
-    for t, observation in enumerate(observations):
-        first, second = (driver.step(observation, start if t == 0 else ~start) for driver in drivers)
+    start = torch.ones(3, dtype=torch.bool)
+    for t in range(30):
+        seen = observe(model.config, (3,), generator)
+        first, second = (driver.step(*seen, start if t == 0 else ~start) for driver in drivers)
         same = [torch.equal(a, b) for a, b in zip(*(d.decoder.logits for d in drivers), strict=True)]
-        assert all(same) and torch.equal(first, second) if t < 20 else not all(same)
+        assert all(same) and torch.equal(first, second) if t < 15 else not all(same)
         for a, b in zip(*(driver.decoder.logits for driver in drivers), strict=True):
             assert torch.equal(a[[0, 2]], b[[0, 2]])
-        if t == 19:
+        if t == 14:
             other = random_prompts(model.config, 1, 6, seed=99)
-            drivers[1].decoder.pin(middle, Prefill(other, torch.full_like(other, -1), None, None))
+            drivers[1].decoder.prefill_prefix(middle, Prefill(other, torch.full_like(other, -1), None, None))
 
 
+@layouts
 @pytest.mark.parametrize(("context", "prompt"), [(50, 0), (512, 0), (50, 7), (200, 70), (512, 114)])
-def test_the_engine_is_as_near_to_the_truth_as_pytorch(context: int, prompt: int) -> None:
+def test_the_engine_is_as_near_to_the_truth_as_pytorch(layout: str, context: int, prompt: int) -> None:
     """Float32 rounds: with these weights PyTorch itself is 1e-5 from float64, and the engine must be no farther."""
-    model = harsh(dataclasses.replace(NANO, context=context))
+    model = shaped(layout, context=context, layers=4 if context == 50 else 2)
     exact = copy.deepcopy(model).double()
-    steps = 150 if prompt else 300
-    (engine, longest), (pytorch, _) = (
-        worst_error(exact, Lanes(model, 5, kind, prompt), steps) for kind in (Engine, TorchDecoder)
-    )
-    assert longest == prompt + steps * STEP > 2 * context
-    assert engine < 1.2 * pytorch < 2.4e-5
+    drivers = [Driver(model, 3, kind, prompt) for kind in (Engine, TorchDecoder)]
+    steps = 2 * context // drivers[0].layout.span + 20
+    (engine, longest), (pytorch, _) = (worst_error(exact, driver, steps) for driver in drivers)
+    assert longest > 2 * context
+    assert engine < max(1.2 * pytorch, 5e-6)
+    assert pytorch < 1.5e-5
 
 
-@pytest.mark.parametrize("kind", DECODERS)
-def test_lanes_equal_single_lanes(kind: type[TorchDecoder | Engine]) -> None:
-    torch.manual_seed(0)
-    config = dataclasses.replace(NANO, context=40)
-    model = Gato(config).eval()
+@layouts
+@pytest.mark.parametrize("kind", [TorchDecoder, Taped])
+def test_environments_equal_single_ones(layout: str, kind: Kind) -> None:
+    """Of the engine they are equal bit by bit: see below."""
+    model = shaped(layout, context=24)
     generator = torch.Generator().manual_seed(2)
-    observations = observe(config, (30, 3), generator)
-    starts = torch.rand(30, 3, generator=generator) < 0.1
+    starts = torch.rand(15, 3, generator=generator) < 0.1
     starts[0] = True
-    together = Lanes(model, 3, kind)
-    alone = [Lanes(model, 1, kind) for _ in range(3)]
-    for observation, start in zip(observations, starts, strict=True):
-        actions = together.step(observation, start)
-        for lane in range(3):
-            assert torch.equal(alone[lane].step(observation[lane : lane + 1], start[lane : lane + 1])[0], actions[lane])
-    for lane in range(3):
-        torch.testing.assert_close(together.logits[lane], alone[lane].logits[0])  # of both action tokens
+    together, alone = Driver(model, 3, kind), [Driver(model, 1, kind) for _ in range(3)]
+    for start in starts:
+        observed, packs = observe(model.config, (3,), generator)
+        actions = together.step(observed, packs, start)
+        for env in range(3):
+            one = slice(env, env + 1)
+            assert torch.equal(alone[env].step(observed[one], packs[one], start[one])[0], actions[env])
+            for a, b in zip(alone[env].decoder.logits, together.decoder.logits, strict=True):
+                torch.testing.assert_close(a[0], b[env], atol=1e-5, rtol=1e-5)
 
 
-def test_a_ring_of_context_slots_would_be_too_small() -> None:
+@layouts
+@decoders
+def test_rewinding_forgets_what_was_read(layout: str, kind: Kind) -> None:
+    """A step that is taken back, whatever it was shown, leaves all later logits as they are."""
+    model = shaped(layout, context=24)
+    driver, other = Driver(model, 2, kind, 5), Driver(model, 2, kind, 5)
+    generator, start = torch.Generator().manual_seed(3), torch.ones(2, dtype=torch.bool)
+    for t in range(20):
+        seen = observe(model.config, (2,), generator)
+        if t == 7:
+            last = other.last
+            other.step(*observe(model.config, (2,), torch.Generator().manual_seed(9)), ~start)
+            other.last = last
+            other.decoder.rewind(other.layout.span)
+        driver.step(*seen, start if t == 0 else ~start)
+        other.step(*seen, start if t == 0 else ~start)
+        for a, b in zip(driver.decoder.logits, other.decoder.logits, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_rewinding_takes_no_token_from_the_context() -> None:
+    """The cache is as large as the context and the longest pass, or what is rewound, and no larger."""
+    config = dataclasses.replace(NANO, context=128)
+    for margin in (0, 1, 64, 65):
+        slots = KVCache(config, 1, margin).slots
+        assert 128 + margin <= slots < 128 + margin + ALIGNED
+    cache = KVCache(config, 2, 3)
+    cache.reset_envs(torch.tensor([True, True]))
+    for tokens, taken in ((5, 0), (4, 3), (1, 0)):
+        cache.reserve(torch.ones(2, tokens, dtype=torch.int64))
+        cache.rewind(taken)
+    assert cache.next_position.tolist() == [7, 7]
+    assert sorted(cache.index[0][cache.index[0] != EMPTY].tolist()) == list(range(7))
+
+
+def test_buckets_hold_all_that_was_written() -> None:
+    """Whatever is reserved, rewound and restarted, a pass reads all keys of its context."""
+    config = dataclasses.replace(NANO, context=400)
+    cache, generator, sizes = KVCache(config, 3, 7), torch.Generator().manual_seed(0), set[int]()
+    for _ in range(300):
+        starts = torch.rand(3, generator=generator) < 0.01
+        cache.plan_reset(starts, -1)
+        cache.reset_envs(starts, -1)
+        tokens, rewound = 8, int(torch.randint(0, 8, (), generator=generator))
+        bucket = cache.plan(tokens, rewound)
+        position, visible = cache.reserve(torch.ones(3, tokens, dtype=torch.int64))
+        assert visible.shape == (3, 1, tokens, bucket)
+        distance = position.unsqueeze(2) - cache.index.unsqueeze(1)
+        assert torch.equal(visible.sum(-1).squeeze(1), ((distance >= 0) & (distance < 400)).sum(-1))
+        sizes.add(bucket)
+        cache.rewind(rewound)
+    assert sizes == {*(size for size in BUCKETS if size < cache.slots), cache.slots}
+
+
+def test_a_ring_of_context_slots_would_be_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC: the ring holds context + n - 1 slots; with fewer, a pass overwrites what its first query still sees."""
+    monkeypatch.setattr("gato_agent.kv_cache.ALIGNED", 1)
     torch.manual_seed(0)
     config = dataclasses.replace(NANO, context=16)
     model = Gato(config).eval()
@@ -198,8 +215,39 @@ def test_a_ring_of_context_slots_would_be_too_small() -> None:
     expected = model(tokens)
     errors = []
     for longest_pass in (8, 1):
-        cache = Cache(config, 1, longest_pass)
+        cache = KVCache(config, 1, longest_pass - 1)
         outputs = torch.cat([model(tokens[:, i : i + 8], cache=cache) for i in range(0, 64, 8)], dim=1)
         errors.append((outputs - expected).abs().max().item())
     assert cache.slots == 16
     assert errors[0] < 1e-5 < 1e-2 < errors[1]
+
+
+@layouts
+def test_an_episodes_numbers_do_not_depend_on_what_was_played_before(layout: str) -> None:
+    """Bit by bit: by number of environments, threads, index, restarts of others, and episodes that came before."""
+    model = shaped(layout, context=40)
+    generator = torch.Generator().manual_seed(5)
+    shown = [observe(model.config, (1,), generator) for _ in range(40)]  # longer than the context
+    prompt = random_prompts(model.config, 1, 6, seed=7)
+
+    def play(decoder: Callable[[Gato, Legal], Decoder], num_envs: int, env: int, before: int) -> list[Tensor]:
+        """Logits of the episode, which begins after `before` steps in one of the environments."""
+        driver, others = Driver(model, num_envs, decoder, 6), torch.Generator().manual_seed(num_envs + before)
+        own, found = torch.arange(num_envs) == env, list[Tensor]()
+        for t in range(before + len(shown)):
+            observed, packs = observe(model.config, (num_envs,), others)
+            start = torch.rand(num_envs, generator=others) < (1.0 if t == 0 else 0.2)
+            if t >= before:
+                start &= ~own
+                observed[env], packs[env] = (part[0] for part in shown[t - before])
+            if t == before:  # with the prompt that the episode has elsewhere
+                driver.start(own, prompt)
+            driver.step(observed, packs, start)
+            if t >= before:
+                found += [logits[env].clone() for logits in driver.decoder.logits]
+        return found
+
+    expected = play(Engine, 1, 0, 0)
+    for num_envs, env, before, threads in ((1, 0, 3, 1), (3, 2, 17, 1), (9, 4, 50, 2), (30, 29, 5, 2), (2, 0, 0, 2)):
+        found = play(lambda model, legal, n=threads: Engine(model, legal, threads=n), num_envs, env, before)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -1,4 +1,4 @@
-"""The compiled control step: equal to PyTorch's, the same for any number of lanes and threads, and never in the way."""
+"""The compiled control step: equal to PyTorch's, the same whatever else is played, and never in the way."""
 
 import dataclasses
 import logging
@@ -18,33 +18,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gato_agent import engine, native
+from gato_agent.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.config import GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder, median
+from gato_agent.decode import Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.embedding import VALUE_WIDTH
 from gato_agent.engine import Engine, make_decoder, pack
 from gato_agent.envs.loop import steps
-from gato_agent.model import ACTION_WIDTH, Gato
+from gato_agent.model import Gato
+from gato_agent.sampling import choose
 from gato_agent.seating import seat
-from gato_agent.spaces import BINS, PACK, PAD
+from gato_agent.spaces import BINS, PACK
+from gato_agent.timestep_layout import ACTION_GROUP
+from tests.gato_agent.driving import OBSERVATION, Driver, forced, play, sampled, teacher_forced
+from tests.gato_agent.harsh import harsh
+from tests.gato_agent.shapes import LAYOUTS
 
-OBSERVATION = 5
 WIDE = GatoConfig(2, 2, 256, 512, 100, 64, (32, 64), 16)  # heads of 128, as in the paper's larger sizes
 FLAT = GatoConfig(2, 4, 64, 128, 40, 64, (32, 64), 16)  # heads of 16
 ODD = GatoConfig(2, 6, 192, 256, 70, 64, (32, 64), 16)
+PACKED = dataclasses.replace(FLAT, pack=7, action_decoder=True)
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
-def model_of(config: GatoConfig) -> Gato:
-    torch.manual_seed(0)
-    model = Gato(config).eval()
-    with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
-        for block in model.blocks:
-            block.attention.qkv.weight[: 2 * config.width] *= 2
-    return model
+def shaped(layout: str, config: GatoConfig = FLAT) -> Gato:
+    return harsh(dataclasses.replace(config, **LAYOUTS[layout]))
 
 
 def legal_for(config: GatoConfig) -> Legal:
+    """Three action tokens of other ranges."""
     vocabulary = config.vocabulary
     return [
         (vocabulary.discrete + 3, vocabulary.discrete + 5),
@@ -68,8 +71,8 @@ class Recorder:
         self.start = start
         return self.agent.act(observation, start)
 
-    def record(self, prefill: Prefill, choose: Choose) -> Tensor:
-        action = self.step(prefill, choose)
+    def record(self, prefill: Prefill, options: StepOptions) -> Tensor:
+        action = self.step(prefill, options)
         for lane, fresh in enumerate(self.start):
             if fresh:
                 self.current[lane] = ([], [])
@@ -84,121 +87,90 @@ class Recorder:
     def worst_error(self) -> float:
         """Largest difference to one uncached forward over an episode, over max(1, largest absolute logit)."""
         model, tokenizer = self.agent.model, self.agent.tokenizer
-        ((low, high),), worst = tokenizer.legal.tolist(), 0.0
+        legal, worst = [(int(low), int(high)) for low, high in tokenizer.legal], 0.0
         said = self.agent._prompter.reset(1)
-        assert said is not None
-        count = said.tokens.shape[1]
+        assert said is not None and len(legal) == 1
+        count = torch.tensor([[said.tokens.shape[1]]])
         for seen, logits in self.episodes:
             tokens, packs = zip(*seen, strict=True)
-            local = torch.cat((said.local[0], torch.from_numpy(tokenizer.local).repeat(len(tokens))))
+            local = torch.cat((said.local[0], torch.from_numpy(tokenizer.layout.local).repeat(len(tokens))))
             stream = torch.cat((said.tokens[0], *tokens))
-            hidden = model(stream[None], local=local[None], packs=torch.stack(packs), pinned=torch.tensor([[count]]))[
-                0, count:
-            ].view(len(tokens), -1, model.config.width)[:, -1]
-            expected = model.logits(model.predicting(hidden), low, high)
+            hidden = model(stream[None], local=local[None], packs=torch.stack(packs), prefix_len=count)
+            last = hidden[0, count.item() :].view(len(tokens), -1, model.config.width)[:, -1]
+            (expected,) = teacher_forced(model, [last], torch.zeros(len(tokens), 1).long(), legal)
             scale = max(1.0, expected.abs().max().item())
             worst = max(worst, (torch.stack(logits) - expected).abs().max().item() / scale)
         return worst
 
 
-def play(decoder: Decoder, config: GatoConfig, lanes: int, steps: int, choose: Choose) -> tuple[Tensor, list[Tensor]]:
-    """Actions [steps, lanes, 3] and logits of a run with random observations; the last lane restarts midway."""
-    decoder.reset(lanes, OBSERVATION + 2)
-    generator = torch.Generator().manual_seed(1)
-    local = torch.tensor([[-1, *range(OBSERVATION), -1]]).repeat(lanes, 1)
-    decoder.restart(torch.ones(lanes, dtype=torch.bool), age=-1)
-    actions, logits = [], []
-    for t in range(steps):
-        if t == steps // 2:
-            decoder.restart(torch.arange(lanes) == lanes - 1)
-        seen = torch.randint(0, config.vocabulary.size, (lanes, OBSERVATION + 2), generator=generator)
-        actions.append(decoder.step(Prefill(seen, local, None, None), choose))
-        logits += [part.clone() for part in decoder.logits]
-    return torch.stack(actions), logits
-
-
+@layouts
 @pytest.mark.parametrize("config", [WIDE, FLAT, ODD])
-def test_it_computes_what_pytorch_computes(config: GatoConfig) -> None:
-    model = model_of(config)
-    legal = legal_for(config)
-    steps = 3 * config.context // (OBSERVATION + 4)  # around the ring and on
-    expected, there = play(TorchDecoder(model, legal), config, 3, steps, Choose())
-    actions, here = play(Engine(model, legal), config, 3, steps, Choose())
-    assert torch.equal(actions, expected)
-    for a, b in zip(here, there, strict=True):
-        assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item())
+def test_it_computes_what_pytorch_computes(config: GatoConfig, layout: str) -> None:
+    """Greedily, around the ring and on."""
+    model, legal = shaped(layout, config), legal_for(config)
+    steps = 3 * config.context // (OBSERVATION + 1)
+    expected = play(model, TorchDecoder, 3, steps, legal=legal)
+    found = play(model, Engine, 3, steps, legal=legal)
+    assert torch.equal(found.actions, expected.actions)
+    assert found.error(expected) <= 1e-5
 
 
-def test_actions_that_are_read_may_have_more_tokens_than_an_observation() -> None:
-    def play(decoder: Decoder) -> Tensor:
-        decoder.reset(1, 2)
-        decoder.restart(torch.ones(1, dtype=torch.bool))
-        seen = Prefill(torch.tensor([[7, FLAT.vocabulary.separator]]), torch.tensor([[0, -1]]), None, None)
-        return torch.cat([decoder.step(seen, Choose()) for _ in range(30)])
+@pytest.mark.parametrize("layout", ["hidden", "visible"])
+def test_actions_that_are_read_may_have_more_tokens_than_an_observation(layout: str) -> None:
+    model, legal = shaped(layout), legal_for(FLAT) * 2
+    tokens, local = torch.tensor([[7, FLAT.vocabulary.separator]]), torch.tensor([[0, -1]])
 
-    model, legal = model_of(FLAT), legal_for(FLAT) * 2
-    assert torch.equal(play(Engine(model, legal)), play(TorchDecoder(model, legal)))
+    def actions(decoder: Engine | TorchDecoder) -> Tensor:
+        decoder.reset(1, 2 if layout == "visible" else len(legal))
+        decoder.reset_envs(torch.ones(1, dtype=torch.bool))
+        return torch.cat([decoder.step(Prefill(tokens, local, None, None)) for _ in range(30)])
 
-
-PACKED = dataclasses.replace(FLAT, pack=7, parallel_actions=2)
-
-
-def play_packed(decoder: Decoder, lanes: int) -> tuple[Tensor, list[Tensor]]:
-    """Thirty steps of nine values in two packs and three action tokens, of which a separator predicts the last."""
-    decoder.reset(lanes, 3)
-    decoder.restart(torch.ones(lanes, dtype=torch.bool))
-    generator, local = torch.Generator().manual_seed(2), torch.arange(3).repeat(lanes, 1)
-    tokens = torch.tensor([[PACK, PACK, PACKED.vocabulary.separator]]).repeat(lanes, 1)
-    actions, logits = [], []
-    for _ in range(30):
-        packs = torch.full((9, 14), PAD, dtype=torch.int16)
-        packs[:, :9] = torch.randint(0, 2 * BINS, (9, 9), generator=generator)
-        actions.append(decoder.step(Prefill(tokens, local, None, None, packs[:lanes].reshape(-1, 7)), Choose()))
-        logits += [part.clone() for part in decoder.logits]
-    return torch.stack(actions), logits
+    assert torch.equal(actions(Engine(model, legal)), actions(TorchDecoder(model, legal)))
 
 
-def test_packs_and_actions_predicted_at_once_are_those_of_pytorch() -> None:
-    model, legal = model_of(PACKED), legal_for(PACKED)
-    expected, there = play_packed(TorchDecoder(model, legal), 9)
-    actions, here = play_packed(Engine(model, legal), 9)
-    assert torch.equal(actions, expected)
-    for a, b in zip(here, there, strict=True):
-        assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item())
+@pytest.mark.parametrize("groups", [1, 2])
+def test_packs_and_long_actions_are_those_of_pytorch(groups: int) -> None:
+    """In all precisions; a number's bits depend neither on other environments nor on threads."""
+    model, legal = harsh(PACKED), legal_for(PACKED) * (1 if groups == 1 else 12)
+    expected = play(model, TorchDecoder, 9, 30, legal=legal)
+    found = play(model, Engine, 9, 30, legal=legal)
+    assert torch.equal(found.actions, expected.actions)
+    assert found.error(expected) < 1e-5
     for precision in get_args(Precision):
-        _, many = play_packed(Engine(model, legal, precision), 9)
-        assert all((a - b).abs().max() < 0.1 for a, b in zip(many, there, strict=True))
-        for lanes, threads in ((9, 2), (1, 1), (4, 2)):
-            _, found = play_packed(Engine(model, legal, precision, threads), lanes)
-            assert all(torch.equal(a[:lanes], b) for a, b in zip(many, found, strict=True))
+        many = play(model, Engine(model, legal, precision), 9, 30, forced(expected), legal)
+        assert many.error(expected) < 0.1
+        many = play(model, Engine(model, legal, precision), 9, 30, legal=legal)
+        for num_envs, threads in ((9, 2), (1, 1), (4, 2)):
+            fewer = play(model, Engine(model, legal, precision, threads), num_envs, 30, legal=legal)
+            assert fewer.equals(many.first(num_envs))
 
 
 @pytest.mark.parametrize("packs", [
     None, torch.zeros(1, 7).short(), torch.zeros(2, 6).short(), torch.full((2, 7), -2), torch.full((2, 7), 2048),
 ])  # fmt: skip
 def test_packs_that_the_model_cannot_read_are_refused(packs: Tensor | None) -> None:
-    decoder, tokens = Engine(model_of(PACKED), legal_for(PACKED)), torch.tensor([[PACK, PACK, 3]])
+    decoder, tokens = Engine(harsh(PACKED), legal_for(PACKED)), torch.tensor([[PACK, PACK, 3]])
     decoder.reset(1, 3)
     with pytest.raises(ValueError, match="packs"):
-        decoder.step(Prefill(tokens, torch.arange(3)[None], None, None, packs), Choose())
+        decoder.step(Prefill(tokens, torch.arange(3)[None], None, None, packs))
 
 
 def test_its_widths_are_those_of_the_model() -> None:
-    found = re.search(r"int VALUE = (\d+), STATE = (\d+);", engine.SOURCE.read_text())
-    assert found is not None
-    assert (int(found[1]), int(found[2])) == (VALUE_WIDTH, ACTION_WIDTH)
+    text = engine.SOURCE.read_text()
+    widths = re.search(r"int VALUE = (\d+), STATE = (\d+), CHOSEN = (\d+);", text)
+    group = re.search(r"int GROUP = (\d+);", text)
+    assert widths is not None and group is not None
+    assert [int(width) for width in widths.groups()] == [VALUE_WIDTH, STATE_WIDTH, CHOSEN_WIDTH]
+    assert int(group[1]) == ACTION_GROUP
 
 
-def test_of_bins_the_median_is_chosen_and_of_choices_the_likeliest() -> None:
-    shares = torch.tensor([[0.3, 0.15, 0.1, 0.2, 0.25], [0.0, 0.6, 0.0, 0.1, 0.3], [0.0, 0.0, 0.0, 0.0, 1.0]])
-    assert Choose()(shares.log(), ordered=True).tolist() == [2, 1, 4]
-    assert Choose()(shares.log()).tolist() == [0, 1, 4]
-    model, vocabulary = model_of(PACKED), PACKED.vocabulary
+@layouts
+def test_of_bins_the_median_is_chosen_and_of_choices_the_likeliest(layout: str) -> None:
+    model, vocabulary = shaped(layout), FLAT.vocabulary
     legal = [(vocabulary.continuous, vocabulary.discrete), (vocabulary.discrete, vocabulary.discrete + 9)]
-    actions, logits = play_packed(decoder := Engine(model, legal), 2)
-    assert len(decoder.logits) == 2
+    actions, logits = play(model, Engine, 2, 30, legal=legal)
     for step, (bins, choices) in enumerate(zip(logits[::2], logits[1::2], strict=True)):
-        assert torch.equal(actions[step, :, 0] - vocabulary.continuous, median(bins))
+        assert torch.equal(actions[step, :, 0] - vocabulary.continuous, choose(bins, ordered=True))
         assert torch.equal(actions[step, :, 1] - vocabulary.discrete, choices.argmax(-1))
 
 
@@ -213,71 +185,171 @@ def test_it_plays_the_shipped_weights_as_one_uncached_forward(task: str) -> None
     assert recorder.worst_error() < 1e-5
 
 
-def test_a_lanes_numbers_do_not_depend_on_other_lanes_or_threads() -> None:
-    model, legal = model_of(FLAT), legal_for(FLAT)
-    _, many = play(Engine(model, legal, threads=1), FLAT, 9, 30, Choose())
-    _, threaded = play(Engine(model, legal, threads=2), FLAT, 9, 30, Choose())
-    assert all(torch.equal(a, b) for a, b in zip(many, threaded, strict=True))
-    tokens = torch.randint(0, FLAT.vocabulary.size, (20, 9, OBSERVATION + 2))
-    local = torch.full((9, OBSERVATION + 2), -1)
-    for lanes in (1, 2, 5):
-        together, fewer = Engine(model, legal), Engine(model, legal)
-        together.reset(9, OBSERVATION + 2)
-        fewer.reset(lanes, OBSERVATION + 2)
-        for seen in tokens:
-            together.step(Prefill(seen, local, None, None), Choose())
-            fewer.step(Prefill(seen[:lanes], local[:lanes], None, None), Choose())
-            assert all(torch.equal(a[:lanes], b) for a, b in zip(together.logits, fewer.logits, strict=True))
+@layouts
+def test_an_environments_numbers_do_not_depend_on_others_or_threads(layout: str) -> None:
+    model, legal = shaped(layout), legal_for(FLAT)
+    many = play(model, Engine, 9, 30, legal=legal)
+    assert play(model, Engine(model, legal, threads=2), 9, 30, legal=legal).equals(many)
+    for num_envs in (1, 2, 5):
+        assert play(model, Engine, num_envs, 30, legal=legal).equals(many.first(num_envs))
 
 
-def test_it_does_not_see_what_becomes_of_the_model() -> None:
-    model, legal = model_of(FLAT), legal_for(FLAT)
-    _, expected = play(Engine(model, legal), FLAT, 2, 10, Choose())
+@pytest.mark.parametrize("layout", ["decoder", "hidden"])
+def test_it_does_not_see_what_becomes_of_the_model(layout: str) -> None:
+    model, legal = shaped(layout), legal_for(FLAT)
+    expected = play(model, Engine, 2, 10, legal=legal)
     decoder = Engine(model, legal)
     model.double()  # frees what the parameters were
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    _, found = play(decoder, FLAT, 2, 10, Choose())
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert play(model, decoder, 2, 10, legal=legal).equals(expected)
 
 
-def test_a_model_of_another_dtype_is_played_in_float32() -> None:
-    model, legal = model_of(FLAT).bfloat16(), legal_for(FLAT)
-    _, found = play(Engine(model, legal), FLAT, 2, 10, Choose())
-    _, expected = play(Engine(model.float(), legal), FLAT, 2, 10, Choose())
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+@pytest.mark.parametrize("layout", ["decoder", "hidden"])
+def test_a_model_of_another_dtype_is_played_in_float32(layout: str) -> None:
+    model, legal = shaped(layout).bfloat16(), legal_for(FLAT)
+    found = play(model, Engine, 2, 10, legal=legal)
+    assert found.equals(play(model.float(), Engine, 2, 10, legal=legal))
 
 
-def test_it_samples_the_same_ids() -> None:
-    def choose() -> Choose:
-        return Choose(0.7, [torch.Generator().manual_seed(lane) for lane in range(2)])
+@layouts
+def test_it_samples_the_same_ids(layout: str) -> None:
+    model, legal = shaped(layout), legal_for(FLAT)
+    expected = play(model, TorchDecoder, 2, 40, sampled(2, 3), legal)
+    found = play(model, Engine, 2, 40, sampled(2, 3), legal)
+    assert torch.equal(found.actions, expected.actions)
+    assert len(found.actions[:, 0, 1].unique()) > 20
 
-    model = model_of(FLAT)
-    expected, _ = play(TorchDecoder(model, legal_for(FLAT)), FLAT, 2, 40, choose())
-    actions, _ = play(Engine(model, legal_for(FLAT)), FLAT, 2, 40, choose())
-    assert torch.equal(actions, expected)
-    assert len(actions[:, 0, 1].unique()) > 20
+
+@pytest.mark.parametrize("layout", ["decoder", "separator"])
+def test_marginals_are_those_of_pytorch(layout: str) -> None:
+    """Each token without regard to those before it, which differs from the second token on alone."""
+    model, legal = shaped(layout), legal_for(FLAT)
+
+    def marginal(step: int) -> StepOptions:
+        return StepOptions(marginal=True)
+
+    expected, found = (play(model, kind, 2, 20, marginal, legal) for kind in (TorchDecoder, Engine))
+    assert torch.equal(found.actions, expected.actions)
+    assert found.error(expected) < 1e-5
+    chained = play(model, Engine, 2, 20, legal=legal)
+    for at, (a, b) in enumerate(zip(found.logits, chained.logits, strict=True)):
+        assert torch.equal(a, b) == (at % 3 == 0)
+
+
+@layouts
+def test_it_follows_what_it_is_told(layout: str) -> None:
+    """Forced ids are chosen whatever the logits, and later tokens and steps read them."""
+    model, legal = shaped(layout), legal_for(FLAT)
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.stack([torch.randint(low, high, (20, 2), generator=generator) for low, high in legal], dim=2)
+
+    def told(step: int) -> StepOptions:
+        return StepOptions(forced=wanted[step])
+
+    expected, found = (play(model, kind, 2, 20, told, legal) for kind in (TorchDecoder, Engine))
+    assert torch.equal(found.actions, wanted) and torch.equal(expected.actions, wanted)
+    assert found.error(expected) < 1e-5
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.02), ("int8", 0.05)])
 def test_reduced_precision_is_near(precision: Precision, bound: float) -> None:
-    """Logits of the shipped weights over one token a step, so that the stream is the same whatever is chosen."""
+    """Logits of the shipped weights, over the same actions."""
     model = Checkpoint.load(None).model
-    legal = legal_for(model.config)[:1]
-    _, expected = play(Engine(model, legal), model.config, 1, 60, Choose())
-    _, found = play(Engine(model, legal, precision), model.config, 1, 60, Choose())
-    scale = max(1.0, *(part.abs().max().item() for part in expected))
-    errors = [(a - b).abs().max().item() / scale for a, b in zip(found, expected, strict=True)]
-    assert 0 < max(errors) < bound
+    legal = legal_for(model.config)
+    expected = play(model, Engine, 1, 60, legal=legal)
+    assert 0 < play(model, Engine(model, legal, precision), 1, 60, forced(expected), legal).error(expected) < bound
 
 
 @pytest.mark.parametrize("tokens", [torch.zeros(3, 4).long(), torch.zeros(2, 8).long(), torch.zeros(2, 4).int()])
 def test_tokens_that_it_was_not_prepared_for_are_refused(tokens: Tensor) -> None:
-    decoder = Engine(model_of(FLAT), legal_for(FLAT))
-    decoder.reset(2, OBSERVATION + 2)
+    decoder = Engine(harsh(FLAT), legal_for(FLAT))
+    decoder.reset(2, 7)
     with pytest.raises(ValueError, match=r"reset prepared for int64 \[2, n\] with n at most 7"):
-        decoder.step(Prefill(tokens, tokens, None, None), Choose())
+        decoder.step(Prefill(tokens, tokens, None, None))
+
+
+@pytest.mark.parametrize("wrong", [FLAT.vocabulary.size, 2**40, -4, -(2**40)])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_ids_that_the_vocabulary_has_not_are_refused(wrong: int, prompt: bool) -> None:
+    decoder = Engine(harsh(FLAT), legal_for(FLAT))
+    decoder.reset(2, 4, 4)
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    tokens[1, 2] = wrong
+    seen = Prefill(tokens, tokens.clamp(max=0), None, None)
+    with pytest.raises(ValueError, match=rf"token ids .*{wrong}.* the vocabulary has {FLAT.vocabulary.size}"):
+        decoder.prefill_prefix(torch.ones(2, dtype=torch.bool), seen) if prompt else decoder.step(seen)
+
+
+@pytest.mark.parametrize("layout", ["decoder", "hidden"])
+@pytest.mark.parametrize("change", ["low", "high", "far", "short", "long", "flat", "int32"])
+def test_forced_ids_that_are_not_legal_are_refused(layout: str, change: str) -> None:
+    model, legal = shaped(layout), legal_for(FLAT)
+    ids = torch.tensor([[low for low, _ in legal]] * 2)
+    ids[1, 1] += {"low": -1, "high": BINS, "far": 2**40}.get(change, 0)
+    ids = {"short": ids[:, :2], "long": ids.repeat(1, 2), "flat": ids[0], "int32": ids.int()}.get(change, ids)
+    driver = Driver(model, 2, Engine, legal=legal)
+    observed, packs = torch.zeros(2, OBSERVATION, dtype=torch.int64), torch.zeros(2, model.config.pack).short()
+    if model.config.pack > 1:
+        observed[:, -1] = PACK
+    start = torch.ones(2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="forced action tokens must be among the ids that are legal"):
+        driver.step(observed, packs, start, StepOptions(forced=ids))
+
+
+IDS = 2 + BINS + 201  # legal ones of all action tokens
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        StepOptions(uniforms=torch.rand(2, 2, dtype=torch.float64)),
+        StepOptions(uniforms=torch.rand(3, 3, dtype=torch.float64)),
+        StepOptions(uniforms=torch.rand(6, dtype=torch.float64)),
+        StepOptions(uniforms=torch.rand(2, 3, dtype=torch.float32)),
+        StepOptions(allowed=torch.ones(2, IDS - 1, dtype=torch.bool)),
+        StepOptions(allowed=torch.ones(1, IDS, dtype=torch.bool)),
+        StepOptions(allowed=torch.ones(2, 3, dtype=torch.bool)),
+        StepOptions(allowed=torch.arange(IDS).repeat(2, 1) >= 2),
+    ],
+    ids=["short", "tall", "flat", "float32", "narrow", "low", "tokens", "nothing allowed"],
+)
+def test_options_that_do_not_fit_are_refused(options: StepOptions) -> None:
+    """None may be read beyond its end, or lead to an id that is not legal."""
+    decoder = Engine(harsh(FLAT), legal_for(FLAT))
+    decoder.reset(2, 7)
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    decoder.step(Prefill(tokens, tokens, None, None))
+    with pytest.raises(ValueError, match="options"):
+        decoder.step(Prefill(tokens, tokens, None, None), options)
+
+
+def test_too_few_tokens_for_a_long_action_are_refused() -> None:
+    decoder = Engine(harsh(PACKED), legal_for(PACKED) * 12)
+    decoder.reset(1, 3)
+    tokens = torch.zeros(1, 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"1 tokens cannot predict 36: it takes 2"):
+        decoder.step(Prefill(tokens, tokens, None, None))
+
+
+def test_a_library_with_other_structs_is_not_called(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither one of another size nor one more or less; the model is then played with PyTorch."""
+    structs = engine.STRUCTS
+    assert engine._function.__wrapped__()
+    for wrong in (structs[::-1], (*structs[:-1], structs[0])):
+        monkeypatch.setattr(engine, "STRUCTS", wrong)
+        with pytest.raises(OSError, match=r"engine.cpp was compiled with other structs: \[16, "):
+            engine._function.__wrapped__()
+    engine._function.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert isinstance(make_decoder(harsh(FLAT), legal_for(FLAT)), TorchDecoder)
+    finally:
+        engine._function.cache_clear()
+    assert "with PyTorch alone" in caplog.text
 
 
 def resident() -> int:
@@ -286,16 +358,17 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_memory_stays_as_it_is_over_ten_thousand_steps() -> None:
-    model = model_of(FLAT)
-    legal = legal_for(FLAT)
-    decoder = Engine(model, legal)
-    decoder.reset(2, OBSERVATION + 2)
-    tokens = torch.zeros(2, OBSERVATION + 2, dtype=torch.int64)
-    local = torch.full_like(tokens, -1)
-    before = 0
+@layouts
+def test_memory_stays_as_it_is_over_ten_thousand_steps(layout: str) -> None:
+    driver = Driver(shaped(layout), 2, Engine)
+    tokens = torch.zeros_like(driver.local)
+    packs = torch.zeros(2, 8).short() if driver.layout.value_groups else None
+    if packs is not None:
+        tokens[:, -1] = PACK
+    seen, before = Prefill(tokens, driver.local, None, None, packs), 0
+    options = sampled(2, 2)
     for t in range(11_000):
-        decoder.step(Prefill(tokens, local, None, None), Choose())
+        driver.decoder.step(seen, options(t % 200))
         before = resident() if t == 1000 else before
     assert resident() - before < 2**20
 
@@ -324,12 +397,14 @@ def test_without_a_compiler_it_plays_with_pytorch_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler or "")
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    native.library.cache_clear()
+    for cached in (native.library, engine._function):
+        cached.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
-            decoder = make_decoder(model_of(FLAT), legal_for(FLAT))
+            decoder = make_decoder(harsh(FLAT), legal_for(FLAT))
     finally:
-        native.library.cache_clear()
+        for cached in (native.library, engine._function):
+            cached.cache_clear()
     assert isinstance(decoder, TorchDecoder)
     assert "with PyTorch alone" in caplog.text and "compiler" in caplog.text
     assert not list(tmp_path.rglob("*.so"))
@@ -350,10 +425,10 @@ def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_place_that_the_model_has_not_is_refused() -> None:
-    decoder = Engine(model_of(FLAT), legal_for(FLAT))
+    decoder = Engine(harsh(FLAT), legal_for(FLAT))
     decoder.reset(1, 4)
     with pytest.raises(ValueError, match="below 16 are known"):
-        decoder.step(Prefill(torch.zeros(1, 4).long(), torch.full((1, 4), 16), None, None), Choose())
+        decoder.step(Prefill(torch.zeros(1, 4).long(), torch.full((1, 4), 16), None, None))
 
 
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,15 +18,20 @@ from gato_agent.agent import Agent
 from gato_agent.bench import BenchConfig, Job, bench
 from gato_agent.checkpoint import Checkpoint, TrainedTask
 from gato_agent.config import SIZES, GatoConfig
-from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, Told
+from gato_agent.decode import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.engine import make_decoder
 from gato_agent.graphs import GraphDecoder
 from gato_agent.model import Gato
+from tests.gato_agent.driving import Driver, legal_for, play, sampled, worst_error
 from tests.gato_agent.harsh import harsh
-from tests.gato_agent.shapes import NANO
-from tests.gato_agent.test_cache import Lanes, legal_for, worst_error
+from tests.gato_agent.shapes import LAYOUTS, NANO
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def shaped(layout: str, **fields: int) -> Gato:
+    return harsh(dataclasses.replace(NANO, **LAYOUTS[layout], **fields))
 
 
 def on_gpu(model: Gato, legal: Legal, precision: Precision = "float32", *, compiled: bool = False) -> GraphDecoder:
@@ -34,53 +39,65 @@ def on_gpu(model: Gato, legal: Legal, precision: Precision = "float32", *, compi
     return GraphDecoder(copy.deepcopy(model).float().to("cuda"), legal, precision, compiled=compiled)
 
 
-@pytest.mark.parametrize(("context", "prompt", "lanes", "steps"), [
+@layouts
+@pytest.mark.parametrize(("context", "prompt", "num_envs", "steps"), [
     (1024, 0, 16, 625), (50, 0, 5, 300), (200, 70, 4, 200)
 ])  # fmt: skip
 def test_replayed_equals_uncached_on_the_cpu(
-    caplog: pytest.LogCaptureFixture, context: int, prompt: int, lanes: int, steps: int
+    caplog: pytest.LogCaptureFixture, layout: str, context: int, prompt: int, num_envs: int, steps: int
 ) -> None:
-    """10,000 environment steps of the first, through resets, evictions and all buckets."""
-    model = harsh(dataclasses.replace(NANO, context=context)).double()
+    """10,000 environment steps of the first, through resets, rewinds, evictions and all buckets."""
+    model = shaped(layout, context=context).double()
     with caplog.at_level(logging.WARNING):
-        worst, _ = worst_error(model, Lanes(model, lanes, on_gpu, prompt), steps)
+        worst, _ = worst_error(model, Driver(model, num_envs, on_gpu, prompt), steps)
     assert worst < 1e-5
     assert not caplog.messages  # CUDA graphs were used
 
 
+@layouts
 @pytest.mark.parametrize(("context", "prompt"), [(50, 0), (200, 70)])
-def test_bfloat16_is_near_through_resets_and_evictions(context: int, prompt: int) -> None:
-    model = harsh(dataclasses.replace(NANO, context=context)).double()
-    driver = Lanes(model, 4, lambda model, legal: on_gpu(model, legal, "bfloat16"), prompt)
+def test_bfloat16_is_near_through_resets_and_evictions(layout: str, context: int, prompt: int) -> None:
+    model = shaped(layout, context=context).double()
+    driver = Driver(model, 4, lambda model, legal: on_gpu(model, legal, "bfloat16"), prompt)
     assert worst_error(model, driver, 200)[0] < 0.15
+
+
+@layouts
+def test_it_samples_what_the_cpu_samples(layout: str) -> None:
+    """Of 40 steps of two environments and two tokens, one number may lie between two shares."""
+    model = shaped(layout, context=50)
+    here = play(model, TorchDecoder, 2, 40, sampled(2, 2))
+    there = play(model, on_gpu, 2, 40, sampled(2, 2))
+    assert torch.equal(here.actions[:5], there.actions[:5])
 
 
 def job_steps(decoder: Decoder, job: Job, steps: int) -> int:
     """Step with random observations; returns how many pieces of memory the last half of them asked for."""
-    decoder.reset(job.lanes, job.passes[0])
-    decoder.restart(torch.ones(job.lanes, dtype=torch.bool))
+    decoder.reset(job.lanes, max(job.passes[0], job.layout.rewound))
+    decoder.reset_envs(torch.ones(job.lanes, dtype=torch.bool))
     asked = 0
     generator = torch.Generator().manual_seed(0)
     for t in range(steps):
-        decoder.restart(torch.rand(job.lanes, generator=generator) < 0.01)
+        decoder.reset_envs(torch.rand(job.lanes, generator=generator) < 0.01)
         asked = torch.cuda.memory_stats()["allocation.all.allocated"] if t == steps // 2 else asked
-        decoder.step(job.prefill(), Choose())
+        decoder.step(job.prefill())
     return int(torch.cuda.memory_stats()["allocation.all.allocated"] - asked)
 
 
-@pytest.mark.parametrize("shape", [{}, {"pack": 64, "parallel_actions": 32}])
-def test_no_memory_is_asked_for_over_ten_thousand_steps(shape: dict[str, int]) -> None:
-    config = dataclasses.replace(NANO, context=128, **shape)
+@layouts
+def test_no_memory_is_asked_for_over_ten_thousand_steps(layout: str) -> None:
+    config = dataclasses.replace(NANO, context=128, **LAYOUTS[layout])
     job = Job(config, 4, 2, 2, "cuda")
     decoder = make_decoder(Gato(config).to("cuda").eval(), job.legal, "bfloat16")
     assert isinstance(decoder, GraphDecoder)
     assert job_steps(decoder, job, 20_000) == 0
 
 
+@layouts
 @pytest.mark.parametrize("prompt", [0, 20])
-def test_compiled_blocks_compute_the_same(prompt: int) -> None:
-    model = harsh(dataclasses.replace(NANO, context=50)).double()
-    driver = Lanes(model, 5, lambda model, legal: on_gpu(model, legal, compiled=True), prompt)
+def test_compiled_blocks_compute_the_same(layout: str, prompt: int) -> None:
+    model = shaped(layout, context=50).double()
+    driver = Driver(model, 5, lambda model, legal: on_gpu(model, legal, compiled=True), prompt)
     assert worst_error(model, driver, 100)[0] < 1e-4
 
 
@@ -88,8 +105,8 @@ def test_a_recording_that_fails_leaves_no_trace(caplog: pytest.LogCaptureFixture
     """What cannot be recorded is played as it is, and all that comes after is as before."""
     decoder, there = on_gpu(harsh(NANO), legal_for(NANO)), torch.cuda.current_stream()
 
-    def decode(prefill: Prefill, choose: Choose) -> Tensor:
-        action = GraphDecoder.decode(decoder, prefill, choose)
+    def decode(prefill: Prefill, options: StepOptions) -> Tensor:
+        action = GraphDecoder.decode(decoder, prefill, options)
         action.sum().item()  # waits for the device, which is not allowed in a recording
         return action
 
@@ -97,7 +114,7 @@ def test_a_recording_that_fails_leaves_no_trace(caplog: pytest.LogCaptureFixture
     decoder.reset(2, 6)
     tokens = torch.zeros(2, 6, dtype=torch.int64)
     with caplog.at_level(logging.WARNING):
-        decoder.step(Prefill(tokens, tokens - 1, None, None), Choose())
+        decoder.step(Prefill(tokens, tokens - 1, None, None))
     assert "playing without CUDA graphs" in caplog.text
     assert torch.cuda.current_stream() == there
     assert torch.rand(1, device="cuda").item() < 1
@@ -114,13 +131,13 @@ def test_decoders_live_and_die_beside_each_other() -> None:
         return decoder
 
     first, second = made(), made()
-    expected = [first.step(seen, Choose()) for _ in range(5)]
-    found = [second.step(seen, Choose()) for _ in range(3)]
+    expected = [first.step(seen) for _ in range(5)]
+    found = [second.step(seen) for _ in range(3)]
     del first
     gc.collect()
     torch.cuda.empty_cache()
-    made().step(seen, Choose())
-    found += [second.step(seen, Choose()) for _ in range(2)]
+    made().step(seen)
+    found += [second.step(seen) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -141,10 +158,11 @@ def test_it_follows_what_it_is_told() -> None:
     model, legal = harsh(NANO).to("cuda"), legal_for(NANO)
     decoder = GraphDecoder(model, legal)
     decoder.reset(2, 6)
-    tokens, wanted = torch.zeros(2, 6, dtype=torch.int64), torch.tensor([[1, 700], [0, 20]])
+    tokens = torch.zeros(2, 6, dtype=torch.int64)
+    wanted = torch.tensor([[1, 700], [0, 20]]) + torch.tensor([low for low, _ in legal])
     for _ in range(4):
-        action = decoder.step(Prefill(tokens, tokens - 1, None, None), Told(wanted))
-        assert torch.equal(action, wanted + torch.tensor([low for low, _ in legal]))
+        action = decoder.step(Prefill(tokens, tokens - 1, None, None), StepOptions(forced=wanted))
+        assert torch.equal(action, wanted)
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCarContinuous-v0"])

@@ -20,7 +20,8 @@ from gato_agent.loggers import Loggers, numbers
 from gato_agent.model import Gato
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.train import TrainConfig, train
-from gato_agent.windows import Batch, Targets
+from gato_agent.windows import Batch
+from tests.gato_agent.teaching import Part, targets_of
 
 ENTRY = {"step": 3, "loss": 0.5, "family_loss": {"classic": 0.5}, "note": "not a number"}
 
@@ -116,30 +117,34 @@ def test_curves_have_the_names_of_their_entries() -> None:
     assert dict(numbers(ENTRY)) == {"loss": 0.5, "family_loss/classic": 0.5}
 
 
-def batches() -> Iterator[Batch]:
-    low = GatoConfig.nano().vocabulary.discrete
+def batches(size: GatoConfig, actions: int) -> Iterator[Batch]:
+    low = size.vocabulary.discrete
+    part = Part(torch.arange(0, 200, 2), torch.full((100, actions), low), [(low, low + 3)] * actions)
     for windows, patches in ((1, 0), (2, 3)):
         tokens = torch.full((windows, 700), low)
         tokens[0, :patches] = -2
-        position = torch.arange(100)
         yield Batch(
             tokens, torch.full_like(tokens, -1), torch.zeros_like(tokens),
             torch.zeros(patches, 16, 16, 4, dtype=torch.uint8) if patches else None,
             torch.tensor([[[0, 128], [0, 128]]]).repeat(patches, 1, 1) if patches else None,
-            [Targets(low, low + 3, position, torch.full((100,), low))],
+            targets_of([part], action_decoder=size.action_decoder),
         )  # fmt: skip
 
 
-def test_operations_are_those_that_torch_counts() -> None:
+@pytest.mark.parametrize(("action_decoder", "actions"), [(True, 1), (False, 1), (False, 2)])
+def test_operations_are_those_that_torch_counts(action_decoder: bool, actions: int) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    size = GatoConfig.nano()
+    size = dataclasses.replace(GatoConfig.nano(), action_decoder=action_decoder)
     model = Gato(size)
-    for batch in batches():
+    for batch in batches(size, actions):
         with FlopCounterMode(display=False) as counter:
             hidden = model(batch.tokens, batch.patches, intervals=batch.intervals).flatten(0, 1)
-            for low, high, position, _, _, place, _ in batch.targets:
-                model.logits(model.predicting(hidden[position], place), low, high)
+            for at, ranges in enumerate(batch.targets.ranges):
+                for each in ranges:
+                    states = hidden[batch.targets.position[each.rows] + batch.targets.offset[at]]
+                    decoder = model.action_decoder
+                    model.logits(decoder.marginal_state(states, at) if decoder else states, each.low, each.high)
         # Of attention torch counts nothing on a CPU.
         pairs = len(batch.tokens) * sum(min(i + 1, size.context) for i in range(700))
         counted = counter.get_total_flops() + 4 * pairs * size.layers * size.width

@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gato_agent.attention import banded_rows
+from gato_agent.attention import AttentionInputs, attend, query_blocks
 from gato_agent.codec import distinct
 from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 from gato_agent.embedding import PatchEmbedding
 from gato_agent.envs.errors import UsageError
-from gato_agent.model import Block, Gato, Places
+from gato_agent.model import Block, Gato
 from gato_agent.rotary import angles_of
 from gato_agent.spaces import PACK, PAD, PATCH
+from gato_agent.timestep_layout import ACTION_GROUP
+from gato_agent.visibility import Visibility
+from tests.gato_agent.harsh import harsh
 
-NANO = dataclasses.replace(GatoConfig.nano(), context=32, parallel_actions=0)
+NANO = dataclasses.replace(GatoConfig.nano(), context=32, action_decoder=False)
 
 
 @pytest.fixture
@@ -53,9 +56,9 @@ def test_blockwise_attention_equals_one_dense_mask() -> None:
     dense = (distance >= 0) & (distance < context) & (segment[:, :, None] == segment[:, None, :])
     dense = dense & (tokens != PAD)[:, None, :] | (distance == 0)
     expected = F.scaled_dot_product_attention(q, k, v, dense.unsqueeze(1))
-    rows = banded_rows(tokens, segment, context)
-    parts = [F.scaled_dot_product_attention(q[:, :, r.queries], k[:, :, r.keys], v[:, :, r.keys], r.mask) for r in rows]
-    torch.testing.assert_close(torch.cat(parts, dim=2), expected)
+    blocks = list(query_blocks(Visibility.of(tokens, context, segment=segment)))
+    assert len(blocks) == 3
+    torch.testing.assert_close(attend(q, k, v, blocks), expected)
 
 
 def test_patches_that_are_the_same_are_looked_at_once() -> None:
@@ -111,11 +114,11 @@ def test_feed_forward_reads_what_attention_wrote() -> None:
     torch.manual_seed(0)
     block = Block(NANO).eval()
     x = torch.randn(2, 20, NANO.width)
-    rows = list(banded_rows(random_tokens(2, 20), None, NANO.context))
-    places = Places(rows, angles_of(torch.arange(20), NANO.head_size, x.dtype))
-    middle = x + block.attention(block.attention_norm(x), places, None)
+    visibility = Visibility.of(random_tokens(2, 20), NANO.context)
+    inputs = AttentionInputs.of(visibility, NANO.context, NANO.head_size, x.dtype)
+    middle = x + block.attention(block.attention_norm(x), inputs, None)
     expected = middle + block.feed_forward(block.feed_forward_norm(middle))
-    assert torch.equal(block(x, places, None), expected)
+    assert torch.equal(block(x, inputs, None), expected)
 
 
 def test_feed_forward_is_a_geglu() -> None:
@@ -135,20 +138,32 @@ def test_identical_timesteps_are_told_apart(model: Gato) -> None:
         assert not torch.allclose(hidden[0, 5], hidden[0, 6 * t + 5], atol=1e-3)
 
 
-@pytest.mark.parametrize("parallel", [0, 2])
-def test_batches_train_and_gradients_reach_every_weight(parallel: int) -> None:
+@pytest.mark.parametrize("action_decoder", [False, True])
+def test_batches_train_and_gradients_reach_every_weight(action_decoder: bool) -> None:
     """The TensorFlow version failed on a batch of more than one, and with `training=True`."""
-    torch.manual_seed(0)
-    model = Gato(dataclasses.replace(NANO, stochastic_depth=0.1, pack=4, parallel_actions=parallel)).train()
+    config = dataclasses.replace(NANO, stochastic_depth=0.1, pack=4, action_decoder=action_decoder)
+    model = harsh(config).train()
     tokens = random_tokens(4, 50)
     tokens[:, 10:12], tokens[:, 12] = PATCH, PACK
     packs = torch.tensor([[0, 1023, 1024, -1]] * 4, dtype=torch.int16)
     patches = torch.randint(0, 256, (8, 16, 16, 4), dtype=torch.uint8)
     local = torch.arange(50).expand(4, -1)
-    hidden = model(tokens, patches, local=local, packs=packs)
-    sum(model.logits(model.predicting(hidden, i)).logsumexp(-1).sum() for i in range(max(1, parallel))).backward()
+    hidden = model(tokens, patches, local=local, packs=packs).flatten(0, 1)
+    sum(model.logits(states).logsumexp(-1).sum() for states in states_of(model, hidden)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def states_of(model: Gato, hidden: Tensor) -> list[Tensor]:
+    """States of action tokens, more than one hidden state predicts: each given random ids before it."""
+    decoder = model.action_decoder
+    if decoder is None:
+        return [hidden]
+    chain, states = decoder.begin(hidden), []
+    for at in range(ACTION_GROUP + 2):
+        states.append(decoder.state(decoder.marginal_state(hidden, at), hidden, chain, at))
+        chain = decoder.extend(chain, torch.randint(0, 2048, (len(hidden),)) + decoder.first_id, at)
+    return states
 
 
 def test_batch_rows_equal_single_rows(model: Gato) -> None:
@@ -217,7 +232,7 @@ def test_angles_stay_exact_after_millions_of_tokens() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_parameter_counts(size: str) -> None:
     count = sum(p.numel() for p in Gato.skeleton(GatoConfig.named(size)).parameters())
-    expected = {"nano": 1.84e6, "tiny": 5.06e6, "small": 79.6e6, "baseline": 343.5e6, "large": 1085e6}
+    expected = {"nano": 2.37e6, "tiny": 5.87e6, "small": 79.6e6, "baseline": 343.5e6, "large": 1085e6}
     assert count == pytest.approx(expected[size], rel=0.005)
     if size in PUBLISHED_PARAMETERS:
         assert count == pytest.approx(PUBLISHED_PARAMETERS[size], rel=0.09)
@@ -227,7 +242,6 @@ def test_a_named_size_can_be_reshaped() -> None:
     wider = GatoConfig.tiny().reshaped('{"context": 256, "patch_channels": [32, 64]}')
     assert wider == dataclasses.replace(GatoConfig.tiny(), context=256, patch_channels=(32, 64))
     assert GatoConfig.tiny().reshaped("{}") == GatoConfig.tiny()
-    assert GatoConfig.small().reshaped('{"parallel_actions": false}') == GatoConfig.small()  # as it was once written
 
 
 @pytest.mark.parametrize(
@@ -239,8 +253,8 @@ def test_a_named_size_can_be_reshaped() -> None:
         ('{"layers": 0}', "layers 0 must be a whole number, at least 1"),
         ('{"context": "long"}', "context 'long' must be a whole number, at least 1"),
         ('{"context": true}', "context True"),
-        ('{"parallel_actions": -1}', "parallel_actions -1 must be a whole number, at least 0"),
-        ('{"parallel_actions": true}', "parallel_actions true is of an earlier version: train it again"),
+        ('{"action_decoder": 1}', "action_decoder 1 must be true or false"),
+        ('{"past_actions": "yes"}', "past_actions 'yes' must be true or false"),
         ('{"patch_channels": 3}', "not a model configuration"),
         ('{"patch_channels": [32, "x"]}', "patch_channels"),
         ('{"width": 130}', "must split into"),
@@ -250,3 +264,33 @@ def test_a_named_size_can_be_reshaped() -> None:
 def test_a_shape_that_cannot_be_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         GatoConfig.nano().reshaped(text)
+
+
+@pytest.mark.parametrize(
+    ("former", "fields"),
+    [
+        (32, {"action_decoder": True, "past_actions": False}),
+        (0, {"action_decoder": False, "past_actions": True}),
+        (False, {"action_decoder": False, "past_actions": True}),
+    ],
+)
+def test_a_configuration_of_version_0_1_is_read(former: int, fields: dict[str, bool]) -> None:
+    """Its actions were predicted at once, from which a chain without corrections follows, or stayed visible."""
+    for size in (GatoConfig.tiny(), GatoConfig.small()):
+        data = {key: value for key, value in size.to_json().items() if key not in fields}
+        assert GatoConfig.from_json({**data, "parallel_actions": former}) == dataclasses.replace(size, **fields)
+
+
+@pytest.mark.parametrize("former", [True, 1, 2, 64, -1, "32", 0.5])
+def test_an_action_of_version_0_1_that_cannot_be_read_is_refused(former: object) -> None:
+    data = {**GatoConfig.tiny().to_json(), "parallel_actions": former}
+    with pytest.raises(UsageError, match=rf"parallel_actions {former} of version 0.1 cannot be read: train again"):
+        GatoConfig.from_json(data)
+
+
+def test_named_sizes_have_the_layouts_of_their_kind() -> None:
+    """Small sizes decode with an action decoder, published ones through the transformer; none sees past actions."""
+    assert {size: GatoConfig.named(size).action_decoder for size in SIZES} == {
+        "nano": True, "tiny": True, "small": False, "baseline": False, "large": False,
+    }  # fmt: skip
+    assert not any(GatoConfig.named(size).past_actions for size in SIZES)

@@ -14,7 +14,7 @@ from torch import Tensor
 from gato_agent import agent as agent_module
 from gato_agent.agent import Agent
 from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder
+from gato_agent.decode import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.engine import Engine
 from gato_agent.envs.structure import Columns, columns
 from gato_agent.model import Gato
@@ -23,6 +23,8 @@ from gato_agent.spaces import PACK, PAD, PATCH
 from gato_agent.text import TextTokenizer
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.windows import Windows
+from tests.gato_agent.driving import teacher_forced
+from tests.gato_agent.harsh import harsh
 from tests.gato_agent.shapes import NANO
 from tests.gato_agent.taped import Taped
 
@@ -42,19 +44,17 @@ TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
     params=[
         {},
         {"pack": 2},
-        {"parallel_actions": 1},
-        {"parallel_actions": 2},
-        {"pack": 2, "parallel_actions": 2},
-        {"pack": 64, "parallel_actions": 32},
-    ]
+        {"past_actions": True},
+        {"past_actions": True, "pack": 2},
+        {"action_decoder": True},
+        {"action_decoder": True, "pack": 2},
+        {"action_decoder": True, "pack": 64},
+    ],
+    ids=str,
 )
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
-    """With a token for each value or for several, and with actions that are read or not."""
-    torch.manual_seed(0)
-    model = Gato(dataclasses.replace(SMALL, **request.param)).eval()
-    with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
-        for block in model.blocks:
-            block.attention.qkv.weight[: 2 * SMALL.width] *= 2
+    """With a token for each value or for several, in all layouts."""
+    model = harsh(dataclasses.replace(SMALL, **request.param))
     return Checkpoint(model, {TASK.id: TASK}, TextTokenizer.train(["abc"], 300))
 
 
@@ -65,8 +65,8 @@ def recording(kind: type[TorchDecoder | Engine], seen: list[Tensor]) -> Callable
         decoder: Decoder = kind(model, legal)
         step = decoder.step
 
-        def recorded(prefill: Prefill, choose: Choose) -> Tensor:
-            action = step(prefill, choose)
+        def recorded(prefill: Prefill, options: StepOptions) -> Tensor:
+            action = step(prefill, options)
             seen.extend(logits.clone() for logits in decoder.logits)
             return action
 
@@ -92,14 +92,13 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     with torch.inference_mode():
         hidden = model(
             batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
-            packs=batch.packs,
+            index=batch.index, until=batch.until, packs=batch.packs,
         )[0]  # fmt: skip
-        logits = {
-            (at, place): model.logits(model.predicting(hidden[at], place), low, high)
-            for low, high, position, _, _, place, _ in batch.targets
-            for at in position.tolist()
-        }
-    return [logits[at] for at in sorted(logits)]
+        targets, legal = batch.targets, [(int(low), int(high)) for low, high in tokenizer.legal]
+        assert targets.position.tolist() == sorted(targets.position.tolist())
+        states = [hidden[targets.position + offset] for offset in targets.offset]
+        logits = list(teacher_forced(model, states, targets.ids, legal))
+    return [part[step] for step in range(len(targets.position)) for part in logits]
 
 
 @pytest.mark.parametrize(("kind", "followed"), [

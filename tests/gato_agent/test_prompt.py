@@ -1,4 +1,4 @@
-"""Prompts: pinned as SPEC says, made of what stands in the data, and the same however they are computed."""
+"""Prompts: visible as SPEC says, made of what stands in the data, and the same however they are computed."""
 
 import dataclasses
 import json
@@ -22,6 +22,7 @@ from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rotary import angles_of, rotate
 from gato_agent.spaces import PAD, PATCH, SpaceTokenizer
+from gato_agent.timestep_layout import ALWAYS
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.train import TrainConfig, train
 from gato_agent.windows import Windows
@@ -40,10 +41,10 @@ def letters(text: str) -> list[int]:
 
 
 @torch.inference_mode()
-def by_the_book(model: Gato, tokens: Tensor, segment: Tensor, index: Tensor, pinned: Tensor) -> Tensor:
+def by_the_book(model: Gato, tokens: Tensor, segment: Tensor, index: Tensor, prefix_len: Tensor) -> Tensor:
     """SPEC's attention as it stands there, over all pairs of tokens."""
     config, (b, n) = model.config, tokens.shape
-    i, j, prompt = index[:, :, None], index[:, None, :], pinned[:, :, None]
+    i, j, prompt = index[:, :, None], index[:, None, :], prefix_len[:, :, None]
     seen = (j <= i) & ((i - j < config.context - prompt) | (j < prompt)) & (segment[:, :, None] == segment[:, None, :])
     seen = (seen & (tokens != PAD)[:, None, :] | torch.eye(n, dtype=torch.bool)).unsqueeze(1)
     clamped = angles_of(index.clamp(max=config.context - 1), config.head_size, torch.float32)
@@ -62,17 +63,17 @@ def by_the_book(model: Gato, tokens: Tensor, segment: Tensor, index: Tensor, pin
 
 
 def random_fragments(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A window of fragments of all lengths, some without a prompt: tokens, segment, index, pinned."""
+    """A window of fragments of all lengths, some without a prompt: tokens, segment, index, prefix_len."""
     rng = np.random.default_rng(seed)
     parts: list[np.ndarray] = []
     while sum(part.shape[1] for part in parts) < length:
         prompt = int(rng.choice([0, 3, 8]))
         index = np.delete(np.arange(rng.integers(1, 2 * length)), np.arange(prompt)[rng.random(prompt) < 0.3])
         parts.append(np.stack((np.full(len(index), len(parts)), index, np.full(len(index), prompt))))
-    segment, index, pinned = torch.from_numpy(np.concatenate(parts, axis=1)[:, :length])
+    segment, index, prefix_len = torch.from_numpy(np.concatenate(parts, axis=1)[:, :length])
     tokens = torch.from_numpy(rng.integers(1, VOCABULARY.size, length))
     tokens[torch.from_numpy(rng.random(length) < 0.1)] = PAD
-    return tokens, segment, index, pinned
+    return tokens, segment, index, prefix_len
 
 
 @pytest.mark.parametrize("context", [32, 200])
@@ -80,21 +81,21 @@ def test_training_attends_as_the_specification_says(context: int) -> None:
     model = harsh(dataclasses.replace(SHORT, context=context))
     windows = [random_fragments(700, seed) for seed in range(6)]
     assert any(int(index.max()) > 2 * context for _, _, index, _ in windows)
-    tokens, segment, index, pinned = (torch.stack(part) for part in zip(*windows, strict=True))
+    tokens, segment, index, prefix_len = (torch.stack(part) for part in zip(*windows, strict=True))
     with torch.inference_mode():
-        found = model(tokens, segment=segment, index=index, pinned=pinned)
-    torch.testing.assert_close(found, by_the_book(model, tokens, segment, index, pinned), atol=2e-5, rtol=0)
+        found = model(tokens, segment=segment, index=index, prefix_len=prefix_len)
+    torch.testing.assert_close(found, by_the_book(model, tokens, segment, index, prefix_len), atol=2e-5, rtol=0)
 
 
 def test_a_prompt_is_seen_for_ever_and_all_else_is_forgotten() -> None:
     model = harsh(dataclasses.replace(SHORT, layers=1))
     tokens = torch.randint(1, VOCABULARY.size, (1, 300), generator=torch.Generator().manual_seed(0))
-    pinned = torch.tensor([[4]])
-    before = model(tokens, pinned=pinned)
+    prefix_len = torch.tensor([[4]])
+    before = model(tokens, prefix_len=prefix_len)
     for place, last in ((3, 299), (4, 4 + 27), (100, 100 + 27)):
         changed = tokens.clone()
         changed[0, place] = tokens[0, place] % 500 + 1
-        after = model(changed, pinned=pinned)
+        after = model(changed, prefix_len=prefix_len)
         assert not torch.allclose(before[0, last], after[0, last], atol=1e-6)
         assert torch.equal(before[0, last + 1 :], after[0, last + 1 :])
 
@@ -102,14 +103,14 @@ def test_a_prompt_is_seen_for_ever_and_all_else_is_forgotten() -> None:
 def test_without_prompts_the_numbers_are_the_old_ones() -> None:
     model = harsh(SHORT)
     tokens = torch.randint(1, VOCABULARY.size, (2, 200))
-    assert torch.equal(model(tokens), model(tokens, pinned=torch.zeros(2, 1, dtype=torch.int64)))
+    assert torch.equal(model(tokens), model(tokens, prefix_len=torch.zeros(2, 1, dtype=torch.int64)))
 
 
 def test_gradients_reach_a_prompt_from_beyond_the_context() -> None:
     model = harsh(dataclasses.replace(SHORT, layers=1)).train()
     tokens = torch.randint(10, VOCABULARY.size, (1, 128))
     tokens[0, 0] = 3
-    model(tokens, pinned=torch.tensor([[1]]))[0, 120, 0].backward()
+    model(tokens, prefix_len=torch.tensor([[1]]))[0, 120, 0].backward()
     assert model.embedding.table.weight.grad is not None
     assert model.embedding.table.weight.grad[3].abs().max() > 0
 
@@ -128,29 +129,33 @@ def episode(length: int, seed: int, goal: str) -> Episode:
     )  # fmt: skip
 
 
-def task_of(prompt: Prompt, *lengths: int) -> TokenizedTask:
+def task_of(prompt: Prompt, *lengths: int, past_actions: bool = False) -> TokenizedTask:
     view = View.from_json([{"drop": "goal"}] if prompt.instruction else [])
-    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, letters, 4, view)
+    tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY, letters, 4, view, past_actions=past_actions)
     episodes = [episode(length, seed, "abcdefgh"[: seed % 3 + 1]) for seed, length in enumerate(lengths)]
     return TokenizedTask.of("Toy-v0", tokenizer, episodes, prompt, letters)
 
 
-def test_every_fragment_begins_with_its_instruction() -> None:
-    task = task_of(Prompt("text", 5, instruction="goal"), 5, 40, 12)
+@pytest.mark.parametrize("past_actions", [False, True])
+def test_every_fragment_begins_with_its_instruction(past_actions: bool) -> None:
+    task = task_of(Prompt("text", 5, instruction="goal"), 5, 40, 12, past_actions=past_actions)
     step = STEP - 4
     assert task.rows.shape[1] == step
     batch = Windows([task], window=100, batch_size=8).batch(0)
-    assert batch.index is not None and batch.pinned is not None
-    assert (batch.pinned == 5).all() and (batch.tokens != PAD).all()
-    targets = {int(p): int(i) for t in batch.targets for p, i in zip(t.position, t.id, strict=True)}
+    assert batch.index is not None and batch.prefix_len is not None
+    assert (batch.prefix_len == 5).all() and (batch.tokens != PAD).all()
+    assert (batch.until is None) == past_actions
+    targets = {int(p): int(i) for p, i in zip(batch.targets.position, batch.targets.ids[:, 0], strict=True)}
     rows = {row.tobytes(): number for number, row in enumerate(task.rows)}
     checked = 0
     for b in range(8):
-        for number in batch.segment[b].unique():
-            inside = batch.segment[b] == number
+        for segment in batch.segment[b].unique():
+            inside = batch.segment[b] == segment
             at, index, tokens = inside.nonzero()[0].item(), batch.index[b][inside], batch.tokens[b][inside]
             said = int((index < 5).sum())
-            assert index.tolist() == [*range(said), *range(5, 5 + len(index) - said)]  # pads are counted and left out
+            number, place = np.divmod(np.arange(len(index) - said), step)
+            after = 5 + number * task.tokenizer.layout.span + place
+            assert index.tolist() == [*range(said), *after]  # pads are counted and left out
             assert (batch.local[b][inside][:said] == -1).all()
             for start in range(said, len(tokens) - step + 1, step):
                 n = rows[tokens[start : start + step].numpy().astype(np.int32).tobytes()]
@@ -161,23 +166,27 @@ def test_every_fragment_begins_with_its_instruction() -> None:
     assert not targets or all(p % 100 > 100 - step for p in targets)
 
 
-def test_some_fragments_begin_with_a_piece_of_another_episode() -> None:
-    task = task_of(Prompt("demo", 3 * STEP), 30, 2, 40)
+@pytest.mark.parametrize("past_actions", [False, True])
+def test_some_fragments_begin_with_a_piece_of_another_episode(past_actions: bool) -> None:
+    """All tokens of which stay visible, its actions among them, whatever the layout hides of later timesteps."""
+    task = task_of(Prompt("demo", 3 * STEP), 30, 2, 40, past_actions=past_actions)
     rows = {row.tobytes(): number for number, row in enumerate(task.rows)}
     windows = Windows([task], window=200, batch_size=200, seed=3)
     batch = windows.batch(0)
-    assert batch.index is not None and batch.pinned is not None and batch.patches is not None
+    assert batch.index is not None and batch.prefix_len is not None and batch.patches is not None
     assert len(batch.patches) == int((batch.tokens == PATCH).sum())
     shares, ends, begins = [], [], []
     for b in range(200):
         inside = batch.segment[b] == 0
-        prompted = int(batch.pinned[b, 0]) > 0
+        prompted = int(batch.prefix_len[b, 0]) > 0
         shares.append(prompted)
         if not prompted:
-            assert batch.index[b][inside].tolist() == list(range(int(inside.sum())))
+            number, place = np.divmod(np.arange(int(inside.sum())), STEP)
+            assert batch.index[b][inside].tolist() == (number * task.tokenizer.layout.span + place).tolist()
             continue
         index, tokens = batch.index[b][inside], batch.tokens[b][inside].numpy().astype(np.int32)
         shown = index < 3 * STEP
+        assert batch.until is None or (batch.until[b][inside][shown] == ALWAYS).all()
         steps = [rows.get(tokens[shown][i : i + STEP].tobytes()) for i in range(0, int(shown.sum()) - 4, STEP)]
         assert len(index[~shown]) and int(index[~shown][0]) == 3 * STEP
         if None in steps:  # pads of text were left out
@@ -188,7 +197,7 @@ def test_some_fragments_begin_with_a_piece_of_another_episode() -> None:
         ends.append(int(steps[-1] or 0) + 1 in task.ends)
     assert 0.15 < np.mean(shares) < 0.35
     every = Windows([task], window=200, batch_size=50, demos=1.0).batch(0)
-    assert every.pinned is not None and (every.pinned[:, 0] > 0).all()
+    assert every.prefix_len is not None and (every.prefix_len[:, 0] > 0).all()
     assert all(task.opening(np.random.default_rng(0), slice(0, 1), 0.0).pinned == 0 for _ in range(20))
 
 
@@ -208,8 +217,8 @@ def test_prompts_are_not_targets_and_cost_no_pads() -> None:
     task = task_of(Prompt("text", 30, "ab"), 50)
     batch = Windows([task], window=120, batch_size=4).batch(0)
     assert batch.index is not None
-    positions = torch.cat([t.position for t in batch.targets])
-    assert (batch.index.flatten()[positions] >= 30).all()
+    assert len(batch.targets.position)
+    assert (batch.index.flatten()[batch.targets.position] >= 30).all()
     assert batch.tokens[0, :2].tolist() == letters("ab") and batch.index[0, 2] == 30
 
 
@@ -272,17 +281,17 @@ def test_a_mission_said_once_leaves_four_tokens_a_timestep(levels: Path) -> None
     assert babyai.prompt.instruction == "mission" and cartpole.prompt.text == "CartPole"
     assert data.text is not None
     assert cartpole.prompt.tokens == len(data.text.encode("CartPole"))
-    assert babyai.tokenizer(config, data.text).tokens_per_step == 4
+    assert babyai.tokenizer(config, data.text).layout.length == 4
     none = load_data(levels, config, None)
-    assert none.tasks["BabyAI-GoToLocal-v0"].tokenizer(config, none.text).tokens_per_step > 10
+    assert none.tasks["BabyAI-GoToLocal-v0"].tokenizer(config, none.text).layout.length > 10
     assert none.tasks["BabyAI-GoToLocal-v0"].prompt == NO_PROMPT
     demo = load_data(levels, config, None, prompt="demo")
     assert demo.tasks["CartPole-v1"].prompt == Prompt("demo", 126)
     assert len({d.sha256 for d in (data, none, demo, load_data(levels, config, 20, prompt="text"))}) == 4
     with pytest.raises(UsageError, match=r"prompt of 300 tokens .* context of 512"):
         load_data(levels, config, 300, prompt="text")
-    with pytest.raises(UsageError, match="--prompt demo shows actions, which no model with parallel_actions reads"):
-        load_data(levels, dataclasses.replace(config, parallel_actions=2), None, prompt="demo")
+    with pytest.raises(UsageError, match="--prompt demo shows actions, which no model with an action decoder reads"):
+        load_data(levels, dataclasses.replace(config, action_decoder=True), None, prompt="demo")
 
 
 def test_one_task_without_an_instruction_needs_no_prompt(levels: Path, tmp_path: Path) -> None:
@@ -290,11 +299,14 @@ def test_one_task_without_an_instruction_needs_no_prompt(levels: Path, tmp_path:
     assert load_data(tmp_path, SHORT, None, prompt="auto").tasks["CartPole-v1"].prompt == NO_PROMPT
 
 
-@pytest.mark.parametrize("kind", ["auto", "demo"])
-def test_training_resumes_exactly_and_keeps_the_prompt(levels: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "past_actions"), [("auto", True), ("demo", False), ("demo", True)])
+def test_training_resumes_exactly_and_keeps_the_prompt(
+    levels: Path, tmp_path: Path, kind: str, past_actions: bool
+) -> None:
+    shape = json.dumps({"action_decoder": False, "past_actions": past_actions})
     config = TrainConfig(
         data=levels, out=tmp_path / "whole", steps=4, batch_size=1, save_every=2, prompt=kind, device="cpu",  # type: ignore[arg-type]
-        holdout=0.34, num_threads=1, shape='{"parallel_actions": 0}',
+        holdout=0.34, num_threads=1, shape=shape,
     )  # fmt: skip
     whole = train(config)
     parts = dataclasses.replace(config, out=tmp_path / "parts", minutes=0.0)

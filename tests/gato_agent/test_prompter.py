@@ -22,14 +22,16 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.structure import columns
 from gato_agent.envs.views import View
 from gato_agent.evaluate import EvaluateConfig, evaluate
-from gato_agent.model import Gato
 from gato_agent.play import PlayConfig, play
 from gato_agent.prompt import NO_PROMPT, Prompt
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
 from gato_agent.spaces import PAD
 from gato_agent.text import TextTokenizer
+from gato_agent.timestep_layout import ALWAYS
 from gato_agent.tokenized import TokenizedTask
+from tests.gato_agent.driving import teacher_forced
+from tests.gato_agent.harsh import harsh
 from tests.gato_agent.shapes import NANO
 from tests.gato_agent.test_play_equals_training import lane_of, recording
 
@@ -50,12 +52,9 @@ STEPS, RESTART = 40, 23  # lane 1 plays two episodes
 
 
 def checkpoint_for(*tasks: TrainedTask, config: GatoConfig = SMALL) -> Checkpoint:
-    torch.manual_seed(0)
-    model = Gato(config).eval()
-    with torch.no_grad():  # untrained attention is nearly uniform and would hide mistakes
-        for block in model.blocks:
-            block.attention.qkv.weight[: 2 * config.width] *= 2
-    return Checkpoint(model, {task.id: task for task in tasks}, TextTokenizer.train(["abc", "a toy"], 300), name="test")
+    return Checkpoint(
+        harsh(config), {task.id: task for task in tasks}, TextTokenizer.train(["abc", "a toy"], 300), name="test"
+    )
 
 
 def demonstration(steps: int) -> Episode:
@@ -71,9 +70,13 @@ def demonstration(steps: int) -> Episode:
 
 @torch.inference_mode()
 def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown: Episode) -> list[Tensor]:
-    """Logits of all action tokens in order, from one forward over the prompt and the whole episode."""
+    """Logits of all action tokens in order, from one forward over the prompt and the whole episode.
+
+    Of a demonstration all is visible to all that follows, its actions among it.
+    """
     assert checkpoint.text is not None
     tokenizer, length = task.tokenizer(checkpoint.model.config, checkpoint.text), task.prompt.tokens
+    layout = tokenizer.layout
     common = task.id, tokenizer
     said = TokenizedTask.of(*common, [episode], task.prompt, checkpoint.text.encode)
     rows, (patches, packs) = said.rows, said.seen(slice(None))
@@ -82,7 +85,7 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
         prompt = said.texts[0]
     elif task.prompt.kind == "demo":
         other = TokenizedTask.of(*common, [shown])
-        where = slice(max(0, len(other.rows) - length // tokenizer.tokens_per_step), None)
+        where = slice(max(0, len(other.rows) - length // layout.length), None)
         last, (shown_patches, shown_packs) = other.rows[where], other.seen(where)
         prompt[: last.size], local[: last.size] = last.reshape(-1), np.tile(other.local, len(last))
         patches, packs = np.concatenate((shown_patches, patches)), np.concatenate((shown_packs, packs))
@@ -91,24 +94,35 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     places = torch.from_numpy(np.concatenate((local, np.tile(said.local, len(rows)))))[None]
     intervals = torch.from_numpy(np.resize(tokenizer.patch_intervals, (len(patches), 2, 2)))
     images = torch.from_numpy(patches)
-    pinned = torch.tensor([[length]])
-    model = checkpoint.model
-    hidden = model(tokens, images, local=places, intervals=intervals, pinned=pinned, packs=packed)[0, length:]
-    low, high = tokenizer.legal[0]
-    chosen = hidden.view(-1, tokenizer.tokens_per_step, 128)[:, -3:-1]
-    return list(model.logits(chosen.reshape(-1, 128), int(low), int(high)))
+    step = np.arange(len(rows))[:, None]
+    index = np.concatenate((np.arange(length), (length + step * layout.span + np.arange(layout.length)).ravel()))
+    ends = np.minimum(length + step * layout.length + layout.until, ALWAYS).ravel()
+    until = np.concatenate((np.full(length, ALWAYS), ends))
+    hidden = checkpoint.model(
+        tokens, images, local=places, intervals=intervals, packs=packed, index=torch.from_numpy(index)[None],
+        until=torch.from_numpy(until)[None], prefix_len=torch.tensor([[length]]),
+    )[0, length:].view(len(rows), layout.length, -1)  # fmt: skip
+    legal = [(int(low), int(high)) for low, high in tokenizer.legal]
+    states = [hidden[:, layout.predictor(at)] for at in range(len(legal))]
+    logits = list(teacher_forced(checkpoint.model, states, torch.from_numpy(said.labels).long(), legal))
+    return [part[step] for step in range(len(rows)) for part in logits]
 
 
 @pytest.mark.parametrize("kind", [TorchDecoder, Engine])
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("pack", [1, 2])
+@pytest.mark.parametrize("shape", [
+    {}, {"pack": 2}, {"past_actions": True}, {"past_actions": True, "pack": 2}, {"action_decoder": True, "pack": 2}
+], ids=str)  # fmt: skip
 def test_prompted_logits_in_play_are_those_of_training(
-    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str, pack: int
+    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str, shape: dict[str, Any]
 ) -> None:
     task, shown, seen = TASKS[name], demonstration(2), list[Tensor]()
-    if task.prompt.kind == "demo" and pack > 1:  # whole timesteps
-        task = dataclasses.replace(task, prompt=Prompt("demo", task.prompt.tokens // 9 * 8))
-    checkpoint = checkpoint_for(task, config=dataclasses.replace(SMALL, pack=pack))
+    config = dataclasses.replace(SMALL, **shape)
+    checkpoint = checkpoint_for(task, config=config)
+    if task.prompt.kind == "demo":  # whole timesteps
+        length = task.tokenizer(config, checkpoint.text).layout.length
+        task = dataclasses.replace(task, prompt=Prompt("demo", task.prompt.tokens // 9 * length))
+        checkpoint = checkpoint_for(task, config=config)
     monkeypatch.setattr(agent_module, "make_decoder", recording(kind, seen))
     agent = Agent(checkpoint, task, temperature=1.0, demonstration=shown if "demo" in name else None)
     agent.reset(2)
@@ -185,6 +199,18 @@ def test_only_what_was_trained_is_played() -> None:
     with pytest.raises(UsageError, match=r"prompt of 31 tokens leaves too little of a context of 60"):
         Agent(checkpoint_for(huge), huge)
     assert Agent(checkpoint_for(TASKS["demo"]), TASKS["demo"], prompt="none")._prompter._prompt == NO_PROMPT
+
+
+def test_an_action_must_fit_beside_its_prompt() -> None:
+    """What an action reads of itself is within the context that the prompt leaves."""
+    for prompt, n_act, refused in ((0, 59, False), (0, 60, True), (20, 39, False), (20, 40, True)):
+        said = Prompt("text", prompt, "a toy") if prompt else NO_PROMPT
+        task = dataclasses.replace(TASKS["name"], action_space=Box(-1, 1, (n_act,)), prompt=said)
+        if not refused:
+            task.tokenizer(SMALL, None)
+            continue
+        with pytest.raises(UsageError, match=rf"Toy-v0: an action takes {n_act} tokens and the context is"):
+            task.tokenizer(SMALL, None)
 
 
 def test_the_prompt_is_kept_in_a_checkpoint(tmp_path: Path) -> None:

@@ -57,14 +57,14 @@ def in_halves(config: TrainConfig) -> list[float]:
     found = []
     for step in range(config.steps):
         parts = [windows.batch(step, part, 2) for part in range(2)]
-        count = sum(len(target.id) for part in parts for target in part.targets)
+        count = sum(part.targets.tokens for part in parts)
         trainer.optimizer.zero_grad()
         total = torch.zeros(())
         for part in parts:
-            sums, _ = trainer._loss(part)
-            (sums.sum() / count).backward()
-            total += sums.detach().sum()
-        clip(trainer.model, 1.0, Ranks())
+            part_losses = trainer._loss(part)
+            (part_losses.total / count).backward()
+            total += part_losses.families.sum()
+        trainer._clip()
         for group in trainer.optimizer.param_groups:
             group["lr"] = config.rate(step)
         trainer.optimizer.step()
@@ -105,7 +105,10 @@ def test_two_processes_take_the_steps_of_one(kind: str, steps: int, data: Path, 
         assert {name.partition(".")[0] for name in held} == {"model", "exp_avg", "exp_avg_sq", "step"}
         assert "model.embedding.patch.stem.weight" in held
         assert "exp_avg.embedding.patch.stem.weight" not in held  # no images: it never had a gradient
-        assert "exp_avg.actions.split.0.weight" in held and "exp_avg.actions.split.31.weight" not in held
+        marginal = "exp_avg.action_decoder.marginal"
+        assert f"{marginal}.0.weight" in held and f"{marginal}.31.weight" not in held
+        # One action token has none before it: no correction ever had a gradient.
+        assert not any(name.startswith("exp_avg.action_decoder.correction") for name in held)
 
 
 def test_gradients_are_clipped_to_a_norm() -> None:
@@ -113,7 +116,7 @@ def test_gradients_are_clipped_to_a_norm() -> None:
     for factor, kept in ((0.1, 0.1), (5.0, 1.0)):
         model.weight.grad, model.bias.grad = torch.zeros(2, 3), torch.zeros(2)
         model.weight.grad[0, 0], model.bias.grad[1] = 0.6 * factor, 0.8 * factor
-        norm = clip(model, 1.0, Ranks())
+        norm = clip(model.parameters(), 1.0, Ranks())
         assert norm.item() == pytest.approx(factor)
         assert model.weight.grad[0, 0].item() == pytest.approx(0.6 * kept, rel=1e-5)
         assert model.bias.grad.tolist() == [0.0, pytest.approx(0.8 * kept, rel=1e-5)]
@@ -132,3 +135,7 @@ def test_a_model_in_parts_needs_processes_and_a_pointer_that_can_be_read(tmp_pat
     (tmp_path / "part" / "a.safetensors").write_bytes(b"not a file of tensors")
     with pytest.raises(GatoError, match=r"part is damaged, or of another model"):
         sharded.load(tmp_path / "part", {"x": torch.zeros(1)})
+
+
+def test_parts_without_gradients_are_clipped_to_nothing() -> None:
+    assert clip([], 1.0, Ranks()) == clip(torch.nn.Linear(3, 2).parameters(), 1.0, Ranks()) == 0

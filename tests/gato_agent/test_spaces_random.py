@@ -95,7 +95,7 @@ def check_ranges(tokenizer, observed, patches, acted):
     assert observed.shape == (ROWS, tokenizer.n_obs) and acted.shape == (ROWS, tokenizer.n_act)
     assert patches.shape == (ROWS, len(tokenizer.patch_slots), 16, 16, 4)
     assert tokenizer.patch_intervals.shape == (len(tokenizer.patch_slots), 2, 2)
-    assert tokenizer.tokens_per_step == tokenizer.n_obs + 1 + tokenizer.n_act
+    assert tokenizer.layout.length == tokenizer.n_obs + 1 + tokenizer.n_act
     ids = observed[(observed != PAD) & (observed != PATCH)]
     assert (ids >= 0).all() and (ids < VOCABULARY.separator).all()
     low, high = tokenizer.legal.T

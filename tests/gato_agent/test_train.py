@@ -20,7 +20,6 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Text
 from torch import nn
-from torch.nn import functional as F
 
 from gato_agent import loss as loss_module
 from gato_agent.agent import Agent
@@ -37,10 +36,20 @@ from gato_agent.spaces import PAD
 from gato_agent.text import TextTokenizer
 from gato_agent.train import TrainConfig, defaults, fine_tuning, train
 from gato_agent.trainer import Trainer
-from gato_agent.windows import Batch, Targets, Windows
+from gato_agent.windows import Batch, Windows
+from tests.gato_agent.harsh import harsh
+from tests.gato_agent.teaching import Part, hidden_states, losses_of, random_ids, targets_of
 from tests.testing_env import TestingEnv
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=64, layers=2)
+STREAM = dataclasses.replace(SHORT, action_decoder=False)
+shapes = pytest.mark.parametrize("shape", [SHORT, STREAM], ids=["decoder", "stream"])
+
+
+@pytest.fixture
+def every(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conditional part learns from all timesteps, so that its losses are exact in training, too."""
+    monkeypatch.setattr(loss_module, "CONDITIONAL_EVERY", 1, raising=False)
 
 
 class FixedWindows(Windows):
@@ -53,80 +62,102 @@ class FixedWindows(Windows):
         return self.fixed
 
 
-def random_batch(seed: int = 0) -> Batch:
+def random_parts(seed: int = 0) -> list[Part]:
+    """Twenty actions of a bin, a choice and a bin, and thirty of one choice; in both windows of 128 tokens."""
     generator = torch.Generator().manual_seed(seed)
-    low, bins = SHORT.vocabulary.discrete, SHORT.vocabulary.continuous
+    choices, bins = SHORT.vocabulary.discrete, SHORT.vocabulary.continuous
+    kinds = [(bins, bins + 1024), (choices, choices + 3), (bins, bins + 1024)], [(choices, choices + 3)]
+    position = 4 * torch.randperm(64, generator=generator)
+    return [
+        Part(at, random_ids(len(at), legal, generator), legal)
+        for at, legal in zip(position[:50].split([20, 30]), kinds, strict=True)
+    ]
+
+
+def batch_of(parts: list[Part], *, seed: int = 0, shape: GatoConfig = SHORT, families: int = 1) -> Batch:
+    generator = torch.Generator().manual_seed(seed + 1000)
     tokens = torch.randint(0, SHORT.vocabulary.size, (2, 128), generator=generator)
-    position = torch.randperm(256, generator=generator)
-    return Batch(
-        tokens, torch.full_like(tokens, -1), torch.zeros_like(tokens), None, None,
-        [
-            Targets(bins, bins + 1024, position[:20], bins + torch.randint(0, 1024, (20,), generator=generator)),
-            Targets(low, low + 3, position[20:50], low + torch.randint(0, 3, (30,), generator=generator)),
-        ],
-    )  # fmt: skip
+    targets = targets_of(parts, action_decoder=shape.action_decoder, families=families)
+    return Batch(tokens, torch.full_like(tokens, -1), torch.zeros_like(tokens), None, None, targets)
 
 
-def test_loss_is_the_mean_over_legal_ids_at_action_positions() -> None:
-    torch.manual_seed(0)
-    model, batch = Gato(SHORT).eval(), random_batch()
-    hidden = model(batch.tokens, segment=batch.segment).flatten(0, 1)
-    total = 0.0
-    for low, high, position, ids, _, place, _ in batch.targets:
-        logits = model.logits(model.predicting(hidden[position], place), low, high)
-        total += F.cross_entropy(logits, ids - low, reduction="sum").item()
-    found, count = action_loss(model, batch)
-    assert found.item() == pytest.approx(total, rel=1e-5)
-    assert count.tolist() == [50]
+def random_batch(seed: int = 0, shape: GatoConfig = SHORT) -> Batch:
+    return batch_of(random_parts(seed), seed=seed, shape=shape)
 
 
-def test_targets_count_by_their_weights() -> None:
-    torch.manual_seed(0)
-    model, batch = Gato(SHORT).eval(), random_batch()
-    alone = [action_loss(model, dataclasses.replace(batch, targets=[target]))[0] for target in batch.targets]
-    weighed = [target._replace(weight=weight) for target, weight in zip(batch.targets, (0.25, 2.0), strict=True)]
-    sums, weights = action_loss(model, dataclasses.replace(batch, targets=weighed))
-    assert sums.item() == pytest.approx((0.25 * alone[0] + 2 * alone[1]).item(), rel=1e-6)
-    assert weights.tolist() == [0.25 * 20 + 2 * 30]
-    figures = Trainer(TrainConfig(smooth_bins=0.0), model).update(dataclasses.replace(batch, targets=weighed))
-    assert figures.loss == pytest.approx(sums.item() / 65, rel=1e-6)
+@shapes
+@torch.no_grad()
+def test_loss_is_the_mean_over_legal_ids_at_action_positions(shape: GatoConfig) -> None:
+    model, parts = harsh(shape), random_parts()
+    batch = batch_of(parts, shape=shape)
+    hidden = hidden_states(model, batch)
+    learned = [losses_of(model, hidden, part) for part in parts]
+    marginal, chained = (sum(part[i].sum().item() for part in learned) for i in (0, 1))
+    found = action_loss(model, batch)
+    assert found.families.tolist() == [pytest.approx(chained, rel=1e-5)]
+    assert found.marginal.item() == pytest.approx(marginal, rel=1e-5)
+    assert found.weights.tolist() == [90]
+    # Of an action's first token nothing comes before: the chain adds one loss for each of the others.
+    conditional = chained - sum(part.marginal[:, 0].sum().item() for part in learned)
+    expected = marginal + (conditional if shape.action_decoder else 0)
+    assert found.total.item() == pytest.approx(expected, rel=1e-5)
+    assert (chained != marginal) == shape.action_decoder
 
 
+@shapes
+def test_targets_count_by_their_weights(shape: GatoConfig, every: None) -> None:
+    model, parts = harsh(shape), random_parts()
+    alone = [action_loss(model, batch_of([part], shape=shape)).families[0] for part in parts]
+    weighed = [part._replace(weight=weight) for part, weight in zip(parts, (0.25, 2.0), strict=True)]
+    batch = batch_of(weighed, shape=shape)
+    found = action_loss(model, batch)
+    assert found.families[0].item() == pytest.approx((0.25 * alone[0] + 2 * alone[1]).item(), rel=1e-5)
+    assert found.weights.tolist() == [0.25 * 60 + 2 * 30] == [batch.targets.weighed]
+    figures = Trainer(TrainConfig(smooth_bins=0.0), model).update(batch)
+    assert figures.loss == pytest.approx(found.families[0].item() / 75, rel=1e-5)
+    assert figures.marginal == pytest.approx(found.marginal.item() / 75, rel=1e-5)
+
+
+@shapes
 @pytest.mark.parametrize("smooth", [0.0, 4.0])
-def test_loss_and_its_gradients_are_those_of_cross_entropy(smooth: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_its_gradients_are_those_of_cross_entropy(
+    shape: GatoConfig, smooth: float, every: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss_module, "CHUNK", 7 * 1024)  # 20 targets in three pieces
-    torch.manual_seed(0)
-    model, batch = Gato(SHORT), random_batch()
-    hidden = model(batch.tokens, local=batch.local, segment=batch.segment).flatten(0, 1)
-    low, high, position, ids, _, place, _ = batch.targets[0]
-    target = gaussian(1024, smooth, hidden.device)[ids - low] if smooth else ids - low
-    logits = model.logits(model.predicting(hidden[position], place), low, high)
-    expected = F.cross_entropy(logits, target, reduction="sum")
-    found, _ = action_loss(model, dataclasses.replace(batch, targets=batch.targets[:1]), smooth)
-    torch.testing.assert_close(found[0], expected)
+    model, parts = harsh(shape).train(), random_parts()
+    batch = batch_of(parts, shape=shape)
+    learned = [losses_of(model, hidden_states(model, batch), part, smooth) for part in parts]
+    expected = sum((part.marginal.sum() for part in learned), torch.zeros(()))
+    if shape.action_decoder:
+        expected = expected + sum(part.conditional[:, 1:].sum() for part in learned)
+    found = action_loss(model, batch, smooth).total
+    torch.testing.assert_close(found, expected)
     wanted = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
-    gradients = torch.autograd.grad(found.sum(), list(model.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(found, list(model.parameters()), allow_unused=True)
     assert any(gradient is not None for gradient in wanted)
     for mine, its in zip(gradients, wanted, strict=True):
         assert (mine is None) == (its is None)
         if mine is not None:
-            torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(mine, its, rtol=1e-4, atol=2e-5)
 
 
-def test_losses_of_families_are_told_apart() -> None:
-    torch.manual_seed(0)
-    model, batch = Gato(SHORT).eval(), random_batch()
-    of_other = [target._replace(family=2 * i) for i, target in enumerate(batch.targets)]
-    sums, counts = action_loss(model, dataclasses.replace(batch, targets=of_other, families=4))
-    assert counts.tolist() == [20, 0, 30, 0]
-    for target, family in zip(batch.targets, (0, 2), strict=True):
-        alone, _ = action_loss(model, dataclasses.replace(batch, targets=[target]))
-        assert sums[family].item() == pytest.approx(alone.item(), rel=1e-6)
-    assert sums[1] == sums[3] == 0
-    batch = dataclasses.replace(batch, targets=of_other, families=4)
+@shapes
+def test_losses_of_families_are_told_apart(shape: GatoConfig, every: None) -> None:
+    model, parts = harsh(shape), random_parts()
+    of_other = [part._replace(family=2 * i) for i, part in enumerate(parts)]
+    batch = batch_of(of_other, shape=shape, families=4)
+    found = action_loss(model, batch)
+    assert found.weights.tolist() == [60, 0, 30, 0]
+    for part, family in zip(parts, (0, 2), strict=True):
+        alone = action_loss(model, batch_of([part], shape=shape)).families
+        assert found.families[family].item() == pytest.approx(alone.item(), rel=1e-5)
+    assert found.families[1] == found.families[3] == 0
     figures = Trainer(TrainConfig(smooth_bins=0.0), model).update(batch)
-    assert figures.families == (pytest.approx(sums[0].item() / 20), None, pytest.approx(sums[2].item() / 30), None)
-    assert figures.loss == pytest.approx(sums.sum().item() / 50)
+    sums = found.families
+    assert figures.families == (
+        pytest.approx(sums[0].item() / 60, rel=1e-5), None, pytest.approx(sums[2].item() / 30, rel=1e-5), None
+    )  # fmt: skip
+    assert figures.loss == pytest.approx(sums.sum().item() / 90, rel=1e-5)
 
 
 def test_smoothing_spreads_targets_over_neighbouring_bins() -> None:
@@ -139,14 +170,15 @@ def test_smoothing_spreads_targets_over_neighbouring_bins() -> None:
     assert kernel[0, 900:].max() == 0
 
 
+@torch.no_grad()
 def test_smoothing_touches_continuous_targets_only() -> None:
-    torch.manual_seed(0)
-    model, batch = Gato(SHORT).eval(), random_batch()
-    continuous, discrete = batch.targets
-    only = dataclasses.replace(batch, targets=[discrete])
-    assert torch.equal(action_loss(model, only, 4.0)[0], action_loss(model, only, 0.0)[0])
-    only = dataclasses.replace(batch, targets=[continuous])
-    assert not torch.equal(action_loss(model, only, 4.0)[0], action_loss(model, only, 0.0)[0])
+    model, (_, discrete) = harsh(SHORT), random_parts()
+    bins = random_parts()[0]
+    continuous = Part(bins.position, bins.ids[:, ::2], bins.legal[::2])
+    for part, touched in ((discrete, False), (continuous, True)):
+        smoothed, sharp = (action_loss(model, batch_of([part]), smooth) for smooth in (4.0, 0.0))
+        for a, b in ((smoothed.families, sharp.families), (smoothed.marginal, sharp.marginal)):
+            assert torch.equal(a, b) != touched
 
 
 def test_schedule() -> None:
@@ -223,20 +255,18 @@ def test_muon_is_pytorchs_with_exact_products(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02 * moved)  # its products are in bfloat16
 
 
-def test_parts_of_a_step_add_up_to_it() -> None:
+def test_parts_of_a_step_add_up_to_it(every: None) -> None:
     losses = []
     whole = random_batch()
-    halves = [
-        Batch(
-            whole.tokens[i : i + 1], whole.local[i : i + 1], whole.segment[i : i + 1], None, None,
-            [
-                t._replace(position=t.position[here] - 128 * i, id=t.id[here])
-                for t in whole.targets
-                for here in [t.position // 128 == i]
-            ],
-        )
-        for i in (0, 1)
-    ]  # fmt: skip
+    halves = []
+    for i in (0, 1):
+        here = [part.position // 128 == i for part in random_parts()]
+        parts = [
+            part._replace(position=part.position[own] - 128 * i, ids=part.ids[own])
+            for part, own in zip(random_parts(), here, strict=True)
+        ]
+        one = [tensor[i : i + 1] for tensor in (whole.tokens, whole.local, whole.segment)]
+        halves.append(Batch(*one, None, None, targets_of(parts, action_decoder=True)))
     for parts in ([whole], halves):
         torch.manual_seed(0)
         trainer = Trainer(TrainConfig(warmup=2), Gato(SHORT))
