@@ -1,7 +1,8 @@
-"""A file exists whole or not at all."""
+"""Files that exist whole or not at all. No write follows a link, and no read inside a folder of episodes does."""
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +16,7 @@ def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> N
     """Write files that survive a crash: temporary names, fsync, rename, fsync of their folders.
 
     What is large may come in pieces. When this returns, all of them are on disk. When it does not, each is either as it
-    was before or whole.
+    was before or whole. A link that has one of these names is replaced, and what it leads to stays as it is.
     """
     for folder in {path.parent for path in files}:
         make_folder(folder)
@@ -38,13 +39,76 @@ def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> N
 
 def _write(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     try:
-        with temporary(path).open("wb") as file:
+        with create(temporary(path)) as file:
             file.writelines((data,) if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def create(path: Path) -> IO[bytes]:
+    """Open a new file for writing; a file or link of that name is removed first."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(_open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
+
+
+def append(path: Path) -> IO[bytes]:
+    """Open a file to write at its end, making it if need be.
+
+    Raises:
+        UsageError: it is a link, or no regular file.
+    """
+    return os.fdopen(_open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+
+
+def open_own(path: Path) -> IO[bytes]:
+    """Open a file of a folder for reading, where the folder may come from elsewhere.
+
+    Raises:
+        UsageError: it is a link, or no regular file.
+    """
+    return os.fdopen(_open(path, os.O_RDONLY), "rb")
+
+
+def read_own(path: Path) -> bytes:
+    """The contents of a file that is no link; raises as `open_own`."""
+    with open_own(path) as file:
+        return file.read()
+
+
+def below(folder: Path, name: str) -> Path:
+    """The path of a folder inside another one that the user named.
+
+    Raises:
+        UsageError: it is a link, which may lead out of the folder that was named.
+    """
+    path = folder / name
+    if path.is_symlink():
+        raise _link(path)
+    return path
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a regular file without following a link, and without waiting for the other end of a pipe."""
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise _link(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UsageError(f"{path} is no regular file: remove it, or use another folder")
+    return handle
+
+
+def _link(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} is a link, and no link inside a folder is followed: put a copy of what it leads to in its place, or "
+        "name the folder that it leads to itself"
+    )
 
 
 def lock_folder(folder: Path, verb: str) -> IO[bytes]:
@@ -55,10 +119,10 @@ def lock_folder(folder: Path, verb: str) -> IO[bytes]:
         verb: what the other process would be doing, for the message.
 
     Raises:
-        UsageError: another process holds the lock.
+        UsageError: another process holds the lock, or the lock is a link.
     """
     make_folder(folder)
-    file = (folder / ".lock").open("ab")
+    file = append(folder / ".lock")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

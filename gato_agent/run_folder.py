@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import append, read_own, write_files
 
 
 def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:
@@ -49,14 +49,14 @@ class Log:
     """One JSON object a line and step; on resume it is cut back to the checkpoint."""
 
     def __init__(self, path: Path, step: int) -> None:
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        lines = read_own(path).decode(errors="replace").splitlines() if path.exists() else []
         write_files({path: "".join(f"{line}\n" for line in lines[:step]).encode()})
-        self._file, self._path = path.open("a"), path
+        self._file, self._path = append(path), path
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one entry; a reader sees it at once."""
         try:
-            self._file.write(json.dumps(entry) + "\n")
+            self._file.write(f"{json.dumps(entry)}\n".encode())
             self._file.flush()
         except OSError as error:
             error.filename = str(self._path)

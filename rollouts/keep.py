@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import read_own
 from gato_agent.envs.task import find
 from gato_agent.rollouts.episode import Figures
 from gato_agent.rollouts.store import EpisodeStore
@@ -65,7 +66,7 @@ def read_rule(folder: Path) -> Rule:
     """
     path = folder / FILE
     try:
-        rule = Rule(**json.loads(path.read_bytes()))
+        rule = Rule(**json.loads(read_own(path)))
         rule.check()
     except FileNotFoundError:
         return Rule()

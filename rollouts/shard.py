@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.files import open_own
 from gato_agent.rollouts.encoding import Arrays, Encoded, canonical, checksum
 from gato_agent.rollouts.episode import Episode, Figures
 
@@ -102,7 +103,7 @@ class Shard:
         self.path, self._inode = path, 0
         try:
             if packed is None:
-                with path.open("rb") as file:
+                with open_own(path) as file:
                     self._inode = os.fstat(file.fileno()).st_ino
                     small = os.fstat(file.fileno()).st_size < SMALL
                     arrays, about = open_arrays(

@@ -1,11 +1,14 @@
 """A file survives a power loss only if every folder on the way to it does."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gato_agent.envs import files
-from gato_agent.envs.files import make_folder, write_files
+from gato_agent.envs.errors import UsageError
+from gato_agent.envs.files import append, below, create, lock_folder, make_folder, open_own, read_own, write_files
 
 
 @pytest.fixture
@@ -43,3 +46,62 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
         make_folder(tmp_path / "data")
     with pytest.raises(NotADirectoryError):
         make_folder(tmp_path / "data" / "new")
+
+
+def test_no_write_follows_a_link(tmp_path: Path) -> None:
+    folder, victim, missing = tmp_path / "folder", tmp_path / "victim", tmp_path / "missing"
+    folder.mkdir()
+    victim.write_bytes(b"mine")
+    for target in (victim, missing):
+        for name in ("x", ".x.partial"):
+            (folder / name).symlink_to(target)
+        write_files({folder / "x": b"new"})
+        assert (folder / "x").read_bytes() == b"new" and not (folder / "x").is_symlink()
+        with create(folder / "x") as file:
+            file.write(b"newer")
+        assert victim.read_bytes() == b"mine" and not missing.exists()
+        (folder / "x").unlink()
+
+
+def test_a_file_with_another_name_is_not_written_to(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / ".x.partial").hardlink_to(victim)
+    write_files({tmp_path / "x": b"new"})
+    assert victim.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("use", [append, open_own, read_own, lambda path: lock_folder(path.parent, "collect")])
+def test_what_is_no_file_of_its_own_is_refused_by_name(tmp_path: Path, use: Any) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "folder" / ".lock"
+    path.parent.mkdir()
+    for target in (victim, tmp_path):
+        path.symlink_to(target)
+        with pytest.raises(UsageError, match=r"\.lock is a link, and no link inside a folder is followed: put a copy"):
+            use(path)
+        path.unlink()
+    assert not victim.exists()
+    os.mkfifo(path)  # which would be waited for
+    with pytest.raises((UsageError, OSError), match=r"is no regular file|No such device"):
+        use(path)
+
+
+def test_a_missing_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_own(tmp_path / "x")
+    with append(tmp_path / "x") as file:
+        file.write(b"a")
+    with append(tmp_path / "x") as file:
+        file.write(b"b")
+    assert read_own(tmp_path / "x") == b"ab"
+
+
+def test_a_folder_that_the_user_named_may_be_a_link_and_one_inside_it_may_not(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    write_files({tmp_path / "data" / "x": b"1"})
+    assert (tmp_path / "disk" / "x").read_bytes() == b"1"
+    assert below(tmp_path / "data", "new") == tmp_path / "data" / "new"
+    (tmp_path / "disk" / "new").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="new is a link"):
+        below(tmp_path / "data", "new")
