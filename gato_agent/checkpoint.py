@@ -15,14 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gato_agent.config import GatoConfig
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
-from gato_agent.envs.packages import import_named
 from gato_agent.envs.structure import space_from_json, space_to_json
 from gato_agent.envs.views import EVERYTHING, View
 from gato_agent.model import Gato
 from gato_agent.prompt import NO_PROMPT, Prompt
-from gato_agent.rollouts.hub import PREFIX, download
+from gato_agent.rollouts.hub import PREFIX, download, load_hub
 from gato_agent.spaces import SpaceTokenizer
 from gato_agent.text import TextTokenizer
 
@@ -89,9 +89,11 @@ class TrainedTask:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote. An id is a name and no more: it never makes us import a module."""
-        if ":" in str(data["id"]):
-            raise ValueError(f"the id {data['id']!r}, which would import a module")
+        """Read what `to_json` wrote. An id is a name and no more: it never makes us import a module.
+
+        `env_kwargs` are taken as they are: `seat` passes them through the gate before it makes an environment.
+        """
+        plain.env_id(data["id"], "a task", "train again")
         temperature = float(data.get("temperature", 0.0))  # which earlier checkpoints lack
         if not 0 <= temperature < math.inf:
             raise ValueError(f"{data['id']} at temperature {temperature}")
@@ -193,8 +195,7 @@ def locate(reference: str | Path | None) -> Path:
 
 
 def _from_hub(repo: str) -> Path:
-    hub = import_named("huggingface_hub", PREFIX + repo)
-    path = download(hub, repo, FILE)
+    path = download(load_hub(PREFIX + repo), repo, FILE)
     if path is None:
         raise UsageError(f"{PREFIX}{repo} has no {FILE}: it is no agent that `push_to_hub` wrote")
     return path
