@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Space
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.structure import columns, space_to_json
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.minari_check import ARRAYS, METADATA, check_arrays, check_count, check_files, only_jpeg
 from gato_agent.rollouts.player import Played
-from gato_agent.rollouts.store import EpisodeStore, check_learnable, is_env_id
+from gato_agent.rollouts.store import EpisodeStore, check_learnable
 
 SPACES = ("observation_space", "action_space")
 
@@ -41,9 +43,14 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
         OSError: an episode could not be written.
     """
     folder = _local(source)
+    check_files(folder)
     metadata = _metadata(folder)
-    env_id = env_id or _env_id(metadata, folder)
     with _reading(folder):
+        env_id = env_id or _env_id(metadata, folder)
+        data_format = str(metadata.get("data_format", "hdf5"))
+        if data_format == "hdf5":
+            check_arrays(folder / ARRAYS)
+        numbers = check_count(folder, metadata["total_episodes"], data_format)
         storage = _storage(folder, metadata)
         spaces = storage.observation_space, storage.action_space
         header = {
@@ -55,7 +62,6 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
             "noise": False,
             "versions": {"minari": str(metadata.get("minari_version"))},
         }
-        numbers = range(int(metadata["total_episodes"]))
     check_learnable(env_id, *spaces)
     provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
     store = EpisodeStore.create(out, header)
@@ -87,7 +93,7 @@ def _episodes(
     folder: Path, storage: Any, numbers: list[int], spaces: tuple[Space[Any], Space[Any]], provenance: dict[str, Any]
 ) -> Iterator[Episode]:
     """Read those episodes; what is done with them in the meantime is not taken for a failure of the data set."""
-    with _reading(folder):
+    with _reading(folder), only_jpeg(spaces):
         about = storage.get_episode_metadata(numbers)
         for data, more in zip(storage.get_episodes(numbers), about, strict=True):
             yield read_episode(data, more, spaces, provenance)
@@ -128,24 +134,44 @@ def _local(source: str) -> Path:
     """The folder with a data set's files; a public one is downloaded by Minari, which runs nothing in doing so."""
     path = Path(source)
     if path.is_dir():
-        return path if (path / "metadata.json").is_file() else path / "data"
-    minari = load_minari()
-    from minari.storage.datasets_root_dir import get_dataset_path
-
+        return path if (path / METADATA).is_file() else path / "data"
+    load_minari()
     try:
-        if not get_dataset_path(source).is_dir():
-            minari.download_dataset(source)
-        return Path(get_dataset_path(source)) / "data"
+        return _downloaded(source) / "data"
     except Exception as error:
         raise UsageError(f"no folder and no data set {source!r} that could be downloaded: {one_line(error)}") from error
 
 
+def _downloaded(source: str) -> Path:
+    """Where Minari keeps a data set, which is downloaded unless it is there.
+
+    `minari.download_dataset` would go on to all the others that the metadata of this one names, wherever they are.
+
+    Raises:
+        ValueError: no id of a data set, or there is none of that id.
+        Exception: whatever the remote's own package raises.
+    """
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.datasets_root_dir import get_dataset_path
+    from minari.storage.remotes import get_cloud_storage
+
+    kind, sep, rest = source.rpartition("://")  # hf://farama-minari/D4RL/door/human-v2
+    owner, _, dataset_id = rest.partition("/") if sep else ("", "", source)
+    parse_dataset_id(dataset_id)
+    folder = Path(get_dataset_path(dataset_id))
+    if not folder.is_dir():
+        get_cloud_storage(f"{kind}://{owner}" if sep else None).download_dataset(dataset_id, get_dataset_path())
+    if not folder.is_dir():
+        raise ValueError(f"there is no {dataset_id}, or it cannot be reached")
+    return folder
+
+
 def _metadata(folder: Path) -> dict[str, Any]:
-    path = folder / "metadata.json"
+    path = folder / METADATA
     try:
         metadata = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UsageError(f"{folder} is no Minari data set: it has no metadata.json") from None
+        raise UsageError(f"{folder} is no Minari data set: it has no {METADATA}") from None
     except ValueError as error:
         raise GatoError(f"{path} is damaged ({error}): download it again") from error
     if not isinstance(metadata, dict) or not {"dataset_id", "total_episodes", *SPACES} <= metadata.keys():
@@ -159,9 +185,9 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
         env_id = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
         env_id = metadata.get("env_id")
-    if not is_env_id(env_id):
+    if env_id is None:
         raise UsageError(f"{folder} names no environment that could be used: give its id with --env")
-    return str(env_id)
+    return plain.env_id(env_id, folder / METADATA, "give its id with --env")
 
 
 def _storage(folder: Path, metadata: Mapping[str, Any]) -> Any:

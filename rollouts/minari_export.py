@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Space, Text, Tuple
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.files import below
 from gato_agent.envs.make import find_spec
 from gato_agent.envs.structure import batch
 from gato_agent.envs.task import find
@@ -70,6 +71,7 @@ def export(
             )  # fmt: skip
 
     with _root(root), warnings.catch_warnings():
+        _check_links(dataset_id)
         warnings.simplefilter("ignore")  # it warns of every field that is left out
         try:
             dataset = minari.create_dataset_from_buffers(
@@ -133,6 +135,15 @@ def _nested(space: Space[Any], values: Any) -> Any:
     if isinstance(space, Tuple):
         return tuple(_nested(entry, value) for entry, value in zip(space.spaces, values, strict=True))
     return list(values) if isinstance(space, Text) else values
+
+
+def _check_links(dataset_id: str) -> None:
+    """Raise UsageError if a folder on the way to a data set is a link, which Minari would write through."""
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    folder = Path(get_dataset_path())
+    for name in dataset_id.split("/"):
+        folder = below(folder, name)
 
 
 @contextmanager

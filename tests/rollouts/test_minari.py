@@ -1,16 +1,20 @@
 """To Minari and back, exactly; and whatever a data set's metadata says, no code of it runs."""
 
+import io
 import json
 import shutil
+import subprocess
 import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
+from PIL import Image
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.structure import row, space_to_json, stack
@@ -19,10 +23,11 @@ from gato_agent.rollouts.keep import Rule, write_rule
 from gato_agent.rollouts.minari import import_
 from gato_agent.rollouts.minari_export import export
 from gato_agent.rollouts.store import EpisodeStore
+from tests.hub_server import serving
 from tests.rollouts.test_store import HEADER
 
 minari = pytest.importorskip("minari")
-pytest.importorskip("h5py")
+h5py = pytest.importorskip("h5py")
 
 SPACE = Dict(
     image=Box(0, 255, (40, 40, 3), np.uint8),
@@ -188,7 +193,7 @@ def test_code_in_the_metadata_never_runs(tmp_path, home, monkeypatch):
     del metadata["env_id"]
     spec = json.loads(gym.spec("CartPole-v1").to_json()) | {"id": "Thing-v0", "entry_point": "canary:Env"}
     spec["additional_wrappers"] = [{"name": "canary", "entry_point": "canary:Env", "kwargs": {}}]
-    source, none = str(home / dataset_id), "names no environment that could be used"
+    source, none = str(home / dataset_id), "give its id with --env"
     for number, env_spec in enumerate((spec, spec | {"id": "canary:Thing-v0"}, "canary:Env", None)):
         text = json.dumps(env_spec)
         file.write_text(json.dumps(metadata | {"env_spec": text, "eval_env_spec": text}))
@@ -220,7 +225,9 @@ def test_no_data_set_names_another_folder(tmp_path, home, env_id):
     before = sorted(tmp_path.rglob("*"))
     for named in ({"env_id": env_id}, {"env_spec": json.dumps({"id": env_id})}):
         file.write_text(json.dumps(metadata | named))
-        with pytest.raises(UsageError, match="names no environment that could be used: give its id with --env"):
+        with pytest.raises(
+            UsageError, match=r"metadata\.json has env_id .*, which no file may name: give its id with --env"
+        ):
             import_(str(home / dataset_id), tmp_path / "out" / "in")
     if env_id:
         with pytest.raises(UsageError, match="is no environment's registered id"):
@@ -246,23 +253,207 @@ def test_a_damaged_data_set_is_named(tmp_path, home, change, message):
         import_(str(tmp_path / "copy"), tmp_path / "back", "Thing-v0")
 
 
-def test_a_public_data_set_is_downloaded_by_its_id(tmp_path, home, monkeypatch):
+@pytest.fixture
+def public(tmp_path, home) -> tuple[Path, str]:
+    """A data set on the hub, where Minari's own are, and its id."""
     with fill(tmp_path / "data", made(0)) as store:
         dataset_id, _ = export(store, "gato")
-    (home / dataset_id).rename(tmp_path / "server")
-    asked = []
+    repo = tmp_path / "hub" / "datasets" / "farama-minari" / "gato"
+    repo.parent.mkdir(parents=True)
+    (home / "gato").rename(repo)
+    file = repo.parent / dataset_id / "data" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"combined_datasets": ["hf://evil/other/x-v0"]}))
+    return tmp_path / "hub", dataset_id
 
-    def download(name: str) -> None:
-        asked.append(name)
-        if name != dataset_id:
-            raise ValueError("Couldn't find any version")
-        shutil.copytree(tmp_path / "server", home / name)
 
-    monkeypatch.setattr(minari, "download_dataset", download)
-    with import_(dataset_id, tmp_path / "back", "Thing-v0") as store:
-        assert store.indices() == [0]
-    with pytest.raises(
-        UsageError, match=r"no folder and no data set 'no/such-v0' that could be downloaded: ValueError"
-    ):
-        import_("no/such-v0", tmp_path / "back", "Thing-v0")
-    assert asked == [dataset_id, "no/such-v0"]
+@pytest.mark.parametrize("prefix", ["", "hf://farama-minari/"])
+def test_a_public_data_set_is_downloaded_by_its_id_and_no_other(tmp_path, public, home, monkeypatch, prefix):
+    root, dataset_id = public
+    with serving(root) as hub:
+        hub.use(monkeypatch, tmp_path / "cache")
+        with import_(prefix + dataset_id, tmp_path / "back", "Thing-v0") as store:
+            assert store.indices() == [0]
+        assert hub.asked and not any("evil" in line or "other" in line for line in hub.asked)
+        asked = len(hub.asked)
+        import_(dataset_id, tmp_path / "again", "Thing-v0").close()
+        assert len(hub.asked) == asked  # it is there
+        for missing in ("gato/Thing-v0/none-v0", "no/such-v0", "no such"):
+            said = rf"no folder and no data set '{missing}' that could be downloaded: "
+            with pytest.raises(UsageError, match=said):
+                import_(missing, tmp_path / "other", "Thing-v0")
+
+
+def test_a_fresh_process_imports_a_public_data_set(tmp_path, public):
+    root, dataset_id = public
+    with serving(root) as hub:
+        words = ("-m", "gato_agent", "data", "import", dataset_id, "--env", "Thing-v0", "--out", tmp_path / "back")
+        done = hub.run(tmp_path / "cache", *words, MINARI_DATASETS_PATH=str(tmp_path / "there"))
+    assert done.returncode == 0, done.stderr
+    assert "Thing-v0: 1 episodes of" in done.stdout
+
+
+@pytest.fixture
+def data(tmp_path, home) -> Path:
+    """The files of a data set of three episodes."""
+    with fill(tmp_path / "data", *(made(seed) for seed in range(3))) as store:
+        dataset_id, _ = export(store, "gato")
+    return home / dataset_id / "data"
+
+
+def secret(tmp_path: Path) -> Path:
+    """Rewards in a file of the reader's own."""
+    path = tmp_path / "secret.hdf5"
+    with h5py.File(path, "w") as file:
+        file["rewards"] = np.arange(3.0)
+        file.create_group("episode")
+    (tmp_path / "secret.bin").write_bytes(np.arange(3.0).tobytes())
+    return path
+
+
+def external_link(file, tmp_path):
+    del file["episode_0/rewards"]
+    file["episode_0/rewards"] = h5py.ExternalLink(secret(tmp_path), "/rewards")
+
+
+def external_group(file, tmp_path):
+    del file["episode_1"]
+    file["episode_1"] = h5py.ExternalLink(secret(tmp_path), "/episode")
+
+
+def soft_link(file, tmp_path):
+    del file["episode_0/rewards"]
+    file["episode_0/rewards"] = h5py.SoftLink("/episode_1/rewards")
+
+
+def dangling(file, tmp_path):
+    file["episode_0/observations/more"] = h5py.SoftLink("/nowhere")
+
+
+def external_storage(file, tmp_path):
+    secret(tmp_path)
+    del file["episode_0/rewards"]
+    place = [(str(tmp_path / "secret.bin"), 0, 24)]
+    file["episode_0"].create_dataset("rewards", (3,), "f8", external=place)
+
+
+def virtual(file, tmp_path):
+    del file["episode_0/rewards"]
+    layout = h5py.VirtualLayout((3,), "f8")
+    layout[:] = h5py.VirtualSource(secret(tmp_path), "rewards", (3,))
+    file["episode_0"].create_virtual_dataset("rewards", layout)
+
+
+def two_names(file, tmp_path):
+    del file["episode_0/rewards"]
+    file["episode_0/rewards"] = file["episode_1/rewards"]
+
+
+def cycle(file, tmp_path):
+    file["episode_0/infos"] = file["episode_0"]
+
+
+def root_again(file, tmp_path):
+    file["episode_0/infos"] = file["/"]
+
+
+def nothing_stored(file, tmp_path):
+    del file["episode_0/rewards"]
+    file["episode_0"].create_dataset("rewards", (10**15,), "f8", chunks=(1024,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (external_link, "episode_0/rewards is a link to another place or file, which is not followed"),
+        (external_group, "episode_1 is a link to another place or file, which is not followed"),
+        (soft_link, "episode_0/rewards is a link to another place or file, which is not followed"),
+        (dangling, "episode_0/observations/more is a link to another place or file, which is not followed"),
+        (external_storage, "episode_0/rewards keeps its numbers in other files, which are not read"),
+        (virtual, "episode_0/rewards keeps its numbers in other files, which are not read"),
+        (two_names, "rewards has other names in the file too"),
+        (cycle, "has other names in the file too"),
+        (root_again, "has other names in the file too"),
+        (nothing_stored, "episode_0/rewards is said to have 8,000,000,000,000,000 bytes, of which 0 are stored"),
+    ],
+)
+def test_arrays_that_lie_elsewhere_are_refused_by_name(tmp_path, data, change, message):
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        change(file, tmp_path)
+    with pytest.raises(GatoError, match=rf"main_data\.hdf5: /.*{message}: export or download the data set again"):
+        import_(str(data.parent), tmp_path / "back", "Thing-v0")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("name", ["main_data.hdf5", "metadata.json", "more"])
+def test_links_among_the_files_of_a_data_set_are_refused_by_name(tmp_path, data, name):
+    path = data / name
+    if path.exists():
+        path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(GatoError, match=rf"{name} is a link to .*elsewhere, which is not followed"):
+        import_(str(data.parent), tmp_path / "back", "Thing-v0")
+
+
+def test_a_data_set_that_the_user_names_by_a_link_is_read(tmp_path, data):
+    (tmp_path / "mine").symlink_to(data.parent)
+    with import_(str(tmp_path / "mine"), tmp_path / "back", "Thing-v0") as store:
+        assert store.indices() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (10**12, "has total_episodes 1,000,000,000,000, and 3 are there"),
+        (4, "has total_episodes 4, and 3 are there"),
+        (-1, "has total_episodes -1, which is no number"),
+        (1e12, "has total_episodes 1000000000000.0, which is no number"),
+        ("3", "has total_episodes '3', which is no number"),
+        (True, "has total_episodes True, which is no number"),
+        (None, "has total_episodes None, which is no number"),
+        ([3], r"has total_episodes \[3\], which is no number"),
+    ],
+)
+def test_a_number_of_episodes_that_are_not_there_is_refused(tmp_path, data, count, message):
+    file = data / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"total_episodes": count}))
+    with pytest.raises(GatoError, match=rf"metadata\.json {message}: export or download the data set again"):
+        import_(str(data.parent), tmp_path / "back", "Thing-v0")
+
+
+def test_an_episode_in_between_that_is_missing_is_named(tmp_path, data):
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        file.move("episode_1", "episode_7")
+    with pytest.raises(GatoError, match="has no episode_1, though total_episodes is 3"):
+        import_(str(data.parent), tmp_path / "back", "Thing-v0")
+
+
+def jpegs(data: Path, *pictures: bytes) -> None:
+    """Replace the images of the first episode by encoded ones, as Minari has them by default."""
+    file = data / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"jpeg_encoding": True, "total_episodes": 1}))
+    with h5py.File(data / "main_data.hdf5", "a") as arrays:
+        del arrays["episode_0/observations/image"]
+        kind = h5py.vlen_dtype(np.uint8)
+        image = arrays["episode_0/observations"].create_dataset("image", (len(pictures),), kind)
+        for number, picture in enumerate(pictures):
+            image[number] = np.frombuffer(picture, np.uint8)
+
+
+def encoded(kind: str, size: tuple[int, int] = (40, 40)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_only_jpeg_of_the_observations_size_is_decoded(tmp_path, data, monkeypatch):
+    """Pillow reads many formats, and for EPS starts another program."""
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **_: started.append(words))
+    jpegs(data, *[encoded("JPEG")] * 4)
+    with import_(str(data.parent), tmp_path / "back", "Thing-v0") as store:
+        assert not store.read(0).observations["image"].any()
+    for number, (kind, size) in enumerate((("EPS", (40, 40)), ("PNG", (40, 40)), ("JPEG", (4000, 4000)))):
+        jpegs(data, *[encoded(kind, size)] * 4)
+        with pytest.raises(GatoError, match="cannot be read as a Minari data set"):
+            import_(str(data.parent), tmp_path / f"back{number}", "Thing-v0")
+    assert not started
