@@ -160,12 +160,12 @@ def _draw_without_a_screen() -> None:
                 return
 
 
-def parse_kwargs(text: str) -> dict[str, Any]:
-    """Read `--env-kwargs`, a JSON object; raises UsageError if it is none."""
+def parse_kwargs(text: str, option: str = "--env-kwargs") -> dict[str, Any]:
+    """Read a JSON object that the user gave with an option; raises UsageError if it is none."""
     try:
         kwargs = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(f"--env-kwargs {text!r} is not JSON ({error}): write '{{\"name\": value}}'") from error
+        raise UsageError(f"{option} {text!r} is not JSON ({error}): write '{{\"name\": value}}'") from error
     if not isinstance(kwargs, dict):
-        raise UsageError(f"--env-kwargs {text!r} is not a JSON object: write '{{\"name\": value}}'")
+        raise UsageError(f"{option} {text!r} is not a JSON object: write '{{\"name\": value}}'")
     return kwargs

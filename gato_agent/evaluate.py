@@ -1,11 +1,10 @@
 """Returns over whole episodes, beside what a random and an expert actor score; many tasks at once, and resumable."""
 
-import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,8 @@ from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.packages import bring_suite
 from gato_agent.envs.task import bring, catalogue
 from gato_agent.envs.task import families as suites
-from gato_agent.measure import Conditions, Job, Measurers
+from gato_agent.measure import Conditions, Job, Measurers, expert_sha256
+from gato_agent.recorded import Given
 from gato_agent.report import write_report
 from gato_agent.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.rollouts.on_ray import play_on_ray
@@ -157,17 +157,11 @@ def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict
 def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Conditions:
     own = (checkpoint.temperatures() if checkpoint else {}) or 0.0
     return Conditions(
-        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else _digest(config.expert),
+        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else expert_sha256(config.expert),
         config.episodes, config.seed, config.n_envs, own if config.temperature is None else config.temperature,
         resolve_device(config.device), config.precision, config.prompt, config.demo, config.num_threads,
         parse_kwargs(config.env_kwargs),
     )  # fmt: skip
-
-
-def _digest(expert: str | None) -> str | None:
-    """Digest of an expert's file, None where it has none."""
-    path = Path(expert or "")
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Results:
@@ -184,8 +178,7 @@ def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Result
         raise UsageError(
             f"{config.out} holds results of other weights, of {kept.actor}: choose another --out for {actor}"
         )
-    kept.failed, kept.not_evaluated = {}, {}  # they are tried again
-    return kept
+    return replace(fresh, tasks=kept.tasks, versions=kept.versions)  # the others are tried again
 
 
 def _versions() -> dict[str, str]:
@@ -276,7 +269,8 @@ def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: 
     if config.out:
         write_files({config.out / "results.csv": to_csv(results)})
     if config.report and results.tasks:
-        write_report([results], config.report, console, named=wanted, workers=config.workers)
+        given = Given(config.checkpoint, config.expert, parse_kwargs(config.env_kwargs), config.demo)
+        write_report([results], config.report, console, given, named=wanted, workers=config.workers)
 
 
 def _complain(results: Results, wanted: Sequence[str]) -> None:

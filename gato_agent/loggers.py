@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import UsageError, one_line
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import below, read_own, write_files
 from gato_agent.envs.packages import import_named
 from gato_agent.run_folder import Log
 
@@ -68,7 +69,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         module: Any = package("tensorboard")
-        self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._writer = module.SummaryWriter(str(below(folder, "tensorboard")), purge_step=step + 1)
         self._writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
 
     def log(self, entry: Mapping[str, Any]) -> None:
@@ -90,6 +91,7 @@ class Tracker:
     def __init__(self, name: Literal["wandb", "trackio"], folder: Path, settings: Mapping[str, Any]) -> None:
         self._module: Any = package(name)
         self._axis = name == "trackio"  # whose own axis may be set back; that of the other is a curve
+        below(folder, name)  # where Weights & Biases writes
         run = run_id(folder)
         given: dict[str, Any] = {"project": PROJECT, "config": dict(settings), "resume": "allow"}
         own = {"id": run, "name": folder.name, "dir": str(folder)} if name == "wandb" else {"name": run}
@@ -120,7 +122,8 @@ def run_id(folder: Path) -> str:
     path = folder / "run-id"
     if not path.exists():
         write_files({path: f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}".encode()})
-    return path.read_text()
+    text = read_own(path).decode(errors="replace")
+    return plain.name(text, path, "delete it, and the run is logged under a new one")
 
 
 def numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -1,6 +1,7 @@
 """Play one task's episodes: what a worker of `evaluate` does, in this process, in another, or on another machine."""
 
 import contextlib
+import hashlib
 import json
 import time
 from collections import defaultdict
@@ -77,6 +78,12 @@ class Conditions:
         return -(-self.episodes // rounds)
 
 
+def expert_sha256(expert: str | None) -> str | None:
+    """SHA-256 of an expert's file, None where it has none."""
+    path = Path(expert or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 @dataclass(frozen=True)
 class Job:
     """A task to be played; `env` is as the user named it, perhaps with a module to import."""
@@ -141,6 +148,8 @@ def _check_spaces(checkpoint: Checkpoint, job: Job) -> None:
 def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
     """An expert and its environment: one lane, as it is collected from."""
     how, kwargs = job.conditions, job.conditions.env_kwargs
+    if how.sha256 not in (None, expert_sha256(how.expert)):
+        raise GatoError(f"the expert {how.expert} is no longer the one that was evaluated: evaluate it again")
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         yield load_expert(how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs), envs

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.task import Task, find
@@ -98,7 +99,8 @@ class Results:
         actor: the checkpoint or expert, as the user named it.
         checkpoint: its reference, None for the shipped weights or an expert.
         sha256: digest of its weights, None for an expert without a file.
-        settings: all that decides the figures but for the weights.
+        settings: all that decides the figures but for the weights. Of a file they are words to show and to compare:
+            `measure.recorded` passes them through the gate before anything is played.
         versions: of the packages that they hang on.
         tasks: those that were evaluated.
         failed: why others broke off.
@@ -124,6 +126,7 @@ class Results:
         """Read what `to_json` wrote; raises LookupError, TypeError or ValueError for anything else."""
         if data["format"] != FORMAT:
             raise ValueError(f"format {data['format']}, and this version reads {FORMAT}")
+        _check_kinds(data)
         tasks = [_task(entry) for entry in data["tasks"]]
         plain = {each.name: data[each.name] for each in fields(cls) if each.name != "tasks"}
         return cls(**plain, tasks={task.task: task for task in tasks})
@@ -145,19 +148,39 @@ class Results:
             raise UsageError(f"no results at {path}: give a folder or file that `gato-agent evaluate --out` wrote")
         try:
             return cls.from_json(json.loads(path.read_bytes()))
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except (AttributeError, GatoError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise GatoError(
                 f"{path} is damaged or not a results file ({error}): delete it, or evaluate into another folder"
             ) from error
 
 
+def _check_kinds(data: Mapping[str, Any]) -> None:
+    """Raise TypeError for an entry that is of another kind than `to_json` writes."""
+    kinds = {"actor": str, "checkpoint": str | None, "sha256": str | None, "settings": dict}
+    texts = ("versions", "failed", "not_evaluated")
+    wrong = [name for name, kind in kinds.items() if not isinstance(data[name], kind)]
+    wrong += [name for name in texts if not all(isinstance(text, str) for text in data[name].values())]
+    if wrong:
+        raise TypeError(f"its {wrong[0]} is {data[wrong[0]]!r:.80}")
+
+
 def _task(entry: dict[str, Any]) -> TaskScore:
-    """A task's score from its JSON, in which every sequence is a list."""
+    """A task's score from its JSON, in which every sequence is a list; raises NotPlain for an id that is none."""
+    plain.env_id(entry["task"], "a task", "evaluate again into another folder")
+    if wrong := [key for key, value in entry.items() if key not in ("task", "family") and not _is_figure(value)]:
+        raise TypeError(f"{wrong[0]} of {entry['task']} is {entry[wrong[0]]!r:.80}")
     lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
-    task = TaskScore(**{**entry, **lists})
+    task = TaskScore(**{**entry, **lists, "family": family_of(entry["task"])})
     if not task.episodes == len(task.returns) > 0:
         raise ValueError(f"{task.task} with {task.episodes} episodes and {len(task.returns)} returns")
     return task
+
+
+def _is_figure(value: Any) -> bool:
+    """True for a number, nothing, or a list of these."""
+    if isinstance(value, list):
+        return all(not isinstance(each, list) and _is_figure(each) for each in value)
+    return value is None or isinstance(value, bool | int | float)
 
 
 COLUMNS = (

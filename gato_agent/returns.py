@@ -1,7 +1,8 @@
 """Short returns of a model in training, played by the agent that `evaluate` plays with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,9 @@ class Returns:
 
 
 def play_shortly(
-    checkpoint: Checkpoint, tasks: Sequence[str], episodes: int, device: str, say: Callable[[str], None]
-) -> Returns:
+    checkpoint: Checkpoint, tasks: Sequence[str], episodes: int, device: str, say: Callable[[str], None],
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Returns:  # fmt: skip
     """Play a few greedy episodes of each task, always of the same seeds.
 
     Args:
@@ -39,11 +41,16 @@ def play_shortly(
         episodes: of each.
         device: where the model is.
         say: takes a line on how far it is.
+        env_kwargs: arguments that the user named, for tasks that were trained with the same and may not name them.
     """
     returns = Returns()
     for task in tasks:
+        own = env_kwargs if env_kwargs == checkpoint.tasks[task].env_kwargs else None
         try:
-            with seat(checkpoint, task, min(episodes, 16), device=device, temperature=0.0) as (agent, envs):
+            with seat(
+                checkpoint, task, min(episodes, 16), env_kwargs=own, device=device, temperature=0.0,
+                option="--eval-env-kwargs",
+            ) as (agent, envs):  # fmt: skip
                 played = []
                 for episode in play_episodes(agent, envs, range(FIRST, FIRST + episodes), task):
                     played.append(episode)

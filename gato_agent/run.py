@@ -15,8 +15,8 @@ from gato_agent.checkpoint import FILE, Checkpoint, read
 from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.files import write_files
-from gato_agent.envs.make import find_spec
+from gato_agent.envs.files import below, write_files
+from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers
 from gato_agent.returns import play_shortly
@@ -49,7 +49,7 @@ class Run:
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._at = -1  # step of the latest checkpoint
-        self._best = _rank(_training(self.config.out / BEST / FILE))  # what cannot be read is none
+        self._best = _rank(_training(below(self.config.out, BEST) / FILE))  # what cannot be read is none
 
     def to_the_end(self) -> Path:
         """Train to the last step or minute, saving now and then and at the end."""
@@ -112,7 +112,8 @@ class Run:
             found["held_out_loss"] = self.trainer.validate(self.held_out, model=checkpoint.model)
         if play:
             tasks = [find_spec(env).id for env in self.config.eval_env] or list(self.data.tasks)
-            returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say)
+            kwargs = parse_kwargs(self.config.eval_env_kwargs, "--eval-env-kwargs")
+            returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say, kwargs)
             found["returns"] = {task: score.mean for task, score in returns.tasks.items()}
             found["scores"] = {task: score.normalized for task, score in returns.tasks.items()}
             found |= {"worth": returns.worth} if returns.tasks else {}

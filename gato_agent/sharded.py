@@ -5,6 +5,7 @@ last: what a killed run has begun to write beside it is nobody's.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, one_line
-from gato_agent.envs.files import make_folder, sync_folder, write_files
+from gato_agent.envs.files import below, make_folder, read_own, sync_folder, write_files
 from gato_agent.loss import ActionLoss
 from gato_agent.model import Gato
 
 POINTER = "state.json"
+PART = re.compile(r"state-\d+")
 State = dict[str, Tensor]
 
 
@@ -51,7 +54,7 @@ def save(folder: Path, step: int, state: State) -> None:
     """Write what each process holds of `state`; all must call this, and return when all of it is on disk."""
     part = folder / f"state-{step}"
     if distributed.get_rank() == 0:
-        shutil.rmtree(part, ignore_errors=True)  # what a killed run left of it
+        _remove(part)  # what a killed run left of it
         make_folder(part)
     distributed.barrier()
     save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
@@ -61,7 +64,15 @@ def save(folder: Path, step: int, state: State) -> None:
         write_files({folder / POINTER: json.dumps({"step": step, "folder": part.name}).encode()})
         for other in folder.glob("state-*"):
             if other != part:
-                shutil.rmtree(other)
+                _remove(other)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link that stands in its place."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def saved(folder: Path) -> tuple[int, Path] | None:
@@ -70,14 +81,14 @@ def saved(folder: Path) -> tuple[int, Path] | None:
     Raises:
         GatoError: the pointer is damaged.
     """
-    path = folder / POINTER
+    path, way_out = folder / POINTER, "restore it, or train again into another --out"
     if not path.exists():
         return None
     try:
-        about = json.loads(path.read_text())
-        return int(about["step"]), folder / Path(about["folder"]).name
+        about = json.loads(read_own(path))
+        return int(about["step"]), below(folder, plain.name(about["folder"], path, way_out, PART))
     except (ValueError, TypeError, LookupError) as error:
-        raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
+        raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
 def names(part: Path) -> set[str]:

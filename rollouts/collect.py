@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
+from gato_agent.envs.files import below
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
@@ -160,7 +161,7 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
     with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         check_learnable(env_id, *spaces)
-        folder = config.out / "experts"
+        folder = below(config.out, "experts")
         expert = load_expert(
             config.expert, env_id, *spaces, config.seed,
             envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,

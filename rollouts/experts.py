@@ -13,6 +13,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.files import below
 from gato_agent.envs.loop import Actor
 from gato_agent.envs.packages import import_named
 from gato_agent.envs.random_actor import RandomActor
@@ -72,7 +73,7 @@ def load_expert(
     if spec == "train":
         from gato_agent.rollouts.training import train
 
-        path = train(env_id, env_kwargs or {}, seed, train_steps, folder / quote(env_id, safe=""))
+        path = train(env_id, env_kwargs or {}, seed, train_steps, below(folder, quote(env_id, safe="")))
         return _load_sb3(path, "train", "stable-baselines3", env_id, observation_space, action_space)
     if spec == "scripted":
         return _scripted(env_id, envs)

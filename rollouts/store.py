@@ -20,8 +20,9 @@ from urllib.parse import quote
 
 import gymnasium as gym
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
-from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.files import below, lock_folder, read_own, write_files
 from gato_agent.envs.structure import space_from_json
 from gato_agent.envs.task import view_of
 from gato_agent.rollouts.encoding import Encoded
@@ -33,7 +34,6 @@ FORMAT = 1
 HEADER = "task.json"
 EPISODE = re.compile(r"(\d{8,})\.safetensors")
 SHARD = re.compile(r"\d{8,}-\d{8,}\.(shard|group)\.safetensors")
-ENV_ID = re.compile(r"(?!\.+$)(?:[\w-]+/)*[\w.-]+")  # as Gymnasium has them, but no module, and no "." or ".."
 SETTINGS = {  # what all episodes of a folder share, and how the user may name it
     "env_id": "environment",
     "env_kwargs": "--env-kwargs",
@@ -66,11 +66,12 @@ class EpisodeStore:
         """Open the folder of `header["env_id"]` under `root` for writing, making it if need be.
 
         Raises:
-            UsageError: another collector writes to the folder, it was made with other settings, or the id is none.
+            UsageError: another collector writes to the folder, it was made with other settings, it is a link, or the
+                id is none.
         """
-        if not is_env_id(header["env_id"]):
+        if not plain.is_env_id(header["env_id"]):
             raise UsageError(f"{header['env_id']!r} is no environment's registered id, such as CartPole-v1")
-        folder = folder_of(root, header["env_id"])
+        folder = below(root, folder_of(root, header["env_id"]).name)
         with ExitStack() as stack:
             lock = stack.enter_context(lock_folder(folder, "collect"))
             if not (folder / HEADER).exists():
@@ -189,7 +190,7 @@ class EpisodeStore:
             return self._sealed[index].read(index)
         path = self.path(index)
         try:
-            return Episode.from_bytes(path.read_bytes())
+            return Episode.from_bytes(read_own(path))
         except FileNotFoundError:
             self.shards()
             if index in self._sealed:
@@ -228,11 +229,6 @@ def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space
         raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
 
 
-def is_env_id(value: Any) -> bool:
-    """Whether a value from a file may be taken for an environment's id: it names no module, and no other folder."""
-    return isinstance(value, str) and ENV_ID.fullmatch(value) is not None
-
-
 def folder_of(root: Path, env_id: str) -> Path:
     """Folder of a task under `root`: its id with "/" as %2F."""
     return root / quote(env_id, safe="")
@@ -250,23 +246,36 @@ def task_folders(root: Path) -> list[Path]:
     return [header.parent for header in headers]
 
 
+def open_store(root: Path, folder: Path) -> EpisodeStore:
+    """Open a folder that `task_folders` found in `root`; raises UsageError if it is a link that the user did not name.
+
+    Somebody else's folder could otherwise bring in, and give away again, whatever its links lead to.
+    """
+    return EpisodeStore(folder if folder == root else below(root, folder.name))
+
+
 def open_stores(root: Path) -> list[EpisodeStore]:
-    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does."""
-    return [EpisodeStore(folder) for folder in task_folders(root)]
+    """Open every task folder in `root`, by name; or `root` itself, if it is one.
+
+    Raises:
+        UsageError: there is none, or one is a link.
+    """
+    return [open_store(root, folder) for folder in task_folders(root)]
 
 
 def _read_header(path: Path) -> dict[str, Any]:
     way_out = "restore it, or collect into another --out"
     try:
-        header = json.loads(path.read_bytes())
+        header = json.loads(read_own(path))
     except FileNotFoundError:
         raise UsageError(f"no episodes in {path.parent}: make some with `gato-agent collect`") from None
     except ValueError as error:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
     if not isinstance(header, dict) or not SETTINGS.keys() <= header.keys():
         raise GatoError(f"{path} does not describe a task: {way_out}")
-    if not is_env_id(header["env_id"]):
-        raise GatoError(f"{path} has env_id {header['env_id']!r}, which no file may name: {way_out}")
+    plain.env_id(header["env_id"], path, way_out)
+    for actor in (header["expert"], header.get("learner") or header["expert"]):  # the kind becomes part of names
+        plain.name(actor.get("kind") if isinstance(actor, dict) else None, path, way_out)
     if header.get("format") != FORMAT:
         raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
     return header

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.files import read_own
 from gato_agent.envs.structure import leaves
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import read_rule
 from gato_agent.rollouts.shard import WAY_OUT, Shard
-from gato_agent.rollouts.store import EpisodeStore, task_folders
+from gato_agent.rollouts.store import EpisodeStore, open_store, task_folders
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
@@ -23,7 +24,7 @@ def verify(root: Path) -> tuple[int, list[str]]:
     sound, problems = 0, []
     for folder in task_folders(root):
         try:
-            store = EpisodeStore(folder)
+            store = open_store(root, folder)
             read_rule(folder)
         except GatoError as error:
             problems.append(str(error))
@@ -42,7 +43,7 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
     for seed in store.single():
         path = store.path(seed)
         try:
-            episode = Episode.from_bytes(path.read_bytes())
+            episode = Episode.from_bytes(read_own(path))
         except GatoError as error:
             yield f"{path}: {error}; {WAY_OUT}"
             continue
