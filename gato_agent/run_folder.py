@@ -1,5 +1,6 @@
 """A run is one folder: config.json, log.jsonl, and what `train` saves."""
 
+import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -51,12 +52,12 @@ class Log:
     def __init__(self, path: Path, step: int) -> None:
         lines = read_own(path).decode(errors="replace").splitlines() if path.exists() else []
         write_files({path: "".join(f"{line}\n" for line in lines[:step]).encode()})
-        self._file, self._path = append(path), path
+        self._file, self._path = io.TextIOWrapper(append(path)), path
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one entry; a reader sees it at once."""
         try:
-            self._file.write(f"{json.dumps(entry)}\n".encode())
+            self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
         except OSError as error:
             error.filename = str(self._path)

@@ -14,7 +14,7 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.episode import Figures
 from gato_agent.rollouts.keep import kept
 from gato_agent.rollouts.seal import seal
-from gato_agent.rollouts.store import EpisodeStore, open_stores
+from gato_agent.rollouts.store import EpisodeStore, open_stores, own_folder
 from gato_agent.rollouts.verify import verify
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -70,7 +70,7 @@ class Seal:
         """Seal one task after the other and print their sizes."""
         for each in open_stores(self.folder):
             before = each.size()
-            with EpisodeStore.open(each.folder) as store:
+            with EpisodeStore.open(own_folder(self.folder, each)) as store:
                 seal(store)
             files, size = len(store.shard_paths()), f"{before / 1e6:.2f} MB, now {store.size() / 1e6:.2f} MB"
             text = f"{store.env_id}: {len(store.indices()):,} episodes in {files} files, {size}"
@@ -99,6 +99,7 @@ class Export:
         from gato_agent.rollouts.minari_export import export
 
         for store in open_stores(self.folder):
+            own_folder(self.folder, store)  # what others put behind a link is not given away
             about = {"author": self.author, "author_email": self.author_email, "code_permalink": self.code_permalink}
             dataset_id, count = export(store, self.namespace, self.out, about)
             text = f"{store.env_id}: {count:,} episodes exported as {dataset_id}"

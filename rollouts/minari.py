@@ -185,9 +185,9 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
         env_id = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
         env_id = metadata.get("env_id")
-    if env_id is None:
+    if not plain.is_env_id(env_id):
         raise UsageError(f"{folder} names no environment that could be used: give its id with --env")
-    return plain.env_id(env_id, folder / METADATA, "give its id with --env")
+    return str(env_id)
 
 
 def _storage(folder: Path, metadata: Mapping[str, Any]) -> Any:

@@ -246,21 +246,21 @@ def task_folders(root: Path) -> list[Path]:
     return [header.parent for header in headers]
 
 
-def open_store(root: Path, folder: Path) -> EpisodeStore:
-    """Open a folder that `task_folders` found in `root`; raises UsageError if it is a link that the user did not name.
-
-    Somebody else's folder could otherwise bring in, and give away again, whatever its links lead to.
-    """
-    return EpisodeStore(folder if folder == root else below(root, folder.name))
-
-
 def open_stores(root: Path) -> list[EpisodeStore]:
-    """Open every task folder in `root`, by name; or `root` itself, if it is one.
+    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does.
+
+    A task's folder may be a link, so that several data sets make one; it may then be read only, see `own_folder`.
+    """
+    return [EpisodeStore(folder) for folder in task_folders(root)]
+
+
+def own_folder(root: Path, store: EpisodeStore) -> Path:
+    """The folder of a store in `root`, to be written to or given away: not what a link in `root` leads to.
 
     Raises:
-        UsageError: there is none, or one is a link.
+        UsageError: it is a link, and not the one that the user named.
     """
-    return [open_store(root, folder) for folder in task_folders(root)]
+    return store.folder if store.folder == root else below(root, store.folder.name)
 
 
 def _read_header(path: Path) -> dict[str, Any]:

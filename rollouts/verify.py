@@ -9,7 +9,7 @@ from gato_agent.envs.structure import leaves
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import read_rule
 from gato_agent.rollouts.shard import WAY_OUT, Shard
-from gato_agent.rollouts.store import EpisodeStore, open_store, task_folders
+from gato_agent.rollouts.store import EpisodeStore, task_folders
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
@@ -24,7 +24,7 @@ def verify(root: Path) -> tuple[int, list[str]]:
     sound, problems = 0, []
     for folder in task_folders(root):
         try:
-            store = open_store(root, folder)
+            store = EpisodeStore(folder)
             read_rule(folder)
         except GatoError as error:
             problems.append(str(error))

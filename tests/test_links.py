@@ -115,14 +115,26 @@ def test_an_export_writes_through_no_link(made: Path, tmp_path: Path, capsys: An
         (root / place).unlink()
 
 
-def test_links_in_a_folder_of_episodes_are_not_read(made: Path, tmp_path: Path, capsys: Any) -> None:
-    shutil.copytree(made / "data", tmp_path / "data")
-    (tmp_path / "data" / "Pendulum-v1").symlink_to(made / "data" / "CartPole-v1")
-    with pytest.raises(UsageError, match=r"Pendulum-v1 is a link, .*name the folder that it leads to itself"):
-        open_stores(tmp_path / "data")
-    sound, problems = verify(tmp_path / "data")
-    assert sound == 2 and len(problems) == 1 and "Pendulum-v1 is a link" in problems[0]
-    assert len(open_stores(tmp_path / "data" / "Pendulum-v1")) == 1  # the user named it
+def test_a_task_behind_a_link_is_read_and_neither_changed_nor_given_away(
+    made: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """So several data sets can be made one, which somebody else's links must not do to what is written or exported."""
+    elsewhere, data = tmp_path / "elsewhere", tmp_path / "data"
+    shutil.copytree(made / "data", elsewhere)
+    data.mkdir()
+    (data / "CartPole-v1").symlink_to(elsewhere / "CartPole-v1")
+    before = {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")}
+    assert len(open_stores(data)) == 1 and verify(data) == (2, [])
+    for verb in ("seal", f"export --out {tmp_path}/minari"):
+        assert run(f"data {verb} {data}", made, data) == 2
+        assert "CartPole-v1 is a link, and no link inside a folder is followed" in capsys.readouterr().err
+    assert run(COLLECT, made, data) == 2
+    assert {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")} == before
+    for verb in ("seal", f"export --out {tmp_path}/minari"):
+        assert run(f"data {verb} {data}/CartPole-v1", made, data) == 0  # the user named it
+
+
+def test_links_among_the_files_of_a_task_are_not_read(made: Path, tmp_path: Path, capsys: Any) -> None:
     for name in sorted(path.name for path in (made / "data" / "CartPole-v1").iterdir() if path.name != ".lock"):
         folder = tmp_path / name
         shutil.copytree(made / "data" / "CartPole-v1", folder)
