@@ -192,9 +192,10 @@ def _write(files: list[tuple[Path, bytes]]) -> None:
 def _training(path: Path) -> dict[str, Any]:
     """How the model in a file came about; nothing where there is none, or none that can be read."""
     try:
-        return dict(read(path)[1]["training"]) if path.exists() else {}
+        found = dict(read(path)[1]["training"]) if path.exists() else {}
     except (GatoError, LookupError, TypeError, ValueError):
         return {}
+    return {key: value for key, value in found.items() if key not in JUDGED or not isinstance(value, str)}
 
 
 def _rank(found: Mapping[str, Any]) -> tuple[int, float]:

@@ -15,8 +15,8 @@ import numpy as np
 from gymnasium.spaces import Space
 
 from gato_agent.envs import plain
-from gato_agent.envs.errors import GatoError, UsageError, one_line
-from gato_agent.envs.structure import columns, space_to_json
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
+from gato_agent.envs.structure import columns, space_from_json, space_to_json
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.minari_check import ARRAYS, METADATA, check_arrays, check_count, check_files, only_jpeg
@@ -62,6 +62,8 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
             "noise": False,
             "versions": {"minari": str(metadata.get("minari_version"))},
         }
+        for name in SPACES:
+            space_from_json(header[name])  # no larger than what can be read again
     check_learnable(env_id, *spaces)
     provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
     store = EpisodeStore.create(out, header)
@@ -83,6 +85,8 @@ def _reading(folder: Path) -> Iterator[None]:
     """Say of whatever goes wrong inside that the data set cannot be read."""
     try:
         yield
+    except SpaceError as error:
+        raise SpaceError(f"{folder}: {error}", error.key, error.row) from error
     except GatoError:
         raise
     except Exception as error:

@@ -6,10 +6,12 @@ and all of it reads where the user did not point, so it is refused by name befor
 """
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from gymnasium.spaces import Box, Space
 
@@ -108,8 +110,10 @@ def check_count(folder: Path, count: Any, data_format: str) -> range:
 @contextmanager
 def only_jpeg(spaces: tuple[Space[Any], ...]) -> Iterator[None]:
     """Let Minari decode JPEG of the spaces' sizes and nothing else: Pillow tries formats that start other programs."""
-    import minari.dataset._storages.hdf5_storage as storage
     from PIL import Image
+
+    places = (f"minari.dataset._storages.{name}_storage" for name in ("hdf5", "arrow"))
+    modules: list[Any] = [sys.modules[name] for name in places if name in sys.modules]
 
     shapes = [leaf.space.shape for space in spaces for leaf in leaves(space) if isinstance(leaf.space, Box)]
     sizes = {(shape[1], shape[0]) for shape in shapes if len(shape) in (2, 3)}
@@ -124,8 +128,7 @@ def only_jpeg(spaces: tuple[Space[Any], ...]) -> Iterator[None]:
                 raise ValueError(f"a picture of {image.width} x {image.height}, which is no observation's size")
             return image
 
-    before, storage.Image = storage.Image, Jpeg
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(patch.object(module, "Image", Jpeg))
         yield
-    finally:
-        storage.Image = before

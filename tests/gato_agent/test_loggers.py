@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +103,21 @@ def test_trackio_is_given_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert names == ("init", "log", "finish")
     assert opened == {"project": "gato-agent", "config": {"seed": 7}, "resume": "allow", "name": opened["name"]}
     assert logged == ({"loss": 0.5, "family_loss/classic": 0.5}, 3)
+
+
+def test_trackio_itself_keeps_the_curves_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when the package is imported
+    pytest.importorskip("trackio")
+    for start in (0, 2):
+        with Loggers(("trackio",), tmp_path, {"seed": 7}, start) as loggers:
+            for step in (start + 1, start + 2):
+                loggers.log({**ENTRY, "step": step})
+    (file,) = (tmp_path / "trackio").rglob("*.db")
+    with closing(sqlite3.connect(file)) as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by step").fetchall()
+    assert {row[0] for row in rows} == {(tmp_path / "run-id").read_text()}
+    assert [row[1] for row in rows] == [1, 2, 3, 4]
+    assert json.loads(rows[0][2]) == {"loss": 0.5, "family_loss/classic": 0.5}
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])

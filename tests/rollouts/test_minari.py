@@ -455,3 +455,11 @@ def test_only_jpeg_of_the_observations_size_is_decoded(tmp_path, data, monkeypat
         with pytest.raises(GatoError, match="cannot be read as a Minari data set"):
             import_(str(data.parent), tmp_path / f"back{number}", "Thing-v0")
     assert not started
+
+
+@pytest.mark.parametrize("space", [{"type": "MultiBinary", "n": 10**12}, {"type": "MultiBinary", "n": [10**6, 10**6]}])
+def test_a_space_of_any_size_is_refused_by_name(tmp_path, data, space):
+    file = data / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"action_space": json.dumps(space)}))
+    with pytest.raises(GatoError, match=rf"{data}.* (not the description of a space|cannot be read)"):
+        import_(str(data.parent), tmp_path / "back", "Thing-v0")
