@@ -65,8 +65,8 @@ class ReportConfig:
 def report(config: ReportConfig) -> None:
     """Print the comparison and write the report.
 
-    A results file imports nothing, and is not asked where on this machine or on the hub something is: what it takes to
-    film beyond plain names comes from the options.
+    Nothing is imported, downloaded or read because a results file names it, unless it is a plain name: what it takes to
+    film beyond that comes from the options.
 
     Raises:
         UsageError: no results, results that are not there, or options that do not suit them.
@@ -193,9 +193,7 @@ def _kept(results: Results, out: Path) -> Films:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
-def _scenes(
-    results: Results, films: Films, given: Given, named: Mapping[str, str], console: Console
-) -> list[Scene]:  # fmt: skip
+def _scenes(results: Results, films: Films, given: Given, named: Mapping[str, str], console: Console) -> list[Scene]:
     """A scene of each task that has no film; none, which is said, where the results name what only the user may."""
     lengths = {task: each.lengths[0] for task, each in results.tasks.items() if task not in films}
     if not lengths:

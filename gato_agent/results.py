@@ -100,7 +100,7 @@ class Results:
         checkpoint: its reference, None for the shipped weights or an expert.
         sha256: digest of its weights, None for an expert without a file.
         settings: all that decides the figures but for the weights. Of a file they are words to show and to compare:
-            `measure.recorded` passes them through the gate before anything is played.
+            `recorded.recorded` passes them through the gate before anything is played.
         versions: of the packages that they hang on.
         tasks: those that were evaluated.
         failed: why others broke off.
@@ -128,8 +128,8 @@ class Results:
             raise ValueError(f"format {data['format']}, and this version reads {FORMAT}")
         _check_kinds(data)
         tasks = [_task(entry) for entry in data["tasks"]]
-        plain = {each.name: data[each.name] for each in fields(cls) if each.name != "tasks"}
-        return cls(**plain, tasks={task.task: task for task in tasks})
+        others = {each.name: data[each.name] for each in fields(cls) if each.name != "tasks"}
+        return cls(**others, tasks={task.task: task for task in tasks})
 
     def save(self, path: Path, more: Mapping[str, Any] | None = None) -> None:
         """Write the JSON file, whole or not at all; `more` is for those who read it and is not read back."""

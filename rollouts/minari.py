@@ -19,7 +19,7 @@ from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.structure import columns, space_from_json, space_to_json
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.minari_check import ARRAYS, METADATA, check_arrays, check_count, check_files, only_jpeg
+from gato_agent.rollouts.minari_check import METADATA, check_episodes, check_files, only_jpeg
 from gato_agent.rollouts.player import Played
 from gato_agent.rollouts.store import EpisodeStore, check_learnable
 
@@ -47,10 +47,7 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
     metadata = _metadata(folder)
     with _reading(folder):
         env_id = env_id or _env_id(metadata, folder)
-        data_format = str(metadata.get("data_format", "hdf5"))
-        if data_format == "hdf5":
-            check_arrays(folder / ARRAYS)
-        numbers = check_count(folder, metadata["total_episodes"], data_format)
+        numbers = check_episodes(folder, metadata)
         storage = _storage(folder, metadata)
         spaces = storage.observation_space, storage.action_space
         header = {

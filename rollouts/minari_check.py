@@ -7,7 +7,7 @@ and all of it reads where the user did not point, so it is refused by name befor
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,20 +78,22 @@ def _check_array(array: Any, where: str) -> None:
         raise GatoError(f"{where} is said to have {size:,} bytes, of which {stored:,} are stored: {ADVICE}")
 
 
-def check_count(folder: Path, count: Any, data_format: str) -> range:
+def check_episodes(folder: Path, metadata: Mapping[str, Any]) -> range:
     """The numbers of all episodes, as the metadata says how many there are.
 
     Args:
         folder: of the data set's files.
-        count: `total_episodes` of the metadata.
-        data_format: hdf5, or another with a folder for each episode.
+        metadata: whose `total_episodes` are counted; its `data_format` is hdf5, or one with a folder for each episode.
 
     Raises:
-        GatoError: this is no number of episodes, or they are not there.
+        GatoError: this is no number of episodes, they are not there, or their arrays lie elsewhere (`check_arrays`).
     """
+    count, hdf5 = metadata["total_episodes"], metadata.get("data_format", "hdf5") == "hdf5"
+    if hdf5:
+        check_arrays(folder / ARRAYS)
     if type(count) is not int or count < 0:
         raise GatoError(f"{folder / METADATA} has total_episodes {count!r:.80}, which is no number: {ADVICE}")
-    if data_format == "hdf5":
+    if hdf5:
         import h5py
 
         with h5py.File(folder / ARRAYS, "r") as file:
