@@ -15,8 +15,9 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from numpy.typing import NDArray
 
 from gato_agent.envs.structure import Leaf, space_error
+from gato_agent.envs.values import CHOICES
 
-BINS = 1024
+BINS = CHOICES  # each of so many integers has a token of its own
 MU, M = 100.0, 256.0
 SIGN = np.uint64(2**63)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gato_agent.bins import BINS, Floats, Rules, compand, expand, rules_of
 from gato_agent.envs.structure import Columns, Leaf, as_column, space_error
+from gato_agent.envs.values import HeldLeaf
 
 PATCH_SIZE, POSITIONS = 16, 128
 
@@ -53,7 +54,7 @@ class Elements:
     """
 
     def __init__(self, found: Sequence[tuple[Leaf, int]], action: bool) -> None:
-        self.leaves = [leaf for leaf, _ in found]
+        self.leaves, self._action = [leaf for leaf, _ in found], action
         sizes = [math.prod(shape_of(leaf)) for leaf in self.leaves]
         self.starts = np.cumsum([0, *sizes])
         self.slots = np.concatenate([at + np.arange(n) for (_, at), n in zip(found, sizes, strict=True)])
@@ -119,14 +120,10 @@ class Elements:
             return
         row, at = np.argwhere(wrong)[0].tolist()
         part = int(np.searchsorted(self.starts, at, side="right")) - 1
-        leaf, element = self.leaves[part], at - int(self.starts[part])
-        index = [int(i) for i in np.unravel_index(element, shape_of(leaf))]
-        need = "a finite number"
-        if self.kind != np.float64:
-            low, choices = int(self.rules.base[at]) - int(self.rules.bias[at]), int(self.rules.choices[at])
-            need = f"an integer from {low} to {low + choices - 1}"
-        what = f"{f'element {index}' if index else 'value'} is {flat[part][row, element]}, not {need}"
-        raise space_error(leaf.path, what, row)
+        leaf = self.leaves[part]
+        index = np.unravel_index(at - int(self.starts[part]), shape_of(leaf))
+        column = flat[part].reshape(-1, *shape_of(leaf))
+        HeldLeaf(leaf, self._action).refuse(column, [row, *map(int, index)])
 
 
 def side_by_side(leaves: list[Leaf], pack: int, grid_rows: bool) -> NDArray[np.int64]:

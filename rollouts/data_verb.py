@@ -115,15 +115,21 @@ class Import:
     """Folder for the episodes, one folder per environment inside it."""
     env: str | None = None
     """The environment's id, where the data set does not say it."""
+    clip_actions: bool = False
+    """Clip actions beyond their bounds, instead of leaving their episodes out."""
 
     def run(self, console: Console) -> None:
         """Import and seal."""
         from gato_agent.rollouts.minari import import_
 
-        with import_(self.source, self.out, self.env) as store:
+        left_out: list[str] = []
+        with import_(self.source, self.out, self.env, clip_actions=self.clip_actions, say=left_out.append) as store:
             seal(store)
-        text = f"{store.env_id}: {len(store.indices()):,} episodes of {self.source} are in {store.folder}"
-        console.print(text, highlight=False, soft_wrap=True)
+        for line in left_out:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        but = f", and {len(left_out):,} are left out" if left_out else ""
+        text = f"{store.env_id}: {len(store.indices()):,} episodes of {self.source} are in {store.folder}{but}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 DataCommand = (
@@ -154,8 +160,8 @@ def _statistics(store: EpisodeStore) -> list[str]:
 
 
 def _success(figures: list[Figures]) -> str:
-    reported = [each.success for each in figures if each.success is not None]
-    return f"{np.mean(reported):.0%}" if reported else "-"
+    reported = any(each.success is not None for each in figures)  # some report success only when it is reached
+    return f"{np.mean([bool(each.success) for each in figures]):.0%}" if reported else "-"
 
 
 def _noise(figures: list[Figures]) -> str:

@@ -167,7 +167,7 @@ def test_wrong_options_are_usage_errors() -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(("fault", "says"), [("nan", "not finite"), ("raise", "raised")])
+@pytest.mark.parametrize(("fault", "says"), [("nan", "not a finite number"), ("raise", "raised")])
 def test_a_failing_environment_is_named(
     fault: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

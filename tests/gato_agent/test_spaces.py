@@ -220,10 +220,10 @@ GOOD = {"pos": np.zeros((2, 2), F32), "keys": (2, np.array([0, 8])), "big": np.a
         ({"pos": np.array([[0, 0], [0, -np.inf]])}, "pos", "'pos': element [1, 1] is -inf, not a finite number"),
         ({"pos": np.array([[1e300, 0], [0, 0]])}, "pos", "'pos': element [0, 0] is inf, not a finite number"),
         ({"pos": np.array([[0, np.nan], [-np.inf, 0]])}, "pos", "'pos': element [0, 1] is nan, not a finite number"),
-        ({"keys": (0, np.array([0, 8]))}, "keys/0", "'keys/0': value is 0, not an integer from 1 to 3"),
-        ({"keys": (4, np.array([0, 8]))}, "keys/0", "'keys/0': value is 4, not an integer from 1 to 3"),
-        ({"keys": (1, np.array([0, 9]))}, "keys/1", "'keys/1': element [1] is 9, not an integer from 0 to 8"),
-        ({"keys": (1, np.array([-1, 0]))}, "keys/1", "'keys/1': element [0] is -1, not an integer from 0 to 1"),
+        ({"keys": (0, np.array([0, 8]))}, "keys/0", "'keys/0': value is 0, beyond its bounds 1 to 3"),
+        ({"keys": (4, np.array([0, 8]))}, "keys/0", "'keys/0': value is 4, beyond its bounds 1 to 3"),
+        ({"keys": (1, np.array([0, 9]))}, "keys/1", "'keys/1': element [1] is 9, beyond its bounds 0 to 8"),
+        ({"keys": (1, np.array([-1, 0]))}, "keys/1", "'keys/1': element [0] is -1, beyond its bounds 0 to 1"),
     ],
 )
 def test_an_impossible_value_is_named(bad, key, message):

@@ -84,7 +84,8 @@ def test_an_expert_has_the_threads_that_were_asked_for(tmp_path, how):
 
 FAULTS = {
     "raise": "raised RuntimeError: the wheel came off",
-    "nan": "returned an observation that is not finite: nan at index [0]",
+    "nan": "returned an observation that its space does not have: element [0] is nan, not a finite number",
+    "sys.exit": "raised SystemExit: 7",
     "hang": "did not finish within 5 s (--timeout)",
     "exit": "ended its worker: exit code 7",
     "kill": "ended its worker: SIGKILL",
