@@ -14,13 +14,14 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, one_line
 from gato_agent.envs.fresh import FORGETFUL, Fresh
 from gato_agent.envs.guard import Guard
 from gato_agent.envs.packages import bring_missing, bring_suite, hushed, import_named, register_suite, suite_of
 from gato_agent.envs.task import find
+from gato_agent.envs.vector import SeparateInfos
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def make_vector(
     spec = find_spec(env_id)
     lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}) for lane in range(n)]
     try:
-        return SyncVectorEnv(lanes, autoreset_mode=AutoresetMode.DISABLED)
+        return SeparateInfos(lanes)
     except RuntimeError as error:
         raise EnvironmentFault(f"{env_id}: its spaces differ from one instance to the next; use one lane") from error
 

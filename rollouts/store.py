@@ -241,7 +241,7 @@ def folder_of(root: Path, env_id: str) -> Path:
 def indices_of(root: Path, env_id: str) -> list[int]:
     """Numbers of a task's episodes under `root`, ascending; none where there is no such task."""
     folder = folder_of(root, env_id)
-    return EpisodeStore(folder).indices() if is_env_id(env_id) and (folder / HEADER).is_file() else []
+    return EpisodeStore(folder).indices() if (folder / HEADER).is_file() else []
 
 
 def task_folders(root: Path) -> list[Path]:
