@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
-from gato_agent.envs.single import batch_of_one, only_one
+from gato_agent.envs.single import batch_of_one, each_one, only_one
 from gato_agent.envs.vector import INFOS, SeparateInfos
 
 
@@ -84,11 +83,11 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
     reset: Any = envs.reset  # its declared type lacks the list of seeds
     _begin(actor, envs, seed)
     batch, _ = reset(seed=[spare if s is None else s for s in seed])
-    obs = list(iterate(envs.observation_space, batch))
+    obs = each_one(envs.single_observation_space, batch, lanes)
     while True:
         actions, acted = _asked(actor, envs, batch, start, seed, t)
         batch, rewards, terminated, truncated, infos = envs.step(actions)
-        next_obs = list(iterate(envs.observation_space, batch))
+        next_obs = each_one(envs.single_observation_space, batch, lanes)
         results = zip(acted, rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
         for lane, (action, reward, terminal, cut) in enumerate(results):
             if (s := seed[lane]) is not None:
@@ -102,7 +101,7 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
             if all(s is None for s in seed):
                 return
             batch, _ = reset(seed=[spare if s is None else s for s in seed], options={"reset_mask": start.copy()})
-            obs = list(iterate(envs.observation_space, batch))
+            obs = each_one(envs.single_observation_space, batch, lanes)
 
 
 def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterator[Step]:
@@ -146,10 +145,7 @@ def _asked(
     """The batch of actions, and each of them; raises GatoError naming the environment, the seeds and the steps."""
     try:
         actions = actor.act(batch, start)
-        acted = list(iterate(envs.action_space, actions))
-        if len(acted) != envs.num_envs:
-            raise GatoError(f"{len(acted)} actions for {envs.num_envs} environments")
-        return actions, acted
+        return actions, each_one(envs.single_action_space, actions, envs.num_envs)
     except BaseException as error:
         raise _at(envs, seeds, t, error) from error
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from gato_agent.checkpoint import FILE, Checkpoint, read
 from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import find_spec
@@ -54,7 +54,7 @@ class Run:
     def to_the_end(self) -> Path:
         """Train to the last step or minute, saving now and then and at the end."""
         config, trainer = self.config, self.trainer
-        console = Console(soft_wrap=True, markup=False, quiet=not self.ranks.first)
+        console = plain_console(soft_wrap=True, quiet=not self.ranks.first)
         console.print(
             f"{len(self.data.tasks)} task(s), {self.data.tokens:,} tokens; {config.size}: "
             f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "

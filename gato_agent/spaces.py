@@ -163,9 +163,12 @@ class SpaceTokenizer:
             self.first -= min(self.n_packs, 1)  # packs come last
             self._separators = self.first + -(-self.n_act // parallel) - self.n_obs
             self.local = np.arange(self.n_obs + self._separators)
-        for space, count in ((observation_space, self.n_obs), (action_space, self.n_act)):
+        wrappers = ("TransformObservation(env, lambda _: 0", "TransformAction(env, lambda _: env.action_space.sample()")
+        for space, count, way_out in zip(
+            (observation_space, action_space), (self.n_obs, self.n_act), wrappers, strict=True
+        ):
             if not count:
-                raise space_error("", f"{space} has no elements: wrap the environment so that it has at least one")
+                raise space_error("", f"{space} has no elements: use gymnasium.wrappers.{way_out}, Discrete(1))")
 
     @property
     def tokens_per_step(self) -> int:

@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.packages import suite_of
@@ -110,7 +111,7 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         raise UsageError("--dagger leaves the expert's path as --noise does: give one of them")
     rule = Rule(config.keep_above, config.success_only)
     rule.check()
-    console = Console()
+    console = plain_console()
     jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]

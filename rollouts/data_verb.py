@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.episode import Figures
 from gato_agent.rollouts.keep import kept
@@ -143,8 +144,8 @@ DataCommand = (
 
 def data(command: Show | Verify | Seal | Export | Import) -> None:
     """Do what was asked for; raises GatoError as each says."""
-    console = Console()
-    command.run(console if console.is_terminal else Console(width=160))  # no line of a table is cut in a file
+    console = plain_console()
+    command.run(console if console.is_terminal else plain_console(width=160))  # no line of a table is cut in a file
 
 
 def _statistics(store: EpisodeStore) -> list[str]:

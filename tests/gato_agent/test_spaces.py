@@ -1,8 +1,10 @@
 """SPEC's numbers, and an error that names the place for whatever has no token."""
 
 import math
+import re
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, OneOf, Sequence, Space, Text, Tuple
@@ -12,6 +14,7 @@ from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import row, stack
 from gato_agent.spaces import BINS, PAD, PATCH, SpaceTokenizer, Vocabulary
 from gato_agent.text import TextTokenizer
+from tests.testing_env import TestingEnv
 
 V = Vocabulary(100)
 ANY = Discrete(2)
@@ -200,6 +203,19 @@ def test_a_space_without_elements_is_refused(space):
     for spaces in ((space, ANY), (ANY, space)):
         with pytest.raises(SpaceError, match="has no elements"):
             SpaceTokenizer(*spaces, V)
+
+
+def test_a_space_without_elements_has_a_way_out_that_works():
+    env = TestingEnv(reset=lambda env, seed, options: ({}, {}))
+    env.observation_space, env.action_space = Dict(), Tuple(())
+    for _ in range(2):
+        with pytest.raises(SpaceError, match=r"has no elements: use gymnasium\.wrappers\..*\)$") as caught:
+            SpaceTokenizer(env.observation_space, env.action_space, V)
+        wrapper = re.search(r"gymnasium\.(wrappers\..*)$", str(caught.value))[1]
+        env = eval(wrapper, {"wrappers": gym.wrappers, "env": env, "Discrete": Discrete})
+    assert SpaceTokenizer(env.observation_space, env.action_space, V).tokens_per_step == 3
+    assert env.reset(seed=0)[0] == 0
+    env.step(0)
 
 
 # ---- values that are not of the space

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,7 +95,8 @@ def test_rewards_of_any_real_dtype_are_numbers() -> None:
 def test_what_is_held_is_stored_verified_and_learned(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     root = tmp_path_factory.mktemp("held")
     rng = np.random.default_rng(seed)
-    observed, acted = random_space(rng, 2), random_space(rng, 2)
+    nothing = {"d": Dict(), "t": Tuple(()), "g": Box(0, 255, (0, 3, 4), np.uint8), "f": Box(-1, 1, (2, 0))}
+    observed, acted = (Dict({"x": random_space(rng, 2)} | nothing) for _ in range(2))
     episodes = [EpisodeHolder(observed, acted).hold(made(seed + i, observed, acted)) for i in range(2)]
     spaces = {"observation_space": space_to_json(observed), "action_space": space_to_json(acted)}
     with EpisodeStore.create(root, HEADER | spaces | {"env_id": "Any-v0", "env_kwargs": {}}) as store:
