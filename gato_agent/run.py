@@ -15,7 +15,7 @@ from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
 from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import still_there, write_files
 from gato_agent.envs.make import find_spec
 from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers
@@ -75,6 +75,7 @@ class Run:
                 play, due = self._due(config.eval_every), self._due(config.save_every) or late
                 checkpoint = self.checkpoint() if play or due else None
                 if lines is not None:
+                    still_there(config.out)  # rather than at the end, when all would be lost
                     if checkpoint:
                         entry |= self.judge(checkpoint, play, lambda text: update(trainer.step, text))
                     lines.log(entry)
