@@ -35,6 +35,7 @@ HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return",
 CAPTION = "catalogue: what an expert is known to score without noise"
 ENGINES = {"box2d": ("box2d",), "bullet": ("pybullet",), "mujoco": ("mujoco",), "panda": ("pybullet",)}
 ENGINES |= {"metaworld": ("mujoco",), "robotics": ("mujoco",)}
+SECOND_CHANCES = 10  # for seeds of an environment to fail in a new process too; each costs its start
 SAID = 5  # failures that are told one by one at the end
 
 Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
@@ -223,7 +224,9 @@ def _way_to_play(config: CollectConfig) -> Play:
         return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
     if config.workers == 0:
         return _play_here
-    return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout)
+    return partial(
+        play_in_processes, workers=config.workers or 1, timeout=config.timeout, second_chances=SECOND_CHANCES
+    )
 
 
 def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:
