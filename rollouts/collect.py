@@ -70,7 +70,7 @@ class CollectConfig:
     """Environment steps of --expert train; by default what suits the environment."""
     workers: int | None = None
     """Processes that play, 1 by default; the episodes are the same whatever their number. 0 plays in this process,
-    where a step that hangs or crashes takes everything with it."""
+    where a step that hangs, leaks or aborts takes everything with it, and what is not yet saved."""
     ray: str | None = None
     """Play on a Ray cluster, by default with a worker for each of its CPUs: its address, auto, or local to start one
     here. Files and modules that are named must be readable there."""
