@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from gato_agent.bins import BINS
 from gato_agent.codec import (
-    PATCH_SIZE,
     POSITIONS,
     Characters,
     Elements,
@@ -33,13 +32,13 @@ from gato_agent.codec import (
     cut_patches,
     intervals,
     is_floating,
-    is_image,
     shape_of,
     side_by_side,
 )  # fmt: skip
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
 from gato_agent.envs.views import EVERYTHING, View
+from gato_agent.image_layout import PATCH_SIZE, image_layout
 
 __all__ = ["BINS", "PACK", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "Observed", "SpaceTokenizer", "Vocabulary"]
 
@@ -132,7 +131,7 @@ class SpaceTokenizer:
         self._offset, self._pieces = vocabulary.text, lru_cache(maxsize=4096)(text) if text else None
         observed = sorted(leaves(observation_space), key=lambda leaf: _rank(leaf.space))
         self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
-        self._texts, self._images, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
+        self._texts, pictures, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
         self._tensors = _elements(tensors, action=False)
         values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
         self._values, self.pack = self.n_obs - values, pack  # where the values begin
@@ -141,8 +140,9 @@ class SpaceTokenizer:
         self.n_packs = -(-(1 + int(self._packed.max(initial=-1))) // pack)
         self.widest = 1 + int((self._packed % pack).max(initial=-1))
         self.n_obs = self._values + self.n_packs if pack > 1 else self.n_obs
-        images = [intervals(*shape_of(leaf)[:2]) for leaf, _ in self._images]
-        slots = [at + np.arange(len(image)) for (_, at), image in zip(self._images, images, strict=True)]
+        self._images = [(leaf, layout) for leaf, _ in pictures if (layout := image_layout(leaf.space))]
+        images = [np.tile(intervals(each.height, each.width), (each.sets, 1, 1)) for _, each in self._images]
+        slots = [at + np.arange(len(image)) for (_, at), image in zip(pictures, images, strict=True)]
         self.patch_slots = np.concatenate([np.zeros(0, np.int64), *slots])
         self.patch_intervals = np.concatenate([np.zeros((0, 2, 2), np.int32), *images])
         self._text_room = {leaf.path: _tokens_observed(leaf, text_pieces) for leaf, _ in self._texts}
@@ -197,7 +197,11 @@ class SpaceTokenizer:
                 pieces = self._encode_text(leaf.path, text, row)
                 tokens[row, at : at + len(pieces)] = pieces
         tokens[:, self.patch_slots] = PATCH
-        patches = [cut_patches(column_of(leaf, columns, rows)) for leaf, _ in self._images]
+        patches = [
+            cut_patches(part)
+            for leaf, layout in self._images
+            for part in layout.arrange(column_of(leaf, columns, rows)).swapaxes(0, 1)
+        ]
         packs = np.full((rows, self.n_packs * self.pack), PAD, dtype=np.int16)
         if self.n_packs:
             tokens[:, self._values :] = PACK
@@ -259,13 +263,14 @@ class SpaceTokenizer:
 
 def _rank(space: Space[Any]) -> int:
     """Order within an observation: text, images, tensors."""
-    return 0 if isinstance(space, Text) else 1 if is_image(space) else 2
+    return 0 if isinstance(space, Text) else 1 if image_layout(space) else 2
 
 
 def _tokens_observed(leaf: Leaf, text_pieces: int) -> int:
     if isinstance(leaf.space, Text):
         return min(text_pieces, 4 * leaf.space.max_length)  # a piece is at least a byte, a character at most four
-    return len(intervals(*shape_of(leaf)[:2])) if is_image(leaf.space) else math.prod(shape_of(leaf))
+    layout = image_layout(leaf.space)
+    return layout.sets * len(intervals(layout.height, layout.width)) if layout else math.prod(shape_of(leaf))
 
 
 def _tokens_acted(leaf: Leaf) -> int:

@@ -330,17 +330,74 @@ def test_patches_are_in_raster_order_and_padded_with_zeros(channels):
     [
         (Box(0, 255, (16, 16), np.uint8), 1),
         (Box(0, 255, (15, 16), np.uint8), 240),
-        (Box(0, 255, (16, 16, 2), np.uint8), 512),
+        (Box(0, 255, (16, 16, 2), np.uint8), 1),
         (Box(0, 254, (16, 16), np.uint8), 256),
         (Box(0, 255, (16, 16), np.int16), 256),
-        (Box(0, 255, (1, 16, 16, 3), np.uint8), 768),
+        (Box(0, 255, (1, 16, 16, 3), np.uint8), 1),
+        (Box(0, 255, (84, 84, 4), np.uint8), 36),
+        (Box(0, 255, (4, 84, 84), np.uint8), 36),
+        (Box(0, 255, (3, 20, 40), np.uint8), 6),
+        (Box(0, 255, (8, 84, 84), np.uint8), 72),
+        (Box(0, 255, (20, 84, 84), np.uint8), 5 * 36),
+        (Box(0, 255, (84, 84, 12), np.uint8), 4 * 36),
+        (Box(0, 255, (4, 84, 84, 3), np.uint8), 4 * 36),
+        (Box(0, 255, (4, 3, 84, 84), np.uint8), 4 * 36),
+        (Box(0, 255, (4, 84, 84, 1), np.uint8), 36),
+        (Box(0, 255, (84, 84, 2, 4), np.uint8), 2 * 36),
+        (Box(0, 255, (20, 20, 20), np.uint8), 8000),  # a volume
+        (Box(0, 255, (3, 15, 16), np.uint8), 720),
+        (Box(0, 255, (0, 16, 16), np.uint8), 0),
+        (Box(0, 255, (2, 2, 2, 16, 16), np.uint8), 2048),
         (Box(0, 255, (16,), np.uint8), 16),
     ],
     ids=str,
 )
 def test_what_is_an_image(space, n_obs):
-    assert SpaceTokenizer(space, ANY, V).n_obs == n_obs
-    assert SpaceTokenizer(ANY, space, V).n_act == math.prod(space.shape)
+    assert SpaceTokenizer(Tuple((space, Discrete(2))), ANY, V).n_obs == n_obs + 1
+    assert SpaceTokenizer(ANY, Tuple((space, Discrete(2))), V).n_act == math.prod(space.shape) + 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((3, 20, 40), (1, 2, 0)),
+        ((4, 20, 40), (1, 2, 0)),
+        ((1, 20, 40), (1, 2, 0)),
+        ((1, 20, 40, 3), (1, 2, 0, 3)),
+        ((4, 20, 40, 1), (1, 2, 0, 3)),
+        ((2, 2, 20, 40), (2, 3, 0, 1)),
+    ],
+)
+def test_the_order_of_axes_changes_nothing(shape, axes):
+    images = np.random.default_rng(0).integers(0, 256, size=(3, *shape), dtype=np.uint8)
+    first = images.transpose(0, *(axis + 1 for axis in axes)).reshape(3, 20, 40, -1)
+    ours, theirs = (
+        SpaceTokenizer(Box(0, 255, each.shape[1:], np.uint8), ANY, V).encode_observations({"": each})
+        for each in (images, first)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sets"), [((4, 20, 40, 3), 4), ((4, 3, 20, 40), 4), ((12, 20, 40), 4), ((7, 20, 40), 2)]
+)
+def test_each_frame_of_a_stack_has_patches_of_its_own(shape, sets):
+    """As many sets of patches as frames of three channels, oldest first, each where the picture's are."""
+    stack_of = np.random.default_rng(0).integers(1, 256, size=(2, *shape), dtype=np.uint8)
+    tokenizer = SpaceTokenizer(Box(0, 255, shape, np.uint8), ANY, V)
+    patches = tokenizer.encode_observations({"": stack_of}).patches
+    assert patches.shape == (2, sets * 6, 16, 16, 4) and tokenizer.n_obs == sets * 6
+    places = tokenizer.patch_intervals.reshape(sets, 6, 2, 2)
+    assert (places == places[0]).all()
+    axis = shape.index(20) + 1
+    planes = np.moveaxis(stack_of, (axis, axis + 1), (1, 2)).reshape(2, 20, 40, -1)
+    wide = 4 if shape[0] == 7 else 3
+    for number, part in enumerate(np.split(patches, sets, axis=1)):
+        frame = planes[..., number * wide : (number + 1) * wide]
+        whole = part.reshape(2, 2, 3, 16, 16, 4).transpose(0, 1, 3, 2, 4, 5).reshape(2, 32, 48, 4)
+        assert np.array_equal(whole[:, :20, :40, : frame.shape[3]], frame)
+        assert not whole[..., frame.shape[3] :].any() and not whole[:, 20:].any()
 
 
 # ---- order
