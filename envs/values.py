@@ -117,6 +117,15 @@ def enforced(space: Space[Any], acted: bool) -> Bounds | None:
         return low, low + (n - 1).astype(low.dtype)
 
 
+def check_values(leaf: Leaf) -> None:
+    """Raise SpaceError for a Discrete or MultiDiscrete whose largest value its dtype cannot hold."""
+    space = leaf.space
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        low, n = np.ravel(space.start), np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
+        if (low > np.iinfo(low.dtype).max - (n - 1)).any():
+            raise space_error(leaf.path, f"{space} has values beyond {low.dtype}: give it a wider dtype")
+
+
 def _span(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.uint64]:
     """The largest value less the smallest, exact for any dtype of integers."""
     return high.astype(np.uint64) - low.astype(np.uint64)

@@ -11,10 +11,12 @@ For example, as actions and with 512 text pieces:
 
     Box(-1, 1, (2,))       [0.5, -1.0]  ->  ids 512 + 768, 512 + 0   ->  the middles of these bins
     Discrete(3, start=1)   2            ->  id 512 + 1024 + 1        ->  2
+
+Discrete values beyond 1,024 are split into digits, see `envs/digits.py`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -35,6 +37,7 @@ from gato_agent.codec import (
     shape_of,
     side_by_side,
 )  # fmt: skip
+from gato_agent.envs.digits import Digits, has_digits
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
 from gato_agent.envs.views import EVERYTHING, View
@@ -129,7 +132,8 @@ class SpaceTokenizer:
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
         self._offset, self._pieces = vocabulary.text, lru_cache(maxsize=4096)(text) if text else None
-        observed = sorted(leaves(observation_space), key=lambda leaf: _rank(leaf.space))
+        seen, self._seen_digits = _with_digits(leaves(observation_space), action=False)
+        observed = sorted(seen, key=lambda leaf: _rank(leaf.space))
         self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
         self._texts, pictures, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
         self._tensors = _elements(tensors, action=False)
@@ -148,7 +152,7 @@ class SpaceTokenizer:
         self._text_room = {leaf.path: _tokens_observed(leaf, text_pieces) for leaf, _ in self._texts}
 
         self._separator = vocabulary.separator
-        acted = leaves(action_space)
+        acted, self._acted_digits = _with_digits(leaves(action_space), action=True)
         self.n_act, placed = _place(acted, [_tokens_acted(leaf) for leaf in acted])
         strings = [Characters(leaf, at) for leaf, at in placed if isinstance(leaf.space, Text)]
         numbers = _elements([p for p in placed if not isinstance(p[0].space, Text)], action=True)
@@ -189,7 +193,7 @@ class SpaceTokenizer:
         Raises:
             SpaceError: a value that the space cannot have; names the leaf, the element and the row.
         """
-        columns = self._view.columns(columns)
+        columns = _split(self._view.columns(columns), self._seen_digits)
         rows = len(next(iter(columns.values()), ()))
         tokens = np.full((rows, self.n_obs), PAD, dtype=np.int32)
         for leaf, at in self._texts:
@@ -234,6 +238,7 @@ class SpaceTokenizer:
         Raises:
             SpaceError: as `encode_observations`.
         """
+        columns = _split(columns, self._acted_digits)
         rows = len(next(iter(columns.values()), ()))
         tokens = np.empty((rows, self.n_act), dtype=np.int32)
         for part in self._actions:
@@ -258,7 +263,22 @@ class SpaceTokenizer:
         found: Columns = {}
         for part in self._actions:
             found |= part.decode(ids[:, part.slots])
+        for path, digits in self._acted_digits.items():
+            found[path] = digits.join(found[path])
         return {path: found[path] for path in self._acted}
+
+
+def _with_digits(found: list[Leaf], action: bool) -> tuple[list[Leaf], dict[str, Digits]]:
+    """The leaves as they are tokenised, and by path those that are split into digits for that."""
+    digits = {leaf.path: Digits(leaf, action) for leaf in found if has_digits(leaf.space)}
+    return [digits[leaf.path].leaf if leaf.path in digits else leaf for leaf in found], digits
+
+
+def _split(columns: Columns, digits: Mapping[str, Digits]) -> Columns:
+    """Columns with digits where there are such; raises SpaceError for a value that its space does not have."""
+    if not digits:
+        return columns
+    return {path: digits[path].split(column) if path in digits else column for path, column in columns.items()}
 
 
 def _rank(space: Space[Any]) -> int:

@@ -14,6 +14,7 @@ from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import row, stack
 from gato_agent.spaces import BINS, PAD, PATCH, SpaceTokenizer, Vocabulary
 from gato_agent.text import TextTokenizer
+from tests.random_spaces import random_value
 from tests.testing_env import TestingEnv
 
 V = Vocabulary(100)
@@ -179,8 +180,7 @@ def test_integer_boxes_are_discrete_up_to_1024_values():
 @pytest.mark.parametrize(
     ("space", "what"),
     [
-        (Discrete(1025), "1025 discrete values, and 1024 have tokens: split it into digits"),
-        (MultiDiscrete([3, 2000]), "2000 discrete values"),
+        (Discrete(5000, start=2**15 - 100, dtype=np.int16), "has values beyond int16: give it a wider dtype"),
         (Discrete(100, start=100, dtype=np.int8), "has values beyond int8: give it a wider dtype"),
         (Graph(Box(0, 1), None), "Graph spaces are not supported: wrap the environment"),
         (Sequence(Discrete(2)), "Sequence spaces are not supported"),
@@ -296,6 +296,49 @@ def test_decoding_leaves_the_tokens_alone():
     tokens = np.array([[V.discrete + 1]])
     SpaceTokenizer(ANY, ANY, V).decode_actions(tokens)
     assert tokens.tolist() == [[V.discrete + 1]]
+
+
+# ---- digits
+
+MANY = [
+    Discrete(1025), Discrete(4672), Discrete(1031, start=-7), Discrete(10**6 + 3), Discrete(2**40, start=2**50),
+    Discrete(1500, dtype=np.uint16), MultiDiscrete([3, 2000, 1024]),
+    MultiDiscrete([[5, 4672], [1031, 2]], start=[[1, 2], [-9, 0]]),
+    Tuple((Discrete(4672), Dict(a=MultiDiscrete([2000, 2]), b=Box(-1, 1, (2,))))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pack", [1, 64])
+@pytest.mark.parametrize("space", MANY, ids=str)
+def test_more_values_than_tokens_are_split_into_digits(space, pack):
+    rng = np.random.default_rng(0)
+    tokenizer = SpaceTokenizer(space, space, V, pack=pack)
+    assert (tokenizer.legal[:, 1] - tokenizer.legal[:, 0] <= 1024).all()
+    columns = stack(space, [random_value(rng, space) for _ in range(50)])
+    tokens = tokenizer.encode_actions(columns)
+    assert ((tokenizer.legal[:, 0] <= tokens) & (tokens < tokenizer.legal[:, 1])).all()
+    decoded = tokenizer.decode_actions(tokens)
+    for path, column in columns.items():
+        assert decoded[path].dtype == column.dtype
+        if column.dtype.kind != "f":
+            assert np.array_equal(decoded[path], column)
+    low, high = tokenizer.legal.T
+    anything = tokenizer.decode_actions(np.stack([low, high - 1, *rng.integers(low, high, size=(200, len(low)))]))
+    assert all(space.contains(row(space, anything, i)) for i in range(202))
+    seen = tokenizer.encode_observations(columns)
+    assert (seen.packs if pack > 1 else seen.tokens).shape[0] == 50
+    if pack == 1:
+        numbers = np.concatenate([seen.tokens[:, : tokenizer.n_obs]], axis=1)
+        assert len(np.unique(numbers, axis=0)) == len(np.unique(tokens, axis=0))
+
+
+def test_digits_are_told_apart_and_named_as_the_values_that_they_are_of():
+    tokenizer = SpaceTokenizer(ANY, Discrete(4672), V)
+    assert (tokenizer.n_act, (tokenizer.legal - V.discrete).tolist()) == (2, [[0, 64], [0, 73]])
+    assert (tokenizer.encode_actions({"": np.array([4000])}) - V.discrete).tolist() == [[54, 58]]
+    for value in (-1, 4672):
+        with pytest.raises(SpaceError, match=f"^value is {value}, beyond its bounds 0 to 4671$"):
+            tokenizer.encode_actions({"": np.array([value])})
 
 
 # ---- images
