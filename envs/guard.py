@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from gato_agent.envs.errors import EnvironmentFault, one_line
+from gato_agent.envs.ownership import owned
 
 
 class Guard(gym.Wrapper[Any, Any, Any, Any]):
@@ -17,9 +18,16 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
     A finite value outside its bounds passes: many environments do this, and tokens clip it.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], env_id: str) -> None:
-        """Wrap `env`, called `env_id` in messages."""
+    def __init__(self, env: gym.Env[Any, Any], env_id: str, copies: bool = True) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: it may write into the action that it is given, and return the same array at every step.
+            env_id: its name in messages.
+            copies: true to pass actions and observations as copies, see ownership.py; false where the loop does so.
+        """
         super().__init__(env)
+        self._own: Callable[[Any], Any] = owned if copies else _same
         self._id = env_id
         self._seed: int | None = None
         self._t = 0
@@ -38,7 +46,7 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             raise self._raised(self._reset_name(), error) from error
         self._check(obs, 0.0, info, self._reset_name)
-        return obs, info
+        return self._own(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step.
@@ -47,15 +55,15 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
             EnvironmentFault: if the environment raises, or its observation or reward is not sound.
         """
         try:
-            obs, reward, terminated, truncated, info = self.env.step(action)
+            obs, reward, terminated, truncated, info = self.env.step(self._own(action))
         except Exception as error:
             raise self._raised(self._step_name(), error) from error
         self._check(obs, reward, info, self._step_name)
         self._t += 1
-        return obs, reward, terminated, truncated, info  # type: ignore[return-value]  # reward: SupportsFloat
+        return self._own(obs), reward, terminated, truncated, info  # type: ignore[return-value]  # reward: SupportsFloat
 
     def render(self) -> Any:
-        """Draw the current state; None where the environment was made without a render mode.
+        """Draw the current state, a copy; None where the environment was made without a render mode.
 
         Raises:
             EnvironmentFault: if the environment raises.
@@ -63,7 +71,7 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
         if self.render_mode is None:  # a lane beside the one that is shown; Gymnasium would warn on every call
             return None
         try:
-            return self.env.render()
+            return owned(self.env.render())
         except Exception as error:
             raise self._raised(f"rendering {self._step_name()}", error) from error
 
@@ -84,6 +92,10 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
             pass  # an unusual but perhaps sound value, such as a list for an array: look closely
         for fault in _faults(self.env.observation_space, obs, reward, info):
             raise EnvironmentFault(f"{self._id}: {where()} returned {fault}")
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _checker(space: gym.Space[Any]) -> Callable[[Any], bool]:

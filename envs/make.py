@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from ctypes.util import find_library
 from functools import partial
 from typing import Any
@@ -55,7 +56,8 @@ def make_vector(
     if n < 1:
         raise UsageError(f"{env_id}: {n} environments were asked for; at least 1 is needed")
     spec = find_spec(env_id)
-    lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}) for lane in range(n)]
+    # Gymnasium's vector environment keeps what several return until all have stepped; the loop steps one by itself.
+    lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}, n > 1) for lane in range(n)]
     try:
         return SyncVectorEnv(lanes, autoreset_mode=AutoresetMode.DISABLED)
     except RuntimeError as error:
@@ -92,8 +94,12 @@ def _hint(name: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else "module:Env-v0 imports the module that registers it"
 
 
-def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    kwargs = dict(env_kwargs) if render_mode is None else {**env_kwargs, "render_mode": render_mode}
+def _make(
+    spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any], copies: bool = True
+) -> gym.Env[Any, Any]:
+    kwargs = deepcopy(dict(env_kwargs))  # a constructor may take its arguments apart
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
     if render_mode == "rgb_array":
         _draw_without_a_screen()
     try:
@@ -115,7 +121,7 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
         raise UsageError(f"{spec.id} cannot render {render_mode!r}; it can render: {', '.join(modes) or 'nothing'}")
     if render_mode == "rgb_array":
         _follow(env)
-    return Guard(env, spec.id)
+    return Guard(env, spec.id, copies)
 
 
 def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

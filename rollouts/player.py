@@ -136,20 +136,26 @@ class Player:
         actor = self._actor
         actor.seed(seed)
         pushed = actor if isinstance(actor, Noisy | Guided) else None  # off the expert's path
-        taken: list[Step] = []
+        last: Step | None = None
+        observed: list[Any] = []
+        executed: list[Any] = []
         labels: list[Any] = []
+        rewards: list[float] = []
+        reported: list[Any] = []
         for step in steps(actor, self._envs, [seed]):
-            if taken and isinstance(actor, Guided) and actor.lost:
+            if last is not None and isinstance(actor, Guided) and actor.lost:
                 break  # there is nothing to learn from here on
-            taken.append(step)
+            last = step
+            observed.append(step.obs)
+            executed.append(step.action)
+            rewards.append(step.reward)
+            reported += [step.info[key] for key in ("success", "is_success") if key in step.info]
             if pushed is not None:
                 labels.append(self._one(pushed.label))
-            pulse[STEP] = len(taken)
+            pulse[STEP] = len(executed)
             pulse[BEATS] += 1
-        last = taken[-1]
-        executed = [step.action for step in taken]
+        assert last is not None  # an episode has at least one step
         self._check(labels if pushed else executed, seed)
-        reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
         actions = self._acted(executed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
         if isinstance(actor, Guided):
@@ -157,10 +163,10 @@ class Player:
         else:
             provenance["noise"] = actor.level if isinstance(actor, Noisy) else 0.0
         return Episode(
-            observations=self._observed([*(step.obs for step in taken), last.next_obs]),
+            observations=self._observed([*observed, last.next_obs]),
             actions=actions,
             labels=_differing(self._acted(labels), actions) if pushed else None,
-            rewards=np.array([step.reward for step in taken], np.float64),
+            rewards=np.array(rewards, np.float64),
             terminated=last.terminated,
             truncated=last.truncated or not last.done,
             success=any(map(bool, reported)) if reported else None,
