@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import EnvironmentFault, SpaceError, one_line
+from gato_agent.envs.ownership import owned
 from gato_agent.envs.values import MOST, brief, flag_of, holder, reward_of
 
 LEAST = -MOST
@@ -34,9 +35,16 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
     held is said in `values.py`. Episodes of an environment without a time limit end with a fault after ENDLESS steps.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], env_id: str) -> None:
-        """Wrap `env`, called `env_id` in messages."""
+    def __init__(self, env: gym.Env[Any, Any], env_id: str, copies: bool = True) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: it may write into the action that it is given, and return the same array at every step.
+            env_id: its name in messages.
+            copies: true to pass actions and observations as copies, see ownership.py; false where the loop does so.
+        """
         super().__init__(env)
+        self._own: Callable[[Any], Any] = owned if copies else _same
         self._id = env_id
         self._seed: int | None = None
         self._t, self._total = 0, 0.0
@@ -60,7 +68,7 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise self._fault(self._reset_name(), f"returned {_kind(result)}; {OLD}: {RESET}")
         try:
-            return self._held(result[0]), result[1]
+            return self._own(self._held(result[0])), result[1]
         except SpaceError as error:
             raise self._unsound(self._reset_name(), error) from error
 
@@ -77,12 +85,12 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
             what = f"has the action {brief(action)}, which is not in {self.action_space!s:.200}: {error}"
             raise self._fault(self._step_name(), f"{what}; clip or round it") from error
         try:
-            result: Any = self.env.step(action)
+            result: Any = self.env.step(self._own(action))
         except BaseException as error:
             raise self._raised(self._step_name(), error, STEP) from error
         try:
             obs, reward, terminated, truncated, info = result
-            obs = self._held(obs)
+            obs = self._own(self._held(obs))
             reward = float(reward) if isinstance(reward, float) else reward_of(reward)
             self._total = total = self._total + reward
             if type(terminated) is not bool or type(truncated) is not bool:
@@ -173,6 +181,10 @@ class Guard(gym.Wrapper[Any, Any, Any, Any]):
             raise self._fault(self._step_name(), what)
         self._long = ENDLESS
         _log.warning("%s: %s %s", self._id, self._step_name(), what)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _is_misfit(error: BaseException) -> bool:

@@ -3,7 +3,8 @@
     lane 0:  Step(seed=0, t=0) Step(seed=0, t=1, terminated) Step(seed=2, t=0) ...
     lane 1:  Step(seed=1, t=0) Step(seed=1, t=1)             Step(seed=1, t=2, truncated) ...
 
-Every episode has a seed of its own; a lane that finishes takes the next seed while the others play on.
+Every episode has a seed of its own; a lane that finishes takes the next seed while the others play on. The loop is the
+border between environments, actors and receivers of steps: each gets copies of its own, see ownership.py.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.ownership import INFO_DEPTH, owned
 from gato_agent.envs.single import batch_of_one, each_one, only_one
 from gato_agent.envs.vector import INFOS, SeparateInfos
 
@@ -28,17 +30,18 @@ class Actor(Protocol):
         """Choose one action per lane.
 
         Args:
-            observation: batch in the form of `VectorEnv.observation_space`, leading size `lanes`; not to be
-                changed in place, because steps hold views of it.
-            start: bool [lanes], true where this is the first observation of an episode.
+            observation: batch in the form of `VectorEnv.observation_space`, leading size `lanes`. It belongs to the
+                actor, which may keep it or write into it.
+            start: bool [lanes], true where this is the first observation of an episode; likewise.
 
         Returns:
-            Batch in the form of `VectorEnv.action_space`; a new one every time, because steps hold views of it.
+            Batch in the form of `VectorEnv.action_space`. It stays the actor's, which may use it again: the loop copies
+            it before anything else runs.
         """
 
 
 class Step(NamedTuple):
-    """One transition of one lane; `t` counts from 0 within the episode."""
+    """One transition of one lane; `t` counts from 0 within the episode. Its arrays belong to the receiver."""
 
     lane: int
     seed: int
@@ -82,33 +85,34 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
     spare, t, start = seed[0], [0] * lanes, np.ones(lanes, dtype=np.bool_)
     reset: Any = envs.reset  # its declared type lacks the list of seeds
     _begin(actor, envs, seed)
-    batch, _ = reset(seed=[spare if s is None else s for s in seed])
-    obs = each_one(envs.single_observation_space, batch, lanes)
+    observed = owned(reset(seed=[spare if s is None else s for s in seed])[0])
     while True:
-        actions, acted = _asked(actor, envs, batch, start, seed, t)
-        batch, rewards, terminated, truncated, infos = envs.step(actions)
-        next_obs = each_one(envs.single_observation_space, batch, lanes)
+        obs = each_one(envs.single_observation_space, owned(observed), lanes)
+        actions, acted = _asked(actor, envs, observed, start.copy(), seed, t)
+        batch, rewards, terminated, truncated, infos = envs.step(owned(actions))
+        observed = owned(batch)
+        next_obs = each_one(envs.single_observation_space, owned(observed), lanes)
         results = zip(acted, rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
         for lane, (action, reward, terminal, cut) in enumerate(results):
             if (s := seed[lane]) is not None:
-                info = infos[INFOS][lane]
+                info = owned(infos[INFOS][lane], INFO_DEPTH)
                 yield Step(lane, s, t[lane], obs[lane], action, reward, terminal, cut, info, next_obs[lane])
             t[lane] += 1
             if terminal or cut:
                 seed[lane], t[lane] = next(queue, None), 0
-        start, obs = np.logical_or(terminated, truncated), next_obs
+        start = np.logical_or(terminated, truncated)
         if start.any():
             if all(s is None for s in seed):
                 return
-            batch, _ = reset(seed=[spare if s is None else s for s in seed], options={"reset_mask": start.copy()})
-            obs = each_one(envs.single_observation_space, batch, lanes)
+            again = [spare if s is None else s for s in seed]
+            observed = owned(reset(seed=again, options={"reset_mask": start.copy()})[0])
 
 
 def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterator[Step]:
     """Play one lane past its vector environment: the same stream in a fraction of the time."""
     env = envs.envs[0]
-    batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_observation_space)
-    acted = only_one(envs.single_action_space)
+    batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_observation_space, copy=True)
+    acted = only_one(envs.single_action_space, copy=True)
     first, later = np.ones(1, dtype=np.bool_), np.zeros(1, dtype=np.bool_)
     ready = False
     for seed in seeds:
@@ -117,17 +121,17 @@ def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterat
             ready = True
         value, _ = env.reset(seed=seed)
         observed, start, t, done = batch(value), first, 0, False
-        obs = one(observed)
         while not done:
+            obs = one(observed)
             try:
-                action = acted(actor.act(observed, start))
+                action = acted(actor.act(observed, start.copy()))
             except BaseException as error:
                 raise _at(envs, [seed], [t], error) from error
-            value, reward, terminated, truncated, info = env.step(action)
-            following = batch(value)
-            terminal, cut, next_obs = bool(terminated), bool(truncated), one(following)
+            value, reward, terminated, truncated, info = env.step(owned(action))
+            observed, info = batch(value), owned(info, INFO_DEPTH)
+            terminal, cut, next_obs = bool(terminated), bool(truncated), one(observed)
             yield Step(0, seed, t, obs, action, float(reward), terminal, cut, info, next_obs)
-            observed, obs, start, t, done = following, next_obs, later, t + 1, terminal or cut
+            start, t, done = later, t + 1, terminal or cut
 
 
 def _begin(actor: Actor, envs: SeparateInfos, seeds: Sequence[int | None]) -> None:
@@ -144,7 +148,7 @@ def _asked(
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """The batch of actions, and each of them; raises GatoError naming the environment, the seeds and the steps."""
     try:
-        actions = actor.act(batch, start)
+        actions = owned(actor.act(batch, start))
         return actions, each_one(envs.single_action_space, actions, envs.num_envs)
     except BaseException as error:
         raise _at(envs, seeds, t, error) from error

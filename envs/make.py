@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from ctypes.util import find_library
 from functools import partial
 from typing import Any
@@ -56,7 +57,8 @@ def make_vector(
     if n < 1:
         raise UsageError(f"{env_id}: {n} environments were asked for; at least 1 is needed")
     spec = find_spec(env_id)
-    lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}) for lane in range(n)]
+    # Gymnasium's vector environment keeps what several return until all have stepped; the loop steps one by itself.
+    lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}, n > 1) for lane in range(n)]
     try:
         return SeparateInfos(lanes)
     except RuntimeError as error:
@@ -93,14 +95,16 @@ def _hint(name: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else "module:Env-v0 imports the module that registers it"
 
 
-def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def _make(
+    spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any], copies: bool = True
+) -> gym.Env[Any, Any]:
     if render_mode == "rgb_array":
         _draw_without_a_screen()
     env = _constructed(spec, render_mode, env_kwargs)
     for name in ("observation_space", "action_space"):
         if not isinstance(space := getattr(env, name, None), gym.Space):
             raise EnvironmentFault(f"{spec.id}: its {name} is {space!r:.80}, and must be a gymnasium.spaces.Space")
-    guarded = Guard(env, spec.id)
+    guarded = Guard(env, spec.id, copies)
     modes = list(env.metadata.get("render_modes") or [])
     if render_mode is not None and render_mode not in modes:
         guarded.close()
@@ -112,7 +116,9 @@ def _make(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any])
 
 def _constructed(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """Call the constructor; what it raises is said with the environment's id."""
-    kwargs = dict(env_kwargs) if render_mode is None else {**env_kwargs, "render_mode": render_mode}
+    kwargs = deepcopy(dict(env_kwargs))  # a constructor may take its arguments apart
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*render")  # said by `_make`, as an error

@@ -18,20 +18,28 @@ def batch_of_one(space: Space[Any]) -> Callable[[Any], Any]:
     if isinstance(space, Text):
         return lambda value: (value,)
     array, dtype = np.array, space.dtype
-    return lambda value: array((value,), dtype)
+    return lambda value: array(value, dtype)[None]
 
 
-def only_one(space: Space[Any]) -> Callable[[Any], Any]:
-    """Build the function from a batch in the form of `batch_space(space, 1)` to its only value; arrays are views."""
+def only_one(space: Space[Any], copy: bool = False) -> Callable[[Any], Any]:
+    """Build the function from a batch in the form of `batch_space(space, 1)` to its only value.
+
+    Args:
+        space: of the value.
+        copy: true for arrays of their own, false for views of the batch.
+    """
     if isinstance(space, Dict):
-        entries = [(key, only_one(entry)) for key, entry in space.spaces.items()]
+        entries = [(key, only_one(entry, copy)) for key, entry in space.spaces.items()]
         return lambda batch: {key: one(batch[key]) for key, one in entries}
     if isinstance(space, Tuple):
-        ones = [only_one(entry) for entry in space.spaces]
+        ones = [only_one(entry, copy) for entry in space.spaces]
         return lambda batch: tuple([one(item) for one, item in zip(ones, batch, strict=True)])
     if isinstance(space, (Discrete, Text)):
         return lambda batch: batch[0]
-    return lambda batch: batch[0, ...]  # of a Box of shape () too, an array
+    if copy:
+        array = np.array
+        return lambda batch: array(batch[0])  # of a Box of shape () too, an array
+    return lambda batch: batch[0, ...]  # likewise
 
 
 def each_one(space: Space[Any], batch: Any, count: int) -> list[Any]:

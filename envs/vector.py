@@ -18,9 +18,14 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
     handed out as they are: `{"infos": {0: info of environment 0, ...}}`.
     """
 
-    def __init__(self, env_fns: Any) -> None:
-        """Make one environment with each function; raises RuntimeError where their spaces differ."""
-        super().__init__(env_fns, autoreset_mode=AutoresetMode.DISABLED)
+    def __init__(self, env_fns: Any, copy: bool = True) -> None:
+        """Make one environment with each function; raises RuntimeError where their spaces differ.
+
+        Args:
+            env_fns: functions without arguments.
+            copy: true for observations that later steps do not change.
+        """
+        super().__init__(env_fns, copy=copy, autoreset_mode=AutoresetMode.DISABLED)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every environment; all that is returned is a batch, but for the infos."""
@@ -31,7 +36,7 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
             self._add_info(infos, info, i)
         self._observations = concatenate(self.single_observation_space, self._env_obs, self._observations)
         ends = self._terminations.copy(), self._truncations.copy()
-        return deepcopy(self._observations), self._rewards.copy(), *ends, infos
+        return deepcopy(self._observations) if self.copy else self._observations, self._rewards.copy(), *ends, infos
 
     def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
         vector_infos.setdefault(INFOS, {})[env_num] = env_info

@@ -137,21 +137,26 @@ class Player:
         actor = self._actor
         actor.seed(seed)
         pushed = actor if isinstance(actor, Noisy | Guided) else None  # off the expert's path
-        taken: list[Step] = []
+        last: Step | None = None
+        observed: list[Any] = []
+        executed: list[Any] = []
         labels: list[Any] = []
+        rewards: list[float] = []
         success: bool | None = None
         for step in steps(actor, self._envs, [seed]):
-            if taken and isinstance(actor, Guided) and actor.lost:
+            if last is not None and isinstance(actor, Guided) and actor.lost:
                 break  # there is nothing to learn from here on
-            taken.append(step)
+            last = step
+            observed.append(step.obs)
+            executed.append(step.action)
+            rewards.append(step.reward)
             if (reported := success_of(step.info)) is not None:
                 success = success or reported
             if pushed is not None:
                 labels.append(self._one(pushed.label))
-            pulse[STEP] = len(taken)
+            pulse[STEP] = len(executed)
             pulse[BEATS] += 1
-        last = taken[-1]
-        executed = [step.action for step in taken]
+        assert last is not None  # an episode has at least one step
         actions = self._held_actions(executed, seed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
         if isinstance(actor, Guided):
@@ -159,10 +164,10 @@ class Player:
         else:
             provenance["noise"] = actor.level if isinstance(actor, Noisy) else 0.0
         return Episode(
-            observations=self._observed([*(step.obs for step in taken), last.next_obs]),
+            observations=self._observed([*observed, last.next_obs]),
             actions=actions,
             labels=_differing(self._held_actions(labels, seed), actions) if pushed else None,
-            rewards=np.array([step.reward for step in taken], np.float64),
+            rewards=np.array(rewards, np.float64),
             terminated=last.terminated,
             truncated=last.truncated or not last.done,
             success=success,

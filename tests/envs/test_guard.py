@@ -50,7 +50,7 @@ def test_what_is_sound_passes_unchanged() -> None:
     observation, info = np.array([3.0, 4.0], np.float32), {"a": 1}
     env = guarded(observation_space=PAIR, step=lambda env, action: (observation, 2, False, True, info))
     result = env.step(0)
-    assert result[0] is observation
+    np.testing.assert_array_equal(result[0], observation)
     assert result[4] is info
     assert result[1:4] == (2, False, True)
 
