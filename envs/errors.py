@@ -13,6 +13,10 @@ class UsageError(GatoError):
     exit_code = 2
 
 
+class CannotRender(UsageError):
+    """A render mode that an environment does not have."""
+
+
 class SpaceError(GatoError):
     """A space that cannot be tokenised, or a value that does not belong to its space.
 

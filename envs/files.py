@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+from weakref import WeakKeyDictionary
 
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import GatoError, UsageError
+
+_locked: WeakKeyDictionary[IO[bytes], tuple[Path, os.stat_result]] = WeakKeyDictionary()  # folders of this process
 
 
 def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> None:
@@ -17,6 +20,10 @@ def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> N
 
     What is large may come in pieces. When this returns, all of them are on disk. When it does not, each is either as it
     was before or whole. A link that has one of these names is replaced, and what it leads to stays as it is.
+
+    Raises:
+        GatoError: a locked folder was moved or removed.
+        OSError: a file cannot be written.
     """
     for folder in {path.parent for path in files}:
         make_folder(folder)
@@ -130,11 +137,33 @@ def lock_folder(folder: Path, verb: str) -> IO[bytes]:
         raise UsageError(
             f"another `gato-agent {verb}` writes to {folder}: wait for it to end, or choose another --out"
         ) from None
+    _locked[file] = folder.absolute(), folder.stat()
     return file
 
 
+def still_there(folder: Path) -> None:
+    """Raise GatoError if this folder, or one above it, was moved or removed since this process locked it."""
+    places = {folder.absolute(), *folder.absolute().parents}
+    for file, (locked, before) in list(_locked.items()):
+        if locked in places and not file.closed:
+            try:
+                same = os.path.samestat(locked.stat(), before)
+            except (FileNotFoundError, NotADirectoryError):
+                same = False
+            if not same:
+                raise GatoError(
+                    f"{locked} was moved or removed while it was written to, and what has not been reported as saved "
+                    "is lost: move it back and repeat the command"
+                )
+
+
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are missing, so that they too survive a crash."""
+    """Make a folder and those above it, where they are missing, so that they too survive a crash.
+
+    Raises:
+        GatoError: it belongs to a locked folder that was moved or removed: a new one would lack what else is in it.
+    """
+    still_there(folder)
     new = [place for place in (folder, *folder.parents) if not place.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in reversed(new):

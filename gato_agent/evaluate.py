@@ -61,8 +61,8 @@ class EvaluateConfig:
     n_envs: int = 10
     """Environments that an agent plays at once, at most; an expert plays one. Sampled actions depend on it."""
     workers: int | None = None
-    """Processes, each with one task at a time; by default one for each core, but no more than tasks. 0 plays in this
-    process, where a task that hangs or crashes takes everything with it; so do one task and a GPU by default."""
+    """Processes, each with one task at a time; by default one for each core, but no more than tasks, and one for a GPU.
+    0 plays in this process, where a task that hangs, leaks or aborts takes everything with it."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here. Checkpoints must be readable there."""
     timeout: float = 300.0
@@ -216,11 +216,10 @@ def _way_to_play(config: EvaluateConfig, jobs: Sequence[Job], board: Board) -> G
     if config.ray:
         return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=Measurers)
     workers = config.workers
-    if workers is None:
-        alone = len(jobs) < 2 or jobs[0].conditions.device != "cpu"
-        workers = 0 if alone else min(len(jobs), os.cpu_count() or 1)
     if workers == 0:
         return _play_here(jobs, board)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if jobs and jobs[0].conditions.device == "cpu" else 1
     return play_in_processes(jobs, seeds, workers, config.timeout, players=Measurers, ahead=1, watch=board.watch)
 
 

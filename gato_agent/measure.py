@@ -20,6 +20,7 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
 from gato_agent.envs.task import Task, find
+from gato_agent.envs.values import success_of
 from gato_agent.matching import find_task
 from gato_agent.prompt import Kind
 from gato_agent.results import Outcome
@@ -204,15 +205,16 @@ def play_episodes(
     pulse: MutableSequence[int] | None = None,
 ) -> Iterator[Outcome]:
     """Play one episode per seed and yield each as it ends; the pulse moves with every step."""
-    name = (find(task) or Task(task, "")).success
+    counts = (find(task) or Task(task, "")).success is not None  # where it counts, none reported is none reached
     pulse = [0] * 4 if pulse is None else pulse
     total: dict[int, float] = defaultdict(float)
-    reached: dict[int, bool] = defaultdict(bool)
+    reached: dict[int, bool | None] = defaultdict(lambda: False if counts else None)
     for step in steps(actor, envs, seeds):
         pulse[BEATS] += 1
         total[step.seed] += step.reward
-        if name is not None:
-            reached[step.seed] |= bool(step.info.get(name, False))
+        if (reported := success_of(step.info)) is not None:
+            reached[step.seed] = bool(reached[step.seed]) or reported
         if step.done:
-            success = reached.pop(step.seed, False) if name is not None else None
+            success = reached[step.seed]
+            del reached[step.seed]
             yield Outcome(step.seed, total.pop(step.seed), step.t + 1, success)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from gato_agent.checkpoint import FILE, Checkpoint, read
 from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.files import below, write_files
+from gato_agent.envs.files import below, still_there, write_files
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers
@@ -54,7 +54,7 @@ class Run:
     def to_the_end(self) -> Path:
         """Train to the last step or minute, saving now and then and at the end."""
         config, trainer = self.config, self.trainer
-        console = Console(soft_wrap=True, markup=False, quiet=not self.ranks.first)
+        console = plain_console(soft_wrap=True, quiet=not self.ranks.first)
         console.print(
             f"{len(self.data.tasks)} task(s), {self.data.tokens:,} tokens; {config.size}: "
             f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "
@@ -75,6 +75,7 @@ class Run:
                 play, due = self._due(config.eval_every), self._due(config.save_every) or late
                 checkpoint = self.checkpoint() if play or due else None
                 if lines is not None:
+                    still_there(config.out)  # rather than at the end, when all would be lost
                     if checkpoint:
                         entry |= self.judge(checkpoint, play, lambda text: update(trainer.step, text))
                     lines.log(entry)

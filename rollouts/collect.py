@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
 from gato_agent.envs.files import below
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
@@ -35,6 +36,7 @@ HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return",
 CAPTION = "catalogue: what an expert is known to score without noise"
 ENGINES = {"box2d": ("box2d",), "bullet": ("pybullet",), "mujoco": ("mujoco",), "panda": ("pybullet",)}
 ENGINES |= {"metaworld": ("mujoco",), "robotics": ("mujoco",)}
+SECOND_CHANCES = 10  # for seeds of an environment to fail in a new process too; each costs its start
 SAID = 5  # failures that are told one by one at the end
 
 Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
@@ -69,7 +71,7 @@ class CollectConfig:
     """Environment steps of --expert train; by default what suits the environment."""
     workers: int | None = None
     """Processes that play, 1 by default; the episodes are the same whatever their number. 0 plays in this process,
-    where a step that hangs or crashes takes everything with it."""
+    where a step that hangs, leaks or aborts takes everything with it, and what is not yet saved."""
     ray: str | None = None
     """Play on a Ray cluster, by default with a worker for each of its CPUs: its address, auto, or local to start one
     here. Files and modules that are named must be readable there."""
@@ -111,7 +113,7 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         raise UsageError("--dagger leaves the expert's path as --noise does: give one of them")
     rule = Rule(config.keep_above, config.success_only)
     rule.check()
-    console = Console()
+    console = plain_console()
     jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
@@ -223,7 +225,9 @@ def _way_to_play(config: CollectConfig) -> Play:
         return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
     if config.workers == 0:
         return _play_here
-    return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout)
+    return partial(
+        play_in_processes, workers=config.workers or 1, timeout=config.timeout, second_chances=SECOND_CHANCES
+    )
 
 
 def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.episode import Figures
 from gato_agent.rollouts.keep import kept
@@ -116,15 +117,21 @@ class Import:
     """Folder for the episodes, one folder per environment inside it."""
     env: str | None = None
     """The environment's id, where the data set does not say it."""
+    clip_actions: bool = False
+    """Clip actions beyond their bounds, instead of leaving their episodes out."""
 
     def run(self, console: Console) -> None:
         """Import and seal."""
         from gato_agent.rollouts.minari import import_
 
-        with import_(self.source, self.out, self.env) as store:
+        left_out: list[str] = []
+        with import_(self.source, self.out, self.env, clip_actions=self.clip_actions, say=left_out.append) as store:
             seal(store)
-        text = f"{store.env_id}: {len(store.indices()):,} episodes of {self.source} are in {store.folder}"
-        console.print(text, highlight=False, soft_wrap=True)
+        for line in left_out:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        but = f", and {len(left_out):,} are left out" if left_out else ""
+        text = f"{store.env_id}: {len(store.indices()):,} episodes of {self.source} are in {store.folder}{but}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 DataCommand = (
@@ -138,8 +145,8 @@ DataCommand = (
 
 def data(command: Show | Verify | Seal | Export | Import) -> None:
     """Do what was asked for; raises GatoError as each says."""
-    console = Console()
-    command.run(console if console.is_terminal else Console(width=160))  # no line of a table is cut in a file
+    console = plain_console()
+    command.run(console if console.is_terminal else plain_console(width=160))  # no line of a table is cut in a file
 
 
 def _statistics(store: EpisodeStore) -> list[str]:
@@ -155,8 +162,8 @@ def _statistics(store: EpisodeStore) -> list[str]:
 
 
 def _success(figures: list[Figures]) -> str:
-    reported = [each.success for each in figures if each.success is not None]
-    return f"{np.mean(reported):.0%}" if reported else "-"
+    reported = any(each.success is not None for each in figures)  # some report success only when it is reached
+    return f"{np.mean([bool(each.success) for each in figures]):.0%}" if reported else "-"
 
 
 def _noise(figures: list[Figures]) -> str:

@@ -111,7 +111,7 @@ def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, A
             dtype, shape = np.dtype(grids[name][0]), grids[name][1]
             size = rows * math.prod(shape) * dtype.itemsize
             columns[path] = np.frombuffer(_decompressed(array, min(size, MOST_GRID)), dtype)
-            columns[path] = columns[path].reshape(-1, *shape)
+            columns[path] = columns[path].reshape(-1 if size else rows, *shape)  # of no elements there are many rows
     return columns
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +69,7 @@ def load_expert(
         UsageError: there is no such expert; the message lists what there is.
         GatoError: its file is damaged, of an unknown kind, or was made for other spaces.
     """
+    observation_space, action_space = deepcopy(observation_space), deepcopy(action_space)  # the environment has its own
     if spec == "random":
         return RandomExpert(action_space, seed)
     if spec == "train":

@@ -20,7 +20,7 @@ from gato_agent.envs.make import find_spec
 from gato_agent.envs.structure import batch
 from gato_agent.envs.task import find
 from gato_agent.rollouts.keep import usable
-from gato_agent.rollouts.minari import load_minari, read_episode
+from gato_agent.rollouts.minari import EXACT, SPACES, load_minari, read_episode
 from gato_agent.rollouts.store import EpisodeStore
 
 ROOT = "MINARI_DATASETS_PATH"
@@ -84,7 +84,8 @@ def export(
             if "already exists" in str(error):
                 raise UsageError(f"{dataset_id}: {one_line(error)}; delete it, or give another --namespace") from error
             raise GatoError(f"{dataset_id}: Minari does not take these episodes: {one_line(error)}") from error
-        dataset.storage.update_metadata(_scores(store) | _spec(store))
+        exact = {EXACT: {name: store.header[name] for name in SPACES}}
+        dataset.storage.update_metadata(_scores(store) | _spec(store) | exact)
         figures = [store.figures(number) for number in numbers]
         dataset.storage.update_episode_metadata([
             {key: value for key, value in (("success", each.success), ("noise", each.noise)) if value is not None}

@@ -69,9 +69,7 @@ class EpisodeStore:
             UsageError: another collector writes to the folder, it was made with other settings, it is a link, or the
                 id is none.
         """
-        if not plain.is_env_id(header["env_id"]):
-            raise UsageError(f"{header['env_id']!r} is no environment's registered id, such as CartPole-v1")
-        folder = below(root, folder_of(root, header["env_id"]).name)
+        folder = _own_folder(root, header["env_id"])
         with ExitStack() as stack:
             lock = stack.enter_context(lock_folder(folder, "collect"))
             if not (folder / HEADER).exists():
@@ -232,6 +230,24 @@ def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space
 def folder_of(root: Path, env_id: str) -> Path:
     """Folder of a task under `root`: its id with "/" as %2F."""
     return root / quote(env_id, safe="")
+
+
+def _own_folder(root: Path, env_id: str) -> Path:
+    """Folder of a task under `root`; raises UsageError for a link there, and for what is no id."""
+    if not plain.is_env_id(env_id):
+        raise UsageError(f"{env_id!r} is no environment's registered id, such as CartPole-v1")
+    return below(root, folder_of(root, env_id).name)
+
+
+def indices_of(root: Path, env_id: str) -> list[int]:
+    """Numbers of a task's episodes under `root`, ascending; none where there is no such task.
+
+    Raises:
+        UsageError: its folder is a link, or the id is none.
+        GatoError: its folder is damaged.
+    """
+    folder = _own_folder(root, env_id)
+    return EpisodeStore(folder).indices() if (folder / HEADER).is_file() else []
 
 
 def task_folders(root: Path) -> list[Path]:

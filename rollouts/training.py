@@ -13,13 +13,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import stable_baselines3
-from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
@@ -48,7 +48,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         GatoError: `training.json` is damaged or missing.
         EnvironmentFault: the environment raised.
     """
-    path, console = folder / "model.zip", Console()
+    path, console = folder / "model.zip", plain_console()
     settings = TUNED.get(env_id, DEFAULT)
     steps = settings.steps if steps is None else steps
     asked = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}

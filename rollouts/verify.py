@@ -5,8 +5,8 @@ from pathlib import Path
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import read_own
-from gato_agent.envs.structure import leaves
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.held import EpisodeHolder
 from gato_agent.rollouts.keep import read_rule
 from gato_agent.rollouts.shard import WAY_OUT, Shard
 from gato_agent.rollouts.store import EpisodeStore, task_folders
@@ -29,8 +29,9 @@ def verify(root: Path) -> tuple[int, list[str]]:
         except GatoError as error:
             problems.append(str(error))
             continue
+        holder = EpisodeHolder(store.observation_space, store.action_space)
         for found in _episodes(store):
-            problem = found if isinstance(found, str) else _mismatch(store, found)
+            problem = found if isinstance(found, str) else _mismatch(store, holder, found)
             if problem is None:
                 sound += 1
             else:
@@ -61,10 +62,13 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
                 yield str(error)
 
 
-def _mismatch(store: EpisodeStore, episode: Episode) -> str | None:
-    """What does not fit the spaces of the folder, if anything."""
-    for group, space in (("observations", store.observation_space), ("actions", store.action_space)):
-        paths = {leaf.path for leaf in leaves(space)}
-        if getattr(episode, group).keys() != paths:
+def _mismatch(store: EpisodeStore, holder: EpisodeHolder, episode: Episode) -> str | None:
+    """What of an episode cannot be held, or does not fit the spaces of the folder, if anything."""
+    try:
+        held = holder.hold(episode)
+    except GatoError as error:
+        return f"{store.folder}: episode {episode.seed}: {error}; {WAY_OUT}"
+    for group in ("observations", "actions"):
+        if getattr(episode, group).keys() != getattr(held, group).keys():
             return f"{store.folder}: episode {episode.seed} has other {group} than task.json says; {WAY_OUT}"
     return None

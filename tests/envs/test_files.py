@@ -1,14 +1,20 @@
 """A file survives a power loss only if every folder on the way to it does."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gato_agent.envs import files
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import append, below, create, lock_folder, make_folder, open_own, read_own, write_files
+from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.store import EpisodeStore
+from gato_agent.run import Run
+from gato_agent.train import TrainConfig, train
 
 
 @pytest.fixture
@@ -105,3 +111,52 @@ def test_a_folder_that_the_user_named_may_be_a_link_and_one_inside_it_may_not(tm
     (tmp_path / "disk" / "new").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="new is a link"):
         below(tmp_path / "data", "new")
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced", "above"])
+def test_a_locked_folder_that_is_gone_is_not_made_again(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "data" / "task"
+    with lock_folder(folder, "collect"):
+        write_files({folder / "x": b"1", folder / "best" / "y": b"2"})
+        (folder / ".lock").unlink()  # is no part of what belongs there
+        write_files({folder / "x": b"2"})
+        moved = folder.parent if how == "above" else folder
+        if how == "removed":
+            shutil.rmtree(folder)
+        else:
+            moved.rename(tmp_path / "elsewhere")
+        if how == "replaced":
+            folder.mkdir()
+        before = sorted(tmp_path.rglob("*"))
+        for path in (folder / "x", folder / "best" / "y"):
+            with pytest.raises(GatoError, match=f"^{folder} was moved or removed while it was written to"):
+                write_files({path: b"3"})
+        write_files({tmp_path / "other" / "z": b"4"})
+        assert {*before, tmp_path / "other", tmp_path / "other" / "z"} == set(tmp_path.rglob("*"))
+    write_files({folder / "x": b"5"})  # nobody holds it any more
+
+
+def test_a_folder_that_is_gone_stops_collecting_and_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(folder: Path) -> None:
+        folder.rename(tmp_path / "elsewhere")
+
+    commit = EpisodeStore.commit
+    monkeypatch.setattr(EpisodeStore, "commit", lambda store, group: (gone(tmp_path / "data"), commit(store, group)))
+    config = CollectConfig(env=("CartPole-v1",), expert="random", episodes=2, workers=0, out=tmp_path / "data")
+    with pytest.raises(GatoError, match=r"data/CartPole-v1 was moved or removed while it was written to"):
+        collect(config)
+    assert not (tmp_path / "data").exists()
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "elsewhere")
+    collect(config)
+    entries = Run.steps
+
+    def steps(run: Run) -> Iterator[dict[str, Any]]:
+        for entry in entries(run):
+            gone(tmp_path / "run")
+            yield entry
+
+    monkeypatch.setattr(Run, "steps", steps)
+    with pytest.raises(GatoError, match=r"run was moved or removed while it was written to"):
+        train(TrainConfig(data=(tmp_path / "data",), out=tmp_path / "run", steps=3, batch_size=1, num_threads=1))
+    assert not (tmp_path / "run").exists()

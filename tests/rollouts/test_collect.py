@@ -279,7 +279,7 @@ def test_an_expert_that_leaves_the_action_space_is_named(tmp_path, monkeypatch, 
     settings = config(tmp_path, "tests.testing_env:Testing-v0", expert=f"{__name__}:out_of_space", noise=noise)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[out_of_space.__module__])
     with pytest.raises(
-        GatoError, match=r"8 failures: Testing-v0: step 2 of seed 0: the expert's action .*2.* is not in Discrete\(2\)"
+        GatoError, match=r"8 failures: Testing-v0: step 2 of seed 0 has the action .*2.* is not in Discrete\(2\)"
     ):
         collect(settings)
     assert not list(tmp_path.rglob("*.safetensors"))

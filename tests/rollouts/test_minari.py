@@ -23,7 +23,9 @@ from gato_agent.rollouts.keep import Rule, write_rule
 from gato_agent.rollouts.minari import import_
 from gato_agent.rollouts.minari_export import export
 from gato_agent.rollouts.store import EpisodeStore
+from gato_agent.rollouts.verify import verify
 from tests.hub_server import serving
+from tests.random_spaces import random_space, random_value
 from tests.rollouts.test_store import HEADER
 
 minari = pytest.importorskip("minari")
@@ -452,7 +454,7 @@ def test_only_jpeg_of_the_observations_size_is_decoded(tmp_path, data, monkeypat
         assert not store.read(0).observations["image"].any()
     for number, (kind, size) in enumerate((("EPS", (40, 40)), ("PNG", (40, 40)), ("JPEG", (4000, 4000)))):
         jpegs(data, *[encoded(kind, size)] * 4)
-        with pytest.raises(GatoError, match="cannot be read as a Minari data set"):
+        with pytest.raises(GatoError, match="none of 1 episodes can be held: episode 0: "):
             import_(str(data.parent), tmp_path / f"back{number}", "Thing-v0")
     assert not started
 
@@ -463,3 +465,84 @@ def test_a_space_of_any_size_is_refused_by_name(tmp_path, data, space):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"action_space": json.dumps(space)}))
     with pytest.raises(GatoError, match=rf"{data}.* (not the description of a space|cannot be read)"):
         import_(str(data.parent), tmp_path / "back", "Thing-v0")
+
+
+def foreign(name: str, *episodes: dict, space=None, acted=None) -> str:
+    """A data set that Minari itself makes of raw arrays; each episode has what it has otherwise than the sound one."""
+    buffers = []
+    for number, other in enumerate(episodes):
+        ends = np.arange(5) == 4
+        sound = {"observations": np.zeros((6, 2), np.float32), "actions": np.zeros(5, np.int64), "rewards": np.ones(5)}
+        ends = {"terminations": ends, "truncations": ends & False}
+        buffers.append(minari.data_collector.EpisodeBuffer(id=number, **sound | ends | other))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            f"some/{name}-v0", buffers,
+            observation_space=space or Box(-1, 1, (2,), np.float32), action_space=acted or Discrete(8),
+        )  # fmt: skip
+    return f"some/{name}-v0"
+
+
+BAD = {
+    "rows": ({"observations": np.zeros((5, 2), np.float32)}, "observations: 5 rows, where 5 steps have 6"),
+    "nan": ({"observations": np.full((6, 2), np.nan)}, "observations, step 0: element [0] is nan, not a finite number"),
+    "action": ({"actions": np.full(5, 8)}, "actions, step 0: value is 8, beyond its bounds 0 to 7 (--clip-actions"),
+    "half": ({"actions": np.full(5, 0.5)}, "actions, step 0: value is 0.5, which is no int64"),
+    "rewards": ({"rewards": np.full(5, np.inf)}, "rewards, step 0: inf, with which the return is not finite"),
+    "shape": ({"observations": np.zeros((6, 3))}, "shape (3,) of float64 instead of (2,) of float32"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_an_episode_that_cannot_be_held_is_left_out_by_name(tmp_path, kind):
+    bad, message = BAD[kind]
+    dataset_id, said = foreign(kind, {}, bad, {}), []
+    with import_(dataset_id, tmp_path, "Own-v0", say=said.append) as store:
+        assert store.indices() == [0, 2]
+    assert len(said) == 1 and said[0].startswith(f"{dataset_id}: episode 1 is left out: ") and message in said[0]
+    assert verify(tmp_path) == (2, [])
+    with import_(dataset_id, tmp_path, "Own-v0", say=said.append) as store:  # and is told again
+        assert store.indices() == [0, 2]
+    assert said[0] == said[1]
+
+
+def test_a_data_set_without_a_sound_episode_leaves_nothing_behind(tmp_path):
+    dataset_id = foreign("bad", {"actions": np.full(5, 8)})
+    message = r"^some/bad-v0: none of 1 episodes can be held: episode 0: actions, step 0: value is 8, beyond its bounds"
+    with pytest.raises(GatoError, match=message):
+        import_(dataset_id, tmp_path / "out", "Own-v0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_dtypes_are_cast_and_actions_clipped_if_asked(tmp_path):
+    acted, wild = Box(-1, 1, (1,), np.float32), np.full((5, 1), 1.5)
+    dataset_id = foreign("wild", {"observations": np.ones((6, 2), np.int8), "actions": wild}, acted=acted)
+    with import_(dataset_id, tmp_path, "Own-v0", clip_actions=True) as store:
+        episode = store.read(0)
+    assert (episode.observations[""].dtype, episode.actions[""].dtype) == (np.float32, np.float32)
+    assert episode.actions[""].tolist() == [[1.0]] * 5
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_import_of_the_export_is_the_same_for_any_spaces(tmp_path, home, seed):
+    rng = np.random.default_rng(seed)
+    observed, acted = exportable(rng), exportable(rng)
+    spaces = {"observation_space": space_to_json(observed), "action_space": space_to_json(acted)}
+    values = [[random_value(rng, space) for _ in range(4)] for space in (observed, acted)]
+    episode = Episode(
+        stack(observed, values[0]), stack(acted, values[1][:3]), None, np.arange(3) / 3, True, False, None, 0
+    )
+    with fill(tmp_path / "data", episode, **spaces) as store:
+        dataset_id, _ = export(store, "gato")
+    with import_(str(home / dataset_id), tmp_path / "back") as back:
+        assert {key: back.header[key] for key in spaces} == spaces
+        assert replace(back.read(0), provenance={}).to_bytes() == episode.to_bytes()
+
+
+def exportable(rng: np.random.Generator):
+    """A space of which HDF5 can hold everything: no slash in a key, no NUL in a text."""
+    while True:
+        space = random_space(rng, 2)
+        if "/" not in str(space) and "''" not in str(space) and "\0" not in str(space):
+            return space
