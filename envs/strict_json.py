@@ -153,7 +153,7 @@ def typed(value: Any, kind: Any, name: str) -> Any:
         return _either(value, inner, name)
     if origin is dict and isinstance(value, dict):
         return {key: typed(entry, inner[1], f"{name} {key!r:.80}") for key, entry in value.items()}
-    if origin in (list, tuple) and isinstance(value, list):
+    if origin in (list, tuple) and isinstance(value, list | tuple):
         kinds = [inner[0]] * len(value) if origin is list or inner[-1] is Ellipsis else list(inner)
         if len(value) != len(kinds):
             raise ValueError(f"{name} has {len(value)} values instead of {len(kinds)}")

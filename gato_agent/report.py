@@ -19,6 +19,7 @@ from gato_agent.agent import resolve_device
 from gato_agent.board import number, wide_console
 from gato_agent.envs.errors import GatoError, at_least
 from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.film import Filmers, poster, scenes
 from gato_agent.markdown import markdown
 from gato_agent.measure import Conditions
@@ -141,7 +142,7 @@ def write_report(
 
 
 def _samples(results: Results) -> list[Sample]:
-    return [sample for task in results.tasks.values() if (sample := task.sample()) is not None]
+    return [sample for task in results.scores() if (sample := task.sample()) is not None]
 
 
 def _identity(results: Results) -> str:
@@ -153,7 +154,7 @@ def _kept(results: Results, out: Path) -> Films:
     """Films that are in place, of these weights, by task."""
     path = out / VIDEOS / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes()) if path.exists() else {}
+        manifest = unsealed(path.read_bytes()) if path.exists() else {}
         entries = manifest["films"] if manifest.get("of") == _identity(results) else {}
         return {task: each for task, each in entries.items() if (out / VIDEOS / each["file"]).is_file()}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -163,7 +164,7 @@ def _kept(results: Results, out: Path) -> Films:
 def _films(results: Results, out: Path, console: Console, named: Mapping[str, str], workers: int | None) -> Films:
     """Film what is missing, keep it as it comes, and say of which tasks there is no video."""
     films = _kept(results, out)
-    lengths = {task: each.lengths[0] for task, each in results.tasks.items() if task not in films}
+    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in films}
     conditions = Conditions(
         results.checkpoint, sha256=results.sha256, num_threads=1, device=resolve_device("cpu"),
         **{"n_envs": 1, **results.settings},
@@ -178,14 +179,16 @@ def _films(results: Results, out: Path, console: Console, named: Mapping[str, st
             for result in group:
                 done += 1
                 task = jobs[result.job].env_id
-                if isinstance(result, Failed):
-                    console.print(f"no video: {result.reason}", highlight=False, markup=False, soft_wrap=True)
-                else:
+                try:
+                    if isinstance(result, Failed):
+                        raise GatoError(result.reason)
                     entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
                     films[task] = _store(out / VIDEOS, task, result.episode) | entry
+                except GatoError as error:  # the report does without
+                    console.print(f"no video: {error}", highlight=False, markup=False, soft_wrap=True)
             if group:
-                manifest = {"of": _identity(results), "films": films}
-                write_files({out / VIDEOS / MANIFEST: json.dumps(manifest, indent=1).encode()})
+                manifest = {"of": _identity(results), "films": dict(sorted(films.items()))}
+                write_files({out / VIDEOS / MANIFEST: sealed(manifest, indent=1)})
                 update(done, f"{len(films)} in place")
     return films
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.evaluate import EvaluateConfig, evaluate
 from gato_agent.results import Results
 from tests.rollouts.test_workers import OTHER, WORKER
@@ -94,8 +95,8 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict[st
 def test_results_of_other_weights_are_not_mixed(tmp_path: Path) -> None:
     config = EvaluateConfig(env=("CartPole-v1",), episodes=1, out=tmp_path)
     evaluate(config)
-    data = json.loads((tmp_path / "results.json").read_text())
-    (tmp_path / "results.json").write_text(json.dumps({**data, "sha256": "0" * 64, "actor": "runs/old"}))
+    data = unsealed((tmp_path / "results.json").read_bytes())
+    (tmp_path / "results.json").write_bytes(sealed({**data, "sha256": "0" * 64, "actor": "runs/old"}))
     with pytest.raises(UsageError, match=r"other weights, of runs/old: choose another --out for shipped weights"):
         evaluate(config)
 
