@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, UsageError, reason
 
 
 class Verb(NamedTuple):
@@ -70,7 +70,7 @@ def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: boo
     except OSError as error:
         if debug:
             raise
-        print(f"{name}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(f"{name}: error: {reason(error)}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if debug:

@@ -4,7 +4,7 @@ A checkpoint is a folder of safetensors files, one a process, and `state.json`, 
 last: what a killed run has begun to write beside it is nobody's.
 """
 
-import json
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.files import make_folder, sync_folder, write_files
+from gato_agent.envs.strict_json import sealed, typed, unsealed
+from gato_agent.envs.tensor_file import read_header
 from gato_agent.loss import ActionLoss
 from gato_agent.model import Gato
 
@@ -56,9 +58,12 @@ def save(folder: Path, step: int, state: State) -> None:
     distributed.barrier()
     save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
     distributed.barrier()
+    digests = {path.name: _sha256(path) for path in _own(sorted(part.glob("*.safetensors")))}
+    write_files({part / f"digests-{distributed.get_rank()}.json": sealed(digests)})
+    distributed.barrier()
     if distributed.get_rank() == 0:
         sync_folder(part)
-        write_files({folder / POINTER: json.dumps({"step": step, "folder": part.name}).encode()})
+        write_files({folder / POINTER: sealed({"step": step, "folder": part.name})})
         for other in folder.glob("state-*"):
             if other != part:
                 shutil.rmtree(other)
@@ -74,15 +79,25 @@ def saved(folder: Path) -> tuple[int, Path] | None:
     if not path.exists():
         return None
     try:
-        about = json.loads(path.read_text())
-        return int(about["step"]), folder / Path(about["folder"]).name
+        about = unsealed(path.read_bytes())
+        return typed(about["step"], int, "step"), folder / Path(typed(about["folder"], str, "folder")).name
     except (ValueError, TypeError, LookupError) as error:
         raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
 
 
 def names(part: Path) -> set[str]:
-    """What a checkpoint holds."""
-    return set(_reader(part).read_metadata().state_dict_metadata)
+    """What a checkpoint holds, once its files are compared with their digests.
+
+    Raises:
+        GatoError: a file is missing or damaged.
+    """
+    try:
+        _check_digests(part)
+        for path in sorted(part.glob("*.safetensors")):
+            read_header(path)
+        return set(_reader(part).read_metadata().state_dict_metadata)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _damaged(part, error) from error
 
 
 def load(part: Path, state: State) -> None:
@@ -94,8 +109,32 @@ def load(part: Path, state: State) -> None:
     try:
         load_state(dict(state), storage_reader=_reader(part))
     except (CheckpointException, OSError, RuntimeError, ValueError) as error:
-        raise GatoError(f"{part} is damaged, or of another model ({one_line(error)}): restore it, or train again "
-                        "into another --out") from error  # fmt: skip
+        raise _damaged(part, error) from error
+
+
+def _damaged(part: Path, error: BaseException) -> GatoError:
+    return GatoError(f"{part} is damaged, or of another model ({one_line(error)}): restore it, or train again into "
+                     "another --out")  # fmt: skip
+
+
+def _own(paths: list[Path]) -> list[Path]:
+    """Those that this process looks after."""
+    return paths[distributed.get_rank() :: distributed.get_world_size()] if distributed.is_initialized() else paths
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_digests(part: Path) -> None:
+    """Raise ValueError for a file that is not as it was written; checkpoints of earlier versions do not say it."""
+    known: dict[str, str] = {}
+    for path in sorted(part.glob("digests-*.json")):
+        known |= typed(unsealed(path.read_bytes()), dict[str, str], path.name)
+    for path in _own([part / name for name in sorted(known)]):
+        if _sha256(path) != known[path.name]:
+            raise ValueError(f"{path.name} does not match its digest")
 
 
 def _reader(part: Path) -> HuggingFaceStorageReader:

@@ -5,16 +5,16 @@ and wrappers. So its storage is opened here with spaces of our own reading, and 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Space
+from gymnasium.spaces import Dict, Space, Text, Tuple
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.strict_json import parse
 from gato_agent.envs.structure import columns, space_to_json
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.episode import Episode
@@ -44,7 +44,7 @@ def import_(source: str, out: Path, env_id: str | None = None) -> EpisodeStore:
     metadata = _metadata(folder)
     env_id = env_id or _env_id(metadata, folder)
     with _reading(folder):
-        storage = _storage(folder, metadata)
+        storage = open_storage(folder, metadata)
         spaces = storage.observation_space, storage.action_space
         header = {
             "env_id": env_id,
@@ -103,7 +103,7 @@ def read_episode(
     """
     infos = data["infos"] or {}
     actions = columns(spaces[1], data["actions"])
-    labels = columns(spaces[1], infos["expert_action"]) if "expert_action" in infos else None
+    labels = columns(spaces[1], _of_infos(spaces[1], infos["expert_action"])) if "expert_action" in infos else None
     reported = [infos[key] for key in ("success", "is_success") if key in infos] or [
         more[key] for key in ("success",) if key in more
     ]
@@ -122,6 +122,15 @@ def read_episode(
         seed=int(data["id"]),
         provenance=provenance | known | noise,
     )
+
+
+def _of_infos(space: Space[Any], value: Any) -> Any:
+    """A batch as it was before it was written as infos, where a tuple is a group and a text is bytes."""
+    if isinstance(space, Dict):
+        return {key: _of_infos(entry, value[key]) for key, entry in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_of_infos(entry, value[f"_index_{i}"]) for i, entry in enumerate(space.spaces))
+    return [text.decode() for text in value] if isinstance(space, Text) else value
 
 
 def _local(source: str) -> Path:
@@ -143,7 +152,7 @@ def _local(source: str) -> Path:
 def _metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     try:
-        metadata = json.loads(path.read_bytes())
+        metadata = parse(path.read_bytes(), finite=False)
     except FileNotFoundError:
         raise UsageError(f"{folder} is no Minari data set: it has no metadata.json") from None
     except ValueError as error:
@@ -156,7 +165,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
     """The id in a data set's spec, of which nothing else is read, or beside it, where our own export puts it."""
     try:
-        env_id = json.loads(metadata["env_spec"])["id"]
+        env_id = parse(metadata["env_spec"], finite=False)["id"]
     except (KeyError, TypeError, ValueError):
         env_id = metadata.get("env_id")
     if not is_env_id(env_id):
@@ -164,13 +173,19 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
     return str(env_id)
 
 
-def _storage(folder: Path, metadata: Mapping[str, Any]) -> Any:
-    """Open the arrays with spaces read from JSON, past Minari's own opening, which makes the environment."""
+def open_storage(folder: Path, metadata: Mapping[str, Any] | None = None) -> Any:
+    """Open the arrays with spaces read from JSON, past Minari's own opening, which makes the environment.
+
+    Args:
+        folder: `data` of a data set.
+        metadata: of it, if it is read already.
+    """
     load_minari()
     from minari.dataset._storages import get_minari_storage
     from minari.serialization import deserialize_space
 
-    spaces = [deserialize_space(json.loads(metadata[name])) for name in SPACES]
+    metadata = _metadata(folder) if metadata is None else metadata
+    spaces = [deserialize_space(parse(metadata[name], finite=False)) for name in SPACES]
     jpeg = bool(metadata.get("jpeg_encoding", True))
     return get_minari_storage(metadata.get("data_format", "hdf5"))(folder, *spaces, jpeg_encoding=jpeg)
 

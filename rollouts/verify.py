@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gato_agent.envs.errors import GatoError
-from gato_agent.envs.structure import leaves
+from gato_agent.envs.errors import GatoError, reason
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import read_rule
 from gato_agent.rollouts.shard import WAY_OUT, Shard
@@ -25,11 +24,11 @@ def verify(root: Path) -> tuple[int, list[str]]:
         try:
             store = EpisodeStore(folder)
             read_rule(folder)
-        except GatoError as error:
-            problems.append(str(error))
+        except (GatoError, OSError) as error:
+            problems.append(reason(error))
             continue
         for found in _episodes(store):
-            problem = found if isinstance(found, str) else _mismatch(store, found)
+            problem = found if isinstance(found, str) else store.mismatch(found)
             if problem is None:
                 sound += 1
             else:
@@ -43,6 +42,9 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
         path = store.path(seed)
         try:
             episode = Episode.from_bytes(path.read_bytes())
+        except OSError as error:
+            yield reason(error)
+            continue
         except GatoError as error:
             yield f"{path}: {error}; {WAY_OUT}"
             continue
@@ -50,20 +52,11 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
     for path in store.shard_paths():
         try:
             shard = Shard(path)
-        except GatoError as error:
-            yield str(error)
+        except (GatoError, OSError) as error:
+            yield reason(error)
             continue
         for seed in shard.seeds:
             try:
                 yield shard.read(seed)
             except GatoError as error:
                 yield str(error)
-
-
-def _mismatch(store: EpisodeStore, episode: Episode) -> str | None:
-    """What does not fit the spaces of the folder, if anything."""
-    for group, space in (("observations", store.observation_space), ("actions", store.action_space)):
-        paths = {leaf.path for leaf in leaves(space)}
-        if getattr(episode, group).keys() != paths:
-            return f"{store.folder}: episode {episode.seed} has other {group} than task.json says; {WAY_OUT}"
-    return None
