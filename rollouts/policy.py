@@ -128,7 +128,7 @@ class Policy:
             if about["format"] != FORMAT:
                 raise GatoError(f"{path} has format {about['format']}, this version reads {FORMAT}: upgrade gato-agent")
             weights = load(data)
-            stats = about["normalize"] and Normalizer.from_json(about["normalize"])
+            stats = None if about["normalize"] is None else Normalizer.from_json(about["normalize"])
             policy = cls(
                 typed(about["policy"], str, "policy"), typed(about["kwargs"], dict[str, Any], "kwargs"), weights, stats,
                 typed(about["notes"], dict[str, str], "notes"),
@@ -195,7 +195,9 @@ def build(
         kwargs |= {"lr_schedule": _nothing, "optimizer_class": _nothing}
     try:
         module: BasePolicy = _resolve(policy.policy)(_channels_first(observation_space), action_space, **kwargs)
-    except (AssertionError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError
+    ) as error:  # fmt: skip
         raise GatoError(
             f"expert {name} cannot act in these spaces ({one_line(error)}): it was trained for others"
         ) from error
@@ -219,30 +221,30 @@ def check_arguments(kwargs: dict[str, Any], weights: Mapping[str, NDArray[Any]])
     """Compare the sizes that a file asks for with the weights that it holds, before any network is made.
 
     Raises:
-        GatoError: a layer wider than any weight, more layers, critics or quantiles than there can be, or no number.
+        ValueError: a layer wider than any weight, more layers, critics or quantiles than there can be, or no number.
     """
     widest = max([MOST_SIZE, *(side for array in weights.values() for side in array.shape)])
     for key in sorted(SIZED & kwargs.keys()):
         sizes = list(_numbers(kwargs[key], key))
         if len(sizes) > MOST_LAYERS or not all(0 <= size <= widest for size in sizes):
-            raise GatoError(f"{key} {kwargs[key]!r:.80} asks for a larger network than the weights in the file are of")
+            raise ValueError(f"{key} {kwargs[key]!r:.80} asks for a larger network than the weights in the file are of")
         between = [a * b for a, b in itertools.pairwise(sizes)]
         if sum(between) > MOST_TIMES * (sum(array.size for array in weights.values()) + MOST_SIZE):
-            raise GatoError(f"{key} {kwargs[key]!r:.80} asks for a larger network than the weights in the file are of")
+            raise ValueError(f"{key} {kwargs[key]!r:.80} asks for a larger network than the weights in the file are of")
     for key in sorted(COUNTS & kwargs.keys()):
         if not all(0 <= count <= MOST_LAYERS for count in _numbers(kwargs[key], key)):
-            raise GatoError(f"{key} {kwargs[key]!r:.80} is more than a policy has")
+            raise ValueError(f"{key} {kwargs[key]!r:.80} is more than a policy has")
 
 
 def _numbers(value: Any, key: str) -> Iterator[int]:
-    """Whole numbers in nested lists and dicts; raises GatoError for anything else but booleans and None."""
+    """Whole numbers in nested lists and dicts; raises ValueError for anything else but booleans and None."""
     if isinstance(value, list | dict):
         for entry in value.values() if isinstance(value, dict) else value:
             yield from _numbers(entry, key)
     elif type(value) is int:
         yield value
     elif value is not None and type(value) is not bool and not key.endswith("_kwargs"):
-        raise GatoError(f"{key} has {value!r:.80}, which is no whole number")
+        raise ValueError(f"{key} has {value!r:.80}, which is no whole number")
 
 
 def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:

@@ -44,10 +44,10 @@ def read_zip(path: Path) -> Policy:
     actor = {name: array for name, array in state.items() if not name.startswith(NOT_ACTOR)}
     try:
         policy, kwargs = _class_name(data["policy_class"]), _plain_kwargs(data["policy_kwargs"])
+        check_arguments(kwargs, state)
     except (KeyError, TypeError, AttributeError) as error:
         raise GatoError(f"{path} does not say what policy it holds ({error}): {advice}") from error
-        check_arguments(kwargs, state)
-    except GatoError as error:
+    except (GatoError, ValueError) as error:
         raise GatoError(f"{path}: {error}") from None
     if data.get("use_sde"):
         kwargs["use_sde"] = True

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.strict_json import typed
 from gato_agent.envs.tensor_file import parse_header
 from gato_agent.rollouts.encoding import Arrays, Encoded, canonical, checksum
 from gato_agent.rollouts.episode import Episode, Figures
@@ -116,7 +117,10 @@ class Shard:
                 raise GatoError(f"format {about['format']!r:.80}, and this version reads {FORMAT}: upgrade gato-agent")
             if about.pop("checksum") != _table_checksum(arrays, about):
                 raise GatoError("its table does not match its checksum")
-            self._grids, self._provenance = about["grids"], about["provenance"]
+            self._grids = typed(about["grids"], dict[str, list[Any]], "grids")
+            self._provenance = typed(about["provenance"], list[dict[str, Any]], "provenance")
+            for each in self._provenance:
+                typed(each.get("noise"), float | None, "noise")
             self._table = {name.removeprefix("table."): a for name, a in arrays.items() if name.startswith("table.")}
             self.seeds: list[int] = self._table["seed"].tolist()
             self.sizes: list[int] = self._table["size"].tolist()

@@ -11,13 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.evaluate import EvaluateConfig, evaluate
+from gato_agent.measure import Conditions, Job, Measurers
 from gato_agent.results import Results
+from gato_agent.rollouts.player import Played, idle_pulse
 from tests.rollouts.test_workers import OTHER, WORKER
+from tests.testing_env import TestingEnv
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "MountainCarContinuous-v0")
@@ -173,3 +177,22 @@ def test_other_envs_of_one_module_fail_alike_and_are_both_named(tmp_path: Path) 
             env_kwargs='{"fault": "raise", "seed": 0}', json=tmp_path / "r.json",
         ))  # fmt: skip
     assert set(json.loads((tmp_path / "r.json").read_text())["failed"]) == {"Worker-v0", "Other-v0"}
+
+
+class Stuck(TestingEnv):
+    """Cannot be closed."""
+
+    def close(self) -> None:
+        raise AttributeError("'Viewer' object has no attribute 'finish'")
+
+
+gym.register("Stuck-v0", entry_point=Stuck)
+
+
+def test_episodes_of_an_environment_that_fails_to_close_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All was played by then, whoever closes it."""
+    conditions = Conditions(None, "random", None, 3, 0, 1)
+    players = Measurers([Job("Stuck-v0", "Stuck-v0", conditions)])
+    (result,) = players.play(0, [0], idle_pulse())
+    assert isinstance(result, Played)
+    assert len(json.loads(result.episode)["episodes"]) == 3
