@@ -77,15 +77,16 @@ def _length(first: bytes, size: int) -> int:
 
 
 def _entry(name: str, value: Any) -> Entry:
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{name:.80} is described by {value!r:.80}")
-    begin, end = typed(value["data_offsets"], tuple[int, int], "data_offsets")
-    shape, dtype = typed(value["shape"], tuple[int, ...], "shape"), typed(value["dtype"], str, "dtype")
-    if dtype not in BYTES or min(shape, default=0) < 0 or len(shape) > MOST_AXES:
-        raise ValueError(f"{name:.80} has dtype {dtype:.20} and shape {list(shape)!r:.80}")
-    if end - begin != math.prod(shape) * BYTES[dtype]:
-        raise ValueError(f"{name:.80} has {end - begin} bytes for shape {list(shape)!r:.80} of {dtype}")
-    return Entry(dtype, shape, begin, end)
+    match value:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if len(value) == 3:
+            pass
+        case _:
+            raise ValueError(f"{name:.80} is described by {value!r:.80}")
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError(f"{name:.80} has shape {shape!r:.80} from {begin!r:.40} to {end!r:.40}")
+    if dtype not in BYTES or len(shape) > MOST_AXES or end - begin != math.prod(shape) * BYTES[dtype]:
+        raise ValueError(f"{name:.80} has {end - begin} bytes for shape {shape!r:.80} of {dtype:.20}")
+    return Entry(dtype, tuple(shape), begin, end)
 
 
 def _check_places(entries: Mapping[str, Entry], size: int) -> None:

@@ -208,7 +208,10 @@ def _skeleton(config: GatoConfig, tensors: Mapping[str, Tensor]) -> Gato:
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """Name of the first tensor, by name, that has NaN or an infinity."""
-    return next((name for name in sorted(tensors) if not bool(tensors[name].isfinite().all())), None)
+    for name, tensor in sorted(tensors.items()):
+        if not bool(tensor.sum().isfinite() or tensor.isfinite().all()):  # a sum is quick, and might overflow
+            return name
+    return None
 
 
 def locate(reference: str | Path | None) -> Path:

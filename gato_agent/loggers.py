@@ -130,7 +130,7 @@ def run_id(folder: Path) -> str:
     path = folder / "run-id"
     if not path.exists():
         write_files({path: f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}".encode()})
-    return path.read_text()
+    return path.read_text(errors="replace")
 
 
 def numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

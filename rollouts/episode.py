@@ -124,7 +124,9 @@ class Episode:
                 raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: {_other(about['format'])}")
             if about.pop("checksum") != checksum(arrays, zlib.crc32(canonical(about).encode())):
                 raise GatoError("damaged: it does not match its checksum")
-            return cls.decode(arrays, about["grids"], {key: about[key] for key in ABOUT})
+            said = {key: typed(about[key], kind, key) for key, kind in ABOUT.items()}
+            typed(said["provenance"].get("noise"), float | None, "noise")
+            return cls.decode(arrays, about["grids"], said)
         except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise GatoError(f"truncated or damaged, or no episode at all ({one_line(error)})") from error
 
@@ -137,9 +139,6 @@ class Episode:
             ValueError: a compressed array is damaged.
         """
         steps = len(arrays["rewards"])
-        for key, kind in ABOUT.items():
-            typed(about[key], kind, key)
-        typed(about["provenance"].get("noise"), float | None, "noise")
         episode = cls(
             observations=decode("observations", arrays, grids, steps + 1),
             actions=decode("actions", arrays, grids, steps),

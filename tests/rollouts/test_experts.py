@@ -468,9 +468,9 @@ def test_loading_the_module_is_quick():
     [
         ("net_arch", [10**9]), ("net_arch", [8] * 1000), ("net_arch", {"pi": [64, 64], "vf": [10**9]}),
         ("net_arch", [4096] * 60), ("net_arch", [-1]), ("net_arch", ["64"]), ("net_arch", [64.5]),
-        ("net_arch", {"pi": {"deep": [10**8]}}), ("n_critics", 10**6), ("n_quantiles", 10**12), ("n_lstm_layers", 10**5),
+        ("net_arch", {"pi": {"deep": [10**8]}}), ("n_critics", 10**6), ("n_quantiles", 10**12),
         ("lstm_hidden_size", 10**9), ("features_extractor_kwargs", {"features_dim": 10**10}),
-        ("lstm_kwargs", {"proj_size": 10**9}),
+        ("lstm_kwargs", {"proj_size": 10**9}), ("n_lstm_layers", 10**5),
     ],
 )  # fmt: skip
 def test_a_network_that_the_file_does_not_hold_is_refused_before_it_is_made(cartpole, tmp_path, key, value):
