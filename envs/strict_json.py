@@ -112,7 +112,11 @@ def unsealed(text: bytes) -> dict[str, Any]:
     Raises:
         ValueError: not a JSON object, or not what its digest says.
     """
-    data = parse(text)
+    return without_digest(parse(text))
+
+
+def without_digest(data: Any) -> dict[str, Any]:
+    """Object without its digest, which must match; an earlier file has none. Raises ValueError as `unsealed`."""
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
     if DIGEST in data:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
-from gato_agent.envs.strict_json import record, sealed, typed, unsealed
+from gato_agent.envs.strict_json import parse, record, sealed, typed, without_digest
 from gato_agent.envs.task import Task, families, find
 from gato_agent.scores import Interval, Sample, ci95, normalized
 
@@ -167,7 +167,9 @@ class Results:
         if not path.is_file():
             raise UsageError(f"no results at {path}: give a folder or file that `gato-agent evaluate --out` wrote")
         try:
-            return cls.from_json(unsealed(path.read_bytes()))
+            data = parse(path.read_bytes())
+            other = isinstance(data, dict) and data.get("format") != FORMAT  # whose digest may be another, too
+            return cls.from_json(data if other else without_digest(data))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise GatoError(
                 f"{path} is damaged or not a results file ({error}): delete it, or evaluate into another folder"

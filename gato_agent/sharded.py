@@ -86,7 +86,7 @@ def saved(folder: Path) -> tuple[int, Path] | None:
 
 
 def names(part: Path) -> set[str]:
-    """What a checkpoint holds, once its files are compared with their digests.
+    """Names of a checkpoint's tensors, after its files are compared with their digests.
 
     Raises:
         GatoError: a file is missing or damaged.

@@ -4,7 +4,7 @@ A data set is written into a hidden folder, read back and compared, and then tak
 
     datasets/.gato-export-x7d2/gato/CartPole-v1/catalogue-v0    ->    datasets/gato/CartPole-v1/catalogue-v0
 
-So what has its place was compared, and what a killed export has begun is in nobody's way: the next one removes it.
+A data set in its place was compared; the folder of a killed export is removed by the next export.
 """
 
 import fcntl
@@ -157,7 +157,7 @@ def _check_keys(dataset_id: str, space: Space[Any]) -> None:
 
 @contextmanager
 def _begun(root: Path) -> Iterator[Path]:
-    """A locked hidden folder below `root` for what is not complete; those that nobody locks any more are removed."""
+    """A locked hidden folder below `root` for incomplete data sets; such folders without a lock are removed."""
     for leftover in sorted(root.glob(f"{BEGUN}*")):
         with suppress(OSError), _locked(leftover) as free:  # gone by now, or a link, which is not followed
             if free:
@@ -172,7 +172,7 @@ def _begun(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder, and say whether nobody else had done so."""
+    """Lock a folder; yields false if another process holds its lock."""
     handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

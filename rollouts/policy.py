@@ -237,7 +237,7 @@ def check_arguments(kwargs: dict[str, Any], weights: Mapping[str, NDArray[Any]])
 
 
 def _numbers(value: Any, key: str) -> Iterator[int]:
-    """Whole numbers in nested lists and dicts; raises ValueError for anything else but booleans and None."""
+    """All whole numbers in nested lists and dicts; raises ValueError for others, but not for booleans and None."""
     if isinstance(value, list | dict):
         for entry in value.values() if isinstance(value, dict) else value:
             yield from _numbers(entry, key)

@@ -24,7 +24,7 @@ from gymnasium.spaces import Text
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.files import lock_folder, write_files
-from gato_agent.envs.strict_json import sealed, typed, unsealed
+from gato_agent.envs.strict_json import parse, sealed, typed, without_digest
 from gato_agent.envs.structure import leaves, space_from_json
 from gato_agent.envs.task import view_of
 from gato_agent.rollouts.encoding import Encoded
@@ -280,7 +280,9 @@ def open_stores(root: Path) -> list[EpisodeStore]:
 def _read_header(path: Path) -> dict[str, Any]:
     way_out = "restore it, or collect into another --out"
     try:
-        header = unsealed(path.read_bytes())
+        data = parse(path.read_bytes())
+        other = isinstance(data, dict) and data.get("format", FORMAT) != FORMAT  # whose digest may be another, too
+        header = data if other else without_digest(data)
     except FileNotFoundError:
         raise UsageError(f"no episodes in {path.parent}: make some with `gato-agent collect`") from None
     except ValueError as error:

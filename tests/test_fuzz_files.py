@@ -333,7 +333,7 @@ def bounded(tmp_path: Path) -> Iterator[None]:
 
 
 def outcome(kind: Kind, path: Path) -> Any:
-    """What a file is read as, or the error that names what is wrong with it."""
+    """The value that a file is read as, or the error that names what is wrong with it."""
     signal.alarm(SECONDS)
     try:
         return kind.read(path)

@@ -163,7 +163,7 @@ def test_the_peak_is_measured() -> None:
 def test_a_service_that_fails_does_not_end_the_run(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    """What was trained is worth more than its curves elsewhere."""
+    """Trained weights are worth more than their curves elsewhere."""
 
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("the service is away")

@@ -292,7 +292,7 @@ def test_a_suite_is_all_of_its_tasks(tmp_path):
 
 
 def test_a_task_that_cannot_be_sealed_does_not_keep_the_others_from_it(tmp_path, capsys):
-    """What was played is in place, and the summary is shown."""
+    """All episodes are in place, and the summary is shown."""
     settings = {"env": ("CartPole-v1", "MountainCar-v0"), "expert": "random", "workers": 0, "out": tmp_path}
     collect(CollectConfig(**settings, episodes=2, seal=False))
     (group,) = (tmp_path / "CartPole-v1").glob("*.group.safetensors")
