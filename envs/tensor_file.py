@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
-    """Tensors of a file by name, the first byte `start` of their contents, and `about`, the entry "gato" of its metadata."""
+    """Tensors of a file by name, where their bytes `start`, and `about`, the entry "gato" of its metadata."""
 
     start: int
     entries: dict[str, Entry]
