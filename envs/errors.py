@@ -40,6 +40,15 @@ def one_line(error: BaseException) -> str:
     return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
 
 
+def reason(error: BaseException) -> str:
+    """One line for the user on what went wrong: of a GatoError its message, of an OSError the file and why."""
+    if isinstance(error, GatoError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return one_line(error)
+
+
 def at_least(minimum: float, **options: float | None) -> None:
     """Refuse numbers below `minimum`; None is an option that was not given.
 

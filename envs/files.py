@@ -25,7 +25,7 @@ def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> N
         GatoError: a locked folder was moved or removed.
         OSError: a file cannot be written.
     """
-    for folder in {path.parent for path in files}:
+    for folder in sorted({path.parent for path in files}):
         make_folder(folder)
     # Together, because a file system serves many waiting fsyncs at once: a tenth of the time for small files.
     with ThreadPoolExecutor(min(16, max(1, len(files)))) as threads:
@@ -40,7 +40,7 @@ def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> N
         raise
     for path in files:
         temporary(path).replace(path)
-    for folder in {path.parent for path in files}:
+    for folder in sorted({path.parent for path in files}):
         sync_folder(folder)
 
 

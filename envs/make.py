@@ -1,7 +1,6 @@
 """From an environment id to an environment, or to one line that says what is missing."""
 
 import difflib
-import json
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, Us
 from gato_agent.envs.fresh import FORGETFUL, Fresh
 from gato_agent.envs.guard import Guard
 from gato_agent.envs.packages import bring_missing, bring_suite, hushed, import_named, register_suite, suite_of
+from gato_agent.envs.strict_json import parse
 from gato_agent.envs.task import find
 from gato_agent.envs.vector import SeparateInfos
 
@@ -187,9 +187,9 @@ def _draw_without_a_screen() -> None:
 def parse_kwargs(text: str, option: str = "--env-kwargs") -> dict[str, Any]:
     """Read a JSON object that the user gave with an option; raises UsageError if it is none."""
     try:
-        kwargs = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{option} {text!r} is not JSON ({error}): write '{{\"name\": value}}'") from error
+        kwargs = parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r:.80} is not JSON ({error}): write '{{\"name\": value}}'") from error
     if not isinstance(kwargs, dict):
-        raise UsageError(f"{option} {text!r} is not a JSON object: write '{{\"name\": value}}'")
+        raise UsageError(f"{option} {text!r:.80} is not a JSON object: write '{{\"name\": value}}'")
     return kwargs

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, UsageError, reason
 
 
 class Verb(NamedTuple):
@@ -90,7 +90,7 @@ def _told(error: OSError) -> str:
             "a file was closed that this process had open (Bad file descriptor): an environment or expert closes what "
             "is not its own; play it in a process of its own, with --workers 1"
         )
-    return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return reason(error)
 
 
 def run(arguments: list[str]) -> int:

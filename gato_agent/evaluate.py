@@ -243,7 +243,10 @@ def _note(result: Result, job: Job, results: Results) -> None:
         return
     episodes = [Outcome(*each) for each in outcome["episodes"]]
     comparable = not job.conditions.env_kwargs
-    results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+    try:
+        results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+    except GatoError as error:
+        results.failed[job.env_id] = str(error)
 
 
 def _show(job: int, task: str, results: Results, board: Board) -> None:

@@ -1,12 +1,12 @@
 """A checkpoint on the Hugging Face hub: its one file, and a card that says what it scored. Nothing in it runs code."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.strict_json import unsealed
 from gato_agent.rollouts.hub import load_hub
 
 CARD = """# {name}
@@ -95,8 +95,8 @@ def read_scores(evaluation: Path) -> list[dict[str, Any]]:
     """Each task's scores; raises GatoError for anything but what `gato-agent evaluate` writes."""
     path = evaluation / "results.json" if evaluation.is_dir() else evaluation
     try:
-        scores = [dict(task) for task in json.loads(path.read_text())["tasks"]]
-        list(map(_row, scores))
+        scores = [dict(task) for task in unsealed(path.read_bytes())["tasks"]]
+        any(f"{_row(score)} {score['std']:.2f}" for score in scores)  # all that is shown can be
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise GatoError(f"{path} is no JSON of `gato-agent evaluate` ({one_line(error)})") from error
     return scores

@@ -3,8 +3,9 @@
 Every logger has the same three calls: it is opened by its class, `log` takes one entry a step, `close` ends it.
 """
 
+import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +18,8 @@ from gato_agent.run_folder import Log
 
 Extra = Literal["tensorboard", "wandb", "trackio"]
 PROJECT = "gato-agent"
+
+_log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
@@ -43,19 +46,26 @@ class Loggers:
     """
 
     def __init__(self, extras: tuple[Extra, ...], folder: Path, settings: Mapping[str, Any], step: int) -> None:
-        self._stack, self._all = ExitStack(), list[Logger]()
-        self._add(Log(folder / "log.jsonl", step))
+        self._stack, self._extras = ExitStack(), dict[str, Logger]()
+        self._log = Log(folder / "log.jsonl", step)
+        self._stack.callback(self._log.close)
         for name in extras:
-            self._add(TensorBoard(folder, settings, step) if name == "tensorboard" else Tracker(name, folder, settings))
-
-    def _add(self, logger: Logger) -> None:
-        self._all.append(logger)
-        self._stack.callback(logger.close)
+            made = TensorBoard(folder, settings, step) if name == "tensorboard" else Tracker(name, folder, settings)
+            self._extras[name] = made
+            self._stack.callback(self._try, name, made.close)
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Pass one step's figures to all."""
-        for logger in self._all:
-            logger.log(entry)
+        """Pass one step's figures to all; an extra one that fails is given up, and training goes on."""
+        self._log.log(entry)
+        for name, logger in list(self._extras.items()):
+            self._try(name, logger.log, entry)
+
+    def _try(self, name: str, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001  # a package of others, and perhaps a network
+            self._extras.pop(name, None)
+            _log.warning("--logger %s is given up, and training goes on: %s", name, one_line(error))
 
     def __enter__(self) -> "Loggers":
         return self

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
@@ -28,6 +29,8 @@ from gato_agent.rollouts import player
 from gato_agent.rollouts.experts import load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.seating import seat
+
+_log = logging.getLogger(__name__)
 
 Seat = contextlib.AbstractContextManager[tuple[Actor, VectorEnv[Any, Any, Any]]]
 
@@ -166,17 +169,20 @@ class Measurers:
         """Yield the one result of a task, as JSON: its episodes, or why they cannot be had."""
         pulse[JOB], pulse[SEED], pulse[STEP] = job, NOTHING, 0
         task, began = self._jobs[job], time.perf_counter()
-        outcome: dict[str, Any]
+        outcome: dict[str, Any] = {}
         try:
             with self._seats.seat(task, task.conditions.lanes()) as (actor, envs):
                 pulse[BEATS] += 1
                 pulse[SEED], began = seeds[0], time.perf_counter()
                 outcome = {"episodes": _played(task, actor, envs, pulse), "seconds": time.perf_counter() - began}
-        except UsageError as error:  # not a fault: nothing that could be evaluated
-            outcome = {"skipped": str(error)}
         except Exception as error:  # noqa: BLE001  # said with its task; all others go on
-            yield Failed(job, seeds[0], named(task.env_id, error))
-            return
+            if outcome:  # all is played, and only closing the environments failed
+                _log.warning("%s", named(task.env_id, error))
+            elif isinstance(error, UsageError):  # not a fault: nothing that could be evaluated
+                outcome = {"skipped": str(error)}
+            else:
+                yield Failed(job, seeds[0], named(task.env_id, error))
+                return
         finally:
             pulse[JOB] = pulse[SEED] = NOTHING
         yield player.Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)

@@ -21,6 +21,7 @@ from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, at_least
 from gato_agent.envs.files import below, lock_folder, read_own, write_files
 from gato_agent.envs.make import find_spec, parse_kwargs
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.film import Filmers, Scene, poster, scenes
 from gato_agent.markdown import markdown
 from gato_agent.page import Films, page
@@ -167,7 +168,7 @@ def write_report(
 
 
 def _samples(results: Results) -> list[Sample]:
-    return [sample for task in results.tasks.values() if (sample := task.sample()) is not None]
+    return [sample for task in results.scores() if (sample := task.sample()) is not None]
 
 
 def _identity(results: Results) -> str:
@@ -180,7 +181,7 @@ def _kept(results: Results, out: Path) -> Films:
     folder = below(out, VIDEOS)
     path, way_out = folder / MANIFEST, "delete it, and the report is made anew"
     try:
-        manifest = json.loads(read_own(path)) if path.exists() else {}
+        manifest = unsealed(read_own(path)) if path.exists() else {}
         entries = manifest["films"] if manifest.get("of") == _identity(results) else {}
         films = {}
         for task, each in entries.items():
@@ -189,13 +190,13 @@ def _kept(results: Results, out: Path) -> Films:
             if (folder / names["file"]).is_file():
                 films[task] = names | figures
         return films
-    except (LookupError, OverflowError, RecursionError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, OverflowError, TypeError, ValueError, AttributeError) as error:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
 def _scenes(results: Results, films: Films, given: Given, named: Mapping[str, str], console: Console) -> list[Scene]:
     """A scene of each task that has no film; none, which is said, where the results name what only the user may."""
-    lengths = {task: each.lengths[0] for task, each in results.tasks.items() if task not in films}
+    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in films}
     if not lengths:
         return []
     try:
@@ -220,14 +221,16 @@ def _films(
             for result in group:
                 done += 1
                 task = jobs[result.job].env_id
-                if isinstance(result, Failed):
-                    console.print(f"no video: {result.reason}", highlight=False, markup=False, soft_wrap=True)
-                else:
+                try:
+                    if isinstance(result, Failed):
+                        raise GatoError(result.reason)
                     entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
                     films[task] = _store(out / VIDEOS, task, result.episode) | entry
+                except GatoError as error:  # the report does without
+                    console.print(f"no video: {error}", highlight=False, markup=False, soft_wrap=True)
             if group:
-                manifest = {"of": _identity(results), "films": films}
-                write_files({out / VIDEOS / MANIFEST: json.dumps(manifest, indent=1).encode()})
+                manifest = {"of": _identity(results), "films": dict(sorted(films.items()))}
+                write_files({out / VIDEOS / MANIFEST: sealed(manifest, indent=1)})
                 update(done, f"{len(films)} in place")
     return films
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.envs.errors import GatoError
-from gato_agent.measure import play_episodes
+from gato_agent.measure import named, play_episodes
 from gato_agent.results import TaskScore, score
 from gato_agent.seating import seat
 
@@ -25,7 +24,7 @@ class Returns:
     @property
     def worth(self) -> float | None:
         """What the best model is chosen by: the mean over tasks of the normalised score, or of the return without."""
-        each = [s.mean if s.normalized is None else s.normalized for s in self.tasks.values()]
+        each = [s.mean if s.normalized is None else s.normalized for _, s in sorted(self.tasks.items())]
         return float(np.mean(each)) if each else None
 
 
@@ -55,7 +54,7 @@ def play_shortly(
                 for episode in play_episodes(agent, envs, range(FIRST, FIRST + episodes), task):
                     played.append(episode)
                     say(f"playing {task}: {len(played)} of {episodes}")
-            returns.tasks[task] = score(task, played, comparable=not checkpoint.tasks[task].env_kwargs)
-        except GatoError as error:  # training goes on, whatever an environment does
-            returns.failed[task] = str(error)
+            returns.tasks[task] = score(task, sorted(played), comparable=not checkpoint.tasks[task].env_kwargs)
+        except Exception as error:  # noqa: BLE001  # training goes on, whatever an environment does
+            returns.failed[task] = named(task, error)
     return returns

@@ -8,6 +8,7 @@ from typing import Any
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import append, read_own, write_files
+from gato_agent.envs.strict_json import sealed, unsealed
 
 
 def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
     if not resume:
         raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
     try:
-        before = dict(json.loads(path.read_text()))
+        before = unsealed(path.read_bytes())
         if wrong := [key for key in may_change if type(before.get(key)) is not type(config[key])]:
             raise ValueError(f"it has no {wrong[0]}")
     except (ValueError, TypeError) as error:
@@ -43,7 +44,7 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
 
 def write(folder: Path, config: dict[str, Any]) -> None:
     """Write config.json."""
-    write_files({folder / "config.json": json.dumps(config, indent=2).encode()})
+    write_files({folder / "config.json": sealed(config, indent=2)})
 
 
 class Log:

@@ -70,7 +70,7 @@ def demonstration(folder: Path, env_id: str) -> Episode:
     """
     for store in open_stores(folder):
         if store.env_id == env_id:
-            episodes = [store.read(index) for index in usable(store)]
+            episodes = [store.fitting(index) for index in usable(store)]
             for episode in sorted(episodes, key=lambda episode: not episode.success):
                 return episode
     raise UsageError(f"--demo {folder} has no episode of {env_id}: make one with `gato-agent collect --env {env_id} "

@@ -45,6 +45,7 @@ from gato_agent.image_layout import PATCH_SIZE, image_layout
 
 __all__ = ["BINS", "PACK", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "Observed", "SpaceTokenizer", "Vocabulary"]
 
+MOST_OBSERVED, MOST_ACTED = 2**20, 2**16  # elements of one observation and of one action
 PAD, PATCH, PACK = -1, -2, -3  # in token arrays, where there is no id: nothing, an image patch, several values
 
 
@@ -135,6 +136,7 @@ class SpaceTokenizer:
         seen, self._seen_digits = _with_digits(leaves(observation_space), action=False)
         observed = sorted(seen, key=lambda leaf: _rank(leaf.space))
         self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
+        _check_count("an observation", self.n_obs, MOST_OBSERVED)
         self._texts, pictures, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
         self._tensors = _elements(tensors, action=False)
         values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
@@ -154,6 +156,7 @@ class SpaceTokenizer:
         self._separator = vocabulary.separator
         acted, self._acted_digits = _with_digits(leaves(action_space), action=True)
         self.n_act, placed = _place(acted, [_tokens_acted(leaf) for leaf in acted])
+        _check_count("an action", self.n_act, MOST_ACTED)
         strings = [Characters(leaf, at) for leaf, at in placed if isinstance(leaf.space, Text)]
         numbers = _elements([p for p in placed if not isinstance(p[0].space, Text)], action=True)
         self._actions: list[Characters | Elements] = [*strings, *numbers]
@@ -301,6 +304,13 @@ def _place(found: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, i
     """Number of tokens, and each leaf with the place of its first."""
     *starts, total = accumulate(sizes, initial=0)
     return total, list(zip(found, starts, strict=True))
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    """Raise SpaceError before arrays of too many elements are made."""
+    if count > most:
+        raise space_error("", f"{what} of {count:,} elements, and {most:,} can be held: wrap the environment so that "
+                              "it has fewer")  # fmt: skip
 
 
 def _elements(placed: list[tuple[Leaf, int]], action: bool) -> list[Elements]:

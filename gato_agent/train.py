@@ -118,9 +118,9 @@ def _shaping(
 def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: Mapping[str, TrainedTask]) -> None:
     """Raise UsageError for tasks to be played that are not learned, and for spaces that are not the checkpoint's."""
     parse_kwargs(config.eval_env_kwargs, "--eval-env-kwargs")
-    for name in {find_spec(env).id for env in config.eval_env} - set(tasks):
+    for name in sorted({find_spec(env).id for env in config.eval_env} - set(tasks)):
         raise UsageError(f"--eval-env {name} is not learned: there are {', '.join(tasks)}")
-    for name in tasks.keys() & known.keys():
+    for name in sorted(tasks.keys() & known.keys()):
         ours, theirs = tasks[name], known[name]
         if (ours.observation_space, ours.action_space) != (theirs.observation_space, theirs.action_space):
             raise UsageError(

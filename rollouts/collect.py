@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gato_agent.envs.console import plain_console
-from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, at_least, reason
 from gato_agent.envs.files import below
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.packages import suite_of
@@ -120,15 +120,27 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         failures = _collect(config, jobs, stores, console)
         table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], box=box.SIMPLE, padding=0)
         table.title, table.caption = f"episodes in {config.out}", CAPTION
+        problems: list[Exception] = []
         for store in stores:
-            if config.seal and set(_seeds(config)) <= set(store.indices()):
-                seal(store)
-            if rule != Rule():
-                write_rule(store, rule)
-            table.add_row(*_summary(store, _seeds(config)))
+            try:
+                _complete(config, store, rule)
+                table.add_row(*_summary(store, _seeds(config)))
+            except (GatoError, OSError) as error:  # the other tasks are completed
+                problems.append(error)
+                console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if failures:
         raise EnvironmentFault(_told(failures))
+    if problems:
+        raise problems[0]
+
+
+def _complete(config: CollectConfig, store: EpisodeStore, rule: Rule) -> None:
+    """Seal a task's episodes if all are there, and mark those that are to be kept."""
+    if config.seal and set(_seeds(config)) <= set(store.indices()):
+        seal(store)
+    if rule != Rule():
+        write_rule(store, rule)
 
 
 def _environments(config: CollectConfig, console: Console, learner: Learner | None) -> list[str]:

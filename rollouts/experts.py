@@ -20,6 +20,7 @@ from gato_agent.envs.packages import import_named
 from gato_agent.envs.random_actor import RandomActor
 
 SHIPPED = Path(__file__).with_name("experts")
+SUMS = "SHA256SUMS"  # made by `sha256sum *.safetensors`
 NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
 Provenance = dict[str, str]
 
@@ -89,6 +90,7 @@ def load_expert(
                     f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
                     f"--expert PATH (shipped: {', '.join(shipped())}; scripted: Meta-World, BabyAI, toy text)"
                 ) from None
+        check_shipped(path)
         return _load_sb3(path, "catalogue", env_id, env_id, observation_space, action_space)
     if Path(spec).exists():
         path = _model_file(Path(spec))
@@ -109,6 +111,13 @@ def load_expert(
 def shipped() -> list[str]:
     """Ids of the environments that an expert is shipped for."""
     return sorted(unquote(path.stem) for path in SHIPPED.glob("*.safetensors"))
+
+
+def check_shipped(path: Path) -> None:
+    """Raise GatoError for a file of a shipped expert that is not as it was shipped."""
+    known = (path.parent / SUMS).read_text().splitlines()
+    if f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" not in known:
+        raise GatoError(f"{path} is damaged (it does not match {SUMS} beside it): install gato-agent again")
 
 
 def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:

@@ -5,7 +5,6 @@ and wrappers. So its storage is opened here with spaces of our own reading, and 
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Space
+from gymnasium.spaces import Dict, Space, Text, Tuple
 
 from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
+from gato_agent.envs.strict_json import parse
 from gato_agent.envs.structure import Columns, columns, space_from_json, space_to_json
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.episode import Episode
@@ -61,8 +61,8 @@ def import_(
     with _reading(folder):
         env_id = env_id or _env_id(metadata, folder)
         numbers = check_episodes(folder, metadata)
-        spaces = _spaces(metadata)
-        storage = _storage(folder, metadata, spaces)
+        storage = open_storage(folder, metadata)
+        spaces = storage.observation_space, storage.action_space
         header = {
             "env_id": env_id,
             "env_kwargs": {},
@@ -148,7 +148,8 @@ def read_episode(
     actions = _columns("actions", spaces[1], data["actions"])
     if not len(data["rewards"]):
         raise GatoError("it has no steps")
-    labels = _columns("labels", spaces[1], infos["expert_action"]) if "expert_action" in infos else None
+    told = infos.get("expert_action")
+    labels = None if told is None else _columns("labels", spaces[1], _of_infos(spaces[1], told))
     reported = [infos[key] for key in ("success", "is_success") if key in infos] or [
         more[key] for key in ("success",) if key in more
     ]
@@ -175,6 +176,15 @@ def _columns(group: str, space: Space[Any], values: Any) -> Columns:
         return columns(space, values)
     except SpaceError as error:
         raise GatoError(f"{group}{'' if error.row is None else f', step {error.row}'}: {error}") from error
+
+
+def _of_infos(space: Space[Any], value: Any) -> Any:
+    """A batch as it was before it was written as infos, where a tuple is a group and a text is bytes."""
+    if isinstance(space, Dict):
+        return {key: _of_infos(entry, value[key]) for key, entry in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_of_infos(entry, value[f"_index_{i}"]) for i, entry in enumerate(space.spaces))
+    return [text.decode() for text in value] if isinstance(space, Text) else value
 
 
 def _local(source: str) -> Path:
@@ -216,7 +226,7 @@ def _downloaded(source: str) -> Path:
 def _metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
     try:
-        metadata = json.loads(path.read_bytes())
+        metadata = parse(path.read_bytes(), finite=False)
     except FileNotFoundError:
         raise UsageError(f"{folder} is no Minari data set: it has no {METADATA}") from None
     except ValueError as error:
@@ -229,7 +239,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
     """The id in a data set's spec, of which nothing else is read, or beside it, where our own export puts it."""
     try:
-        env_id = json.loads(metadata["env_spec"])["id"]
+        env_id = parse(metadata["env_spec"], finite=False)["id"]
     except (KeyError, TypeError, ValueError):
         env_id = metadata.get("env_id")
     if not plain.is_env_id(env_id):
@@ -237,22 +247,36 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
     return str(env_id)
 
 
-def _storage(folder: Path, metadata: Mapping[str, Any], spaces: tuple[Space[Any], Space[Any]]) -> Any:
-    """Open the arrays with spaces read from JSON, past Minari's own opening, which makes the environment."""
+def open_storage(folder: Path, metadata: Mapping[str, Any] | None = None) -> Any:
+    """Open the arrays with spaces read from JSON, past Minari's own opening, which makes the environment.
+
+    Args:
+        folder: `data` of a data set.
+        metadata: of it, if the files are checked and it is read already.
+
+    Raises:
+        UsageError: the folder has no data set.
+        GatoError: the data set is damaged, or some of it lies elsewhere.
+    """
+    if metadata is None:
+        check_files(folder)
+        metadata = _metadata(folder)
+        check_episodes(folder, metadata)
+    load_minari()
     from minari.dataset._storages import get_minari_storage
 
+    spaces = _spaces(metadata)
     jpeg = bool(metadata.get("jpeg_encoding", True))
     return get_minari_storage(metadata.get("data_format", "hdf5"))(folder, *spaces, jpeg_encoding=jpeg)
 
 
 def _spaces(metadata: Mapping[str, Any]) -> tuple[Space[Any], Space[Any]]:
     """The spaces, exact where our own export wrote them: Minari's form has no dtypes of Discrete."""
-    load_minari()
     from minari.serialization import deserialize_space
 
     if isinstance(exact := metadata.get(EXACT), dict):
         return space_from_json(exact[SPACES[0]]), space_from_json(exact[SPACES[1]])
-    observed, acted = (deserialize_space(json.loads(metadata[name])) for name in SPACES)
+    observed, acted = (deserialize_space(parse(metadata[name], finite=False)) for name in SPACES)
     return observed, acted
 
 

@@ -23,6 +23,7 @@ from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.rollouts.normalize import Normalizer, write_npz
 from gato_agent.rollouts.progress import Update, progress
 from gato_agent.rollouts.tuned import DEFAULT, TUNED, Settings
@@ -67,7 +68,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         venv.close()
     # The zip last: once it is there, all are.
     statistics = {folder / "obs_norm.npz": _statistics(envs)} if isinstance(envs, VecNormalize) and norm_obs else {}
-    write_files({folder / ABOUT: json.dumps(asked, sort_keys=True).encode(), **statistics, path: _zip(model)})
+    write_files({folder / ABOUT: sealed(asked, sort_keys=True), **statistics, path: _zip(model)})
     return path
 
 
@@ -75,7 +76,7 @@ def _check_same(folder: Path, asked: dict[str, Any]) -> None:
     """Refuse an expert that was trained with other settings than those asked for."""
     way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
     try:
-        found = json.loads((folder / ABOUT).read_bytes())
+        found = unsealed((folder / ABOUT).read_bytes())
         differing = [
             f"{OPTIONS[key]} {json.dumps(found[key])}, now {json.dumps(asked[key])}"
             for key in OPTIONS

@@ -228,7 +228,7 @@ class _Pool:
         others = [each for each in lost if spared or each != blamed]
         step = worker.pulse[STEP] if blamed == at else 0
         why = f"did not finish within {silent:g} s (--timeout)" if silent is not None else _death(worker)
-        for kin in {kin for kin, _ in others}:
+        for kin in sorted({kin for kin, _ in others}):
             self._dealer.put_back(kin, [other for of, other in others if of == kin])
         if spared:
             return []

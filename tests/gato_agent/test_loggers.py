@@ -174,3 +174,21 @@ def test_operations_of_a_patch_are_those_that_torch_counts() -> None:
 
 def test_the_peak_is_measured() -> None:
     assert 1e8 < peak_flops("cpu") < 1e15
+
+
+@pytest.mark.parametrize("where", ["log", "finish"])
+def test_a_service_that_fails_does_not_end_the_run(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """Trained weights are worth more than their curves elsewhere."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("the service is away")
+
+    run = SimpleNamespace(define_metric=lambda *_, **__: None)
+    calls = {"log": lambda *_, **__: None, "finish": lambda: None, where: fail}
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run, Error=OSError, **calls))
+    path = train(dataclasses.replace(config, out=tmp_path, logger=("wandb",)))
+    assert path.exists()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    assert caplog.text.count("--logger wandb is given up, and training goes on: ConnectionError") == 1

@@ -550,3 +550,19 @@ def test_charsets_have_1_to_1023_characters():
     for charset in (wide, ""):
         with pytest.raises(SpaceError, match=f"a charset of {len(charset)} characters, and 1 to 1023 can be acted"):
             SpaceTokenizer(ANY, Text(1, charset=charset), V)
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "message"),
+    [
+        (Box(-1, 1, (2**20 + 1,)), Discrete(2), "an observation of 1,048,577 elements"),
+        (Dict({str(i): Box(-1, 1, (2**18,)) for i in range(5)}), Discrete(2), "an observation of 1,310,720 elements"),
+        (Discrete(2), Text(10**15), "an action of 1,000,000,000,000,000 elements"),
+        (Discrete(2), Box(-1, 1, (2**16 + 1,)), "an action of 65,537 elements"),
+    ],
+)
+def test_what_no_model_can_hold_is_refused_before_arrays_are_made(
+    observation: Space, action: Space, message: str
+) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SpaceTokenizer(observation, action, Vocabulary(0))

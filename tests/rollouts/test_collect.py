@@ -289,3 +289,20 @@ def test_a_suite_is_all_of_its_tasks(tmp_path):
     collect(CollectConfig(env=("CartPole-v1", "Taxi-v4"), suite=("toytext",), episodes=2, workers=0, out=tmp_path))
     found = {store.env_id: len(store.indices()) for store in open_stores(tmp_path)}
     assert found == {"CartPole-v1": 2, "CliffWalking-v1": 2, "FrozenLake-v1": 2, "Taxi-v4": 2}
+
+
+def test_a_task_that_cannot_be_sealed_does_not_keep_the_others_from_it(tmp_path, capsys):
+    """All episodes are in place, and the summary is shown."""
+    settings = {"env": ("CartPole-v1", "MountainCar-v0"), "expert": "random", "workers": 0, "out": tmp_path}
+    collect(CollectConfig(**settings, episodes=2, seal=False))
+    (group,) = (tmp_path / "CartPole-v1").glob("*.group.safetensors")
+    data = bytearray(group.read_bytes())
+    data[data.index(open_stores(tmp_path)[0].read(1).observations[""].tobytes())] ^= 1
+    group.write_bytes(data)
+    with pytest.raises(GatoError, match=r"group\.safetensors: episode 1 is damaged"):
+        collect(CollectConfig(**settings, episodes=3))
+    shown = capsys.readouterr().out
+    assert "CartPole-v1: " in shown and "is damaged" in shown and "MountainCar-v0" in shown
+    damaged, other = open_stores(tmp_path)
+    assert damaged.indices() == other.indices() == [0, 1, 2]
+    assert other.loose() == [] and damaged.loose()

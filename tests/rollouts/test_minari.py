@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
+import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -18,9 +20,10 @@ from PIL import Image
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.structure import row, space_to_json, stack
+from gato_agent.rollouts import minari_export
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import Rule, write_rule
-from gato_agent.rollouts.minari import import_
+from gato_agent.rollouts.minari import import_, read_episode
 from gato_agent.rollouts.minari_export import export
 from gato_agent.rollouts.store import EpisodeStore
 from gato_agent.rollouts.verify import verify
@@ -139,11 +142,128 @@ def test_only_what_the_rule_keeps_is_exported(tmp_path):
         assert export(store, "gato")[1] == 1
 
 
-def test_a_data_set_that_is_there_is_not_overwritten(tmp_path):
-    with fill(tmp_path, made(0)) as store:
-        export(store, "gato")
+def test_a_data_set_that_is_there_is_not_overwritten(tmp_path, home):
+    with fill(tmp_path / "data", made(0)) as store:
+        dataset_id, _ = export(store, "gato")
+        before = tree(home)
+        assert export(store, "gato") == (dataset_id, 1)  # it is what was asked for
+        store.commit([made(1).encode()])
         with pytest.raises(UsageError, match=r"gato/Thing-v0/sb3-v0: .*already exists.*another --namespace"):
             export(store, "gato")
+        assert tree(home) == before
+        assert export(store, "other") == ("other/Thing-v0/sb3-v0", 2)
+
+
+@pytest.mark.parametrize("left", [lambda data: None, lambda data: data.mkdir(), lambda data: make_half(data)])
+def test_half_a_data_set_of_another_version_is_named(tmp_path, home, left):
+    target = home / "gato" / "Thing-v0" / "sb3-v0"
+    target.mkdir(parents=True)
+    left(target / "data")
+    with fill(tmp_path / "data", made(0)) as store:
+        with pytest.raises(UsageError, match=rf"already exists in {target}, .*: delete it"):
+            export(store, "gato")
+        shutil.rmtree(target)
+        assert export(store, "gato")[1] == 1
+
+
+def make_half(data: Path) -> None:
+    data.mkdir()
+    (data / "main_data.hdf5").touch()
+    (data / "metadata.json").write_text('{"dataset_id": "gato/Thing-v0/sb3-v0", "total_episodes": 0}')
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gato_agent.rollouts import minari_export
+from gato_agent.rollouts.store import open_stores
+calls = iter(range(int(sys.argv[2])))
+def dying(event, arguments):
+    if event in ("open", "os.rename", "os.mkdir") and "minari" in str(arguments[0]) and next(calls, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+store, = open_stores(Path(sys.argv[1]))
+minari_export.load_minari()
+sys.addaudithook(dying)
+minari_export.export(store, "gato", Path(sys.argv[1]).parent / "minari")
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 5, 10, 20, 35, 50, pytest.param(1000, id="never")])
+def test_killed_at_any_moment_an_export_leaves_nothing_in_the_way(tmp_path, home, moment):
+    """Moments are the files that it opens and the folders that it makes or moves."""
+    with fill(tmp_path / "data", *map(made, range(3))) as store:
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(moment)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, -9), done.stderr
+        target = home / "gato" / "Thing-v0" / "sb3-v0"
+        there = target.exists()  # only what was compared has its place
+        before = tree(target) if there else {}
+        assert export(store, "gato", home)[1] == 3
+        assert not there or tree(target) == before
+        assert [path.name for path in home.iterdir()] == ["gato"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert list(minari.list_local_datasets()) == ["gato/Thing-v0/sb3-v0"]
+
+
+def test_what_is_not_held_exactly_gets_no_place(tmp_path, home, monkeypatch):
+    def another(data, more, spaces, provenance):
+        return replace(read_episode(data, more, spaces, provenance), rewards=np.zeros(len(data["rewards"])))
+
+    monkeypatch.setattr(minari_export, "read_episode", another)
+    with fill(tmp_path / "data", made(1)) as store:
+        with pytest.raises(GatoError, match="gato/Thing-v0/sb3-v0: Minari does not hold episode 1 of Thing-v0 exactly"):
+            export(store, "gato")
+        assert not tree(home)
+        monkeypatch.undo()
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(home))
+        assert export(store, "gato")[1] == 1
+
+
+@pytest.mark.parametrize("key", ["joint/left", "/", "", ".", "..", "a\0"])
+@pytest.mark.parametrize("where", ["observation_space", "action_space"])
+def test_a_key_that_hdf5_divides_is_refused_by_name(tmp_path, key, where):
+    inner = Dict({"deep": Tuple([Dict({key: Discrete(2)})])})
+    message = rf"gato/Thing-v0/sb3-v0: the key {re.escape(repr(key))} of a Dict"
+    header = HEADER | {"env_id": "Thing-v0", where: space_to_json(inner)}
+    with EpisodeStore.create(tmp_path, header) as store, pytest.raises(GatoError, match=message):
+        export(store, "gato")
+
+
+def test_labels_of_tuples_and_texts_come_back(tmp_path, home):
+    space = Tuple([Text(5), Dict(x=Tuple([Discrete(3), Box(-1, 1, (2,))]))])
+    space.seed(0)
+    acted, labels = ([space.sample() for _ in range(4)] for _ in range(2))
+    odd = replace(made(1), actions=stack(space, acted), labels=stack(space, labels))
+    with fill(tmp_path / "data", odd, action_space=space_to_json(space)) as store:
+        dataset_id, _ = export(store, "gato")
+    with import_(str(home / dataset_id), tmp_path / "back") as back:
+        read = back.read(0)  # numbered as in the data set
+        assert replace(read, seed=1, provenance=odd.provenance).to_bytes() == odd.to_bytes()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_any_space_is_held_exactly_or_refused_by_name(tmp_path, home, seed):
+    rng = np.random.default_rng(seed)
+    spaces = random_space(rng), random_space(rng)
+    seen, acted = (stack(s, [random_value(rng, s) for _ in range(n)]) for s, n in zip(spaces, (4, 3), strict=True))
+    labels = stack(spaces[1], [random_value(rng, spaces[1]) for _ in range(3)]) if seed % 2 else None
+    episode = Episode(seen, acted, labels, rng.normal(size=3), True, False, None, 5, {"noise": 0.1})
+    described = {name: space_to_json(s) for name, s in zip(("observation_space", "action_space"), spaces, strict=True)}
+    with fill(tmp_path / "data", episode, **described) as store:
+        try:
+            dataset_id, _ = export(store, "gato")
+        except GatoError as error:
+            assert str(error).startswith("gato/Thing-v0/sb3-v0")  # noqa: PT017
+            assert not tree(home)
+            return
+    with import_(str(home / dataset_id), tmp_path / "back") as back:
+        assert (back.observation_space, back.action_space) == spaces
+        assert replace(back.read(0), seed=5, provenance=episode.provenance).to_bytes() == episode.to_bytes()
 
 
 def test_what_minari_does_not_take_is_not_said_to_be_there_already(tmp_path, monkeypatch):
