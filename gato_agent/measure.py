@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -23,7 +23,7 @@ from gato_agent.matching import find_task
 from gato_agent.prompt import Kind
 from gato_agent.results import Outcome
 from gato_agent.rollouts import player
-from gato_agent.rollouts.experts import load_expert
+from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.seating import seat
 
@@ -143,7 +143,9 @@ def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEn
     how, kwargs = job.conditions, job.conditions.env_kwargs
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        yield load_expert(how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs), envs
+        expert = load_expert(how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs)
+        expert.seed(how.seed)
+        yield expert, envs
 
 
 class Measurers:
@@ -179,11 +181,14 @@ def named(env_id: str, error: Exception) -> str:
 
 def _played(job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> list[Outcome]:
     """Play a task's episodes; they are in the order of their seeds."""
-    how = job.conditions
-    episodes: list[Outcome] = []
-    for episode in play_episodes(actor, envs, range(how.seed, how.seed + how.episodes), job.env_id, pulse):
-        episodes.append(episode)
-        pulse[STEP] = len(episodes)
+    how, episodes = job.conditions, list[Outcome]()
+    seeds = range(how.seed, how.seed + how.episodes)
+    for group in [[seed] for seed in seeds] if how.expert else [seeds]:
+        if how.expert:
+            cast(Expert, actor).seed(group[0])  # as when it is collected from
+        for episode in play_episodes(actor, envs, group, job.env_id, pulse):
+            episodes.append(episode)
+            pulse[STEP] = len(episodes)
     return sorted(episodes)
 
 

@@ -19,6 +19,7 @@ from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
 from gato_agent.envs.task import catalogue, families, find
+from gato_agent.rollouts.callables import CallableExpert, check_answer
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.dagger import Learner, provenance
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
@@ -165,6 +166,8 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
             config.expert, env_id, *spaces, config.seed,
             envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
         )  # fmt: skip
+        if isinstance(expert, CallableExpert):
+            check_answer(expert, envs, config.seed)
         if learner is not None:
             learner.check(envs)
     header = _header(env_id, kwargs, spaces, expert, config.noise)

@@ -9,14 +9,13 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
-from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import Actor
-from gato_agent.envs.packages import import_named
 from gato_agent.envs.random_actor import RandomActor
+from gato_agent.rollouts.callables import CallableExpert
+from gato_agent.rollouts.forms import Spaces
 
 SHIPPED = Path(__file__).with_name("experts")
 NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
@@ -53,8 +52,8 @@ def load_expert(
     Args:
         spec: `catalogue` (shipped with this package, or else scripted), `scripted`, `random`, `train` (with SB3, now;
             reused if `folder` has it), the path of an SB3 or sb3-contrib zip or of its folder, `hub:ORG/NAME` (a zip
-            on the Hugging Face hub), or `module:callable`, where `callable(observation_space, action_space)` returns
-            an object with SB3's `predict` or an Actor's `act`.
+            on the Hugging Face hub), or `module:callable`, an SB3 model, an object with SB3's `predict` or an Actor's
+            `act`, a function of an observation, or what makes one of these; forms.py has them all.
         env_id: the environment it is to act in.
         observation_space: of single observations.
         action_space: of single actions.
@@ -98,7 +97,7 @@ def load_expert(
         path, name = fetch(spec)
         return _load_sb3(path, "hub", name, env_id, observation_space, action_space)
     if ":" in spec:
-        return CallableExpert(spec, observation_space, action_space)
+        return CallableExpert(spec, Spaces(observation_space, action_space), seed)
     raise UsageError(
         f"no expert {spec!r}: give the path of an SB3 zip, hub:ORG/NAME, module:callable, catalogue, scripted, train "
         "or random"
@@ -167,58 +166,3 @@ class RandomExpert(RandomActor):
     def seed(self, seed: int) -> None:
         """Start from this seed at the next reset."""
         self._seed = seed
-
-
-class CallableExpert:
-    """What a user's `module:callable` returns, as an Actor; the name comes from the command line, never from a file."""
-
-    def __init__(self, spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-        module_name, _, name = spec.partition(":")
-        module = import_named(module_name, f"--expert {spec}")
-        if not hasattr(module, name):
-            raise UsageError(f"--expert {spec}: module {module_name} has no attribute {name!r}")
-        make = getattr(module, name)
-        try:
-            self._expert = make(observation_space, action_space)
-        except Exception as error:
-            raise GatoError(f"--expert {spec} raised {one_line(error)}") from error
-        if not hasattr(self._expert, "act") and not hasattr(self._expert, "predict"):
-            raise UsageError(
-                f"--expert {spec}: returned {type(self._expert).__name__}, with neither predict() nor act()"
-            )
-        code = Path(module.__file__).read_bytes() if module.__file__ else b""
-        self.provenance = {"kind": "callable", "source": spec, "sha256": hashlib.sha256(code).hexdigest()}
-        self._spec = spec
-        self._state: Any = None
-
-    @property
-    def lost(self) -> bool:
-        """Whether the expert, if it says such a thing, knew no way on in the latest step."""
-        return bool(getattr(self._expert, "lost", False))
-
-    def seed(self, seed: int) -> None:
-        """Pass the seed on, if the expert takes one."""
-        if hasattr(self._expert, "seed"):
-            self._expert.seed(seed)
-
-    def reset(self, lanes: int) -> None:
-        """Pass the reset on, if the expert takes one."""
-        self._state = None
-        if hasattr(self._expert, "reset"):
-            self._expert.reset(lanes)
-
-    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Ask the expert for one action per lane.
-
-        Raises:
-            GatoError: it raised.
-        """
-        try:
-            if hasattr(self._expert, "act"):
-                return self._expert.act(observation, start)
-            actions, self._state = self._expert.predict(
-                observation, state=self._state, episode_start=start, deterministic=True
-            )
-        except Exception as error:
-            raise GatoError(f"--expert {self._spec} raised {one_line(error)}") from error
-        return actions
