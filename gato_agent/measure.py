@@ -25,6 +25,7 @@ from gato_agent.results import Outcome
 from gato_agent.rollouts import player
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
+from gato_agent.rollouts.wrappers import Wrappers
 from gato_agent.seating import seat
 
 Seat = contextlib.AbstractContextManager[tuple[Actor, VectorEnv[Any, Any, Any]]]
@@ -48,6 +49,8 @@ class Conditions:
         demo: folder with demonstrations, as `seat` takes it.
         num_threads: of torch; None leaves them as they are.
         env_kwargs: arguments of the environments; by default those that the agent was trained with.
+        statistics: of an SB3 expert, as `load_expert` takes them.
+        wrappers: likewise.
     """
 
     checkpoint: str | None
@@ -63,12 +66,16 @@ class Conditions:
     demo: Path | None = None
     num_threads: int | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    statistics: str | None = None
+    wrappers: Wrappers | None = None
 
     def settings(self) -> dict[str, Any]:
         """What decides the figures, but for the weights: results of others are not mixed with these."""
         names = ["expert", "episodes", "seed", "temperature", "precision", "prompt", "env_kwargs"]
         if self.temperature:  # a lane's noise goes on from episode to episode
             names.append("n_envs")
+        if self.expert:
+            names += ["statistics", "wrappers"]
         return {**{name: getattr(self, name) for name in names}, "demo": None if self.demo is None else str(self.demo)}
 
     def lanes(self) -> int:
@@ -143,7 +150,10 @@ def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEn
     how, kwargs = job.conditions, job.conditions.env_kwargs
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        expert = load_expert(how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs)
+        expert = load_expert(
+            how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs,
+            statistics=how.statistics, wrappers=how.wrappers,
+        )  # fmt: skip
         expert.seed(how.seed)
         yield expert, envs
 

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.packages import import_named
 from gato_agent.rollouts.forms import ACCEPTED, Misfit, Spaces, actions_of, form_of, method, parameters, takes
+from gato_agent.rollouts.preprocess import Preprocess
+from gato_agent.rollouts.sb3_model import is_sb3, masks_of, preprocess_of
+from gato_agent.rollouts.wrappers import Wrappers
 
 LANES = {"lanes", "n_lanes", "n", "n_envs", "num_envs", "batch_size"}  # arguments of `reset` that count environments
 OBSERVED = {"obs", "observation", "observations"}  # first arguments of what acts, and makes nothing
@@ -28,13 +31,19 @@ ELSEWHERE = {"env", "environment", "env_id", *OBSERVED}  # arguments that cannot
 class CallableExpert:
     """What a user's `module:callable` makes or is, as an Actor."""
 
-    def __init__(self, spec: str, spaces: Spaces, seed: int = 0) -> None:
+    def __init__(
+        self, spec: str, spaces: Spaces, seed: int = 0, *, envs: VectorEnv[Any, Any, Any] | None = None,
+        statistics: str | None = None, wrappers: Wrappers | None = None,
+    ) -> None:  # fmt: skip
         """Import it and find its form.
 
         Args:
             spec: `module:callable`.
             spaces: of the environment.
             seed: of its random numbers until `seed` is called.
+            envs: the environments; an SB3 model that masks actions asks them.
+            statistics: those of an SB3 model's VecNormalize, a file or `none`; by default the model's own.
+            wrappers: what an SB3 model was trained behind.
 
         Raises:
             UsageError: no such module or attribute, or something of no accepted form.
@@ -54,6 +63,12 @@ class CallableExpert:
         form = form_of(self._expert, spaces)
         if form is None:
             raise Misfit(f"{self._name}: {described(self._expert)} has none of the accepted forms; {ACCEPTED}")
+        self._preprocess: Preprocess | None = None
+        if is_sb3(self._expert):
+            self._preprocess = preprocess_of(self._expert, spaces, statistics, wrappers, self._name)
+            form.mask(masks_of(envs))
+        elif statistics is not None or wrappers is not None:
+            raise Misfit(f"{self._name}: --expert-statistics and --expert-wrappers are for SB3's models and zips alone")
         self._form, self._reset, self._set_seed = form, self._resetter(), method(self._expert, "seed")
         if self._set_seed is not None and not takes(self._set_seed, 0):
             self._set_seed = None
@@ -95,6 +110,8 @@ class CallableExpert:
     def reset(self, lanes: int) -> None:
         """Pass the reset on, if the expert takes one."""
         self._form.reset()
+        if self._preprocess is not None:
+            self._preprocess.reset(lanes)
         self._guarded(self._reset, lanes)
         self._ready = True
 
@@ -110,7 +127,10 @@ class CallableExpert:
         return self._guarded(self._answer, observation, start)
 
     def _answer(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        return actions_of(self._spaces.action, self._form(observation, start), len(start))
+        if self._preprocess is not None:
+            observation = self._preprocess.observe(observation, start)
+        answer = actions_of(self._spaces.action, self._form(observation, start), len(start))
+        return answer if self._preprocess is None else self._preprocess.action(answer)
 
     def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
         try:

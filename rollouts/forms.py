@@ -5,7 +5,7 @@ the right name that cannot be called, or that takes something else, is not taken
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +36,21 @@ class Spaces(NamedTuple):
     action: Space[Any]
 
 
-class Predict:
+class Form:
+    """A user's expert that is asked for batches of actions."""
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+
+    def mask(self, masks: Callable[[], NDArray[np.bool_]] | None) -> None:
+        """Give the function that says which actions are allowed, to a form that takes it."""
+
+    def __call__(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """Actions for a batch of observations; `start` is bool [n], where an episode begins."""
+        raise NotImplementedError
+
+
+class Predict(Form):
     """`predict(observations[, state][, episode_start][, deterministic]) -> actions` or `(actions, state)`: batches."""
 
     KEYWORDS = (("state",), ("episode_start", "episode_starts", "mask"), ("deterministic",))
@@ -52,6 +66,12 @@ class Predict:
         self._state_name, self._start_name, self._greedy_name = names
         self._pair = not isinstance(spaces.action, Tuple) or bool(self._state_name)
         self._state: Any = None
+        self._masks: Callable[[], NDArray[np.bool_]] | None = None
+        self._takes_masks = "action_masks" in known
+
+    def mask(self, masks: Callable[[], NDArray[np.bool_]] | None) -> None:
+        """Pass masks on to a `predict` with an argument of sb3_contrib's name."""
+        self._masks = masks if self._takes_masks else None
 
     def reset(self) -> None:
         """Forget the state."""
@@ -63,13 +83,15 @@ class Predict:
             self._state = None
         arguments = {self._state_name: self._state, self._start_name: start, self._greedy_name: True}
         arguments.pop("", None)
+        if self._masks is not None:
+            arguments["action_masks"] = self._masks()
         answer = self._predict(observation, **arguments)
         if self._pair and isinstance(answer, tuple) and len(answer) == 2:
             answer, self._state = answer
         return answer
 
 
-class ActBatch:
+class ActBatch(Form):
     """`act(observations, start) -> actions`: batches, as an `envs.loop.Actor` has it."""
 
     def __init__(self, expert: Any, spaces: Spaces) -> None:
@@ -82,15 +104,12 @@ class ActBatch:
         if self._act is None or not takes(self._act, None, None) or not all(meant):
             raise Misfit("act")
 
-    def reset(self) -> None:
-        """Nothing to forget."""
-
     def __call__(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Actions of a batch."""
         return self._act(observation, start)
 
 
-class ActOne:
+class ActOne(Form):
     """`act(observation) -> action`: one observation as the environment gives it.
 
     Some of these are written for batches: where the first answer is no action, a batch of one is tried.
@@ -106,9 +125,6 @@ class ActOne:
 
     def _function(self, expert: Any) -> Any:
         return method(expert, "act")
-
-    def reset(self) -> None:
-        """Nothing to forget."""
 
     def __call__(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Actions of a batch."""
@@ -139,8 +155,7 @@ class Function(ActOne):
         return expert if callable(expert) else None
 
 
-Form = Predict | ActBatch | ActOne
-FORMS: tuple[type[Form], ...] = (ActBatch, Predict, ActOne, Function)
+FORMS: tuple[type[Predict | ActBatch | ActOne], ...] = (ActBatch, Predict, ActOne, Function)
 
 
 def form_of(expert: Any, spaces: Spaces) -> Form | None:

@@ -15,6 +15,7 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.make import make, make_vector
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.hub import fetch
+from gato_agent.rollouts.zoo_config import CONFIGS
 from tests.rollouts.test_experts import Evil
 
 hub = pytest.importorskip("huggingface_hub")
@@ -67,7 +68,7 @@ def load(spec: str, envs: SyncVectorEnv) -> Expert:
 def test_a_repository_of_the_zoo_needs_no_file_name(repo, asked, envs):
     expert = load(f"hub:{REPO}", envs)
     statistics = ("obs_norm.npz", "vecnormalize.pkl", "vec_normalize.pkl")
-    assert asked == [f"{REPO}/{name}" for name in ("a2c-Pendulum-v1.zip", *statistics)]
+    assert asked == [f"{REPO}/{name}" for name in ("a2c-Pendulum-v1.zip", *CONFIGS, *statistics)]
     assert expert.provenance["kind"] == "hub"
     assert expert.provenance["source"] == f"hub:{REPO}/a2c-Pendulum-v1.zip"
     obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -101,7 +102,7 @@ def test_what_is_not_there_is_named(repo, asked, envs):
 def test_without_a_network_the_cache_is_used_and_its_gaps_are_told_apart(repo, asked, envs, monkeypatch):
     load(f"hub:{REPO}", envs)
     online = hub.hf_hub_download
-    known_absent = {"obs_norm.npz", "vecnormalize.pkl"}
+    known_absent = {"obs_norm.npz", "vecnormalize.pkl", *CONFIGS}
 
     def offline(repo_id: str, file: str) -> str:
         if file in known_absent:
@@ -112,7 +113,7 @@ def test_without_a_network_the_cache_is_used_and_its_gaps_are_told_apart(repo, a
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo_id, file: hub._CACHED_NO_EXIST)
     load(f"hub:{REPO}", envs)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo_id, file: None)
-    with pytest.raises(GatoError, match=r"obs_norm\.npz cannot be reached .*no network"):
+    with pytest.raises(GatoError, match=r"config\.yml cannot be reached .*no network"):
         load(f"hub:{REPO}", envs)
 
 
