@@ -20,15 +20,17 @@ from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.packages import bring_suite
-from gato_agent.envs.task import bring, catalogue
+from gato_agent.envs.task import bring, catalogue, find
 from gato_agent.envs.task import families as suites
 from gato_agent.measure import Conditions, Job, Measurers, expert_sha256
 from gato_agent.recorded import Given
 from gato_agent.report import write_report
 from gato_agent.results import FILE, Outcome, Results, score, to_csv
+from gato_agent.rollouts.like_random import EPISODES, warning
 from gato_agent.rollouts.on_ray import play_on_ray
 from gato_agent.rollouts.player import Failed, Result, idle_pulse
 from gato_agent.rollouts.workers import play_in_processes
+from gato_agent.rollouts.wrappers import parse_wrappers
 from gato_agent.scores import FIRST_SEED
 
 VERSIONS = (
@@ -54,6 +56,10 @@ class EvaluateConfig:
     """Run folder or .safetensors file; by default the weights shipped with the package."""
     expert: str | None = None
     """Measure this instead of a checkpoint: `random`, `catalogue`, an SB3 zip, ... (as for collect)."""
+    expert_statistics: str | None = None
+    """Statistics of VecNormalize that an SB3 --expert was trained behind (as for collect): a file, or none."""
+    expert_wrappers: str | None = None
+    """Wrappers that an SB3 --expert was trained behind, as JSON (as for collect)."""
     episodes: int = 50
     """Episodes per environment."""
     seed: int = FIRST_SEED
@@ -95,6 +101,8 @@ class EvaluateConfig:
         at_least(0, seed=self.seed, temperature=self.temperature, workers=self.workers)
         if self.expert == "train":
             raise UsageError("--expert train is for collect, which keeps the expert: evaluate the zip that it made")
+        if self.expert is None and (self.expert_statistics or self.expert_wrappers):
+            raise UsageError("--expert-statistics and --expert-wrappers belong to an --expert: name one")
         if self.ray and self.workers == 0:
             raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
         if not self.timeout > 0:
@@ -160,7 +168,7 @@ def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Condit
         config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else expert_sha256(config.expert),
         config.episodes, config.seed, config.n_envs, own if config.temperature is None else config.temperature,
         resolve_device(config.device), config.precision, config.prompt, config.demo, config.num_threads,
-        parse_kwargs(config.env_kwargs),
+        parse_kwargs(config.env_kwargs), config.expert_statistics, parse_wrappers(config.expert_wrappers),
     )  # fmt: skip
 
 
@@ -252,10 +260,22 @@ def _note(result: Result, job: Job, results: Results) -> None:
 def _show(job: int, task: str, results: Results, board: Board) -> None:
     if task in results.tasks:
         board.add(job, results.tasks[task])
+        if said := _like_random(task, results):
+            board.say(f"warning: {said}")
     elif task in results.failed:
         board.broken(job, f"failed: {results.failed[task]}")
     else:
         board.broken(job, f"not evaluated: {results.not_evaluated[task]}")
+
+
+def _like_random(task: str, results: Results) -> str | None:
+    """The warning for an expert that scores like random actions; None for an agent, which may."""
+    known, settings = find(task), results.settings
+    if known is None or settings.get("expert") in (None, "random") or settings.get("env_kwargs"):
+        return None
+    found = results.tasks[task]
+    figures = [float(each) for each in (found.successes if known.by_success else found.returns) or ()][:EPISODES]
+    return warning(known, figures) if len(figures) == EPISODES else None
 
 
 def _keep(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -26,8 +26,9 @@ from gato_agent.matching import find_task
 from gato_agent.prompt import Kind
 from gato_agent.results import Outcome
 from gato_agent.rollouts import player
-from gato_agent.rollouts.experts import load_expert
+from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
+from gato_agent.rollouts.wrappers import Wrappers
 from gato_agent.seating import seat
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Conditions:
         demo: folder with demonstrations, as `seat` takes it.
         num_threads: of torch; None leaves them as they are.
         env_kwargs: arguments of the environments; by default those that the agent was trained with.
+        statistics: of an SB3 expert, as `load_expert` takes them.
+        wrappers: likewise.
     """
 
     checkpoint: str | None
@@ -68,12 +71,16 @@ class Conditions:
     demo: Path | None = None
     num_threads: int | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    statistics: str | None = None
+    wrappers: Wrappers | None = None
 
     def settings(self) -> dict[str, Any]:
         """What decides the figures, but for the weights: results of others are not mixed with these."""
         names = ["expert", "episodes", "seed", "temperature", "precision", "prompt", "env_kwargs"]
         if self.temperature:  # a lane's noise goes on from episode to episode
             names.append("n_envs")
+        if self.expert:
+            names += ["statistics", "wrappers"]
         return {**{name: getattr(self, name) for name in names}, "demo": None if self.demo is None else str(self.demo)}
 
     def lanes(self) -> int:
@@ -156,7 +163,12 @@ def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEn
         raise GatoError(f"the expert {how.expert} is no longer the one that was evaluated: evaluate it again")
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        yield load_expert(how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs), envs
+        expert = load_expert(
+            how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs,
+            statistics=how.statistics, wrappers=how.wrappers,
+        )  # fmt: skip
+        expert.seed(how.seed)
+        yield expert, envs
 
 
 class Measurers:
@@ -195,11 +207,14 @@ def named(env_id: str, error: Exception) -> str:
 
 def _played(job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> list[Outcome]:
     """Play a task's episodes; they are in the order of their seeds."""
-    how = job.conditions
-    episodes: list[Outcome] = []
-    for episode in play_episodes(actor, envs, range(how.seed, how.seed + how.episodes), job.env_id, pulse):
-        episodes.append(episode)
-        pulse[STEP] = len(episodes)
+    how, episodes = job.conditions, list[Outcome]()
+    seeds = range(how.seed, how.seed + how.episodes)
+    for group in [[seed] for seed in seeds] if how.expert else [seeds]:
+        if how.expert:
+            cast(Expert, actor).seed(group[0])  # as when it is collected from
+        for episode in play_episodes(actor, envs, group, job.env_id, pulse):
+            episodes.append(episode)
+            pulse[STEP] = len(episodes)
     return sorted(episodes)
 
 

@@ -1,6 +1,7 @@
 """Files from the Hugging Face hub. Experts are `hub:ORG/NAME`, or `hub:ORG/NAME/FILE.zip` where it has another name.
 
-A repository of rl-baselines3-zoo's is named like its zip, and has VecNormalize's statistics beside it.
+A repository of rl-baselines3-zoo's is named like its zip, and has VecNormalize's statistics and the settings of its
+training beside it.
 """
 
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.packages import import_named
 from gato_agent.rollouts.normalize import STATISTICS
+from gato_agent.rollouts.zoo_config import CONFIGS
 
 PREFIX = "hub:"
 
 
 def fetch(spec: str) -> tuple[Path, str]:
-    """Download an SB3 zip and the statistics beside it into the hub's cache, unless they are there.
+    """Download an SB3 zip, and the statistics and settings beside it, into the hub's cache, unless they are there.
 
     Args:
         spec: `hub:ORG/NAME` or `hub:ORG/NAME/FILE`.
@@ -35,7 +37,7 @@ def fetch(spec: str) -> tuple[Path, str]:
     if path is None:
         raise UsageError(f"--expert {spec}: {repo} has no file {file}; name its zip: hub:{repo}/FILE.zip")
     folder = file.rpartition("/")[0]
-    for name in STATISTICS:  # found beside the zip when it is read
+    for name in (*CONFIGS, *STATISTICS):  # found beside the zip when it is read
         download(hub, repo, f"{folder}/{name}" if folder else name)
     return path, f"{PREFIX}{repo}/{file}"
 

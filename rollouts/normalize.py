@@ -50,6 +50,15 @@ class Normalizer:
     clip: float
     eps: float
 
+    @classmethod
+    def of(cls, envs: Any) -> Self | None:
+        """Statistics of an SB3 VecNormalize as they are; None where it normalises no observations."""
+        if not envs.norm_obs:
+            return None
+        keyed = envs.obs_rms if isinstance(envs.obs_rms, dict) else {"": envs.obs_rms}
+        mean, var = ({key: np.array(getattr(rms, name)) for key, rms in keyed.items()} for name in ("mean", "var"))
+        return cls(mean, var, float(envs.clip_obs), float(envs.epsilon))
+
     def __call__(self, observation: Any) -> Any:
         """Normalise a batch [B, ...] or a dict of batches to float32; keys without statistics stay as they are."""
         if not isinstance(observation, dict):
@@ -72,15 +81,6 @@ class Normalizer:
             {key: np.asarray(values, np.float64) for key, values in data[name].items()} for name in ("mean", "var")
         )
         return _checked(mean, var, float(data["clip"]), float(data["eps"]))  # type: ignore[return-value]
-
-
-def find_normalizer(model: Path) -> Normalizer | None:
-    """Look for the statistics of an SB3 zip: beside it, or where rl-zoo puts them (a folder named like the zip)."""
-    for folder in (model.parent, model.with_suffix("")):
-        for name in STATISTICS:
-            if (folder / name).is_file():
-                return (read_npz if name.endswith(".npz") else read_pickle)(folder / name)
-    return None
 
 
 def read_npz(path: Path) -> Normalizer:

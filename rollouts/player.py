@@ -19,6 +19,7 @@ from gato_agent.rollouts.dagger import Guided, Learner
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.noise import Noisy
+from gato_agent.rollouts.wrappers import Wrappers
 
 JOB, SEED, STEP, BEATS = range(4)  # places in a pulse: what is being played, and a count that moves with every step
 NOTHING = -1
@@ -37,6 +38,8 @@ class Job:
         num_threads: of the expert's network.
         header: what task.json says.
         learner: an agent that acts while the expert says what it would do; None where the expert acts itself.
+        statistics: of an SB3 expert, as `load_expert` takes them.
+        wrappers: likewise.
     """
 
     env: str
@@ -47,6 +50,8 @@ class Job:
     num_threads: int
     header: dict[str, Any]
     learner: Learner | None = None
+    statistics: str | None = None
+    wrappers: Wrappers | None = None
 
     @property
     def env_id(self) -> str:
@@ -110,6 +115,7 @@ class Player:
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
+            statistics=job.statistics, wrappers=job.wrappers,
         )  # fmt: skip
         if expert.provenance != job.header["expert"]:
             raise GatoError(f"{job.env_id}: the expert {job.expert} changed while it was in use: repeat the command")

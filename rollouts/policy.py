@@ -22,8 +22,10 @@ from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.strict_json import typed
 from gato_agent.envs.tensor_file import parse_header
 from gato_agent.envs.zip_file import MOST_TIMES
+from gato_agent.rollouts.forms import Spaces
 from gato_agent.rollouts.normalize import Normalizer
-from gato_agent.rollouts.wrappers import Around, Wrappers
+from gato_agent.rollouts.preprocess import Preprocess
+from gato_agent.rollouts.wrappers import Wrappers
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
@@ -148,13 +150,10 @@ class Policy:
 class SB3Expert:
     """A trained policy as an Actor: greedy, actions inside the space as SB3's `predict` gives them."""
 
-    def __init__(
-        self, policy: "BasePolicy", around: Around, normalize: Normalizer | None, provenance: dict[str, str]
-    ) -> None:
+    def __init__(self, policy: "BasePolicy", preprocess: Preprocess, provenance: dict[str, str]) -> None:
         self.provenance = provenance
         self._policy = policy
-        self._around = around
-        self._normalize = normalize
+        self._preprocess = preprocess
         self._state: tuple[NDArray[Any], ...] | None = None
 
     def seed(self, seed: int) -> None:
@@ -163,15 +162,14 @@ class SB3Expert:
     def reset(self, lanes: int) -> None:
         """Forget the recurrent state, if there is one."""
         self._state = None
-        self._around.reset(lanes)
+        self._preprocess.reset(lanes)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[Any]:
         """Greedy actions [lanes, ...] for a batch of observations."""
-        observation = self._around.apply(observation, start)
-        if self._normalize is not None:
-            observation = self._normalize(observation)
-        actions, self._state = self._policy.predict(observation, self._state, start, deterministic=True)
-        return actions
+        seen = self._preprocess.observe(observation, start)
+        actions, self._state = self._policy.predict(seen, self._state, start, deterministic=True)
+        taken: NDArray[Any] = self._preprocess.action(actions)
+        return taken
 
 
 def build(
@@ -187,8 +185,8 @@ def build(
     name = provenance["source"]
     if unknown := policy.kwargs.keys() - PLAIN - NAMED.keys():
         raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
-    around = Around(policy.wrappers)
-    observation_space = around.space(observation_space)
+    preprocess = Preprocess(Spaces(observation_space, action_space), policy.wrappers, policy.normalize, name)
+    observation_space, action_space = preprocess.spaces
     kwargs = {key: _resolve(value) if key in NAMED else value for key, value in policy.kwargs.items()}
     if "ars" not in policy.policy:
         # An optimizer of torch's own would be of no use, and takes two seconds to import.
@@ -201,7 +199,6 @@ def build(
         raise GatoError(
             f"expert {name} cannot act in these spaces ({one_line(error)}): it was trained for others"
         ) from error
-    _check_statistics(policy.normalize, observation_space, name)
     state = module.state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith(NOT_ACTOR)}
     found = {key: array.shape for key, array in policy.weights.items()}
@@ -214,7 +211,7 @@ def build(
             )
     module.load_state_dict({key: torch.tensor(array) for key, array in policy.weights.items()}, strict=False)
     module.set_training_mode(False)
-    return SB3Expert(module, around, policy.normalize, provenance)
+    return SB3Expert(module, preprocess, provenance)
 
 
 def check_arguments(kwargs: dict[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
@@ -253,22 +250,10 @@ def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
     from stable_baselines3.common.vec_env import VecTransposeImage
 
     if isinstance(space, gym.spaces.Dict):
-        return gym.spaces.Dict({key: _channels_first(entry) for key, entry in space.items()})
+        return gym.spaces.Dict([(key, _channels_first(entry)) for key, entry in space.items()])  # in their order
     if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
         return VecTransposeImage.transpose_space(space)
     return space
-
-
-def _check_statistics(normalize: Normalizer | None, space: gym.Space[Any], name: str) -> None:
-    shapes = (
-        {key: entry.shape for key, entry in space.items()} if isinstance(space, gym.spaces.Dict) else {"": space.shape}
-    )
-    for key, mean in normalize.mean.items() if normalize else ():
-        if shapes.get(key) != mean.shape:
-            raise GatoError(
-                f"expert {name} does not fit: the observation statistics beside it have shape {mean.shape}, and "
-                f"observations{key and ' ' + key} {shapes.get(key, 'no such entry')}; are they another expert's?"
-            )
 
 
 def _resolve(name: str) -> Any:

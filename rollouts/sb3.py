@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,25 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.strict_json import parse
 from gato_agent.envs.zip_file import MOST_TIMES, check_sizes, read_members
-from gato_agent.rollouts.normalize import find_normalizer
+from gato_agent.rollouts.beside import look_beside
 from gato_agent.rollouts.policy import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, Policy, check_arguments
 
 
-def read_zip(path: Path) -> Policy:
-    """Read an SB3 or sb3-contrib zip and the observation statistics beside it; nothing in them is run.
+def read_zip(
+    path: Path, env_id: str = "", *,
+    statistics: str | None = None, horizon: int | None = None, env_kwargs: Mapping[str, Any] | None = None,
+) -> Policy:  # fmt: skip
+    """Read an SB3 or sb3-contrib zip and what belongs to it; nothing in them is run.
+
+    Args:
+        path: of the zip.
+        env_id: see `look_beside`, as all that follows.
+        statistics: file of statistics, or `none`; by default what lies beside the zip.
+        horizon: steps of an episode.
+        env_kwargs: arguments of the environment.
 
     Raises:
+        UsageError: statistics are missing, or may be another zip's.
         GatoError: damaged, or a policy that is not in the tables above; the message names the file.
     """
     advice = "restore it, or train one with --expert train"
@@ -51,7 +63,16 @@ def read_zip(path: Path) -> Policy:
         raise GatoError(f"{path}: {error}") from None
     if data.get("use_sde"):
         kwargs["use_sde"] = True
-    return Policy(policy, kwargs, actor, find_normalizer(path))
+    beside = look_beside(path, env_id, _behind(data), option=statistics, horizon=horizon, env_kwargs=env_kwargs)
+    return Policy(policy, kwargs, actor, beside.normalize, wrappers=beside.wrappers)
+
+
+def _behind(data: dict[str, Any]) -> bool | None:
+    """True if a model was trained behind VecNormalize, false if it was not, None if it does not say."""
+    # VecNormalize's observations before normalisation are kept at the start of training, and only those.
+    if data.get("_last_original_obs") is not None:
+        return True
+    return None if data.get("_last_obs") is None else False
 
 
 def read_weights(data: bytes) -> dict[str, NDArray[Any]]:

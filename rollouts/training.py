@@ -67,7 +67,10 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
     finally:
         venv.close()
     # The zip last: once it is there, all are.
-    statistics = {folder / "obs_norm.npz": _statistics(envs)} if isinstance(envs, VecNormalize) and norm_obs else {}
+    normalizer = Normalizer.of(envs) if isinstance(envs, VecNormalize) else None
+    if normalizer is None:
+        model._last_original_obs = None  # whoever reads the zip without training.json is to look for no statistics
+    statistics = {folder / "obs_norm.npz": write_npz(normalizer)} if normalizer else {}
     write_files({folder / ABOUT: sealed(asked, sort_keys=True), **statistics, path: _zip(model)})
     return path
 
@@ -111,14 +114,6 @@ def _floats(space: gym.Space[Any]) -> bool:
     if isinstance(space, gym.spaces.Dict):
         return all(_floats(entry) for entry in space.values())
     return isinstance(space, gym.spaces.Box) and space.dtype != np.bool_ and not is_image_space(space)
-
-
-def _statistics(envs: VecNormalize) -> bytes:
-    """The contents of `obs_norm.npz`."""
-    stats: Any = envs.obs_rms
-    keyed = stats if isinstance(stats, dict) else {"": stats}
-    mean, var = ({key: np.asarray(getattr(rms, name)) for key, rms in keyed.items()} for name in ("mean", "var"))
-    return write_npz(Normalizer(mean, var, float(envs.clip_obs), float(envs.epsilon)))
 
 
 def _zip(model: BaseAlgorithm) -> bytes:

@@ -15,6 +15,7 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.make import make, make_vector
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.hub import fetch
+from gato_agent.rollouts.zoo_config import CONFIGS
 from tests.hub_server import Hub, serving
 from tests.rollouts.test_experts import Evil
 
@@ -54,7 +55,7 @@ def load(spec: str, envs: SyncVectorEnv) -> Expert:
 
 def test_a_repository_of_the_zoo_needs_no_file_name(repo, hub, envs):
     expert = load(f"hub:{REPO}", envs)
-    assert hub.files() == [f"{REPO}/{name}" for name in ("a2c-Pendulum-v1.zip", *STATISTICS)]
+    assert hub.files() == [f"{REPO}/{name}" for name in ("a2c-Pendulum-v1.zip", *CONFIGS, *STATISTICS)]
     assert expert.provenance["kind"] == "hub"
     assert expert.provenance["source"] == f"hub:{REPO}/a2c-Pendulum-v1.zip"
     obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -105,7 +106,7 @@ def test_without_a_network_the_cache_is_used_and_its_gaps_are_told_apart(repo, h
     load(f"hub:{REPO}", envs)
     assert len(hub.asked) == asked
     shutil.rmtree(next((tmp_path / "cache").glob("models--*/.no_exist")))  # nothing says that there are no statistics
-    with pytest.raises(GatoError, match=r"obs_norm\.npz cannot be reached \(LocalEntryNotFoundError: "):
+    with pytest.raises(GatoError, match=r"config\.yml cannot be reached \(LocalEntryNotFoundError: "):
         load(f"hub:{REPO}", envs)
 
 
