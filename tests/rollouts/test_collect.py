@@ -55,7 +55,7 @@ class Empty(TestingEnv):
 
 gym.register("Faulty-v0", entry_point=lambda **kwargs: Faulty(**kwargs))
 gym.register("Goal-v0", entry_point=lambda **kwargs: Goal(**kwargs))
-gym.register("Wide-v0", entry_point=lambda: TestingEnv(action_space=Discrete(2000)))
+gym.register("Wide-v0", entry_point=lambda: TestingEnv(action_space=gym.spaces.Sequence(Discrete(2))))
 gym.register("Empty-v0", entry_point=lambda: Empty())
 
 
