@@ -291,7 +291,10 @@ def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: 
     if config.out:
         write_files({config.out / "results.csv": to_csv(results)})
     if config.report and results.tasks:
-        given = Given(config.checkpoint, config.expert, parse_kwargs(config.env_kwargs), config.demo)
+        given = Given(
+            config.checkpoint, config.expert, parse_kwargs(config.env_kwargs), config.demo, config.expert_statistics,
+            parse_wrappers(config.expert_wrappers),
+        )  # fmt: skip
         write_report([results], config.report, console, given, named=wanted, workers=config.workers)
 
 

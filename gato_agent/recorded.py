@@ -16,6 +16,8 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.measure import Conditions, expert_sha256
 from gato_agent.prompt import Kind
 from gato_agent.results import Results
+from gato_agent.rollouts.beside import NONE
+from gato_agent.rollouts.wrappers import Wrappers, check_wrappers
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,16 @@ class Given:
         expert: who plays instead, as `load_expert` takes it.
         env_kwargs: arguments of the environments.
         demo: folder with demonstrations.
+        statistics: those of an SB3 expert, as `load_expert` takes them.
+        wrappers: likewise.
     """
 
     checkpoint: str | None = None
     expert: str | None = None
     env_kwargs: dict[str, Any] | None = None
     demo: Path | None = None
+    statistics: str | None = None
+    wrappers: Wrappers | None = None
 
 
 def recorded(results: Results, given: Given) -> Conditions:
@@ -63,14 +69,25 @@ def recorded(results: Results, given: Given) -> Conditions:
         demo = given.demo
     elif demo is not None:
         demo = plain.path(demo, file, "name it with --demo")
+    statistics, wrappers = _behind(how, given, file)
     checkpoint = given.checkpoint
     if checkpoint is None and expert is None:
         checkpoint = plain.checkpoint(results.checkpoint, file, "name it with --checkpoint")
     known = {key: how[key] for key in ("temperature", "precision", "prompt", "n_envs") if key in how}
     return Conditions(
         checkpoint, expert, results.sha256, how["episodes"], how["seed"], demo=demo, env_kwargs=kwargs,
-        **{"n_envs": 1, **known},
+        statistics=statistics, wrappers=wrappers, **{"n_envs": 1, **known},
     )  # fmt: skip
+
+
+def _behind(how: Mapping[str, Any], given: Given, file: str) -> tuple[str | None, Wrappers | None]:
+    """Statistics and wrappers of an SB3 expert, those that the user named or plain ones; raises as `recorded`."""
+    statistics, wrappers = given.statistics, how.get("wrappers")
+    if statistics is None and (statistics := how.get("statistics")) not in (None, NONE):
+        statistics = str(plain.path(statistics, file, "name it with --expert-statistics"))
+    if given.wrappers is not None and given.wrappers != wrappers:
+        raise UsageError(f"--expert-wrappers: {file} is with {json.dumps(wrappers):.200}")
+    return statistics, None if wrappers is None else check_wrappers(wrappers, f"{file} has wrappers {wrappers!r:.80}")
 
 
 def _check_settings(how: Mapping[str, Any], file: str) -> None:

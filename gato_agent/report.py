@@ -31,6 +31,7 @@ from gato_agent.results import Results, to_csv
 from gato_agent.rollouts.player import Failed
 from gato_agent.rollouts.progress import progress
 from gato_agent.rollouts.workers import play_in_processes
+from gato_agent.rollouts.wrappers import parse_wrappers
 from gato_agent.scores import Interval, Sample
 from gato_agent.summary import by_group, compare
 
@@ -59,6 +60,10 @@ class ReportConfig:
     """Environments of your own, as module:Env-v0: the module is imported to film them."""
     env_kwargs: str | None = None
     """The arguments of the first evaluation's environments, as JSON, if they are more than numbers and words."""
+    expert_statistics: str | None = None
+    """Statistics of VecNormalize that an SB3 --expert was trained behind, if they are a file elsewhere."""
+    expert_wrappers: str | None = None
+    """Wrappers that an SB3 --expert was trained behind, as JSON, by default those of its evaluation."""
     demo: Path | None = None
     """The folder of demonstrations of the first evaluation, if it is elsewhere."""
 
@@ -83,7 +88,8 @@ def report(config: ReportConfig) -> None:
     if config.out:
         named = {find_spec(env).id: env for env in config.env}
         kwargs = None if config.env_kwargs is None else parse_kwargs(config.env_kwargs)
-        given = Given(config.checkpoint, config.expert, kwargs, config.demo)
+        wrappers = parse_wrappers(config.expert_wrappers)
+        given = Given(config.checkpoint, config.expert, kwargs, config.demo, config.expert_statistics, wrappers)
         write_report(results, config.out, console, given, videos=config.videos, named=named, workers=config.workers)
 
 

@@ -156,6 +156,9 @@ def test_what_needs_nothing_is_taken_as_it_is() -> None:
         (replace(made(), checkpoint="/runs/x"), "--checkpoint"),
         (made(demo="/data"), "--demo"),
         (made(demo="../data"), "--demo"),
+        (made(expert="x.zip", statistics="/x.pkl"), "--expert-statistics"),
+        (made(expert="x.zip", statistics="../x.pkl"), "--expert-statistics"),
+        (made(expert="x.zip", statistics=["x.pkl"]), "--expert-statistics"),
         (made(env_kwargs={"x": "m:f"}), "--env-kwargs"),
     ],
 )
@@ -164,8 +167,20 @@ def test_what_a_file_may_not_name_is_asked_of_the_user(results: Results, option:
         recorded(results, Given())
     how = results.settings
     if not isinstance(how["expert"], list):
-        given = Given("runs/x", how["expert"], how["env_kwargs"], Path("d"))
+        given = Given("runs/x", how["expert"], how["env_kwargs"], Path("d"), "none")
         assert recorded(results, given).demo == Path("d")
+
+
+def test_what_an_expert_was_trained_behind_is_played_again() -> None:
+    wrappers = {"frame_stack": {"n": 4}}
+    how = recorded(made(expert="x.zip", statistics="x/vecnormalize.pkl", wrappers=wrappers), Given())
+    assert (how.statistics, how.wrappers) == ("x/vecnormalize.pkl", wrappers)
+    assert recorded(made(expert="x.zip", statistics="none"), Given()).statistics == "none"
+    with pytest.raises(UsageError, match=r'--expert-wrappers: the evaluation of someone is with \{"frame_stack"'):
+        recorded(made(expert="x.zip", wrappers=wrappers), Given(wrappers={"frame_stack": {"n": 3}}))
+    for wrong in ({"zero_padding": {"keep": 1, "zeros": 10**12}}, {"time_feature": {"horizon": 0}}, {"m:f": {}}, [1]):
+        with pytest.raises(UsageError, match=r"the evaluation of someone has wrappers .*: write a JSON object of some"):
+            recorded(made(expert="x.zip", wrappers=wrong), Given())
 
 
 def test_another_than_was_recorded_is_refused(tmp_path: Path) -> None:
