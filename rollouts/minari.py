@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Space
+from gymnasium.spaces import Dict, Space, Text, Tuple
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.structure import Columns, columns, space_from_json, space_to_json
@@ -140,7 +140,8 @@ def read_episode(
     actions = _columns("actions", spaces[1], data["actions"])
     if not len(data["rewards"]):
         raise GatoError("it has no steps")
-    labels = _columns("labels", spaces[1], infos["expert_action"]) if "expert_action" in infos else None
+    wanted = infos.get("expert_action")
+    labels = None if wanted is None else _columns("labels", spaces[1], _restored(spaces[1], wanted))
     reported = [infos[key] for key in ("success", "is_success") if key in infos] or [
         more[key] for key in ("success",) if key in more
     ]
@@ -159,6 +160,18 @@ def read_episode(
         seed=int(data["id"]),
         provenance=provenance | known | noise,
     )
+
+
+def _restored(space: Space[Any], value: Any) -> Any:
+    """An action from infos, of which Minari does not know the space: tuples are dicts there, and texts bytes."""
+    if isinstance(space, Dict):
+        return {key: _restored(entry, value[key]) for key, entry in space.spaces.items() if key in value}
+    if isinstance(space, Tuple) and isinstance(value, Mapping):
+        entries = [(f"_index_{i}", entry) for i, entry in enumerate(space.spaces)]
+        return tuple([_restored(entry, value.get(key, ())) for key, entry in entries])
+    if isinstance(space, Text):
+        return [text.decode() if isinstance(text, bytes) else text for text in value]
+    return value
 
 
 def _columns(group: str, space: Space[Any], values: Any) -> Columns:
