@@ -148,8 +148,8 @@ def read_episode(
     actions = _columns("actions", spaces[1], data["actions"])
     if not len(data["rewards"]):
         raise GatoError("it has no steps")
-    told = infos.get("expert_action")
-    labels = None if told is None else _columns("labels", spaces[1], _of_infos(spaces[1], told))
+    wanted = infos.get("expert_action")
+    labels = None if wanted is None else _columns("labels", spaces[1], _restored(spaces[1], wanted))
     reported = [infos[key] for key in ("success", "is_success") if key in infos] or [
         more[key] for key in ("success",) if key in more
     ]
@@ -170,21 +170,24 @@ def read_episode(
     )
 
 
+def _restored(space: Space[Any], value: Any) -> Any:
+    """An action from infos, of which Minari does not know the space: tuples are dicts there, and texts bytes."""
+    if isinstance(space, Dict):
+        return {key: _restored(entry, value[key]) for key, entry in space.spaces.items() if key in value}
+    if isinstance(space, Tuple) and isinstance(value, Mapping):
+        entries = [(f"_index_{i}", entry) for i, entry in enumerate(space.spaces)]
+        return tuple([_restored(entry, value.get(key, ())) for key, entry in entries])
+    if isinstance(space, Text):
+        return [text.decode() if isinstance(text, bytes) else text for text in value]
+    return value
+
+
 def _columns(group: str, space: Space[Any], values: Any) -> Columns:
     """The columns of observations, actions or labels; raises GatoError, naming the group and the step."""
     try:
         return columns(space, values)
     except SpaceError as error:
         raise GatoError(f"{group}{'' if error.row is None else f', step {error.row}'}: {error}") from error
-
-
-def _of_infos(space: Space[Any], value: Any) -> Any:
-    """A batch as it was before it was written as infos, where a tuple is a group and a text is bytes."""
-    if isinstance(space, Dict):
-        return {key: _of_infos(entry, value[key]) for key, entry in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(_of_infos(entry, value[f"_index_{i}"]) for i, entry in enumerate(space.spaces))
-    return [text.decode() for text in value] if isinstance(space, Text) else value
 
 
 def _local(source: str) -> Path:

@@ -650,9 +650,9 @@ def test_the_import_of_the_export_is_the_same_for_any_spaces(tmp_path, home, see
     observed, acted = exportable(rng), exportable(rng)
     spaces = {"observation_space": space_to_json(observed), "action_space": space_to_json(acted)}
     values = [[random_value(rng, space) for _ in range(4)] for space in (observed, acted)]
-    episode = Episode(
-        stack(observed, values[0]), stack(acted, values[1][:3]), None, np.arange(3) / 3, True, False, None, 0
-    )
+    actions, labels = (stack(acted, values[1][i : i + 3]) for i in (0, 1))
+    labels = labels if seed % 2 else None
+    episode = Episode(stack(observed, values[0]), actions, labels, np.arange(3) / 3, True, False, None, 0)
     with fill(tmp_path / "data", episode, **spaces) as store:
         dataset_id, _ = export(store, "gato")
     with import_(str(home / dataset_id), tmp_path / "back") as back:
