@@ -2,17 +2,19 @@
 
 import fcntl
 import os
+import shutil
 import stat
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from weakref import WeakKeyDictionary
 
 from gato_agent.envs.errors import GatoError, UsageError
 
-_locked: WeakKeyDictionary[IO[bytes], tuple[Path, os.stat_result]] = WeakKeyDictionary()  # folders of this process
+_held: WeakKeyDictionary[IO[bytes], tuple[Path, os.stat_result]] = WeakKeyDictionary()  # folders of this process
 
 
 def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> None:
@@ -137,14 +139,14 @@ def lock_folder(folder: Path, verb: str) -> IO[bytes]:
         raise UsageError(
             f"another `gato-agent {verb}` writes to {folder}: wait for it to end, or choose another --out"
         ) from None
-    _locked[file] = folder.absolute(), folder.stat()
+    _held[file] = folder.absolute(), folder.stat()
     return file
 
 
 def still_there(folder: Path) -> None:
     """Raise GatoError if this folder, or one above it, was moved or removed since this process locked it."""
     places = {folder.absolute(), *folder.absolute().parents}
-    for file, (locked, before) in list(_locked.items()):
+    for file, (locked, before) in list(_held.items()):
         if locked in places and not file.closed:
             try:
                 same = os.path.samestat(locked.stat(), before)
@@ -168,6 +170,51 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for place in reversed(new):
         sync_folder(place.parent)
+
+
+@contextmanager
+def temporary_folder(root: Path, prefix: str) -> Iterator[Path]:
+    """A locked folder below `root` for what is not complete; those that killed processes left there are removed."""
+    for leftover in sorted(root.glob(f"{prefix}*")):
+        with suppress(OSError), _locked(leftover) as free:  # gone meanwhile, or a link, which is not followed
+            if free:
+                shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    with _locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder; yields false if another process holds its lock."""
+    handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)
+
+
+def place_folder(folder: Path, target: Path) -> bool:
+    """Move a complete folder to its place, durably; false if there is another, which stays."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for parent in sorted({path.parent for path in folder.rglob("*")} | {folder}):
+        sync_folder(parent)
+    try:
+        folder.replace(target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    sync_folder(target.parent)
+    return True
 
 
 def temporary(path: Path) -> Path:

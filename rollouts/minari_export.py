@@ -7,15 +7,12 @@ A data set is written into a hidden folder, read back and compared, and then tak
 A data set in its place was compared; the folder of a killed export is removed by the next export.
 """
 
-import fcntl
 import json
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +22,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Space, Text, Tuple
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
-from gato_agent.envs.files import below, make_folder, sync_folder
+from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
 from gato_agent.envs.make import find_spec
 from gato_agent.envs.structure import batch
 from gato_agent.envs.task import find
@@ -70,13 +67,13 @@ def export(
     target = _own_place(root, dataset_id)
     make_folder(target.parent)
     if not target.exists():
-        with _begun(root) as begun:
+        with temporary_folder(root, BEGUN) as begun:
             with _root(begun), _named(dataset_id):
                 _write(minari, store, numbers, dataset_id, about or {})
                 _compare(store, numbers, begun / dataset_id / "data")
             with _root(root), _named(dataset_id):
                 _register(dataset_id)
-            if _place(begun / dataset_id, target):
+            if place_folder(begun / dataset_id, target):
                 return dataset_id, len(numbers)
     try:
         _compare(store, numbers, target / "data")
@@ -157,34 +154,6 @@ def _check_keys(dataset_id: str, space: Space[Any]) -> None:
 
 
 @contextmanager
-def _begun(root: Path) -> Iterator[Path]:
-    """A locked hidden folder below `root` for incomplete data sets; such folders without a lock are removed."""
-    for leftover in sorted(root.glob(f"{BEGUN}*")):
-        with suppress(OSError), _locked(leftover) as free:  # gone by now, or a link, which is not followed
-            if free:
-                shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=BEGUN, dir=root))
-    with _locked(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder; yields false if another process holds its lock."""
-    handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)
-
-
-@contextmanager
 def _named(dataset_id: str) -> Iterator[None]:
     """Say of whatever goes wrong inside which data set cannot be written: Minari raises nearly anything."""
     try:
@@ -204,24 +173,6 @@ def _register(dataset_id: str) -> None:
     namespace = dataset_id.rpartition("/")[0]
     if namespace not in list_local_namespaces():
         create_namespace(namespace)
-
-
-def _place(begun: Path, target: Path) -> bool:
-    """Move a complete data set to its place, durably; false if there is another by now."""
-    for path in sorted(begun.rglob("*")):
-        with path.open("rb") if path.is_file() else nullcontext() as file:
-            if file is not None:
-                os.fsync(file.fileno())
-    for folder in sorted({path.parent for path in begun.rglob("*")} | {begun}):
-        sync_folder(folder)
-    try:
-        begun.replace(target)
-    except OSError:
-        if target.exists():
-            return False
-        raise
-    sync_folder(target.parent)
-    return True
 
 
 def _scores(store: EpisodeStore) -> dict[str, Any]:

@@ -313,9 +313,6 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise GatoError(f"{path} is damaged and does not describe a task ({error}): {way_out}") from error
     if not SETTINGS.keys() <= header.keys():
         raise GatoError(f"{path} does not describe a task: {way_out}")
-    plain.env_id(header["env_id"], path, way_out)
-    for actor in (header["expert"], header.get("learner") or header["expert"]):  # the kind becomes part of names
-        plain.name(actor.get("kind") if isinstance(actor, dict) else None, path, way_out)
     if header.get("format") != FORMAT:
         raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
     try:
@@ -326,6 +323,9 @@ def _read_header(path: Path) -> dict[str, Any]:
         typed(header.get("learner", {"kind": ""})["kind"], str, "learner kind")
     except (LookupError, ValueError) as error:
         raise GatoError(f"{path} is damaged ({one_line(error)}): {way_out}") from error
+    plain.env_id(header["env_id"], path, way_out)
+    for actor in (header["expert"], header.get("learner", header["expert"])):  # the kind becomes part of names
+        plain.name(actor["kind"], path, way_out)
     return header
 
 

@@ -185,7 +185,7 @@ BOX = {"kind": "Box", "shape": [2**12, 2**12], "dtype": "float64", "low": 0, "hi
     ("change", "message"),
     [
         ({"text_pieces": 2.5}, "text_pieces is 2.5, not int"),
-        ({"id": ["x"]}, "id is"),
+        ({"id": ["x"]}, r"env_id \['x'\]"),
         ({"env_kwargs": []}, "env_kwargs is"),
         ({"temperature": True}, "at temperature True"),
         ({"observation_space": BOX | {"shape": [2**13, 2**13]}}, "shape"),

@@ -23,7 +23,7 @@ from gato_agent.envs.structure import row, space_to_json, stack
 from gato_agent.rollouts import minari_export
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.keep import Rule, write_rule
-from gato_agent.rollouts.minari import import_, read_episode
+from gato_agent.rollouts.minari import EXACT, import_, read_episode
 from gato_agent.rollouts.minari_export import export
 from gato_agent.rollouts.store import EpisodeStore
 from gato_agent.rollouts.verify import verify
@@ -582,7 +582,13 @@ def test_only_jpeg_of_the_observations_size_is_decoded(tmp_path, data, monkeypat
 @pytest.mark.parametrize("space", [{"type": "MultiBinary", "n": 10**12}, {"type": "MultiBinary", "n": [10**6, 10**6]}])
 def test_a_space_of_any_size_is_refused_by_name(tmp_path, data, space):
     file = data / "metadata.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"action_space": json.dumps(space)}))
+    metadata = json.loads(file.read_text())
+    exact = metadata.pop(EXACT)
+    exact["action_space"] = {"kind": space["type"], "n": space["n"]}
+    file.write_text(json.dumps(metadata | {EXACT: exact}))
+    with pytest.raises(GatoError, match=rf"{data}.* not the description of a space"):
+        import_(str(data.parent), tmp_path / "back", "Thing-v0")
+    file.write_text(json.dumps(metadata | {"action_space": json.dumps(space)}))
     with pytest.raises(GatoError, match=rf"{data}.* (not the description of a space|cannot be read)"):
         import_(str(data.parent), tmp_path / "back", "Thing-v0")
 

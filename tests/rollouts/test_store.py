@@ -280,4 +280,4 @@ def test_a_damaged_task_does_not_keep_the_others_from_being_verified(tmp_path):
     sound, problems = verify(tmp_path)
     assert sound == 3
     assert len(problems) == 3 and "B-v0/task.json: observation_space is not the description" in problems[0]
-    assert all("C-v0" in problem and "directory" in problem for problem in problems[1:])
+    assert all("C-v0" in problem and "no regular file" in problem for problem in problems[1:])
