@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 from weakref import WeakKeyDictionary
@@ -72,7 +73,7 @@ def append(path: Path) -> IO[bytes]:
     return os.fdopen(_open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
 
 
-def open_own(path: Path) -> IO[bytes]:
+def open_own(path: Path) -> BufferedReader:
     """Open a file of a folder for reading, where the folder may come from elsewhere.
 
     Raises:
