@@ -1,11 +1,10 @@
 """Returns over whole episodes, beside what a random and an expert actor score; many tasks at once, and resumable."""
 
-import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -21,14 +20,17 @@ from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.packages import bring_suite
-from gato_agent.envs.task import bring, catalogue
+from gato_agent.envs.task import bring, catalogue, find
 from gato_agent.envs.task import families as suites
-from gato_agent.measure import Conditions, Job, Measurers
+from gato_agent.measure import Conditions, Job, Measurers, expert_sha256
+from gato_agent.recorded import Given
 from gato_agent.report import write_report
 from gato_agent.results import FILE, Outcome, Results, score, to_csv
+from gato_agent.rollouts.like_random import EPISODES, warning
 from gato_agent.rollouts.on_ray import play_on_ray
 from gato_agent.rollouts.player import Failed, Result, idle_pulse
 from gato_agent.rollouts.workers import play_in_processes
+from gato_agent.rollouts.wrappers import parse_wrappers
 from gato_agent.scores import FIRST_SEED
 
 VERSIONS = (
@@ -54,6 +56,10 @@ class EvaluateConfig:
     """Run folder or .safetensors file; by default the weights shipped with the package."""
     expert: str | None = None
     """Measure this instead of a checkpoint: `random`, `catalogue`, an SB3 zip, ... (as for collect)."""
+    expert_statistics: str | None = None
+    """Statistics of VecNormalize that an SB3 --expert was trained behind (as for collect): a file, or none."""
+    expert_wrappers: str | None = None
+    """Wrappers that an SB3 --expert was trained behind, as JSON (as for collect)."""
     episodes: int = 50
     """Episodes per environment."""
     seed: int = FIRST_SEED
@@ -61,8 +67,8 @@ class EvaluateConfig:
     n_envs: int = 10
     """Environments that an agent plays at once, at most; an expert plays one. Sampled actions depend on it."""
     workers: int | None = None
-    """Processes, each with one task at a time; by default one for each core, but no more than tasks. 0 plays in this
-    process, where a task that hangs or crashes takes everything with it; so do one task and a GPU by default."""
+    """Processes, each with one task at a time; by default one for each core, but no more than tasks, and one for a GPU.
+    0 plays in this process, where a task that hangs, leaks or aborts takes everything with it."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here. Checkpoints must be readable there."""
     timeout: float = 300.0
@@ -95,6 +101,8 @@ class EvaluateConfig:
         at_least(0, seed=self.seed, temperature=self.temperature, workers=self.workers)
         if self.expert == "train":
             raise UsageError("--expert train is for collect, which keeps the expert: evaluate the zip that it made")
+        if self.expert is None and (self.expert_statistics or self.expert_wrappers):
+            raise UsageError("--expert-statistics and --expert-wrappers belong to an --expert: name one")
         if self.ray and self.workers == 0:
             raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
         if not self.timeout > 0:
@@ -157,17 +165,11 @@ def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict
 def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Conditions:
     own = (checkpoint.temperatures() if checkpoint else {}) or 0.0
     return Conditions(
-        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else _digest(config.expert),
+        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else expert_sha256(config.expert),
         config.episodes, config.seed, config.n_envs, own if config.temperature is None else config.temperature,
         resolve_device(config.device), config.precision, config.prompt, config.demo, config.num_threads,
-        parse_kwargs(config.env_kwargs),
+        parse_kwargs(config.env_kwargs), config.expert_statistics, parse_wrappers(config.expert_wrappers),
     )  # fmt: skip
-
-
-def _digest(expert: str | None) -> str | None:
-    """Digest of an expert's file, None where it has none."""
-    path = Path(expert or "")
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Results:
@@ -184,8 +186,7 @@ def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Result
         raise UsageError(
             f"{config.out} holds results of other weights, of {kept.actor}: choose another --out for {actor}"
         )
-    kept.failed, kept.not_evaluated = {}, {}  # they are tried again
-    return kept
+    return replace(fresh, tasks=kept.tasks, versions=kept.versions)  # the others are tried again
 
 
 def _versions() -> dict[str, str]:
@@ -223,11 +224,10 @@ def _way_to_play(config: EvaluateConfig, jobs: Sequence[Job], board: Board) -> G
     if config.ray:
         return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=Measurers)
     workers = config.workers
-    if workers is None:
-        alone = len(jobs) < 2 or jobs[0].conditions.device != "cpu"
-        workers = 0 if alone else min(len(jobs), os.cpu_count() or 1)
     if workers == 0:
         return _play_here(jobs, board)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if jobs and jobs[0].conditions.device == "cpu" else 1
     return play_in_processes(jobs, seeds, workers, config.timeout, players=Measurers, ahead=1, watch=board.watch)
 
 
@@ -251,16 +251,31 @@ def _note(result: Result, job: Job, results: Results) -> None:
         return
     episodes = [Outcome(*each) for each in outcome["episodes"]]
     comparable = not job.conditions.env_kwargs
-    results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+    try:
+        results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+    except GatoError as error:
+        results.failed[job.env_id] = str(error)
 
 
 def _show(job: int, task: str, results: Results, board: Board) -> None:
     if task in results.tasks:
         board.add(job, results.tasks[task])
+        if said := _like_random(task, results):
+            board.say(f"warning: {said}")
     elif task in results.failed:
         board.broken(job, f"failed: {results.failed[task]}")
     else:
         board.broken(job, f"not evaluated: {results.not_evaluated[task]}")
+
+
+def _like_random(task: str, results: Results) -> str | None:
+    """The warning for an expert that scores like random actions; None for an agent, which may."""
+    known, settings = find(task), results.settings
+    if known is None or settings.get("expert") in (None, "random") or settings.get("env_kwargs"):
+        return None
+    found = results.tasks[task]
+    figures = [float(each) for each in (found.successes if known.by_success else found.returns) or ()][:EPISODES]
+    return warning(known, figures) if len(figures) == EPISODES else None
 
 
 def _keep(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:
@@ -276,7 +291,11 @@ def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: 
     if config.out:
         write_files({config.out / "results.csv": to_csv(results)})
     if config.report and results.tasks:
-        write_report([results], config.report, console, named=wanted, workers=config.workers)
+        given = Given(
+            config.checkpoint, config.expert, parse_kwargs(config.env_kwargs), config.demo, config.expert_statistics,
+            parse_wrappers(config.expert_wrappers),
+        )  # fmt: skip
+        write_report([results], config.report, console, given, named=wanted, workers=config.workers)
 
 
 def _complain(results: Results, wanted: Sequence[str]) -> None:

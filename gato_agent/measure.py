@@ -1,13 +1,15 @@
 """Play one task's episodes: what a worker of `evaluate` does, in this process, in another, or on another machine."""
 
 import contextlib
+import hashlib
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -19,13 +21,17 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
 from gato_agent.envs.task import Task, find
+from gato_agent.envs.values import success_of
 from gato_agent.matching import find_task
 from gato_agent.prompt import Kind
 from gato_agent.results import Outcome
 from gato_agent.rollouts import player
-from gato_agent.rollouts.experts import load_expert
+from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
+from gato_agent.rollouts.wrappers import Wrappers
 from gato_agent.seating import seat
+
+_log = logging.getLogger(__name__)
 
 Seat = contextlib.AbstractContextManager[tuple[Actor, VectorEnv[Any, Any, Any]]]
 
@@ -48,6 +54,8 @@ class Conditions:
         demo: folder with demonstrations, as `seat` takes it.
         num_threads: of torch; None leaves them as they are.
         env_kwargs: arguments of the environments; by default those that the agent was trained with.
+        statistics: of an SB3 expert, as `load_expert` takes them.
+        wrappers: likewise.
     """
 
     checkpoint: str | None
@@ -63,18 +71,28 @@ class Conditions:
     demo: Path | None = None
     num_threads: int | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    statistics: str | None = None
+    wrappers: Wrappers | None = None
 
     def settings(self) -> dict[str, Any]:
         """What decides the figures, but for the weights: results of others are not mixed with these."""
         names = ["expert", "episodes", "seed", "temperature", "precision", "prompt", "env_kwargs"]
         if self.temperature:  # a lane's noise goes on from episode to episode
             names.append("n_envs")
+        if self.expert:
+            names += ["statistics", "wrappers"]
         return {**{name: getattr(self, name) for name in names}, "demo": None if self.demo is None else str(self.demo)}
 
     def lanes(self) -> int:
         """Lanes that share the episodes evenly: a lane that has none left costs as much as one that plays."""
         rounds = -(-self.episodes // self.n_envs)
         return -(-self.episodes // rounds)
+
+
+def expert_sha256(expert: str | None) -> str | None:
+    """SHA-256 of an expert's file, None where it has none."""
+    path = Path(expert or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -141,9 +159,16 @@ def _check_spaces(checkpoint: Checkpoint, job: Job) -> None:
 def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
     """An expert and its environment: one lane, as it is collected from."""
     how, kwargs = job.conditions, job.conditions.env_kwargs
+    if how.sha256 not in (None, expert_sha256(how.expert)):
+        raise GatoError(f"the expert {how.expert} is no longer the one that was evaluated: evaluate it again")
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        yield load_expert(how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs), envs
+        expert = load_expert(
+            how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs,
+            statistics=how.statistics, wrappers=how.wrappers,
+        )  # fmt: skip
+        expert.seed(how.seed)
+        yield expert, envs
 
 
 class Measurers:
@@ -156,17 +181,20 @@ class Measurers:
         """Yield the one result of a task, as JSON: its episodes, or why they cannot be had."""
         pulse[JOB], pulse[SEED], pulse[STEP] = job, NOTHING, 0
         task, began = self._jobs[job], time.perf_counter()
-        outcome: dict[str, Any]
+        outcome: dict[str, Any] = {}
         try:
             with self._seats.seat(task, task.conditions.lanes()) as (actor, envs):
                 pulse[BEATS] += 1
                 pulse[SEED], began = seeds[0], time.perf_counter()
                 outcome = {"episodes": _played(task, actor, envs, pulse), "seconds": time.perf_counter() - began}
-        except UsageError as error:  # not a fault: nothing that could be evaluated
-            outcome = {"skipped": str(error)}
         except Exception as error:  # noqa: BLE001  # said with its task; all others go on
-            yield Failed(job, seeds[0], named(task.env_id, error))
-            return
+            if outcome:  # all is played, and only closing the environments failed
+                _log.warning("%s", named(task.env_id, error))
+            elif isinstance(error, UsageError):  # not a fault: nothing that could be evaluated
+                outcome = {"skipped": str(error)}
+            else:
+                yield Failed(job, seeds[0], named(task.env_id, error))
+                return
         finally:
             pulse[JOB] = pulse[SEED] = NOTHING
         yield player.Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)
@@ -179,11 +207,14 @@ def named(env_id: str, error: Exception) -> str:
 
 def _played(job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> list[Outcome]:
     """Play a task's episodes; they are in the order of their seeds."""
-    how = job.conditions
-    episodes: list[Outcome] = []
-    for episode in play_episodes(actor, envs, range(how.seed, how.seed + how.episodes), job.env_id, pulse):
-        episodes.append(episode)
-        pulse[STEP] = len(episodes)
+    how, episodes = job.conditions, list[Outcome]()
+    seeds = range(how.seed, how.seed + how.episodes)
+    for group in [[seed] for seed in seeds] if how.expert else [seeds]:
+        if how.expert:
+            cast(Expert, actor).seed(group[0])  # as when it is collected from
+        for episode in play_episodes(actor, envs, group, job.env_id, pulse):
+            episodes.append(episode)
+            pulse[STEP] = len(episodes)
     return sorted(episodes)
 
 
@@ -195,15 +226,16 @@ def play_episodes(
     pulse: MutableSequence[int] | None = None,
 ) -> Iterator[Outcome]:
     """Play one episode per seed and yield each as it ends; the pulse moves with every step."""
-    name = (find(task) or Task(task, "")).success
+    counts = (find(task) or Task(task, "")).success is not None  # where it counts, none reported is none reached
     pulse = [0] * 4 if pulse is None else pulse
     total: dict[int, float] = defaultdict(float)
-    reached: dict[int, bool] = defaultdict(bool)
+    reached: dict[int, bool | None] = defaultdict(lambda: False if counts else None)
     for step in steps(actor, envs, seeds):
         pulse[BEATS] += 1
         total[step.seed] += step.reward
-        if name is not None:
-            reached[step.seed] |= bool(step.info.get(name, False))
+        if (reported := success_of(step.info)) is not None:
+            reached[step.seed] = bool(reached[step.seed]) or reported
         if step.done:
-            success = reached.pop(step.seed, False) if name is not None else None
+            success = reached[step.seed]
+            del reached[step.seed]
             yield Outcome(step.seed, total.pop(step.seed), step.t + 1, success)

@@ -14,26 +14,32 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
+from gato_agent.envs.console import plain_console
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, at_least, reason
+from gato_agent.envs.files import below
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
-from gato_agent.envs.task import catalogue, families, find
+from gato_agent.envs.task import Task, catalogue, families, find
+from gato_agent.rollouts.callables import CallableExpert, check_answer
 from gato_agent.rollouts.commit import Committer
 from gato_agent.rollouts.dagger import Learner, provenance
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.keep import Rule, kept, write_rule
+from gato_agent.rollouts.like_random import FirstEpisodes
 from gato_agent.rollouts.on_ray import play_on_ray
 from gato_agent.rollouts.player import Failed, Job, Played, Players, Result, idle_pulse
 from gato_agent.rollouts.report import Report, Row
 from gato_agent.rollouts.seal import seal
 from gato_agent.rollouts.store import EpisodeStore, check_learnable
 from gato_agent.rollouts.workers import play_in_processes
+from gato_agent.rollouts.wrappers import parse_wrappers
 
 HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
 CAPTION = "catalogue: what an expert is known to score without noise"
 ENGINES = {"box2d": ("box2d",), "bullet": ("pybullet",), "mujoco": ("mujoco",), "panda": ("pybullet",)}
 ENGINES |= {"metaworld": ("mujoco",), "robotics": ("mujoco",)}
+SECOND_CHANCES = 10  # for seeds of an environment to fail in a new process too; each costs its start
 SAID = 5  # failures that are told one by one at the end
 
 Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
@@ -49,6 +55,12 @@ class CollectConfig:
     """Whole suites of the catalogue, beside --env or instead of it; all for every one."""
     expert: str = "catalogue"
     """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
+    expert_statistics: str | None = None
+    """Statistics of VecNormalize that an SB3 zip or model was trained behind: a .pkl or .npz file, or none; by default
+    what lies beside the zip."""
+    expert_wrappers: str | None = None
+    """Wrappers that an SB3 zip or model was trained behind, as JSON, such as {"frame_stack": {"n": 4}}; by default what
+    is said beside the zip, or fits."""
     episodes: int = 100
     """Episodes of each environment."""
     dagger: str | None = None
@@ -68,7 +80,7 @@ class CollectConfig:
     """Environment steps of --expert train; by default what suits the environment."""
     workers: int | None = None
     """Processes that play, 1 by default; the episodes are the same whatever their number. 0 plays in this process,
-    where a step that hangs or crashes takes everything with it."""
+    where a step that hangs, leaks or aborts takes everything with it, and what is not yet saved."""
     ray: str | None = None
     """Play on a Ray cluster, by default with a worker for each of its CPUs: its address, auto, or local to start one
     here. Files and modules that are named must be readable there."""
@@ -110,22 +122,34 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         raise UsageError("--dagger leaves the expert's path as --noise does: give one of them")
     rule = Rule(config.keep_above, config.success_only)
     rule.check()
-    console = Console()
+    console = plain_console()
     jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
         failures = _collect(config, jobs, stores, console)
         table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], box=box.SIMPLE, padding=0)
         table.title, table.caption = f"episodes in {config.out}", CAPTION
+        problems: list[Exception] = []
         for store in stores:
-            if config.seal and set(_seeds(config)) <= set(store.indices()):
-                seal(store)
-            if rule != Rule():
-                write_rule(store, rule)
-            table.add_row(*_summary(store, _seeds(config)))
+            try:
+                _complete(config, store, rule)
+                table.add_row(*_summary(store, _seeds(config)))
+            except (GatoError, OSError) as error:  # the other tasks are completed
+                problems.append(error)
+                console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if failures:
         raise EnvironmentFault(_told(failures))
+    if problems:
+        raise problems[0]
+
+
+def _complete(config: CollectConfig, store: EpisodeStore, rule: Rule) -> None:
+    """Seal a task's episodes if all are there, and mark those that are to be kept."""
+    if config.seal and set(_seeds(config)) <= set(store.indices()):
+        seal(store)
+    if rule != Rule():
+        write_rule(store, rule)
 
 
 def _environments(config: CollectConfig, console: Console, learner: Learner | None) -> list[str]:
@@ -156,22 +180,28 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
         import torch
 
         torch.set_num_threads(config.num_threads)
-    env_id = find_spec(env).id
+    env_id, wrappers = find_spec(env).id, parse_wrappers(config.expert_wrappers)
     with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         check_learnable(env_id, *spaces)
-        folder = config.out / "experts"
+        folder = below(config.out, "experts")
         expert = load_expert(
             config.expert, env_id, *spaces, config.seed,
             envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
+            statistics=config.expert_statistics, wrappers=wrappers,
         )  # fmt: skip
+        if isinstance(expert, CallableExpert):
+            check_answer(expert, envs, config.seed)
         if learner is not None:
             learner.check(envs)
     header = _header(env_id, kwargs, spaces, expert, config.noise)
     if learner is not None:
         header["learner"] = provenance(learner, config.dagger_beta)
         header["versions"]["torch"] = version("torch")
-    return Job(env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header, learner)
+    return Job(
+        env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header, learner,
+        config.expert_statistics, wrappers,
+    )  # fmt: skip
 
 
 def _header(
@@ -203,12 +233,15 @@ def _collect(
         for store, seeds in zip(stores, missing, strict=True)
     ]
     play = _way_to_play(config)
+    watched = [FirstEpisodes(_known(job)) for job in jobs]
     failures: list[Failed] = []
     with Report(console, rows) as report, Committer(stores) as committer, closing(play(jobs, missing)) as results:
         for group in results:
             for result in group:
                 if isinstance(result, Played):
                     committer.add(result)
+                    if said := watched[result.job].add(result):
+                        console.print(f"warning: {said}", highlight=False, markup=False, soft_wrap=True)
                 elif result not in failures:
                     failures.append(result)
                     console.print(f"failed: {result.reason}", highlight=False, markup=False, soft_wrap=True)
@@ -217,12 +250,20 @@ def _collect(
     return failures
 
 
+def _known(job: Job) -> Task | None:
+    """The task of the catalogue that an expert can be compared with; None where it acts at random, or not alone."""
+    alike = job.expert != "random" and job.learner is None and not job.header["env_kwargs"]
+    return find(job.env_id) if alike else None
+
+
 def _way_to_play(config: CollectConfig) -> Play:
     if config.ray:
         return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
     if config.workers == 0:
         return _play_here
-    return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout)
+    return partial(
+        play_in_processes, workers=config.workers or 1, timeout=config.timeout, second_chances=SECOND_CHANCES
+    )
 
 
 def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:

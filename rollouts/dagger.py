@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gato_agent.envs.loop import Actor
+from gato_agent.envs.ownership import owned
 from gato_agent.rollouts.experts import Expert
 
 KIND = "dagger"
@@ -60,7 +61,7 @@ class Guided:
     In turns of 1 to 19 steps either the student acts or, with probability `beta`, the expert.
 
     Attributes:
-        label: the expert's own action of the latest step, batch of one.
+        label: the expert's own action of the latest step, batch of one; a copy.
     """
 
     def __init__(self, student: Student, expert: Expert, about: Mapping[str, Any]) -> None:
@@ -92,12 +93,12 @@ class Guided:
         if start.all():
             self._student.reset(1)  # not only this lane: where its memory lies decides how sums are rounded
             self._left = 0
-        self.label = self._expert.act(observation, start)
+        self.label = owned(self._expert.act(owned(observation), start.copy()))
         if self._left == 0:
             self._taught = bool(self._rng.random() < self._beta)
             self._left = int(self._rng.integers(1, 2 * MEAN_STRETCH))
         self._left -= 1
         if not self._taught:
             return self._student.act(observation, start)
-        self._student.follow(observation, self.label, start)
-        return self.label
+        self._student.follow(observation, owned(self.label), start)
+        return owned(self.label)

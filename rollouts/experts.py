@@ -2,24 +2,39 @@
 
 import hashlib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
-from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import below
 from gato_agent.envs.loop import Actor
-from gato_agent.envs.packages import import_named
 from gato_agent.envs.random_actor import RandomActor
+from gato_agent.rollouts.callables import CallableExpert
+from gato_agent.rollouts.forms import Spaces
+from gato_agent.rollouts.wrappers import Wrappers, candidates
 
 SHIPPED = Path(__file__).with_name("experts")
+SUMS = "SHA256SUMS"  # made by `sha256sum *.safetensors`
+OWN = ("random", "catalogue", "scripted", "train")  # experts that come with all that belongs to them
 NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
 Provenance = dict[str, str]
+
+
+class Behind(NamedTuple):
+    """What the user says that an SB3 expert was trained behind, see `load_expert`."""
+
+    statistics: str | None = None
+    wrappers: Wrappers | None = None
+    env_kwargs: Mapping[str, Any] | None = None
+
+
+NOTHING_SAID = Behind()
 
 
 class Expert(Actor, Protocol):
@@ -46,14 +61,16 @@ def load_expert(
     env_kwargs: Mapping[str, Any] | None = None,
     folder: Path = Path("data/experts"),
     train_steps: int | None = None,
+    statistics: str | None = None,
+    wrappers: Wrappers | None = None,
 ) -> Expert:
     """Load the expert that `spec` names.
 
     Args:
         spec: `catalogue` (shipped with this package, or else scripted), `scripted`, `random`, `train` (with SB3, now;
             reused if `folder` has it), the path of an SB3 or sb3-contrib zip or of its folder, `hub:ORG/NAME` (a zip
-            on the Hugging Face hub), or `module:callable`, where `callable(observation_space, action_space)` returns
-            an object with SB3's `predict` or an Actor's `act`.
+            on the Hugging Face hub), or `module:callable`, an SB3 model, an object with SB3's `predict` or an Actor's
+            `act`, a function of an observation, or what makes one of these; forms.py has them all.
         env_id: the environment it is to act in.
         observation_space: of single observations.
         action_space: of single actions.
@@ -62,50 +79,71 @@ def load_expert(
         env_kwargs: arguments of the environment, for training.
         folder: where trained experts are kept.
         train_steps: environment steps of training; None for the number that suits the task.
+        statistics: file of VecNormalize's statistics that an SB3 zip or model was trained behind, or `none`; by default
+            what lies beside the zip.
+        wrappers: what it was trained behind, see wrappers.py; by default what is said beside the zip, or fits.
 
     Raises:
         UsageError: there is no such expert; the message lists what there is.
         GatoError: its file is damaged, of an unknown kind, or was made for other spaces.
     """
-    if spec == "random":
-        return RandomExpert(action_space, seed)
-    if spec == "train":
-        from gato_agent.rollouts.training import train
+    observation_space, action_space = deepcopy(observation_space), deepcopy(action_space)  # the environment has its own
+    spaces = Spaces(observation_space, action_space)
+    if spec in OWN:
+        if statistics is not None or wrappers is not None:
+            raise UsageError(f"--expert {spec} needs no --expert-statistics and no --expert-wrappers: leave them out")
+        if spec == "train":
+            from gato_agent.rollouts.training import train
 
-        path = train(env_id, env_kwargs or {}, seed, train_steps, folder / quote(env_id, safe=""))
-        return _load_sb3(path, "train", "stable-baselines3", env_id, observation_space, action_space)
-    if spec == "scripted":
-        return _scripted(env_id, envs)
-    if spec == "catalogue":
-        path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
-        if not path.is_file():
-            try:
-                return _scripted(env_id, envs)
-            except UsageError:
-                raise UsageError(
-                    f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
-                    f"--expert PATH (shipped: {', '.join(shipped())}; scripted: Meta-World, BabyAI, toy text)"
-                ) from None
-        return _load_sb3(path, "catalogue", env_id, env_id, observation_space, action_space)
+            path = train(env_id, env_kwargs or {}, seed, train_steps, below(folder, quote(env_id, safe="")))
+            return _load_sb3(path, "train", "stable-baselines3", env_id, spaces)
+        return _of_ours(spec, env_id, spaces, seed, envs)
+    behind = Behind(statistics, wrappers, env_kwargs or {})
     if Path(spec).exists():
         path = _model_file(Path(spec))
-        return _load_sb3(path, "sb3", path.name, env_id, observation_space, action_space)
+        return _load_sb3(path, "sb3", path.name, env_id, spaces, behind)
     if spec.startswith("hub:"):
         from gato_agent.rollouts.hub import fetch
 
         path, name = fetch(spec)
-        return _load_sb3(path, "hub", name, env_id, observation_space, action_space)
+        return _load_sb3(path, "hub", name, env_id, spaces, behind)
     if ":" in spec:
-        return CallableExpert(spec, observation_space, action_space)
+        return CallableExpert(spec, spaces, seed, envs=envs, statistics=statistics, wrappers=wrappers)
     raise UsageError(
         f"no expert {spec!r}: give the path of an SB3 zip, hub:ORG/NAME, module:callable, catalogue, scripted, train "
         "or random"
     )
 
 
+def _of_ours(spec: str, env_id: str, spaces: Spaces, seed: int, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
+    """An expert that comes with this package, or with the environment's."""
+    if spec == "random":
+        return RandomExpert(spaces.action, seed)
+    if spec == "scripted":
+        return _scripted(env_id, envs)
+    path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
+    if path.is_file():
+        check_shipped(path)
+        return _load_sb3(path, "catalogue", env_id, env_id, spaces)
+    try:
+        return _scripted(env_id, envs)
+    except UsageError:
+        raise UsageError(
+            f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
+            f"--expert PATH (shipped: {', '.join(shipped())}; scripted: Meta-World, BabyAI, toy text)"
+        ) from None
+
+
 def shipped() -> list[str]:
     """Ids of the environments that an expert is shipped for."""
     return sorted(unquote(path.stem) for path in SHIPPED.glob("*.safetensors"))
+
+
+def check_shipped(path: Path) -> None:
+    """Raise GatoError for a file of a shipped expert that is not as it was shipped."""
+    known = (path.parent / SUMS).read_text().splitlines()
+    if f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" not in known:
+        raise GatoError(f"{path} is damaged (it does not match {SUMS} beside it): install gato-agent again")
 
 
 def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
@@ -114,29 +152,34 @@ def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
     return find_scripted(env_id, envs.envs if isinstance(envs, SyncVectorEnv) else ())
 
 
-def _load_sb3(
-    path: Path, kind: str, source: str, env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]
-) -> Expert:
-    """A policy from its file; a zip does not say behind which wrappers it was trained, so those are tried that fit."""
+def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, behind: Behind = NOTHING_SAID) -> Expert:
+    """A policy from its file; where nothing says behind which wrappers it was trained, those are tried that fit."""
+    from gato_agent.rollouts.beside import given_statistics
     from gato_agent.rollouts.policy import Policy, build
     from gato_agent.rollouts.sb3 import read_zip
-    from gato_agent.rollouts.wrappers import candidates
 
-    plain = path.suffix == ".safetensors"
-    policy = Policy.from_file(path) if plain else read_zip(path)
+    plain, registered = path.suffix == ".safetensors", gym.registry.get(env_id)
+    horizon = registered.max_episode_steps if registered else None
+    if plain:
+        policy = Policy.from_file(path)
+        if behind.statistics is not None:
+            policy = replace(policy, normalize=given_statistics(behind.statistics))
+    else:
+        policy = read_zip(
+            path, env_id, statistics=behind.statistics, horizon=horizon, env_kwargs=behind.env_kwargs
+        )  # fmt: skip
     if policy.policy == "baby-a3c":
         from gato_agent.rollouts.atari import AtariExpert
 
         provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
-        return AtariExpert(policy, observation_space, action_space, provenance)
-    spec = gym.registry.get(env_id)
-    known = [policy.wrappers] if plain else candidates(env_id, spec.max_episode_steps if spec else None)
+        return AtariExpert(policy, *spaces, provenance)
+    known = [policy.wrappers] if plain or policy.wrappers else candidates(env_id, horizon)
     misfit: GatoError | None = None
-    for wrappers in known:
-        policy = replace(policy, wrappers=wrappers)
+    for tried in known if behind.wrappers is None else [behind.wrappers]:
+        policy = replace(policy, wrappers=tried)
         provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
         try:
-            return build(policy, observation_space, action_space, provenance)
+            return build(policy, *spaces, provenance)
         except GatoError as error:
             misfit = misfit or error
     assert misfit is not None
@@ -165,58 +208,3 @@ class RandomExpert(RandomActor):
     def seed(self, seed: int) -> None:
         """Start from this seed at the next reset."""
         self._seed = seed
-
-
-class CallableExpert:
-    """What a user's `module:callable` returns, as an Actor; the name comes from the command line, never from a file."""
-
-    def __init__(self, spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-        module_name, _, name = spec.partition(":")
-        module = import_named(module_name, f"--expert {spec}")
-        if not hasattr(module, name):
-            raise UsageError(f"--expert {spec}: module {module_name} has no attribute {name!r}")
-        make = getattr(module, name)
-        try:
-            self._expert = make(observation_space, action_space)
-        except Exception as error:
-            raise GatoError(f"--expert {spec} raised {one_line(error)}") from error
-        if not hasattr(self._expert, "act") and not hasattr(self._expert, "predict"):
-            raise UsageError(
-                f"--expert {spec}: returned {type(self._expert).__name__}, with neither predict() nor act()"
-            )
-        code = Path(module.__file__).read_bytes() if module.__file__ else b""
-        self.provenance = {"kind": "callable", "source": spec, "sha256": hashlib.sha256(code).hexdigest()}
-        self._spec = spec
-        self._state: Any = None
-
-    @property
-    def lost(self) -> bool:
-        """Whether the expert, if it says such a thing, knew no way on in the latest step."""
-        return bool(getattr(self._expert, "lost", False))
-
-    def seed(self, seed: int) -> None:
-        """Pass the seed on, if the expert takes one."""
-        if hasattr(self._expert, "seed"):
-            self._expert.seed(seed)
-
-    def reset(self, lanes: int) -> None:
-        """Pass the reset on, if the expert takes one."""
-        self._state = None
-        if hasattr(self._expert, "reset"):
-            self._expert.reset(lanes)
-
-    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Ask the expert for one action per lane.
-
-        Raises:
-            GatoError: it raised.
-        """
-        try:
-            if hasattr(self._expert, "act"):
-                return self._expert.act(observation, start)
-            actions, self._state = self._expert.predict(
-                observation, state=self._state, episode_start=start, deterministic=True
-            )
-        except Exception as error:
-            raise GatoError(f"--expert {self._spec} raised {one_line(error)}") from error
-        return actions

@@ -1,6 +1,7 @@
 """Files from the Hugging Face hub. Experts are `hub:ORG/NAME`, or `hub:ORG/NAME/FILE.zip` where it has another name.
 
-A repository of rl-baselines3-zoo's is named like its zip, and has VecNormalize's statistics beside it.
+A repository of rl-baselines3-zoo's is named like its zip, and has VecNormalize's statistics and the settings of its
+training beside it.
 """
 
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.packages import import_named
 from gato_agent.rollouts.normalize import STATISTICS
+from gato_agent.rollouts.zoo_config import CONFIGS
 
 PREFIX = "hub:"
 
 
 def fetch(spec: str) -> tuple[Path, str]:
-    """Download an SB3 zip and the statistics beside it into the hub's cache, unless they are there.
+    """Download an SB3 zip, and the statistics and settings beside it, into the hub's cache, unless they are there.
 
     Args:
         spec: `hub:ORG/NAME` or `hub:ORG/NAME/FILE`.
@@ -26,7 +28,7 @@ def fetch(spec: str) -> tuple[Path, str]:
         UsageError: no such repository or file, or the package is missing.
         GatoError: it cannot be reached.
     """
-    hub: Any = import_named("huggingface_hub", f"--expert {spec}")
+    hub = load_hub(f"--expert {spec}")
     parts = spec.removeprefix(PREFIX).split("/")
     if len(parts) < 2 or not all(parts):
         raise UsageError(f"--expert {spec}: write hub:ORG/NAME, or hub:ORG/NAME/FILE.zip")
@@ -35,16 +37,29 @@ def fetch(spec: str) -> tuple[Path, str]:
     if path is None:
         raise UsageError(f"--expert {spec}: {repo} has no file {file}; name its zip: hub:{repo}/FILE.zip")
     folder = file.rpartition("/")[0]
-    for name in STATISTICS:  # found beside the zip when it is read
+    for name in (*CONFIGS, *STATISTICS):  # found beside the zip when it is read
         download(hub, repo, f"{folder}/{name}" if folder else name)
     return path, f"{PREFIX}{repo}/{file}"
+
+
+def load_hub(named: str) -> Any:
+    """Import the package `huggingface_hub` with its module of errors, which it does not import itself.
+
+    Args:
+        named: where the user named the hub, for errors.
+
+    Raises:
+        UsageError: it is missing; the message has the extra that brings it.
+    """
+    import_named("huggingface_hub.errors", named)
+    return import_named("huggingface_hub", named)
 
 
 def download(hub: Any, repo: str, file: str) -> Path | None:
     """The file in the hub's cache; None if the repository has no such file.
 
     Args:
-        hub: the package `huggingface_hub`.
+        hub: what `load_hub` returned.
         repo: `ORG/NAME`.
         file: its path there.
 
@@ -63,5 +78,5 @@ def download(hub: Any, repo: str, file: str) -> Path | None:
         return None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise UsageError(f"{PREFIX}{repo} is no repository that can be read ({one_line(error)})") from error
-    except OSError as error:
+    except Exception as error:  # those of its transport are of no kind that is the same in all its versions
         raise GatoError(f"{PREFIX}{repo}/{file} cannot be downloaded ({one_line(error)})") from error

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from gato_agent.envs.ownership import owned
 from gato_agent.rollouts.experts import Expert
 
 LEVELS = (0.0, 0.05, 0.15, 0.3)  # roughly the share of noisy steps; one is drawn for each episode
@@ -23,7 +24,7 @@ class Noisy:
 
     Attributes:
         level: the current episode's noise level.
-        label: the expert's own action of the latest step, batch of one.
+        label: the expert's own action of the latest step, batch of one; a copy.
     """
 
     def __init__(self, expert: Expert, action_space: gym.Space[Any]) -> None:
@@ -52,10 +53,10 @@ class Noisy:
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Return the action to execute, batch of one, and keep the expert's own in `label`."""
-        self.label = self._expert.act(observation, start)
+        self.label = owned(self._expert.act(observation, start))
         if self._hold == 0 and self._rng.random() < self.level / MEAN_HOLD:
             self._held, self._hold = self._random.sample(), int(self._rng.integers(1, 2 * MEAN_HOLD))
         if self._hold == 0:
-            return self.label
+            return owned(self.label)
         self._hold -= 1
-        return self._held
+        return owned(self._held)

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.errors import GatoError, SpaceError, one_line
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import Columns, stacker
+from gato_agent.envs.values import column_holder, success_of
 from gato_agent.rollouts.dagger import Guided, Learner
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.noise import Noisy
+from gato_agent.rollouts.wrappers import Wrappers
 
 JOB, SEED, STEP, BEATS = range(4)  # places in a pulse: what is being played, and a count that moves with every step
 NOTHING = -1
@@ -37,6 +38,8 @@ class Job:
         num_threads: of the expert's network.
         header: what task.json says.
         learner: an agent that acts while the expert says what it would do; None where the expert acts itself.
+        statistics: of an SB3 expert, as `load_expert` takes them.
+        wrappers: likewise.
     """
 
     env: str
@@ -47,6 +50,8 @@ class Job:
     num_threads: int
     header: dict[str, Any]
     learner: Learner | None = None
+    statistics: str | None = None
+    wrappers: Wrappers | None = None
 
     @property
     def env_id(self) -> str:
@@ -106,9 +111,11 @@ class Player:
         self._space = self._envs.single_action_space
         self._one = only_one(self._space)
         self._observed, self._acted = stacker(self._envs.single_observation_space), stacker(self._space)
+        self._hold = column_holder(self._space, acted=True)
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
+            statistics=job.statistics, wrappers=job.wrappers,
         )  # fmt: skip
         if expert.provenance != job.header["expert"]:
             raise GatoError(f"{job.env_id}: the expert {job.expert} changed while it was in use: repeat the command")
@@ -136,63 +143,54 @@ class Player:
         actor = self._actor
         actor.seed(seed)
         pushed = actor if isinstance(actor, Noisy | Guided) else None  # off the expert's path
-        taken: list[Step] = []
+        last: Step | None = None
+        observed: list[Any] = []
+        executed: list[Any] = []
         labels: list[Any] = []
+        rewards: list[float] = []
+        success: bool | None = None
         for step in steps(actor, self._envs, [seed]):
-            if taken and isinstance(actor, Guided) and actor.lost:
+            if last is not None and isinstance(actor, Guided) and actor.lost:
                 break  # there is nothing to learn from here on
-            taken.append(step)
+            last = step
+            observed.append(step.obs)
+            executed.append(step.action)
+            rewards.append(step.reward)
+            if (reported := success_of(step.info)) is not None:
+                success = success or reported
             if pushed is not None:
                 labels.append(self._one(pushed.label))
-            pulse[STEP] = len(taken)
+            pulse[STEP] = len(executed)
             pulse[BEATS] += 1
-        last = taken[-1]
-        executed = [step.action for step in taken]
-        self._check(labels if pushed else executed, seed)
-        reported = [s.info[key] for s in taken for key in ("success", "is_success") if key in s.info]
-        actions = self._acted(executed)
+        assert last is not None  # an episode has at least one step
+        actions = self._held_actions(executed, seed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
         if isinstance(actor, Guided):
             provenance["learner"] = self.job.header["learner"]
         else:
             provenance["noise"] = actor.level if isinstance(actor, Noisy) else 0.0
         return Episode(
-            observations=self._observed([*(step.obs for step in taken), last.next_obs]),
+            observations=self._observed([*observed, last.next_obs]),
             actions=actions,
-            labels=_differing(self._acted(labels), actions) if pushed else None,
-            rewards=np.array([step.reward for step in taken], np.float64),
+            labels=_differing(self._held_actions(labels, seed), actions) if pushed else None,
+            rewards=np.array(rewards, np.float64),
             terminated=last.terminated,
             truncated=last.truncated or not last.done,
-            success=any(map(bool, reported)) if reported else None,
+            success=success,
             seed=seed,
             provenance=provenance,
         )
 
-    def _check(self, actions: list[Any], seed: int) -> None:
-        """Raise GatoError for the expert's first action outside the space: nothing could be learned from it."""
-        if _surely_inside(self._space, actions):
-            return
-        for t, action in enumerate(actions):
-            if not self._space.contains(action):
-                raise GatoError(
-                    f"{self.job.env_id}: step {t} of seed {seed}: the expert's action {action!r} is not in "
-                    f"{self._space}: clip or round it in the expert"
-                )
-
-
-def _surely_inside(space: gym.Space[Any], values: list[Any]) -> bool:
-    """Whether all values are in a space; false where only `contains` can tell, which takes longer than many a step."""
-    if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
-        return False
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        return False
-    if array.dtype != space.dtype or array.shape[1:] != space.shape:
-        return False
-    if isinstance(space, gym.spaces.Discrete):
-        return bool(((array >= space.start) & (array < space.start + space.n)).all())
-    return bool(((array >= space.low) & (array <= space.high)).all())
+    def _held_actions(self, actions: list[Any], seed: int) -> Columns:
+        """Actions as columns; raises GatoError for the first that is not in its space: nothing could learn from it."""
+        try:
+            return self._hold(self._acted(actions))
+        except SpaceError as error:
+            step = "" if error.row is None else f"step {error.row} of "
+            raise GatoError(
+                f"{self.job.env_id}: {step}seed {seed}: the expert's action is not in {self._space}: {error}; "
+                "clip or round it in the expert"
+            ) from error
 
 
 def _differing(labels: Columns, actions: Columns) -> Columns | None:

@@ -7,50 +7,94 @@ A zip keeps everything twice: pickled, and as plain JSON beside it. Only the pla
 
 import io
 import json
-import pickle
 import re
-import struct
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
-from gato_agent.rollouts.normalize import find_normalizer
-from gato_agent.rollouts.policy import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, Policy
+from gato_agent.envs.strict_json import parse
+from gato_agent.envs.zip_file import MOST_TIMES, check_sizes, read_members
+from gato_agent.rollouts.beside import look_beside
+from gato_agent.rollouts.policy import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, Policy, check_arguments
 
 
-def read_zip(path: Path) -> Policy:
-    """Read an SB3 or sb3-contrib zip and the observation statistics beside it; nothing in them is run.
+def read_zip(
+    path: Path, env_id: str = "", *,
+    statistics: str | None = None, horizon: int | None = None, env_kwargs: Mapping[str, Any] | None = None,
+) -> Policy:  # fmt: skip
+    """Read an SB3 or sb3-contrib zip and what belongs to it; nothing in them is run.
+
+    Args:
+        path: of the zip.
+        env_id: see `look_beside`, as all that follows.
+        statistics: file of statistics, or `none`; by default what lies beside the zip.
+        horizon: steps of an episode.
+        env_kwargs: arguments of the environment.
 
     Raises:
+        UsageError: statistics are missing, or may be another zip's.
         GatoError: damaged, or a policy that is not in the tables above; the message names the file.
     """
-    import torch
-
     advice = "restore it, or train one with --expert train"
     try:
-        with zipfile.ZipFile(path) as file:
-            data = json.loads(file.read("data"))
-            weights = io.BytesIO(file.read("policy.pth"))
-            state = torch.load(weights, map_location="cpu", weights_only=True)  # noqa: TID251
-        actor = {name: tensor.numpy() for name, tensor in state.items() if not name.startswith(NOT_ACTOR)}
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        members = read_members(path, ("data", "policy.pth"))
+        data = parse(members["data"], finite=False)  # numbers of training that are not used may be infinite
+    except (OSError, ValueError) as error:
         raise GatoError(f"{path} is no SB3 model, or truncated or damaged ({error}): {advice}") from error
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, struct.error) as error:
-        what = str(error).strip().splitlines()[0]
+    try:
+        state = read_weights(members["policy.pth"])
+    except Exception as error:  # from unpickling, which can fail in nearly any way
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise GatoError(f"{path}: policy.pth is damaged, or more than weights ({what}): {advice}") from error
+    actor = {name: array for name, array in state.items() if not name.startswith(NOT_ACTOR)}
     try:
         policy, kwargs = _class_name(data["policy_class"]), _plain_kwargs(data["policy_kwargs"])
+        check_arguments(kwargs, state)
     except (KeyError, TypeError, AttributeError) as error:
         raise GatoError(f"{path} does not say what policy it holds ({error}): {advice}") from error
-    except GatoError as error:
+    except (GatoError, ValueError) as error:
         raise GatoError(f"{path}: {error}") from None
     if data.get("use_sde"):
         kwargs["use_sde"] = True
-    return Policy(policy, kwargs, actor, find_normalizer(path))
+    beside = look_beside(path, env_id, _behind(data), option=statistics, horizon=horizon, env_kwargs=env_kwargs)
+    return Policy(policy, kwargs, actor, beside.normalize, wrappers=beside.wrappers)
+
+
+def _behind(data: dict[str, Any]) -> bool | None:
+    """True if a model was trained behind VecNormalize, false if it was not, None if it does not say."""
+    # VecNormalize's observations before normalisation are kept at the start of training, and only those.
+    if data.get("_last_original_obs") is not None:
+        return True
+    return None if data.get("_last_obs") is None else False
+
+
+def read_weights(data: bytes) -> dict[str, NDArray[Any]]:
+    """Arrays of a file of `torch.save`, and nothing else of it.
+
+    Raises:
+        ValueError: it says to hold more than its length, or a number that is not finite; unpickling raises others too.
+    """
+    import torch
+
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            check_sizes(file, len(data))
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251
+    total = 0
+    for name, tensor in state.items():
+        total += tensor.numel() * tensor.element_size()  # a stride of 0 makes many of one
+        if total > MOST_TIMES * len(data):
+            raise ValueError(f"weights of {total:,} bytes in {len(data):,}")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name:.80} is not finite")
+    return {str(name): tensor.numpy() for name, tensor in state.items()}
 
 
 def _class_name(described: dict[str, str]) -> str:

@@ -13,16 +13,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import stable_baselines3
-from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.rollouts.normalize import Normalizer, write_npz
 from gato_agent.rollouts.progress import Update, progress
 from gato_agent.rollouts.tuned import DEFAULT, TUNED, Settings
@@ -48,7 +49,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         GatoError: `training.json` is damaged or missing.
         EnvironmentFault: the environment raised.
     """
-    path, console = folder / "model.zip", Console()
+    path, console = folder / "model.zip", plain_console()
     settings = TUNED.get(env_id, DEFAULT)
     steps = settings.steps if steps is None else steps
     asked = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}
@@ -66,8 +67,11 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
     finally:
         venv.close()
     # The zip last: once it is there, all are.
-    statistics = {folder / "obs_norm.npz": _statistics(envs)} if isinstance(envs, VecNormalize) and norm_obs else {}
-    write_files({folder / ABOUT: json.dumps(asked, sort_keys=True).encode(), **statistics, path: _zip(model)})
+    normalizer = Normalizer.of(envs) if isinstance(envs, VecNormalize) else None
+    if normalizer is None:
+        model._last_original_obs = None  # whoever reads the zip without training.json is to look for no statistics
+    statistics = {folder / "obs_norm.npz": write_npz(normalizer)} if normalizer else {}
+    write_files({folder / ABOUT: sealed(asked, sort_keys=True), **statistics, path: _zip(model)})
     return path
 
 
@@ -75,7 +79,7 @@ def _check_same(folder: Path, asked: dict[str, Any]) -> None:
     """Refuse an expert that was trained with other settings than those asked for."""
     way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
     try:
-        found = json.loads((folder / ABOUT).read_bytes())
+        found = unsealed((folder / ABOUT).read_bytes())
         differing = [
             f"{OPTIONS[key]} {json.dumps(found[key])}, now {json.dumps(asked[key])}"
             for key in OPTIONS
@@ -110,14 +114,6 @@ def _floats(space: gym.Space[Any]) -> bool:
     if isinstance(space, gym.spaces.Dict):
         return all(_floats(entry) for entry in space.values())
     return isinstance(space, gym.spaces.Box) and space.dtype != np.bool_ and not is_image_space(space)
-
-
-def _statistics(envs: VecNormalize) -> bytes:
-    """The contents of `obs_norm.npz`."""
-    stats: Any = envs.obs_rms
-    keyed = stats if isinstance(stats, dict) else {"": stats}
-    mean, var = ({key: np.asarray(getattr(rms, name)) for key, rms in keyed.items()} for name in ("mean", "var"))
-    return write_npz(Normalizer(mean, var, float(envs.clip_obs), float(envs.epsilon)))
 
 
 def _zip(model: BaseAlgorithm) -> bytes:

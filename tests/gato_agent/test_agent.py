@@ -1,6 +1,7 @@
 """The agent as an actor, as an SB3 policy, and as something that explains itself."""
 
 import dataclasses
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -19,10 +20,13 @@ from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
+from gato_agent.envs.view_steps import Select
+from gato_agent.envs.views import EVERYTHING, View
 from gato_agent.matching import find_task
 from gato_agent.model import Gato
 from tests.gato_agent.harsh import harsh
 from tests.gato_agent.shapes import LAYOUTS, NANO
+from tests.scribblers import scribble
 
 SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
 RICH = Dict({"camera": Box(0, 255, (32, 20, 3), np.uint8), "goal": Tuple((Discrete(3), Box(-np.inf, np.inf, (2,))))})
@@ -62,6 +66,30 @@ def test_sb3_evaluates_it_unchanged() -> None:
         return_episode_rewards=True,  # type: ignore[arg-type]
     )
     assert returns == again
+
+
+@pytest.mark.parametrize("view", [EVERYTHING, View((Select("goal/1", (1,)),))], ids=["all", "view"])
+@pytest.mark.parametrize("parallel", [0, 32])
+def test_what_is_written_into_its_arrays_changes_nothing(view: View, parallel: int) -> None:
+    config = dataclasses.replace(SMALL, pack=1, parallel_actions=parallel)
+    taken: list[list[Any]] = []
+    for spoil in (False, True):
+        task = TrainedTask("Toy-v0", RICH, HANDS, view=view)
+        torch.manual_seed(0)
+        agent = Agent(Checkpoint(Gato(config).eval(), {task.id: task}, name="test weights"), task)
+        space = batch_space(RICH, 2)
+        space.seed(3)
+        agent.reset(2)
+        taken.append([])
+        for t in range(6):
+            observation, start = space.sample(), np.full(2, t in (0, 3))
+            action = agent.act(observation, start)
+            taken[-1].append(deepcopy(action))
+            if t % 3 == 2:
+                agent.follow(observation, action, start & False)
+            if spoil:
+                scribble([observation, action, start])
+    np.testing.assert_equal(*taken)
 
 
 def test_predict_takes_one_observation_or_many() -> None:

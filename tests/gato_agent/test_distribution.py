@@ -102,7 +102,7 @@ def test_figures_of_a_box_are_in_its_units() -> None:
     box = agent.distribution(observations(1)[0])["b"]
     assert box.mean.shape == box.median.shape == (2, 2)
     low, high = box.interval(0.5)
-    assert ((low <= box.median) & (box.median <= high)).all() and (0 <= low).all() and (high <= 4).all()
+    assert ((low <= box.median) & (box.median <= high)).all() and (low >= 0).all() and (high <= 4).all()
     assert (box.interval(0.9)[0] <= low).all()
     assert len(box.values[0]) == 1024 and (np.diff(box.values[0]) > 0).all()
     assert box.mean[1, 0] == pytest.approx(float(box.probabilities[0][1] @ box.values[0]))

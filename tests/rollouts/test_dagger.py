@@ -27,7 +27,7 @@ class Student:
         return STUDENT
 
     def follow(self, observation, action, start):
-        assert action is EXPERT
+        assert action == EXPERT
         self.diary.append("follow")
 
 
@@ -73,7 +73,7 @@ def episode(guided: Guided, seed: int, steps: int = 200) -> np.ndarray:
     executed = []
     for t in range(steps):
         executed.append(guided.act(None, NEXT if t else START)[0])
-        assert guided.label is EXPERT
+        assert guided.label == EXPERT
     return np.array(executed)
 
 

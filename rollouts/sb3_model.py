@@ -1,0 +1,114 @@
+"""Models and policies of Stable-Baselines3 that users load in Python, with what they were trained behind.
+
+`predict` of a model does not normalise observations, and counts discrete values from 0. Here it is called as in
+training: with the statistics that the model's own VecNormalize has or that the user names.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+
+from gato_agent.rollouts.beside import OPTION, given_statistics
+from gato_agent.rollouts.forms import Misfit, Spaces
+from gato_agent.rollouts.normalize import Normalizer
+from gato_agent.rollouts.preprocess import Preprocess, starts_elsewhere
+from gato_agent.rollouts.wrappers import Wrappers
+
+
+def is_sb3(expert: Any) -> bool:
+    """True for a model or policy of Stable-Baselines3's or sb3-contrib's."""
+    if "stable_baselines3" not in sys.modules:  # then nothing can be of it
+        return False
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.policies import BasePolicy
+
+    return isinstance(expert, BaseAlgorithm | BasePolicy)
+
+
+def preprocess_of(
+    expert: Any, spaces: Spaces, statistics: str | None, wrappers: Wrappers | None, name: str
+) -> Preprocess:
+    """What observations and actions of these spaces go through.
+
+    Args:
+        expert: a model or policy.
+        spaces: of the environment.
+        statistics: file of VecNormalize's statistics, or `none`; by default the model's own.
+        wrappers: what it was trained behind, see wrappers.py.
+        name: of the expert, in messages.
+
+    Raises:
+        Misfit: it was trained for other spaces, or behind a VecNormalize that it has not got.
+        GatoError: the statistics are damaged, or another expert's.
+    """
+    normalize = _own(expert, name) if statistics is None else given_statistics(statistics)
+    preprocess = Preprocess(spaces, wrappers or {}, normalize, name)
+    theirs = Spaces(expert.observation_space, expert.action_space)
+    if any(map(starts_elsewhere, theirs)) and any(map(starts_elsewhere, spaces)):
+        raise Misfit(raw_starts(name, spaces))
+    for what, has, wanted in zip(("observations", "actions"), preprocess.spaces, theirs, strict=True):
+        if _differ(has, wanted):
+            raise Misfit(
+                f"{name} was trained for {what} {wanted}, and here they are {has}: say with --expert-wrappers what it "
+                "was trained behind, or return an object whose predict() makes the one of the other"
+            )
+    return preprocess
+
+
+def raw_starts(name: str, spaces: Spaces) -> str:
+    """What is wrong with an expert whose environment was given SB3's numbers although its values start elsewhere."""
+    return (
+        f"{name} counts discrete values from 0, as SB3 does, and was trained in an environment where they start "
+        f"elsewhere ({spaces.action}, observed {spaces.observation}) without a wrapper that shifts them: its numbers "
+        "mean something else here; train it behind such a wrapper, with --expert train, or return an object that "
+        "translates them from --expert module:callable"
+    )
+
+
+def _own(expert: Any, name: str) -> Normalizer | None:
+    """Statistics of the VecNormalize that a model is loaded with; None where it was trained without."""
+    get = getattr(expert, "get_vec_normalize_env", None)
+    envs: Any = get() if callable(get) else None
+    if envs is not None:
+        return Normalizer.of(envs)
+    if getattr(expert, "_last_original_obs", None) is not None:
+        raise Misfit(
+            f"{name} was trained behind VecNormalize, and has no statistics: say with {OPTION}, where they are, or "
+            "load it with env=VecNormalize.load(...)"
+        )
+    return None
+
+
+def _differ(ours: Space[Any], theirs: Any) -> bool:
+    """True where a policy made for one space surely cannot act in the other."""
+    if isinstance(ours, Dict) and isinstance(theirs, Dict):
+        return ours.keys() != theirs.keys() or any(_differ(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, Box) and isinstance(theirs, Box):  # images may have their channels first
+        return ours.shape != theirs.shape and (len(ours.shape) != 3 or sorted(ours.shape) != sorted(theirs.shape))
+    if isinstance(ours, Discrete) and isinstance(theirs, Discrete):
+        return bool(ours.n != theirs.n)
+    if isinstance(ours, MultiDiscrete) and isinstance(theirs, MultiDiscrete):
+        return not np.array_equal(ours.nvec, theirs.nvec)
+    if isinstance(ours, MultiBinary) and isinstance(theirs, MultiBinary):
+        return ours.shape != theirs.shape
+    known = (Box, Dict, Discrete, MultiBinary, MultiDiscrete)
+    return isinstance(ours, known) and isinstance(theirs, known)
+
+
+def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Callable[[], NDArray[np.bool_]] | None:
+    """Function that gives bool [lanes, choices], the actions that each environment allows; None where they do not say.
+
+    It asks `action_masks()` of each environment, as sb3_contrib does.
+    """
+    if not isinstance(envs, SyncVectorEnv):
+        return None
+    try:
+        methods = [env.get_wrapper_attr("action_masks") for env in envs.envs]
+    except AttributeError:
+        return None
+    return lambda: np.stack([np.asarray(method(), np.bool_).ravel() for method in methods])
