@@ -211,7 +211,7 @@ def test_the_list_of_films(here: Here) -> None:
 
 
 def small(**more: Any) -> Checkpoint:
-    config = GatoConfig(1, 1, 32, 64, 64, 260, (32, 64), local_positions=64, pack=64, parallel_actions=4)
+    config = GatoConfig(1, 1, 32, 64, 64, 260, (32, 64), local_positions=64, pack=64, action_decoder=True)
     with closing(make_vector("CartPole-v1", 1)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
     task = TrainedTask("CartPole-v1", *spaces, env_kwargs={"sutton_barto_reward": ["word"]}, prompt=Prompt())

@@ -53,7 +53,7 @@ SECONDS, MEMORY = 60, 2**32  # for one file, far above what any takes
 SPACE = Dict({"grid": MultiDiscrete([3, 4]), "image": Box(0, 255, (20, 18, 3), np.uint8), "say": Text(8, charset="ab"),
               "x": Box(-2.0, np.inf, (3,))})  # fmt: skip
 ACTION = Dict({"move": Box(-1, 1, (2,)), "turn": Discrete(3, start=1)})
-CONFIG = GatoConfig(1, 1, 32, 64, 64, 300, (32, 64), pack=4, parallel_actions=4)
+CONFIG = GatoConfig(1, 1, 32, 64, 64, 300, (32, 64), pack=4, action_decoder=True)
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ def test_sb3_evaluates_it_unchanged() -> None:
 
 
 @pytest.mark.parametrize("view", [EVERYTHING, View((Select("goal/1", (1,)),))], ids=["all", "view"])
-@pytest.mark.parametrize("parallel", [0, 32])
-def test_what_is_written_into_its_arrays_changes_nothing(view: View, parallel: int) -> None:
-    config = dataclasses.replace(SMALL, pack=1, parallel_actions=parallel)
+@pytest.mark.parametrize("action_decoder", [False, True])
+def test_what_is_written_into_its_arrays_changes_nothing(view: View, action_decoder: bool) -> None:
+    config = dataclasses.replace(SMALL, pack=1, action_decoder=action_decoder)
     taken: list[list[Any]] = []
     for spoil in (False, True):
         task = TrainedTask("Toy-v0", RICH, HANDS, view=view)

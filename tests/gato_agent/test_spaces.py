@@ -213,7 +213,7 @@ def test_a_space_without_elements_has_a_way_out_that_works():
             SpaceTokenizer(env.observation_space, env.action_space, V)
         wrapper = re.search(r"gymnasium\.(wrappers\..*)$", str(caught.value))[1]
         env = eval(wrapper, {"wrappers": gym.wrappers, "env": env, "Discrete": Discrete})
-    assert SpaceTokenizer(env.observation_space, env.action_space, V).tokens_per_step == 3
+    assert SpaceTokenizer(env.observation_space, env.action_space, V).layout.length == 3
     assert env.reset(seed=0)[0] == 0
     env.step(0)
 
