@@ -122,12 +122,25 @@ def observe(config: GatoConfig, shape: tuple[int, ...], generator: torch.Generat
     return tokens, packs.short()
 
 
-@torch.inference_mode()
-def uncached(model: Gato, episode: Episode, legal: Legal) -> list[Tensor]:
-    """Logits [step, ids] of each action token, from one forward over a whole episode with its prompt."""
-    layout, prompt = layout_of(model.config, len(legal)), len(episode.prompt)
+class Sequence(NamedTuple):
+    """A whole episode with its prompt as one row of tokens, and what `Gato.forward` is told about it.
+
+    Attributes:
+        tokens: int64 [1, length].
+        arguments: of `Gato.forward`.
+        first: int64 [step], place of the token that predicts each step's first action token.
+    """
+
+    tokens: Tensor
+    arguments: dict[str, Tensor | None]
+    first: Tensor
+
+
+def sequence_of(config: GatoConfig, episode: Episode) -> Sequence:
+    """The stream of tokens that training would show of an episode."""
+    layout, prompt = layout_of(config, len(episode.actions[0])), len(episode.prompt)
     steps = len(episode.observed)
-    separators = torch.full((layout.n_separators,), model.config.vocabulary.separator)
+    separators = torch.full((layout.n_separators,), config.vocabulary.separator)
     rows = [
         torch.cat((observed, separators, action))[: layout.length]
         for observed, action in zip(episode.observed, episode.actions, strict=True)
@@ -135,15 +148,23 @@ def uncached(model: Gato, episode: Episode, legal: Legal) -> list[Tensor]:
     step = np.arange(steps)[:, None]
     index = [*range(prompt), *(prompt + step * layout.span + np.arange(layout.length)).ravel().tolist()]
     ends = np.minimum(prompt + step * layout.length + layout.until, ALWAYS).ravel().tolist()
-    hidden = model(
-        torch.cat((episode.prompt, *rows))[None],
-        local=torch.tensor([[-1] * prompt + np.tile(layout.local, steps).tolist()]),
-        index=torch.tensor([index]),
-        until=torch.tensor([[ALWAYS] * prompt + ends]),
-        prefix_len=torch.tensor([[prompt]]) if prompt else None,
-        packs=torch.stack(episode.packs) if layout.value_groups else None,
-    )[0, prompt:].view(steps, layout.length, -1)
-    states = [hidden[:, layout.predictor(at)] for at in range(len(legal))]
+    arguments = {
+        "local": torch.tensor([[-1] * prompt + np.tile(layout.local, steps).tolist()]),
+        "index": torch.tensor([index]),
+        "until": torch.tensor([[ALWAYS] * prompt + ends]),
+        "prefix_len": torch.tensor([[prompt]]) if prompt else None,
+        "packs": torch.stack(episode.packs) if layout.value_groups else None,
+    }
+    first = prompt + layout.first + layout.length * torch.arange(steps)
+    return Sequence(torch.cat((episode.prompt, *rows))[None], arguments, first)
+
+
+@torch.inference_mode()
+def uncached(model: Gato, episode: Episode, legal: Legal) -> list[Tensor]:
+    """Logits [step, ids] of each action token, from one forward over a whole episode with its prompt."""
+    layout, shown = layout_of(model.config, len(legal)), sequence_of(model.config, episode)
+    hidden = model(shown.tokens, **shown.arguments)[0]
+    states = [hidden[shown.first + layout.predictor(at) - layout.first] for at in range(len(legal))]
     return list(teacher_forced(model, states, torch.stack(episode.actions), legal))
 
 
