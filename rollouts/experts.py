@@ -25,14 +25,12 @@ Provenance = dict[str, str]
 
 
 class Behind(NamedTuple):
-    """What the user says that an SB3 expert was trained behind, see `load_expert`."""
+    """Surroundings of an SB3 expert: its environments, and what the user says of its training, see `load_expert`."""
 
+    envs: VectorEnv[Any, Any, Any] | None
     statistics: str | None = None
     wrappers: Wrappers | None = None
     env_kwargs: Mapping[str, Any] | None = None
-
-
-NOTHING_SAID = Behind()
 
 
 class Expert(Actor, Protocol):
@@ -94,9 +92,9 @@ def load_expert(
             from gato_agent.rollouts.training import train
 
             path = train(env_id, env_kwargs or {}, seed, train_steps, folder / quote(env_id, safe=""))
-            return _load_sb3(path, "train", "stable-baselines3", env_id, spaces)
+            return _load_sb3(path, "train", "stable-baselines3", env_id, spaces, Behind(envs))
         return _of_ours(spec, env_id, spaces, seed, envs)
-    behind = Behind(statistics, wrappers, env_kwargs or {})
+    behind = Behind(envs, statistics, wrappers, env_kwargs or {})
     if Path(spec).exists():
         path = _model_file(Path(spec))
         return _load_sb3(path, "sb3", path.name, env_id, spaces, behind)
@@ -121,7 +119,7 @@ def _of_ours(spec: str, env_id: str, spaces: Spaces, seed: int, envs: VectorEnv[
         return _scripted(env_id, envs)
     path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
     if path.is_file():
-        return _load_sb3(path, "catalogue", env_id, env_id, spaces)
+        return _load_sb3(path, "catalogue", env_id, env_id, spaces, Behind(envs))
     try:
         return _scripted(env_id, envs)
     except UsageError:
@@ -142,7 +140,7 @@ def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
     return find_scripted(env_id, envs.envs if isinstance(envs, SyncVectorEnv) else ())
 
 
-def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, behind: Behind = NOTHING_SAID) -> Expert:
+def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, behind: Behind) -> Expert:
     """A policy from its file; where nothing says behind which wrappers it was trained, those are tried that fit."""
     from gato_agent.rollouts.beside import given_statistics
     from gato_agent.rollouts.policy import Policy, build
@@ -169,7 +167,7 @@ def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, b
         policy = replace(policy, wrappers=tried)
         provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
         try:
-            return build(policy, *spaces, provenance)
+            return build(policy, spaces, provenance, behind.envs)
         except GatoError as error:
             misfit = misfit or error
     assert misfit is not None

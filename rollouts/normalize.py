@@ -19,6 +19,10 @@ from gato_agent.envs.errors import GatoError
 
 MAX_BYTES = 2**26
 STATISTICS = ("obs_norm.npz", "vecnormalize.pkl", "vec_normalize.pkl")  # ours, rl-zoo's, and rl-zoo's on the hub
+# A pickle is a program for a small machine: a broken one can fail in nearly any way.
+BROKEN = (
+    pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError, RecursionError,
+)  # fmt: skip
 ADMITTED = re.compile(
     r"stable_baselines3\.common\.(vec_env\.vec_normalize\.VecNormalize|running_mean_std\.RunningMeanStd)"
     r"|gym(nasium)?\.spaces\.\w+\.\w+"  # the environment's spaces, and in them random number generators
@@ -120,10 +124,21 @@ def read_pickle(path: Path) -> Normalizer | None:
         keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}
         mean, var = ({str(key): _array(rms.state[name]) for key, rms in keyed.items()} for name in ("mean", "var"))
         clip, eps = float(state["clip_obs"]), float(state["epsilon"])
-    # A pickle is a program for a small machine: a broken one can fail in nearly any way.
-    except (pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError) as error:
+    except BROKEN as error:
         raise _damaged(path, error) from error
     return _checked(path, mean, var, clip, eps)
+
+
+def dtypes_in(data: bytes) -> list[str]:
+    """Types, such as f8, of a pickled array or dict of arrays; raises GatoError for another pickle."""
+    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"over {MAX_BYTES} bytes")
+        value = _Unpickler(io.BytesIO(data)).load()
+        arrays = [value[key] for key in sorted(value)] if isinstance(value, dict) else [value]
+        return [_parts(array)[1].args[0] for array in arrays]
+    except BROKEN as error:
+        raise GatoError(f"a pickle that is no array ({error})") from error
 
 
 class Record:
@@ -155,16 +170,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(record: Record) -> NDArray[np.float64]:
-    """Take a float array out of the record of a pickled `numpy.ndarray` (protocols up to 4, and 5)."""
-    if type(record).__name__ == "_frombuffer":
-        data, dtype, shape, order = record.args
-    else:
-        _, shape, dtype, fortran, data = record.state
-        order = "F" if fortran else "C"
+    """Take a float array out of the record of a pickled `numpy.ndarray`."""
+    data, dtype, shape, order = _parts(record)
     kind = dtype.args[0]
     if kind not in ("f8", "f4"):
         raise ValueError(f"statistics of type {kind!r}")
     return np.frombuffer(bytes(data), f"{dtype.state[1]}{kind}").reshape(shape, order=order).astype(np.float64)
+
+
+def _parts(record: Record) -> tuple[Any, Any, Any, Any]:
+    """Bytes, type, shape and order of a pickled array, of protocols up to 4, and 5."""
+    if type(record).__name__ == "_frombuffer":
+        data, dtype, shape, order = record.args
+        return data, dtype, shape, order
+    _, shape, dtype, fortran, data = record.state
+    return data, dtype, shape, "F" if fortran else "C"
 
 
 def _checked(path: Path, mean: Any, var: Any, clip: float, eps: float) -> Normalizer:
