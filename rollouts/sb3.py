@@ -80,8 +80,9 @@ def read_zip(
 
 def saved_policy(file: zipfile.ZipFile) -> bool:
     """True for what PyTorch saved by itself, as `policy.save()` does, and not SB3's zip of several files."""
-    names = file.namelist()
-    return "data" not in names and any(name.endswith("/data.pkl") for name in names)
+    if "data" in file.namelist() or not any(name.endswith("/data.pkl") for name in file.namelist()):
+        return False
+    return min(entry.header_offset for entry in file.infolist()) == 0  # else one inside of a zip whose end is cut off
 
 
 def _starts(space: Any) -> bool:
