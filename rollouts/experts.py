@@ -27,14 +27,12 @@ Provenance = dict[str, str]
 
 
 class Behind(NamedTuple):
-    """What the user says that an SB3 expert was trained behind, see `load_expert`."""
+    """Surroundings of an SB3 expert: its environments, and what the user says of its training, see `load_expert`."""
 
+    envs: VectorEnv[Any, Any, Any] | None
     statistics: str | None = None
     wrappers: Wrappers | None = None
     env_kwargs: Mapping[str, Any] | None = None
-
-
-NOTHING_SAID = Behind()
 
 
 class Expert(Actor, Protocol):
@@ -96,9 +94,9 @@ def load_expert(
             from gato_agent.rollouts.training import train
 
             path = train(env_id, env_kwargs or {}, seed, train_steps, below(folder, quote(env_id, safe="")))
-            return _load_sb3(path, "train", "stable-baselines3", env_id, spaces)
+            return _load_sb3(path, "train", "stable-baselines3", env_id, spaces, Behind(envs))
         return _of_ours(spec, env_id, spaces, seed, envs)
-    behind = Behind(statistics, wrappers, env_kwargs or {})
+    behind = Behind(envs, statistics, wrappers, env_kwargs or {})
     if Path(spec).exists():
         path = _model_file(Path(spec))
         return _load_sb3(path, "sb3", path.name, env_id, spaces, behind)
@@ -124,7 +122,7 @@ def _of_ours(spec: str, env_id: str, spaces: Spaces, seed: int, envs: VectorEnv[
     path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
     if path.is_file():
         check_shipped(path)
-        return _load_sb3(path, "catalogue", env_id, env_id, spaces)
+        return _load_sb3(path, "catalogue", env_id, env_id, spaces, Behind(envs))
     try:
         return _scripted(env_id, envs)
     except UsageError:
@@ -152,7 +150,7 @@ def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
     return find_scripted(env_id, envs.envs if isinstance(envs, SyncVectorEnv) else ())
 
 
-def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, behind: Behind = NOTHING_SAID) -> Expert:
+def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, behind: Behind) -> Expert:
     """A policy from its file; where nothing says behind which wrappers it was trained, those are tried that fit."""
     from gato_agent.rollouts.beside import given_statistics
     from gato_agent.rollouts.policy import Policy, build
@@ -179,7 +177,7 @@ def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, b
         policy = replace(policy, wrappers=tried)
         provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
         try:
-            return build(policy, *spaces, provenance)
+            return build(policy, spaces, provenance, behind.envs)
         except GatoError as error:
             misfit = misfit or error
     assert misfit is not None

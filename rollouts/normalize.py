@@ -145,9 +145,7 @@ def read_pickle(path: Path) -> Normalizer | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes")
-        data = path.read_bytes()
-        _check_places(data)
-        state = _Unpickler(io.BytesIO(data)).load().state
+        state = _unpickled(path.read_bytes()).state
         if not state["norm_obs"]:
             return None
         keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}
@@ -157,13 +155,31 @@ def read_pickle(path: Path) -> Normalizer | None:
         raise _damaged(path, one_line(error)) from error
 
 
-def _check_places(data: bytes) -> None:
-    """Raise ValueError for lengths beyond the file, and for steps or places in memory that no such file needs."""
+def _unpickled(data: bytes) -> Any:
+    """Contents of a pickle, with records in place of what it names.
+
+    Raises:
+        ValueError: lengths beyond the file, or steps or places in memory that no such file needs.
+        Exception: of any kind; a pickle is a program for a small machine.
+    """
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"over {MAX_BYTES} bytes")
     for step, (code, argument, _) in enumerate(pickletools.genops(data)):
         if step > MAX_STEPS:
             raise ValueError(f"more than {MAX_STEPS:,} steps")
         if "PUT" in code.name and isinstance(argument, int) and argument > len(data):
             raise ValueError(f"it asks for {argument:,} places in memory")
+    return _Unpickler(io.BytesIO(data)).load()
+
+
+def dtypes_in(data: bytes) -> list[str]:
+    """Types, such as f8, of a pickled array or dict of arrays; raises GatoError for another pickle."""
+    try:
+        value = _unpickled(data)
+        arrays = [value[key] for key in sorted(value)] if isinstance(value, dict) else [value]
+        return [_parts(array)[1].args[0] for array in arrays]
+    except Exception as error:
+        raise GatoError(f"a pickle that is no array ({one_line(error)})") from error
 
 
 class Record:
@@ -195,18 +211,23 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(record: Record) -> NDArray[np.float64]:
-    """Take a float array out of the record of a pickled `numpy.ndarray` (protocols up to 4, and 5)."""
-    if type(record).__name__ == "_frombuffer":
-        data, dtype, shape, order = record.args
-    else:
-        _, shape, dtype, fortran, data = record.state
-        order = "F" if fortran else "C"
+    """Take a float array out of the record of a pickled `numpy.ndarray`."""
+    data, dtype, shape, order = _parts(record)
     kind = dtype.args[0]
     if kind not in ("f8", "f4"):
         raise ValueError(f"statistics of type {kind!r}")
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(f"statistics in {type(data).__name__}")
     return np.frombuffer(bytes(data), f"{dtype.state[1]}{kind}").reshape(shape, order=order).astype(np.float64)
+
+
+def _parts(record: Record) -> tuple[Any, Any, Any, Any]:
+    """Bytes, type, shape and order of a pickled array, of protocols up to 4, and 5."""
+    if type(record).__name__ == "_frombuffer":
+        data, dtype, shape, order = record.args
+        return data, dtype, shape, order
+    _, shape, dtype, fortran, data = record.state
+    return data, dtype, shape, "F" if fortran else "C"
 
 
 def _checked(mean: Any, var: Any, clip: float, eps: float) -> Normalizer:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -24,7 +25,8 @@ from gato_agent.envs.tensor_file import parse_header
 from gato_agent.envs.zip_file import MOST_TIMES
 from gato_agent.rollouts.forms import Spaces
 from gato_agent.rollouts.normalize import Normalizer
-from gato_agent.rollouts.preprocess import Preprocess
+from gato_agent.rollouts.preprocess import Preprocess, starts_elsewhere
+from gato_agent.rollouts.sb3_model import Masks, masks_of, raw_starts
 from gato_agent.rollouts.wrappers import Wrappers
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ POLICIES = {
         "sb3_contrib.ars.policies": "ARSPolicy ARSLinearPolicy",
         "sb3_contrib.qrdqn.policies": "QRDQNPolicy CnnPolicy MultiInputPolicy",
         "sb3_contrib.tqc.policies": "TQCPolicy CnnPolicy MultiInputPolicy",
+        "sb3_contrib.crossq.policies": "CrossQPolicy",
+        "sb3_contrib.common.maskable.policies": (
+            "MaskableActorCriticPolicy MaskableActorCriticCnnPolicy MaskableMultiInputActorCriticPolicy"
+        ),
         "sb3_contrib.common.recurrent.policies": (
             "RecurrentActorCriticPolicy RecurrentActorCriticCnnPolicy RecurrentMultiInputActorCriticPolicy"
         ),
@@ -53,11 +59,12 @@ PLAIN = {  # arguments that are numbers, booleans, or lists and dicts of them
     "net_arch", "log_std_init", "ortho_init", "full_std", "use_expln", "squash_output", "use_sde", "n_critics",
     "n_quantiles", "clip_mean", "with_bias", "share_features_extractor", "normalize_images",
     "features_extractor_kwargs", "lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm",
-    "lstm_kwargs",
+    "lstm_kwargs", "batch_norm", "batch_norm_momentum", "batch_norm_eps", "renorm_warmup_steps",
 }  # fmt: skip
 NAMED = {  # arguments that are classes
     "activation_fn": {f"torch.nn.modules.activation.{name}": f"torch.nn.{name}" for name in
-                      ("ReLU", "Tanh", "ELU", "LeakyReLU", "GELU", "SiLU", "Mish", "Sigmoid", "Softplus")},
+                      ("CELU", "ELU", "GELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish",
+                       "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh", "Tanhshrink")},
     "features_extractor_class": {name: name for name in
                                  ("stable_baselines3.common.torch_layers.FlattenExtractor",
                                   "stable_baselines3.common.torch_layers.NatureCNN",
@@ -85,6 +92,7 @@ class Policy:
         normalize: statistics of the observations it was trained on, if they were normalised.
         notes: where it came from: algo, source, licence.
         wrappers: what it was trained behind, see wrappers.py.
+        starts: true if discrete values of the spaces that it was trained in start elsewhere than at 0; not kept.
     """
 
     policy: str
@@ -93,6 +101,7 @@ class Policy:
     normalize: Normalizer | None = None
     notes: dict[str, str] = field(default_factory=dict)
     wrappers: Wrappers = field(default_factory=dict)
+    starts: bool = False
 
     @property
     def sha256(self) -> str:
@@ -150,10 +159,14 @@ class Policy:
 class SB3Expert:
     """A trained policy as an Actor: greedy, actions inside the space as SB3's `predict` gives them."""
 
-    def __init__(self, policy: "BasePolicy", preprocess: Preprocess, provenance: dict[str, str]) -> None:
+    def __init__(
+        self, policy: "BasePolicy", preprocess: Preprocess, provenance: dict[str, str], masks: Masks | None = None
+    ) -> None:
+        """Let a policy act; `masks` gives the actions that each environment allows to a policy that takes them."""
         self.provenance = provenance
         self._policy = policy
         self._preprocess = preprocess
+        self._masks = masks
         self._state: tuple[NDArray[Any], ...] | None = None
 
     def seed(self, seed: int) -> None:
@@ -167,15 +180,22 @@ class SB3Expert:
     def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[Any]:
         """Greedy actions [lanes, ...] for a batch of observations."""
         seen = self._preprocess.observe(observation, start)
-        actions, self._state = self._policy.predict(seen, self._state, start, deterministic=True)
+        more: dict[str, Any] = {} if self._masks is None else {"action_masks": self._masks()}
+        actions, self._state = self._policy.predict(seen, self._state, start, deterministic=True, **more)
         taken: NDArray[Any] = self._preprocess.action(actions)
         return taken
 
 
 def build(
-    policy: Policy, observation_space: gym.Space[Any], action_space: gym.Space[Any], provenance: dict[str, str]
+    policy: Policy, spaces: Spaces, provenance: dict[str, str], envs: VectorEnv[Any, Any, Any] | None = None
 ) -> SB3Expert:
     """Make the policy's class for these spaces and give it the weights.
+
+    Args:
+        policy: as it was read.
+        spaces: of the environment.
+        provenance: of the expert.
+        envs: the environments; a policy that masks actions asks them.
 
     Raises:
         GatoError: the policy was trained for other spaces.
@@ -183,9 +203,17 @@ def build(
     import torch
 
     name = provenance["source"]
+    masks = masks_of(envs) if "maskable" in policy.policy else None
+    if "maskable" in policy.policy and masks is None and envs is not None:
+        raise GatoError(
+            f"expert {name} chooses among the actions that its environment allows, and this one has no action_masks() "
+            "that says so: wrap it so that it has, or return from --expert module:callable an expert that knows them"
+        )
     if unknown := policy.kwargs.keys() - PLAIN - NAMED.keys():
         raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
-    preprocess = Preprocess(Spaces(observation_space, action_space), policy.wrappers, policy.normalize, name)
+    if policy.starts and any(map(starts_elsewhere, spaces)):
+        raise GatoError(raw_starts(f"expert {name}", spaces))
+    preprocess = Preprocess(spaces, policy.wrappers, policy.normalize, name)
     observation_space, action_space = preprocess.spaces
     kwargs = {key: _resolve(value) if key in NAMED else value for key, value in policy.kwargs.items()}
     if "ars" not in policy.policy:
@@ -206,12 +234,22 @@ def build(
         there, here = found.get(key, "absent"), wanted.get(key, "absent")
         if there != here:
             raise GatoError(
-                f"expert {name} does not fit: {key} is {there} in the file and {here} for this environment; "
-                "was it trained in another one, or behind a wrapper (such as TimeFeatureWrapper)?"
+                f"expert {name} does not fit: {key} is {there} in the file and {here} for this environment; was it "
+                f"trained in another one, or behind a wrapper{_likely(there, here)}? Say with --expert-wrappers which, "
+                "or return from --expert module:callable an object that does what the wrapper did"
             )
     module.load_state_dict({key: torch.tensor(array) for key, array in policy.weights.items()}, strict=False)
     module.set_training_mode(False)
-    return SB3Expert(module, preprocess, provenance)
+    return SB3Expert(module, preprocess, provenance, masks)
+
+
+def _likely(there: Any, here: Any) -> str:
+    """The wrapper that would explain the shapes of a first layer's weights [out, in, ...], in words; or an example."""
+    if isinstance(there, tuple) and isinstance(here, tuple) and len(there) == len(here) > 1:
+        frames, rest = divmod(there[1], here[1] or 1)
+        if not rest and frames > 1 and there[:1] + there[2:] == here[:1] + here[2:]:
+            return f' (such as VecFrameStack: --expert-wrappers \'{{"frame_stack": {{"n": {frames}}}}}\')'
+    return " (such as TimeFeatureWrapper)"
 
 
 def check_arguments(kwargs: dict[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:

@@ -63,6 +63,25 @@ class Preprocess:
         return moved(self._outer.action, actions, 1)
 
 
+class CountsFromZero(gym.Wrapper[Any, Any, Any, Any]):
+    """Shows SB3 an environment whose discrete values count from 0, as it takes them to do."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Wrap an environment of any spaces."""
+        super().__init__(env)
+        self.observation_space, self.action_space = from_zero(env.observation_space), from_zero(env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return moved(self.env.observation_space, obs, -1), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        obs, *rest = self.env.step(moved(self.env.action_space, action, 1))
+        return moved(self.env.observation_space, obs, -1), *rest
+
+
 def from_zero(space: Space[Any]) -> Space[Any]:
     """A space whose discrete values count from 0; the same one where they do."""
     if isinstance(space, Discrete) and space.start != 0:

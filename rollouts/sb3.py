@@ -5,6 +5,7 @@ A zip keeps everything twice: pickled, and as plain JSON beside it. Only the pla
 `python -m gato_agent.rollouts.sb3 model.zip CartPole-v1.safetensors` keeps what acting needs, in one safetensors file.
 """
 
+import base64
 import io
 import json
 import re
@@ -22,7 +23,12 @@ from gato_agent.envs.files import write_files
 from gato_agent.envs.strict_json import parse
 from gato_agent.envs.zip_file import MOST_TIMES, check_sizes, read_members
 from gato_agent.rollouts.beside import look_beside
+from gato_agent.rollouts.normalize import dtypes_in
 from gato_agent.rollouts.policy import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, Policy, check_arguments
+
+IN_PYTHON = (
+    "load {} in Python, and use --expert module:callable, where callable(observation_space, action_space) returns it"
+)
 
 
 def read_zip(
@@ -47,6 +53,11 @@ def read_zip(
         members = read_members(path, ("data", "policy.pth"))
         data = parse(members["data"], finite=False)  # numbers of training that are not used may be infinite
     except (OSError, ValueError) as error:
+        if saved_policy(path):
+            raise GatoError(
+                f"{path} is the policy alone, as policy.save() writes it, which does not say its class as plain "
+                f"data: {IN_PYTHON.format('its class, such as ActorCriticPolicy.load(...)')}; or save the model"
+            ) from error
         raise GatoError(f"{path} is no SB3 model, or truncated or damaged ({error}): {advice}") from error
     try:
         state = read_weights(members["policy.pth"])
@@ -64,15 +75,47 @@ def read_zip(
     if data.get("use_sde"):
         kwargs["use_sde"] = True
     beside = look_beside(path, env_id, _behind(data), option=statistics, horizon=horizon, env_kwargs=env_kwargs)
-    return Policy(policy, kwargs, actor, beside.normalize, wrappers=beside.wrappers)
+    starts = any(_starts(data.get(key)) for key in ("observation_space", "action_space"))
+    return Policy(policy, kwargs, actor, beside.normalize, wrappers=beside.wrappers, starts=starts)
+
+
+def saved_policy(path: Path) -> bool:
+    """True for what PyTorch saved by itself, as `policy.save()` does, and not SB3's zip of several files."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            names, first = file.namelist(), min((entry.header_offset for entry in file.infolist()), default=1)
+    except Exception:  # noqa: BLE001  # from zipfile and struct, of many kinds
+        return False
+    # Where it does not begin at 0, it is one inside of a zip whose end is cut off.
+    return first == 0 and "data" not in names and any(name.endswith("/data.pkl") for name in names)
+
+
+def _starts(space: Any) -> bool:
+    """True if discrete values of a space, as a zip describes it, start elsewhere than at 0."""
+    said = space if isinstance(space, dict) else {}
+    within = re.findall(r"start=\[?([-\d ]+)", str(said.get("spaces", ""))[:10_000])
+    return any(re.search("[1-9]", str(start)[:10_000]) for start in (said.get("start", 0), *within))
 
 
 def _behind(data: dict[str, Any]) -> bool | None:
     """True if a model was trained behind VecNormalize, false if it was not, None if it does not say."""
-    # VecNormalize's observations before normalisation are kept at the start of training, and only those.
-    if data.get("_last_original_obs") is not None:
+    original, last = data.get("_last_original_obs"), data.get("_last_obs")
+    if "replay_buffer_class" in data or "buffer_size" in data:
+        # These algorithms keep an original observation always; it has another type if it was normalised afterwards.
+        kinds = [pickled_dtypes(each) for each in (original, last)]
+        return True if all(kinds) and kinds[0] != kinds[1] else None
+    if original is not None:  # the others, only if it was normalised
         return True
-    return None if data.get("_last_obs") is None else False
+    return None if last is None else False
+
+
+def pickled_dtypes(described: Any) -> list[str]:
+    """Types of the arrays of an observation that a zip holds as a pickle; none where they cannot be read."""
+    try:
+        data = base64.b64decode(described[":serialized:"], validate=True)
+        return dtypes_in(data)
+    except (KeyError, TypeError, ValueError, GatoError):
+        return []
 
 
 def read_weights(data: bytes) -> dict[str, NDArray[Any]]:
@@ -99,13 +142,11 @@ def read_weights(data: bytes) -> dict[str, NDArray[Any]]:
 
 def _class_name(described: dict[str, str]) -> str:
     """Find the policy's class from `__module__` and from `<function NAME.__init__ at 0x...>`."""
-    match = re.match(r"<function (\w+)\.__init__ at ", described["__init__"])
-    name = f"{described['__module__']}.{match[1] if match else '?'}"
+    match = re.match(r"<function (\w+)\.__init__ at ", described.get("__init__", ""))
+    module = described["__module__"]
+    name = f"{module}.{match[1]}" if match else f"a class of {module}"  # one without a constructor has no name here
     if name not in POLICIES:
-        raise GatoError(
-            f"policies of class {name} cannot be loaded from a file: load it in Python and "
-            "use --expert module:callable, where callable(observation_space, action_space) returns it"
-        )
+        raise GatoError(f"policies of {name} cannot be loaded from a file: {IN_PYTHON.format('the model')}")
     return name
 
 
@@ -119,8 +160,7 @@ def _plain_kwargs(described: dict[str, Any]) -> dict[str, Any]:
             kwargs[key] = NAMED[key][name]
         elif key not in UNUSED and not (key.startswith(":") and key.endswith(":")) and value is not None:
             raise GatoError(
-                f"policy argument {key}={value} cannot be loaded from a file: load it in Python and use "
-                "--expert module:callable, where callable(observation_space, action_space) returns it"
+                f"policy argument {key}={value} cannot be loaded from a file: {IN_PYTHON.format('the model')}"
             )
     match kwargs.get("net_arch"):
         case [dict() as layers]:  # the form before SB3 1.8

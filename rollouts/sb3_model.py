@@ -19,6 +19,9 @@ from gato_agent.rollouts.normalize import Normalizer
 from gato_agent.rollouts.preprocess import Preprocess, starts_elsewhere
 from gato_agent.rollouts.wrappers import Wrappers
 
+Masks = Callable[[], NDArray[np.bool_]]
+"""Gives bool [lanes, choices], the actions that each environment allows."""
+
 
 def is_sb3(expert: Any) -> bool:
     """True for a model or policy of Stable-Baselines3's or sb3-contrib's."""
@@ -76,12 +79,25 @@ def _own(expert: Any, name: str) -> Normalizer | None:
     envs: Any = get() if callable(get) else None
     if envs is not None:
         return Normalizer.of(envs)
-    if getattr(expert, "_last_original_obs", None) is not None:
+    if _behind(expert):
         raise Misfit(
             f"{name} was trained behind VecNormalize, and has no statistics: say with {OPTION}, where they are, or "
             "load it with env=VecNormalize.load(...)"
         )
     return None
+
+
+def _behind(expert: Any) -> bool:
+    """True if a model surely was trained behind VecNormalize; sb3.py has the same of zips."""
+    original, last = (getattr(expert, name, None) for name in ("_last_original_obs", "_last_obs"))
+    if not hasattr(expert, "replay_buffer"):
+        return original is not None
+    return original is not None and last is not None and _dtypes(original) != _dtypes(last)
+
+
+def _dtypes(observation: Any) -> list[Any]:
+    arrays = [observation[key] for key in sorted(observation)] if isinstance(observation, dict) else [observation]
+    return [np.asarray(array).dtype for array in arrays]
 
 
 def _differ(ours: Space[Any], theirs: Any) -> bool:
@@ -100,7 +116,7 @@ def _differ(ours: Space[Any], theirs: Any) -> bool:
     return isinstance(ours, known) and isinstance(theirs, known)
 
 
-def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Callable[[], NDArray[np.bool_]] | None:
+def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Masks | None:
     """Function that gives bool [lanes, choices], the actions that each environment allows; None where they do not say.
 
     It asks `action_masks()` of each environment, as sb3_contrib does.

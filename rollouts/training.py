@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
 from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.rollouts.normalize import Normalizer, write_npz
+from gato_agent.rollouts.preprocess import CountsFromZero
 from gato_agent.rollouts.progress import Update, progress
 from gato_agent.rollouts.tuned import DEFAULT, TUNED, Settings
 
 ABOUT = "training.json"
 OPTIONS = {"seed": "--seed", "steps": "--train-steps", "env_kwargs": "--env-kwargs"}  # what it holds
+KNOWN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)  # what SB3 can observe
+NATURE_CNN = 36  # pixels that SB3's convolutions need at least; smaller images are flattened
 EVERY_SECONDS = 2.0  # between two reports
 
 
@@ -57,15 +61,10 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         _check_same(folder, asked)
         console.print(f"{env_id}: using the expert trained before ({path})", highlight=False, soft_wrap=True)
         return path
-    venv = DummyVecEnv([lambda: Monitor(make(env_id, env_kwargs=env_kwargs)) for _ in range(settings.lanes)])
-    try:
-        norm_obs = settings.normalize and _floats(venv.observation_space)
-        envs = VecNormalize(venv, norm_obs=norm_obs) if settings.normalize else venv
-        model = _algorithm(env_id, settings, envs, seed)
+    with ExitStack() as stack:
+        model, envs = _prepared(env_id, env_kwargs, settings, seed, stack)
         with progress(console, f"{env_id}: training an expert with {settings.algo}", steps, "steps") as update:
-            model.learn(steps, callback=_Report(update))
-    finally:
-        venv.close()
+            _learn(env_id, model, steps, _Report(update))
     # The zip last: once it is there, all are.
     normalizer = Normalizer.of(envs) if isinstance(envs, VecNormalize) else None
     if normalizer is None:
@@ -91,22 +90,68 @@ def _check_same(folder: Path, asked: dict[str, Any]) -> None:
         raise UsageError(f"the expert in {folder} was trained with {' and '.join(differing)}: {way_out}")
 
 
-def _algorithm(env_id: str, settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
-    """Make the algorithm with the policy that fits the observations."""
-    space = envs.observation_space
-    policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
-    if is_image_space(space):
-        policy = "CnnPolicy"
+def _prepared(
+    env_id: str, env_kwargs: Mapping[str, Any], settings: Settings, seed: int, stack: ExitStack
+) -> tuple[BaseAlgorithm, Any]:
+    """Make the algorithm and its environments, which `stack` closes.
+
+    Raises:
+        UsageError: SB3 cannot train in these spaces.
+        EnvironmentFault: the environment raised.
+    """
+    envs: list[gym.Env[Any, Any]] = []
+    for _ in range(settings.lanes):
+        env = CountsFromZero(make(env_id, env_kwargs=env_kwargs))
+        stack.callback(env.close)
+        envs.append(env)
+    observed = envs[0].observation_space
+    unknown = [path for path, leaf in _leaves(observed) if not isinstance(leaf, KNOWN)]
     try:
-        model: BaseAlgorithm = getattr(stable_baselines3, settings.algo)(
-            policy, envs, seed=seed, device="cpu", **settings.kwargs
-        )
-    except (AssertionError, NotImplementedError, ValueError) as error:
+        if unknown:
+            raise ValueError(f"it cannot observe {', '.join(unknown)}")
+        venv: Any = DummyVecEnv([lambda env=env: Monitor(env) for env in envs])  # type: ignore[misc]
+        if settings.normalize:
+            venv = VecNormalize(venv, norm_obs=_floats(observed))
+        return _algorithm(settings, venv, seed), venv
+    except GatoError:
+        raise
+    except Exception as error:
         raise UsageError(
             f"{env_id}: Stable-Baselines3 cannot train in its spaces ({one_line(error)}); give an expert with "
             "--expert PATH or --expert module:callable"
         ) from error
+
+
+def _leaves(space: gym.Space[Any]) -> list[tuple[str, gym.Space[Any]]]:
+    """The parts of an observation as SB3 has them, with their names: entries of a Dict, or all of it."""
+    if isinstance(space, gym.spaces.Dict):
+        return [(f"{key!r}, {entry}", entry) for key, entry in space.items()]
+    return [(str(space), space)]
+
+
+def _algorithm(settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
+    """Make the algorithm with the policy that fits the observations; raises whatever SB3 does where none does."""
+    space = envs.observation_space
+    policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
+    if is_image_space(space) and min(sorted(space.shape)[1:]) >= NATURE_CNN:
+        policy = "CnnPolicy"
+    model: BaseAlgorithm = getattr(stable_baselines3, settings.algo)(
+        policy, envs, seed=seed, device="cpu", **settings.kwargs
+    )
     return model
+
+
+def _learn(env_id: str, model: BaseAlgorithm, steps: int, callback: BaseCallback) -> None:
+    """Train; raises GatoError naming the environment for whatever goes wrong."""
+    try:
+        model.learn(steps, callback=callback)
+    except GatoError:
+        raise
+    except Exception as error:
+        raise GatoError(
+            f"{env_id}: training an expert raised {one_line(error)}; give one with --expert PATH or --expert "
+            "module:callable"
+        ) from error
 
 
 def _floats(space: gym.Space[Any]) -> bool:

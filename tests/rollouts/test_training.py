@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box, Dict, Discrete, Text
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
+from gymnasium.vector.utils import batch_space
+from stable_baselines3 import PPO
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.experts import load_expert
+from gato_agent.rollouts.preprocess import moved
 from gato_agent.rollouts.sb3 import read_zip
 from gato_agent.rollouts.store import open_stores
 from gato_agent.rollouts.training import train
@@ -107,10 +111,69 @@ def test_any_observations_that_sb3_knows(tmp_path, monkeypatch, space):
     assert (normalize is None) == (not isinstance(space, Dict))
 
 
-def test_spaces_that_sb3_does_not_know_are_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "spaces",
+    [
+        {"action_space": Text(3)},
+        {"action_space": Dict(a=Discrete(2))},
+        {"action_space": Box(-np.inf, np.inf, (2,))},
+        {"observation_space": Text(3)},
+        {"observation_space": Dict(mission=Text(10), x=Box(-1, 1, (2,)))},
+        {"observation_space": Dict(a=Dict(b=Box(-1, 1, (2,))), x=Discrete(2))},
+        {"observation_space": Tuple((Discrete(2), Discrete(2)))},
+        {"observation_space": Dict(small=Box(0, 255, (20, 20, 3), np.uint8), x=Discrete(2))},
+    ],
+    ids=str,
+)
+def test_spaces_that_sb3_does_not_know_are_named_before_training(tmp_path, monkeypatch, spaces):
     with pytest.raises(UsageError, match=r"Training-v0: Stable-Baselines3 cannot train in its spaces.*--expert PATH"):
-        train(registered(monkeypatch, action_space=Text(3)), {}, 0, 16, tmp_path / "expert")
+        train(registered(monkeypatch, **spaces), {}, 0, 16, tmp_path / "expert")
     assert not (tmp_path / "expert").exists()
+
+
+def test_what_goes_wrong_in_training_names_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr("stable_baselines3.PPO.train", lambda self: 1 / 0)
+    with pytest.raises(GatoError, match=r"^Training-v0: training an expert raised ZeroDivisionError.*--expert PATH"):
+        train(registered(monkeypatch), {}, 0, 16, tmp_path / "expert")
+    assert not (tmp_path / "expert").exists()
+
+
+@pytest.mark.parametrize(
+    ("observed", "acted"),
+    [
+        (None, Discrete(3, start=-1)),
+        (None, MultiDiscrete([2, 3], start=[5, -3])),
+        (Discrete(4, start=-2), Discrete(2)),
+        (Dict(a=Discrete(3, start=1), b=Box(-1, 1, (2,))), Discrete(2, start=7)),
+        (MultiDiscrete([2, 2], start=[1, -1]), Discrete(2)),
+        (Box(0, 255, (32, 32, 3), np.uint8), Discrete(3, start=1)),
+    ],
+    ids=str,
+)
+def test_discrete_values_may_start_anywhere(tmp_path, monkeypatch, observed, acted):
+    """The environment takes only actions that are in its space, in training and afterwards."""
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return self.observe(), 1.0, self.t >= self.length, False, {}
+
+    if observed is not None:
+        monkeypatch.setattr(TestingEnv, "observe", lambda self: self.observation_space.sample())
+    env_id = registered(monkeypatch, observation_space=observed, action_space=acted, step=step)
+    config = CollectConfig(env=(env_id,), expert="train", episodes=4, out=tmp_path, train_steps=16, workers=0)
+    collect(config)
+    (store,) = open_stores(tmp_path)
+    assert store.indices() == [0, 1, 2, 3]
+    path = tmp_path / "experts" / env_id / "model.zip"
+    model = PPO.load(path, device="cpu")
+    spaces = observed or TestingEnv().observation_space, acted
+    expert = load_expert(str(path), env_id, *spaces)
+    batch = batch_space(spaces[0], 5)
+    seen = batch.sample()
+    expert.reset(5)
+    normalize, counted = read_zip(path).normalize, moved(spaces[0], seen, -1)
+    wanted, _ = model.predict(normalize(counted) if normalize else counted, deterministic=True)
+    np.testing.assert_array_equal(expert.act(seen, np.ones(5, np.bool_)), moved(acted, wanted, 1))
 
 
 def test_an_environment_that_raises_is_named_and_leaves_nothing(tmp_path, monkeypatch):
