@@ -119,7 +119,7 @@ def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterat
         if not ready:
             _begin(actor, envs, [seed])
             ready = True
-        value, _ = env.reset(seed=seed)
+        value, envs.latest[0] = env.reset(seed=seed)
         observed, start, t, done = batch(value), first, 0, False
         while not done:
             obs = one(observed)
@@ -128,6 +128,7 @@ def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterat
             except BaseException as error:
                 raise _at(envs, [seed], [t], error) from error
             value, reward, terminated, truncated, info = env.step(owned(action))
+            envs.latest[0] = info
             observed, info = batch(value), owned(info, INFO_DEPTH)
             terminal, cut, next_obs = bool(terminated), bool(truncated), one(observed)
             yield Step(0, seed, t, obs, action, float(reward), terminal, cut, info, next_obs)

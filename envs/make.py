@@ -14,7 +14,6 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version
-from gymnasium.vector import SyncVectorEnv
 
 from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, UsageError, one_line
 from gato_agent.envs.fresh import FORGETFUL, Fresh
@@ -47,7 +46,7 @@ def make(
 
 def make_vector(
     env_id: str, n: int, *, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None
-) -> SyncVectorEnv[Any, Any]:
+) -> SeparateInfos:
     """Make `n` lanes for `steps()`, which resets them itself; only lane 0 is rendered.
 
     Raises:

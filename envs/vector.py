@@ -1,8 +1,11 @@
 """Several environments side by side, whose infos stay their own."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
+from gymnasium import Env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate
 
@@ -26,6 +29,7 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
             copy: true for observations that later steps do not change.
         """
         super().__init__(env_fns, copy=copy, autoreset_mode=AutoresetMode.DISABLED)
+        self.latest: list[dict[str, Any]] = [{} for _ in self.envs]  # info of each environment's latest reset or step
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every environment; all that is returned is a batch, but for the infos."""
@@ -40,4 +44,28 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
 
     def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
         vector_infos.setdefault(INFOS, {})[env_num] = env_info
+        self.latest[env_num] = env_info
         return vector_infos
+
+    def action_masks(self) -> list[Any]:
+        """Action mask of each environment, None where it gives none.
+
+        A mask is `info["action_mask"]` of the latest reset or step, or what sb3-contrib's method `action_masks()` of
+        the environment returns.
+        """
+        return [
+            info["action_mask"] if "action_mask" in info else None if method is None else method()
+            for info, method in zip(self.latest, self._mask_methods, strict=True)
+        ]
+
+    @cached_property
+    def _mask_methods(self) -> list[Callable[[], Any] | None]:
+        return [_method(env, "action_masks") for env in self.envs]
+
+
+def _method(env: Env[Any, Any], name: str) -> Callable[[], Any] | None:
+    """A method of an environment or of one of its wrappers; None if there is none."""
+    if not env.has_wrapper_attr(name):
+        return None
+    method = env.get_wrapper_attr(name)
+    return method if callable(method) else None

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,6 +49,8 @@ class Agent:
         demonstration: an episode of the task, for an agent that was trained with demonstrations.
         marginal: True to choose each number of an action without regard to those before it, where there is an action
             decoder.
+        masks: function that returns the action mask of each environment, see `ActionMasks`; `act` obeys it where it is
+            given none.
 
     Raises:
         UsageError: an option that cannot be, or a prompt that the task was not trained with.
@@ -58,6 +60,7 @@ class Agent:
         self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu",
         temperature: float | None = None, seed: int = 0, precision: Precision = "float32", prompt: Kind | None = None,
         demonstration: Episode | None = None, compiled: bool = False, marginal: bool = False,
+        masks: Callable[[], Sequence[Any]] | None = None,
     ) -> None:  # fmt: skip
         temperature = task.temperature if temperature is None else temperature
         if not 0 <= temperature < math.inf:
@@ -66,7 +69,7 @@ class Agent:
         self.model = checkpoint.model
         self.config = checkpoint.model.config
         self.device = torch.device(device)
-        self.temperature, self._marginal = temperature, marginal
+        self.temperature, self._marginal, self._mask_source = temperature, marginal, masks
         self.seed = seed
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
         pieces = checkpoint.text.encode if checkpoint.text else None
@@ -155,7 +158,7 @@ class Agent:
             observation: batch in the form of `VectorEnv.observation_space`.
             start: bool [lanes], where an episode begins; by default all lanes begin at the first call after `reset`.
                 Without a `reset`, the first call prepares as many lanes as the batch has.
-            masks: action mask of each lane, see `ActionMasks`; None for all actions.
+            masks: action mask of each lane, see `ActionMasks`; by default those of the agent's `masks`, if it has any.
             return_log_prob: True to return the log-probability of each action too.
 
         Returns:
@@ -167,6 +170,7 @@ class Agent:
             GatoError: an observation does not belong to the space, or a mask allows nothing; names environment, key,
                 lane and step.
         """
+        masks = self._mask_source() if masks is None and self._mask_source else masks
         action = self._act(columns(self.task.observation_space, observation), start, masks=masks)
         acted = batch(self.task.action_space, action)
         return (acted, self._log_prob()) if return_log_prob else acted

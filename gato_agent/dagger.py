@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from gymnasium.vector import VectorEnv
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.vector import SeparateInfos
 from gato_agent.rollouts.collect import CollectConfig
 from gato_agent.rollouts.collect import collect as collect_episodes
 
@@ -60,7 +61,8 @@ class Trained:
         from gato_agent.matching import find_task
 
         checkpoint = _load(self)
-        return Agent(checkpoint, find_task(checkpoint, envs), temperature=0.0)
+        masks = envs.action_masks if isinstance(envs, SeparateInfos) else None
+        return Agent(checkpoint, find_task(checkpoint, envs), temperature=0.0, masks=masks)
 
 
 @lru_cache(maxsize=1)  # a process plays one task after the other

@@ -58,7 +58,7 @@ def seat(
         shown = demonstration(demo, task.id) if demo is not None and prompt != "none" else None
         yield Agent(
             checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision, prompt=prompt,
-            demonstration=shown,
+            demonstration=shown, masks=envs.action_masks,
         ), envs  # fmt: skip
 
 

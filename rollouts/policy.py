@@ -204,11 +204,6 @@ def build(
 
     name = provenance["source"]
     masks = masks_of(envs) if "maskable" in policy.policy else None
-    if "maskable" in policy.policy and masks is None and envs is not None:
-        raise GatoError(
-            f"expert {name} chooses among the actions that its environment allows, and this one has no action_masks() "
-            "that says so: wrap it so that it has, or return from --expert module:callable an expert that knows them"
-        )
     if unknown := policy.kwargs.keys() - PLAIN - NAMED.keys():
         raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
     if policy.starts and any(map(starts_elsewhere, spaces)):

@@ -13,6 +13,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.vector import SeparateInfos
 from gato_agent.rollouts.beside import OPTION, given_statistics
 from gato_agent.rollouts.forms import Misfit, Spaces
 from gato_agent.rollouts.normalize import Normalizer
@@ -117,14 +119,21 @@ def _differ(ours: Space[Any], theirs: Any) -> bool:
 
 
 def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Masks | None:
-    """Function that gives bool [lanes, choices], the actions that each environment allows; None where they do not say.
+    """Function that gives bool [lanes, choices], the actions that each environment allows; None without environments.
 
-    It asks `action_masks()` of each environment, as sb3_contrib does.
+    It raises GatoError where an environment gives no mask, see `SeparateInfos.action_masks`.
     """
     if not isinstance(envs, SyncVectorEnv):
         return None
-    try:
-        methods = [env.get_wrapper_attr("action_masks") for env in envs.envs]
-    except AttributeError:
-        return None
-    return lambda: np.stack([np.asarray(method(), np.bool_).ravel() for method in methods])
+    ask = envs.action_masks if isinstance(envs, SeparateInfos) else lambda: list(envs.call("action_masks"))
+
+    def masks() -> NDArray[np.bool_]:
+        given = ask()
+        if any(mask is None for mask in given):
+            raise GatoError(
+                "the environment says nothing of the actions that it allows: wrap it so that it has action_masks(), or "
+                'info["action_mask"]'
+            )
+        return np.stack([np.asarray(mask, np.bool_).ravel() for mask in given])
+
+    return masks

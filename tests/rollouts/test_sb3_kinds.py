@@ -20,6 +20,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.vector import SeparateInfos
 from gato_agent.rollouts.experts import load_expert
 from gato_agent.rollouts.sb3 import _behind
 from tests.testing_env import TestingEnv
@@ -101,9 +102,11 @@ def test_every_kind_acts_as_sb3(
 def test_masks_must_be_given_by_the_environment(tmp_path: Path) -> None:
     env = Sampled(observation_space=FLAT, action_space=CHOICE)
     sb3_contrib.MaskablePPO("MlpPolicy", env, device="cpu", **SHORT).save(tmp_path / "model.zip")
-    envs = SyncVectorEnv([lambda: TestingEnv(observation_space=FLAT, action_space=CHOICE)])
-    with pytest.raises(GatoError, match=r"this one has no action_masks\(\) .*--expert module:callable"):
-        load_expert(str(tmp_path / "model.zip"), "Any-v0", FLAT, CHOICE, envs=envs)
+    envs = SeparateInfos([lambda: TestingEnv(observation_space=FLAT, action_space=CHOICE)])
+    expert = load_expert(str(tmp_path / "model.zip"), "Any-v0", FLAT, CHOICE, envs=envs)
+    expert.reset(1)
+    with pytest.raises(GatoError, match=r"says nothing of the actions .* action_masks\(\), or info\[.action_mask.\]"):
+        expert.act(np.zeros((1, *FLAT.shape), np.float32), np.ones(1, np.bool_))
 
 
 class Inherits(ActorCriticPolicy):
