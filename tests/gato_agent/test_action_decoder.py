@@ -105,7 +105,7 @@ def test_the_correction_learns_from_some_actions_what_all_would_teach(
     whole = gradients(model, batch)
     conditional = losses_of(model, hidden_states(model, batch), part, 4.0).conditional[:, 1:].sum()
     names = [name for name in whole if "correction" in name]
-    assert len(names) > 5
+    assert {name.split(".")[2] for name in names} >= {"chosen", "read", "state", "out"}
     wanted = torch.autograd.grad(conditional, [model.get_parameter(name) for name in names])
     for name, gradient in zip(names, wanted, strict=True):
         mean = sum((each[name] for each in parts), torch.zeros(())) / CONDITIONAL_EVERY
@@ -229,15 +229,15 @@ def masks(legal: Legal, num_envs: int, steps: int, seed: int) -> list[Tensor]:
 @pytest.mark.parametrize("actions", [3, 40, 256])
 def test_masks_are_obeyed_by_all_decoders_alike(layout: str, temperature: float, actions: int) -> None:
     """Ids are among those that are allowed and legal, greedily and sampled, with up to 256 action tokens."""
-    model = shaped(layout, context=300)
+    model = shaped(layout, context=actions + 10)
     legal, steps = legal_for(model.config, actions), 8 if actions == 3 else 2
     allowed, draw = masks(legal, 3, steps, actions), sampled(3, actions) if temperature else None
 
     def options(step: int) -> StepOptions:
         return (draw(step) if draw else StepOptions())._replace(allowed=allowed[step])
 
-    stream = not model.config.action_decoder
-    kinds = TorchDecoder, Engine, *([Taped] if not stream or actions == 3 else [])
+    recorded = actions <= (40 if model.config.action_decoder else 3)  # a recording of more takes long
+    kinds = TorchDecoder, Engine, *([Taped] if recorded else [])
     expected, *others = (play(model, kind, 3, steps, options, legal) for kind in kinds)
     for other in others:
         assert torch.equal(other.actions, expected.actions)
