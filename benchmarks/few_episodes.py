@@ -5,6 +5,7 @@
 Writes OUT/curve.json after each training, so that it goes on where it was, and draws OUT/curve.svg in the end.
 """
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,9 @@ def draw(found: Figures, config: Config) -> None:
     axes.set(xscale="log", xlabel="episodes", ylabel="mean return", title=find_spec(config.env).id)
     axes.set_xticks(list(config.episodes), labels=[str(count) for count in config.episodes])
     axes.legend()
-    figure.savefig(config.out / "curve.svg")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg")
+    write_files({config.out / "curve.svg": drawn.getvalue()})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Every view gets as many tokens of training, so that one with fewer tokens a time
 """
 
 import time
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,8 @@ import numpy as np
 import torch
 import tyro
 
-from gato_agent.agent import Agent
 from gato_agent.checkpoint import TEXT_PIECES, Checkpoint, TrainedTask
 from gato_agent.config import GatoConfig
-from gato_agent.envs.make import make_vector
 from gato_agent.envs.task import Task, find
 from gato_agent.envs.views import EVERYTHING, View
 from gato_agent.loss import action_loss
@@ -30,6 +27,7 @@ from gato_agent.model import Gato
 from gato_agent.recipe import TrainConfig
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.store import open_stores
+from gato_agent.seating import seat
 from gato_agent.text import TextTokenizer
 from gato_agent.tokenized import TokenizedTask
 from gato_agent.trainer import Trainer
@@ -121,9 +119,8 @@ def asked(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, f
 
 def played(model: Gato, task: TrainedTask, text: TextTokenizer | None, episodes: int) -> str:
     """Mean return of greedy play."""
-    agent = Agent(Checkpoint(model, {task.id: task}, text), task)
-    seeds = range(1_000_000, 1_000_000 + episodes)
-    with closing(make_vector(task.id, 16, env_kwargs=task.env_kwargs)) as envs:
+    checkpoint, seeds = Checkpoint(model, {task.id: task}, text), range(1_000_000, 1_000_000 + episodes)
+    with seat(checkpoint, task.id, 16) as (agent, envs):
         returns = [each.total for each in play_episodes(agent, envs, seeds, task.id)]
     return f"; return {np.mean(returns):.3f} +- {np.std(returns) / episodes**0.5:.3f}"
 

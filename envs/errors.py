@@ -13,6 +13,10 @@ class UsageError(GatoError):
     exit_code = 2
 
 
+class CannotRender(UsageError):
+    """A render mode that an environment does not have."""
+
+
 class SpaceError(GatoError):
     """A space that cannot be tokenised, or a value that does not belong to its space.
 
@@ -34,6 +38,15 @@ class EnvironmentFault(GatoError):
 def one_line(error: BaseException) -> str:
     """The type and message of an exception, whose message may have many lines or none."""
     return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+
+
+def reason(error: BaseException) -> str:
+    """One line for the user on what went wrong: of a GatoError its message, of an OSError the file and why."""
+    if isinstance(error, GatoError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return one_line(error)
 
 
 def at_least(minimum: float, **options: float | None) -> None:

@@ -7,16 +7,17 @@ Every episode has a seed of its own; a lane that finishes takes the next seed wh
 border between environments, actors and receivers of steps: each gets copies of its own, see ownership.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import iterate
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.ownership import INFO_DEPTH, owned
-from gato_agent.envs.single import batch_of_one, only_one
+from gato_agent.envs.single import batch_of_one, each_one, only_one
+from gato_agent.envs.vector import INFOS, SeparateInfos
 
 
 class Actor(Protocol):
@@ -64,15 +65,16 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
 
     Args:
         actor: reset once with the number of lanes, then asked for one batch of actions per step.
-        envs: vectorised environments made with `AutoresetMode.DISABLED`.
+        envs: vectorised environments as `make_vector` makes them.
         seeds: one environment seed per episode, taken in order as lanes become free.
 
     Raises:
-        ValueError: if `envs` resets its lanes by itself, which would hide final observations.
+        GatoError: the actor or an environment failed; the message names environment, seed and step.
+        ValueError: if `envs` resets its lanes by itself, which would hide final observations, or batches infos.
     """
-    if envs.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
-        raise ValueError("steps() resets lanes itself: make the vector environment with AutoresetMode.DISABLED")
-    if isinstance(envs, SyncVectorEnv) and envs.num_envs == 1:
+    if not isinstance(envs, SeparateInfos):
+        raise ValueError("steps() resets environments itself, and takes their infos apart: make them with make_vector")
+    if envs.num_envs == 1:
         yield from _one_lane(actor, envs, seeds)
         return
     queue, lanes = iter(seeds), envs.num_envs
@@ -82,20 +84,18 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
     # A vector environment steps every lane, so a lane without a seed replays the first one, unseen.
     spare, t, start = seed[0], [0] * lanes, np.ones(lanes, dtype=np.bool_)
     reset: Any = envs.reset  # its declared type lacks the list of seeds
-    actor.reset(lanes)
+    _begin(actor, envs, seed)
     observed = owned(reset(seed=[spare if s is None else s for s in seed])[0])
     while True:
-        obs = list(iterate(envs.observation_space, owned(observed)))
-        actions = owned(actor.act(observed, start.copy()))
+        obs = each_one(envs.single_observation_space, owned(observed), lanes)
+        actions, acted = _asked(actor, envs, observed, start.copy(), seed, t)
         batch, rewards, terminated, truncated, infos = envs.step(owned(actions))
         observed = owned(batch)
-        next_obs = list(iterate(envs.observation_space, owned(observed)))
-        results = zip(
-            iterate(envs.action_space, actions), rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True
-        )
+        next_obs = each_one(envs.single_observation_space, owned(observed), lanes)
+        results = zip(acted, rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
         for lane, (action, reward, terminal, cut) in enumerate(results):
             if (s := seed[lane]) is not None:
-                info = owned(_lane_info(infos, lane), INFO_DEPTH)
+                info = infos[INFOS][lane]
                 yield Step(lane, s, t[lane], obs[lane], action, reward, terminal, cut, info, next_obs[lane])
             t[lane] += 1
             if terminal or cut:
@@ -108,7 +108,7 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
             observed = owned(reset(seed=again, options={"reset_mask": start.copy()})[0])
 
 
-def _one_lane(actor: Actor, envs: SyncVectorEnv[Any, Any], seeds: Iterable[int]) -> Iterator[Step]:
+def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterator[Step]:
     """Play one lane past its vector environment: the same stream in a fraction of the time."""
     env = envs.envs[0]
     batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_observation_space, copy=True)
@@ -117,13 +117,16 @@ def _one_lane(actor: Actor, envs: SyncVectorEnv[Any, Any], seeds: Iterable[int])
     ready = False
     for seed in seeds:
         if not ready:
-            actor.reset(1)
+            _begin(actor, envs, [seed])
             ready = True
         value, _ = env.reset(seed=seed)
         observed, start, t, done = batch(value), first, 0, False
         while not done:
             obs = one(observed)
-            action = acted(actor.act(observed, start.copy()))
+            try:
+                action = acted(actor.act(observed, start.copy()))
+            except BaseException as error:
+                raise _at(envs, [seed], [t], error) from error
             value, reward, terminated, truncated, info = env.step(owned(action))
             observed, info = batch(value), owned(info, INFO_DEPTH)
             terminal, cut, next_obs = bool(terminated), bool(truncated), one(observed)
@@ -131,13 +134,34 @@ def _one_lane(actor: Actor, envs: SyncVectorEnv[Any, Any], seeds: Iterable[int])
             start, t, done = later, t + 1, terminal or cut
 
 
-def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
-    """Undo Gymnasium's batching of infos for one lane: `_key` says in which lanes `key` was set."""
-    info: dict[str, Any] = {}
-    for key, value in infos.items():
-        if key.startswith("_") and key[1:] in infos:
-            continue
-        present = infos.get(f"_{key}")
-        if present is None or present[lane]:
-            info[key] = _lane_info(value, lane) if isinstance(value, dict) else value[lane]
-    return info
+def _begin(actor: Actor, envs: SeparateInfos, seeds: Sequence[int | None]) -> None:
+    """Prepare the actor; raises GatoError naming the environment and the seeds."""
+    try:
+        actor.reset(len(seeds))
+    except BaseException as error:
+        raise _at(envs, seeds, [0] * len(seeds), error) from error
+
+
+def _asked(
+    actor: Actor, envs: SeparateInfos, batch: Any, start: NDArray[np.bool_],
+    seeds: Sequence[int | None], t: Sequence[int],
+) -> tuple[Any, list[Any]]:  # fmt: skip
+    """The batch of actions, and each of them; raises GatoError naming the environment, the seeds and the steps."""
+    try:
+        actions = owned(actor.act(batch, start))
+        return actions, each_one(envs.single_action_space, actions, envs.num_envs)
+    except BaseException as error:
+        raise _at(envs, seeds, t, error) from error
+
+
+def _at(envs: SeparateInfos, seeds: Sequence[int | None], t: Sequence[int], error: BaseException) -> BaseException:
+    """The error of an actor with the environment, the seeds and the steps that it was asked about; or an interrupt."""
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    name = envs.get_attr("spec")[0].id if envs.get_attr("spec")[0] else type(envs.envs[0].unwrapped).__name__
+    asked = [f"step {step} of seed {seed}" for seed, step in zip(seeds, t, strict=True) if seed is not None]
+    where = " and ".join(asked[:2]) + (f" and {len(asked) - 2} more" if len(asked) > 2 else "")
+    if isinstance(error, GatoError):
+        kind = UsageError if isinstance(error, UsageError) else GatoError
+        return kind(f"{name}: {where}: {str(error).removeprefix(f'{name}: ')}")
+    return GatoError(f"{name}: {where}: to choose an action raised {one_line(error)}")

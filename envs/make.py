@@ -1,12 +1,11 @@
 """From an environment id to an environment, or to one line that says what is missing."""
 
 import difflib
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from ctypes.util import find_library
@@ -15,13 +14,15 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv
 
-from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, one_line
+from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, UsageError, one_line
 from gato_agent.envs.fresh import FORGETFUL, Fresh
 from gato_agent.envs.guard import Guard
 from gato_agent.envs.packages import bring_missing, bring_suite, hushed, import_named, register_suite, suite_of
+from gato_agent.envs.strict_json import parse
 from gato_agent.envs.task import find
+from gato_agent.envs.vector import SeparateInfos
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +38,9 @@ def make(
         env_kwargs: arguments of its constructor; `max_episode_steps` changes the time limit.
 
     Raises:
-        UsageError: unknown id, missing package, unsuitable `env_kwargs` or render mode.
+        UsageError: unknown id, missing package, unsuitable `env_kwargs`; CannotRender for an unsuitable render mode.
         GatoError: `module` raised.
-        EnvironmentFault: its constructor raised.
+        EnvironmentFault: its constructor raised, or it declares no space.
     """
     return _make(find_spec(env_id), render_mode, env_kwargs or {})
 
@@ -59,7 +60,7 @@ def make_vector(
     # Gymnasium's vector environment keeps what several return until all have stepped; the loop steps one by itself.
     lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}, n > 1) for lane in range(n)]
     try:
-        return SyncVectorEnv(lanes, autoreset_mode=AutoresetMode.DISABLED)
+        return SeparateInfos(lanes)
     except RuntimeError as error:
         raise EnvironmentFault(f"{env_id}: its spaces differ from one instance to the next; use one lane") from error
 
@@ -97,31 +98,48 @@ def _hint(name: str) -> str:
 def _make(
     spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any], copies: bool = True
 ) -> gym.Env[Any, Any]:
+    if render_mode == "rgb_array":
+        _draw_without_a_screen()
+    env = _constructed(spec, render_mode, env_kwargs)
+    for name in ("observation_space", "action_space"):
+        if not isinstance(space := getattr(env, name, None), gym.Space):
+            raise EnvironmentFault(f"{spec.id}: its {name} is {space!r:.80}, and must be a gymnasium.spaces.Space")
+    guarded = Guard(env, spec.id, copies)
+    modes = list(env.metadata.get("render_modes") or [])
+    if render_mode is not None and render_mode not in modes:
+        guarded.close()
+        raise _cannot_render(spec.id, render_mode, modes)
+    if render_mode == "rgb_array":
+        _follow(env)
+    return guarded
+
+
+def _constructed(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Call the constructor; what it raises is said with the environment's id."""
     kwargs = deepcopy(dict(env_kwargs))  # a constructor may take its arguments apart
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
-    if render_mode == "rgb_array":
-        _draw_without_a_screen()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*render")  # said below, as an error
-            env = _adapted(spec, kwargs)
+            warnings.filterwarnings("ignore", message=".*render")  # said by `_make`, as an error
+            return _adapted(spec, kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise UsageError(f"{spec.id} needs a package that is missing: {bring_missing(error)}") from error
-    except TypeError as error:
-        if not kwargs:
+    except (TypeError, gym.error.Error) as error:
+        if render_mode is not None and "render_mode" in str(error):
+            raise _cannot_render(spec.id, render_mode, []) from error
+        if not kwargs or not isinstance(error, TypeError):
             raise EnvironmentFault(f"{spec.id}: making it raised {one_line(error)}") from error
         raise UsageError(f"{spec.id} does not take these arguments: {one_line(error)}") from error
-    except GatoError:
+    except (GatoError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a constructor may call sys.exit, which would end all without a word
         raise EnvironmentFault(f"{spec.id}: making it raised {one_line(error)}") from error
-    modes = env.metadata.get("render_modes", [])
-    if render_mode is not None and render_mode not in modes:
-        raise UsageError(f"{spec.id} cannot render {render_mode!r}; it can render: {', '.join(modes) or 'nothing'}")
-    if render_mode == "rgb_array":
-        _follow(env)
-    return Guard(env, spec.id, copies)
+
+
+def _cannot_render(env_id: str, render_mode: str, modes: Sequence[str]) -> CannotRender:
+    able = ", ".join(map(str, modes)) or "nothing"
+    return CannotRender(f"{env_id} cannot render {render_mode!r}; it can render: {able}; play it with --render none")
 
 
 def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
@@ -166,12 +184,12 @@ def _draw_without_a_screen() -> None:
                 return
 
 
-def parse_kwargs(text: str) -> dict[str, Any]:
-    """Read `--env-kwargs`, a JSON object; raises UsageError if it is none."""
+def parse_kwargs(text: str, option: str = "--env-kwargs") -> dict[str, Any]:
+    """Read a JSON object that the user gave with an option; raises UsageError if it is none."""
     try:
-        kwargs = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--env-kwargs {text!r} is not JSON ({error}): write '{{\"name\": value}}'") from error
+        kwargs = parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r:.80} is not JSON ({error}): write '{{\"name\": value}}'") from error
     if not isinstance(kwargs, dict):
-        raise UsageError(f"--env-kwargs {text!r} is not a JSON object: write '{{\"name\": value}}'")
+        raise UsageError(f"{option} {text!r:.80} is not a JSON object: write '{{\"name\": value}}'")
     return kwargs

@@ -98,7 +98,9 @@ def import_named(module: str, named: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(f"{named}: no module named {error.name}; {_bring(error.name)}") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may call sys.exit
         raise GatoError(f"{named}: importing {module} raised {one_line(error)}") from error
 
 

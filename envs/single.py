@@ -1,4 +1,4 @@
-"""A batch of one, made and taken apart quickly: a vector environment of one lane takes longer than many a step."""
+"""Batches of values, made and taken apart quickly: a vector environment of one takes longer than many a step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,3 +40,24 @@ def only_one(space: Space[Any], copy: bool = False) -> Callable[[Any], Any]:
         array = np.array
         return lambda batch: array(batch[0])  # of a Box of shape () too, an array
     return lambda batch: batch[0, ...]  # likewise
+
+
+def each_one(space: Space[Any], batch: Any, count: int) -> list[Any]:
+    """The values of a batch in the form of `batch_space(space, count)`; arrays are views.
+
+    Gymnasium's `iterate` finds no value where a Dict or Tuple is empty, or has an empty one inside.
+
+    Raises:
+        ValueError: it has another number of values.
+    """
+    if isinstance(space, Dict):
+        columns = {key: each_one(entry, batch[key], count) for key, entry in space.spaces.items()}
+        return [{key: column[i] for key, column in columns.items()} for i in range(count)]
+    if isinstance(space, Tuple):
+        parts = [each_one(entry, item, count) for entry, item in zip(space.spaces, batch, strict=True)]
+        return [tuple([part[i] for part in parts]) for i in range(count)]
+    if len(batch) != count:
+        raise ValueError(f"{len(batch)} values for {count} environments")
+    if isinstance(space, (Discrete, Text)) or space.shape:
+        return list(batch)
+    return [batch[i, ...] for i in range(count)]  # of a Box of shape () too, arrays

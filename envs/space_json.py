@@ -12,10 +12,11 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import SpaceError
+from gato_agent.envs.errors import SpaceError, one_line
 
 DTYPES = frozenset(map(np.dtype, ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]))
-MAX_ELEMENTS = 2**26  # of one leaf: no file may ask for more memory than this by naming a shape
+NAMES = {str(dtype): dtype for dtype in DTYPES}
+MAX_ELEMENTS = 2**25  # of a whole space: no file may ask for more memory than this by naming shapes
 
 
 def space_error(path: str, what: str, row: int | None = None) -> SpaceError:
@@ -54,13 +55,20 @@ def space_to_json(space: Space[Any], keys: tuple[str | int, ...] = ()) -> dict[s
         keys: where it lies in a larger space, for errors.
 
     Raises:
-        SpaceError: a kind of space, or a subclass, that JSON cannot describe.
+        SpaceError: a kind of space, or a subclass, that JSON cannot describe, or more elements than can be read back.
     """
+    json = _to_json(space, keys)
+    if (count := _elements(json)) > MAX_ELEMENTS:
+        raise space_error(pointer(keys), f"{count:,} elements, and {MAX_ELEMENTS:,} can be described")
+    return json
+
+
+def _to_json(space: Space[Any], keys: tuple[str | int, ...]) -> dict[str, Any]:
     json: dict[str, Any] = {"kind": type(space).__name__}
     if type(space) is Tuple:
-        return json | {"spaces": [space_to_json(child, (*keys, i)) for i, child in enumerate(space.spaces)]}
+        return json | {"spaces": [_to_json(child, (*keys, i)) for i, child in enumerate(space.spaces)]}
     if type(space) is Dict:  # pairs, since canonical JSON would sort the keys of an object
-        return json | {"spaces": [[k, space_to_json(space.spaces[k], (*keys, k))] for k in keys_of(space, keys)]}
+        return json | {"spaces": [[k, _to_json(space.spaces[k], (*keys, k))] for k in keys_of(space, keys)]}
     if type(space) is Text:
         return json | {"min_length": space.min_length, "max_length": space.max_length, "charset": space.characters}
     if type(space) is MultiBinary:
@@ -71,14 +79,14 @@ def space_to_json(space: Space[Any], keys: tuple[str | int, ...] = ()) -> dict[s
     if type(space) is Discrete:
         return json | {"n": int(space.n), "start": int(space.start)}
     if type(space) is MultiDiscrete:
-        return json | {"n": _to_json(space.nvec), "start": _to_json(space.start)}
+        return json | {"n": _listed(space.nvec), "start": _listed(space.start)}
     if type(space) is Box and not np.isposinf(space.low).any() and not np.isneginf(space.high).any():
         below, above = (~space.bounded_below, "-inf"), (~space.bounded_above, "inf")
-        return json | {"low": _to_json(space.low, *below), "high": _to_json(space.high, *above)}
+        return json | {"low": _listed(space.low, *below), "high": _listed(space.high, *above)}
     raise unsupported(space, pointer(keys))
 
 
-def _to_json(array: NDArray[Any], infinite: NDArray[np.bool_] | None = None, name: str = "") -> Any:
+def _listed(array: NDArray[Any], infinite: NDArray[np.bool_] | None = None, name: str = "") -> Any:
     """List the elements in row-major order; one number where all are equal."""
     values: list[Any] = array.ravel().tolist()
     if infinite is not None and infinite.any():
@@ -93,9 +101,22 @@ def space_from_json(json: Any) -> Space[Any]:
         SpaceError: not the description of a space.
     """
     try:
+        if (count := _elements(json)) > MAX_ELEMENTS:
+            raise ValueError(f"{count:,} elements")
         return _from_json(json)
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
-        raise SpaceError(f"not the description of a space ({error}): was the file changed by hand?") from None
+    except (
+        KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, AssertionError
+    ) as error:  # fmt: skip
+        raise SpaceError(f"not the description of a space ({one_line(error)}): was the file changed by hand?") from None
+
+
+def _elements(json: dict[str, Any]) -> int:
+    """Number of elements of all leaves, counted before any is made."""
+    kind = json["kind"]
+    if kind in ("Dict", "Tuple"):
+        return sum(_elements(child[1] if kind == "Dict" else child) for child in json["spaces"])
+    sides = json["n"] if kind == "MultiBinary" else json.get("shape", [])
+    return math.prod(_shape(sides if isinstance(sides, list) else [sides]))
 
 
 def _from_json(json: dict[str, Any]) -> Space[Any]:
@@ -105,15 +126,16 @@ def _from_json(json: dict[str, Any]) -> Space[Any]:
     if kind == "Dict":
         return Dict([(str(key), _from_json(child)) for key, child in json["spaces"]])
     if kind == "Text":
-        return Text(json["max_length"], min_length=json["min_length"], charset=str(json["charset"]))
+        least, most, charset = json["min_length"], json["max_length"], json["charset"]
+        if type(charset) is not str or not type(least) is type(most) is int or not 0 <= least <= most:
+            raise ValueError(f"a text of {least!r:.80} to {most!r:.80} characters")
+        return Text(most, min_length=least, charset=charset)
     if kind not in ("Box", "Discrete", "MultiBinary", "MultiDiscrete"):
         raise SpaceError(f"spaces of kind {kind!r} are not supported: is the file from a newer version?")
     if kind == "MultiBinary":
         n = json["n"]
         return MultiBinary(_shape(n) if isinstance(n, list) else _shape([n])[0])
-    shape, dtype = _shape(json["shape"]), np.dtype(str(json["dtype"]))
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype}")
+    shape, dtype = _shape(json["shape"]), NAMES[json["dtype"]]
     if kind == "Box":
         limits = np.iinfo(dtype) if dtype.kind in "iu" else None
         low, below = _from_list(json["low"], shape, dtype, {"-inf": int(limits.min) if limits else -math.inf})
@@ -130,7 +152,7 @@ def _from_json(json: dict[str, Any]) -> Space[Any]:
 
 def _shape(sides: list[int]) -> tuple[int, ...]:
     if not all(type(n) is int and n >= 0 for n in sides) or math.prod(sides) > MAX_ELEMENTS:
-        raise ValueError(f"shape {sides}")
+        raise ValueError(f"shape {sides!r:.80}")
     return tuple(sides)
 
 

@@ -99,7 +99,7 @@ def _strings(path: str, values: Any) -> NDArray[Any]:
         if not isinstance(value, str):
             raise space_error(path, f"{type(value).__name__} instead of str", row)
     column = np.empty(len(values), dtype=object)
-    column[:] = list(values)
+    column[:] = list(map(str, values))  # numpy's own strings too
     return column
 
 

@@ -35,6 +35,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.task import Score, Task
 from gato_agent.envs.views import View
@@ -58,9 +59,10 @@ def read_suite(file: Path) -> dict[str, Task]:
         raise GatoError(f"{file.name}: not valid TOML: {error}") from error
     top = _checked(table, f"{file.name}: ", required={"tasks": dict}, optional={"extra": str, **SHARED})
     shared = {key: value for key, value in top.items() if key != "tasks"}
+    way_out = "write the registered id alone"
     return {
-        env_id: _task(env_id, value, f"{file.name}: tasks.{env_id}.", file.stem, shared)
-        for env_id, value in top["tasks"].items()
+        plain.env_id(name, file.name, way_out): _task(name, value, f"{file.name}: tasks.{name}.", file.stem, shared)
+        for name, value in top["tasks"].items()
     }
 
 

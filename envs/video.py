@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.files import temporary
+from gato_agent.envs.files import create, temporary
 
 FINE = ("-crf", "20")
 
@@ -77,6 +77,7 @@ class VideoWriter:
 
     def _start(self, frame: NDArray[np.uint8]) -> subprocess.Popen[bytes]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        create(temporary(self.path)).close()  # the encoder would write through a link
         height, width, _ = _even(frame).shape
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps}", "-i", "-"]

@@ -252,12 +252,18 @@ class Agent:
 
 
 def is_single(space: gym.Space[Any], observation: Any) -> bool:
-    """Whether this is one observation and not a batch: told by the dimensions of its first leaf, as SB3 does."""
+    """True for one observation, false for a batch: told by the dimensions of its first leaf, as SB3 does."""
+    return bool(_is_single(space, observation))
+
+
+def _is_single(space: gym.Space[Any], observation: Any) -> bool | None:
+    """The answer of the first leaf; None where there is none."""
     if isinstance(space, gym.spaces.Dict):
-        key = min(space.spaces)
-        return is_single(space.spaces[key], observation[key])
+        parts = ((space.spaces[key], observation[key]) for key in sorted(space.spaces))
+        return next((one for entry, part in parts if (one := _is_single(entry, part)) is not None), None)
     if isinstance(space, gym.spaces.Tuple):
-        return is_single(space.spaces[0], observation[0])
+        pairs = zip(space.spaces, observation, strict=True)
+        return next((one for entry, part in pairs if (one := _is_single(entry, part)) is not None), None)
     if isinstance(space, gym.spaces.Text):
         return isinstance(observation, str)
     return bool(np.ndim(observation) == len(space.shape or ()))

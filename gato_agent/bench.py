@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from gato_agent.config import GatoConfig
 from gato_agent.decode import Choose, Decoder, Legal, Precision, Prefill, TorchDecoder
 from gato_agent.embedding import VALUE_WIDTH
 from gato_agent.engine import Engine, make_decoder
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.graphs import GraphDecoder
@@ -95,7 +95,7 @@ def bench(config: BenchConfig) -> list[StepFigures]:
     at_least(0, prompt=config.prompt)
     at_least(1, lanes=min(config.lanes), num_threads=config.num_threads, repeats=config.repeats, context=config.context)
     torch.set_num_threads(config.num_threads)
-    device, console = resolve_device(config.device), Console(soft_wrap=True)
+    device, console = resolve_device(config.device), plain_console(soft_wrap=True)
     rows: list[StepFigures] = []
     machine = Machine(device)
     for size in config.size:

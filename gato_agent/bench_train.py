@@ -16,7 +16,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 from gato_agent.agent import resolve_device
 from gato_agent.checkpoint import TrainedTask
 from gato_agent.config import GatoConfig
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.files import write_files
 from gato_agent.flops import training_flops
 from gato_agent.machine import Machine, timed
@@ -94,7 +94,7 @@ def bench_train(config: TrainBenchConfig) -> list[TrainFigures]:
     device = resolve_device(config.device)
     machine = Machine(device)
     rows = [measure(config, machine, size, precision) for size in config.size for precision in config.precision]
-    Console(soft_wrap=True).print(table(rows))
+    plain_console(soft_wrap=True).print(table(rows))
     if config.json:
         data = {
             "machine": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,

@@ -15,8 +15,9 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from numpy.typing import NDArray
 
 from gato_agent.envs.structure import Leaf, space_error
+from gato_agent.envs.values import CHOICES, check_values
 
-BINS = 1024
+BINS = CHOICES  # each of so many integers has a token of its own
 MU, M = 100.0, 256.0
 SIGN = np.uint64(2**63)
 
@@ -57,7 +58,7 @@ def rules_of(leaf: Leaf, action: bool) -> Rules:
     """Derive the rules of one leaf's elements from its space.
 
     Raises:
-        SpaceError: more than 1,024 discrete values, or bounds that hold no finite value.
+        SpaceError: discrete values beyond the dtype, or bounds that hold no finite value.
     """
     path, space = leaf
     if not isinstance(space, Box):
@@ -73,15 +74,12 @@ def rules_of(leaf: Leaf, action: bool) -> Rules:
 
 def _choices(leaf: Leaf) -> tuple[NDArray[Any], NDArray[Any]]:
     """Smallest and largest value of each element."""
-    path, space = leaf
+    space = leaf.space
     if isinstance(space, MultiBinary):
         return np.zeros(math.prod(space.shape), np.int8), np.ones(math.prod(space.shape), np.int8)
     assert isinstance(space, (Discrete, MultiDiscrete))
     low, n = np.ravel(space.start), np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
-    if n.max(initial=1) > BINS:
-        raise space_error(path, f"{n.max()} discrete values, and {BINS} have tokens: split it into digits by a wrapper")
-    if (low > np.iinfo(low.dtype).max - (n - 1)).any():
-        raise space_error(path, f"{space} has values beyond {low.dtype}: give it a wider dtype")
+    check_values(leaf)
     return low, low + (n - 1)
 
 

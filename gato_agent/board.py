@@ -8,10 +8,10 @@ from typing import Self
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from gato_agent.envs.console import plain_console
 from gato_agent.results import TaskScore
 from gato_agent.rollouts.player import JOB, NOTHING, STEP
 from gato_agent.summary import Summary
@@ -107,15 +107,15 @@ class Board:
 
 def wide_console() -> Console:
     """A console whose tables are not squeezed where there is no terminal to fit them to."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(WIDE, console.width))
+    console = plain_console()
+    return console if console.is_terminal else plain_console(width=max(WIDE, console.width))
 
 
 def table(scores: Sequence[TaskScore], title: str, console: Console) -> Table:
     """Tasks as a person reads them; steps/s where there is room."""
     counts = {each.episodes for each in scores}
     said = f"{title}, {counts.pop()} episodes a task" if len(counts) == 1 else title
-    shown = Table(Column("task", no_wrap=True), title=escape(said), box=box.SIMPLE, padding=0, caption=CAPTION)
+    shown = Table(Column("task", no_wrap=True), title=said, box=box.SIMPLE, padding=0, caption=CAPTION)
     wide = console.width >= WIDE
     for name in ("mean", "95% interval", "success", "random", "expert", "score", *(["steps/s"] if wide else [])):
         shown.add_column(name, justify="right", no_wrap=True)

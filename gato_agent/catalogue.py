@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
@@ -39,7 +38,7 @@ def envs(config: EnvsConfig) -> list[Task]:
         if name not in families():
             raise UsageError(f"--suite {name}: no such family; there are {', '.join(families())}")
     tasks = [task for task in catalogue().values() if task.suite in (config.suite or families())]
-    Console().print(table(tasks))
+    plain_console().print(table(tasks))
     if config.json:
         entries = [{**entry(task), **spaces(task)} for task in tasks]
         write_files({config.json: json.dumps({"tasks": entries}, indent=1).encode()})
@@ -92,7 +91,7 @@ def table(tasks: list[Task]) -> Table:
     for name in ("random", "score"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.title = f"{len(tasks)} tasks"
-    shown.caption = escape(
+    shown.caption = (
         "tokens: of one timestep. score: the expert's, the mean over 100 episodes; with a % the share that succeeded. "
         "Not installed: pip install 'gato-agent[NAME]'."
     )

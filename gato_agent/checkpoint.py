@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -15,14 +16,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gato_agent.config import GatoConfig
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs import plain
+from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
-from gato_agent.envs.packages import import_named
+from gato_agent.envs.strict_json import typed
 from gato_agent.envs.structure import space_from_json, space_to_json
+from gato_agent.envs.tensor_file import read_header
 from gato_agent.envs.views import EVERYTHING, View
 from gato_agent.model import Gato
 from gato_agent.prompt import NO_PROMPT, Prompt
-from gato_agent.rollouts.hub import PREFIX, download
+from gato_agent.rollouts.hub import PREFIX, download, load_hub
 from gato_agent.spaces import SpaceTokenizer
 from gato_agent.text import TextTokenizer
 
@@ -89,21 +92,23 @@ class TrainedTask:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote. An id is a name and no more: it never makes us import a module."""
-        if ":" in str(data["id"]):
-            raise ValueError(f"the id {data['id']!r}, which would import a module")
-        temperature = float(data.get("temperature", 0.0))  # which earlier checkpoints lack
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"{data['id']} at temperature {temperature}")
+        """Read what `to_json` wrote. An id is a name and no more: it never makes us import a module.
+
+        `env_kwargs` are taken as they are: `seat` passes them through the gate before it makes an environment.
+        """
+        plain.env_id(data["id"], "a task", "train again")
+        temperature = data.get("temperature", 0.0)  # which earlier checkpoints lack
+        if type(temperature) not in (int, float) or not 0 <= temperature < math.inf:
+            raise ValueError(f"{data['id']} at temperature {temperature!r:.80}")
         return cls(
-            str(data["id"]),
+            typed(data["id"], str, "id"),
             space_from_json(data["observation_space"]),
             space_from_json(data["action_space"]),
-            int(data["text_pieces"]),
-            dict(data["env_kwargs"]),
+            typed(data["text_pieces"], int, "text_pieces"),
+            typed(data["env_kwargs"], dict[str, Any], "env_kwargs"),
             View.from_json(data.get("view", [])),  # which checkpoints of the first version lack, and prompts too
             Prompt.from_json(data.get("prompt", {})),
-            temperature,
+            float(temperature),
         )
 
 
@@ -118,8 +123,11 @@ class Checkpoint:
     name: str = ""
 
     def to_bytes(self, dtype: torch.dtype = torch.float32) -> bytes:
-        """The contents of a checkpoint file."""
+        """The contents of a checkpoint file; raises GatoError for weights that are not finite."""
         tensors = {name: tensor.detach().cpu().to(dtype) for name, tensor in self.model.state_dict().items()}
+        if name := not_finite(tensors):
+            raise GatoError(f"{self.name or 'the model'}: {name} is not finite, so it is not saved and the last "
+                            "checkpoint is kept: train again with a lower --learning-rate")  # fmt: skip
         if self.text is not None:
             tensors[TEXT_MODEL] = torch.frombuffer(bytearray(self.text.model), dtype=torch.uint8)
         about = {
@@ -154,27 +162,58 @@ class Checkpoint:
 
         Raises:
             UsageError: nothing is there.
-            GatoError: the file is damaged, or of another kind or version.
+            GatoError: the file is damaged, or of another kind or version, or asks for another model than it holds.
         """
         path = locate(reference)
         tensors, about = read(path)
         try:
             config = GatoConfig.from_json(about["config"])
             tasks = [TrainedTask.from_json(task) for task in about["tasks"]]
+            training = typed(about.get("training", {}), dict[str, Any], "training")
             piece = tensors.pop(TEXT_MODEL, None)
             text = None if piece is None else TextTokenizer(piece.numpy().tobytes())
+            if text and text.size > config.text:
+                raise ValueError(f"a text tokenizer of {text.size:,} pieces for a model of {config.text:,}")
+            model = _skeleton(config, tensors)
         except (AttributeError, GatoError, LookupError, TypeError, ValueError) as error:
             raise GatoError(f"{path} does not describe a checkpoint of this version: {error}") from error
-        model = Gato.skeleton(config)
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        for name in expected.keys() ^ tensors.keys():
-            raise GatoError(f"{path} {'lacks' if name in expected else 'has too many'} weights: {name}")
-        for name, shape in expected.items():
-            if tensors[name].shape != shape:
-                raise GatoError(f"{path}: {name} has shape {tuple(tensors[name].shape)} instead of {tuple(shape)}")
+        if name := not_finite(tensors):
+            raise GatoError(f"{path}: {name} is not finite: train again, or restore it from a copy")
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
         name = "shipped weights" if reference in SHIPPED else str(reference)
-        return cls(model.to(device).eval(), {task.id: task for task in tasks}, text, about.get("training", {}), name)
+        return cls(model.to(device).eval(), {task.id: task for task in tasks}, text, training, name)
+
+
+def _skeleton(config: GatoConfig, tensors: Mapping[str, Tensor]) -> Gato:
+    """The model of a configuration, without weights, if these tensors are its weights.
+
+    Raises:
+        ValueError: they are not; what would take long to make is compared by number first.
+    """
+    asked = config.layers + config.parallel_actions + len(config.patch_channels)
+    if asked > len(tensors):
+        raise ValueError(f"the file lacks weights: it has {len(tensors):,} for {config.layers:,} layers")
+    try:
+        model = Gato.skeleton(config)
+    except RuntimeError as error:  # more elements than can be counted
+        raise ValueError(one_line(error)) from None
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise ValueError(f"the file {'lacks' if name in expected else 'has too many'} weights: {name:.80}")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)} instead of {shape}")
+        if not tensors[name].is_floating_point():
+            raise ValueError(f"{name} is of {tensors[name].dtype}")
+    return model
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor, by name, that has NaN or an infinity."""
+    for name, tensor in sorted(tensors.items()):
+        if not bool(tensor.sum().isfinite() or tensor.isfinite().all()):  # a sum is quick, and might overflow
+            return name
+    return None
 
 
 def locate(reference: str | Path | None) -> Path:
@@ -193,8 +232,7 @@ def locate(reference: str | Path | None) -> Path:
 
 
 def _from_hub(repo: str) -> Path:
-    hub = import_named("huggingface_hub", PREFIX + repo)
-    path = download(hub, repo, FILE)
+    path = download(load_hub(PREFIX + repo), repo, FILE)
     if path is None:
         raise UsageError(f"{PREFIX}{repo} has no {FILE}: it is no agent that `push_to_hub` wrote")
     return path
@@ -211,20 +249,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `to_bytes` made; raises GatoError naming the file if it is damaged or of another kind."""
     advice = "train again, or restore it from a copy"
     try:
+        about = read_header(path).about
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("gato", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise GatoError(f"{path} is truncated or damaged ({error}): {advice}") from error
-    if not isinstance(about, dict) or "format" not in about:
+    if about is None or "format" not in about:
         raise GatoError(f"{path} is a safetensors file, but not one of gato-agent's: it has no 'gato' entry")
     if about["format"] != FORMAT:
         raise GatoError(f"{path} has format {about['format']} and this version reads {FORMAT}: upgrade gato-agent")
-    try:
-        same = about.pop("sha256", None) == digest(tensors, about)
-    except ValueError:  # a number that JSON does not have
-        same = False
-    if not same:
+    if about.pop("sha256", None) != digest(tensors, about):
         raise GatoError(f"{path} is damaged (it does not match its checksum): {advice}")
     return tensors, about
 

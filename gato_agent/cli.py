@@ -1,11 +1,12 @@
 """The verbs. Each one's module, and with it torch or Stable-Baselines3, is imported only when it is called."""
 
+import errno
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, UsageError, reason
 
 
 class Verb(NamedTuple):
@@ -70,15 +71,26 @@ def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: boo
     except OSError as error:
         if debug:
             raise
-        print(f"{name}: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(f"{name}: error: {_told(error)}", file=sys.stderr)
         sys.exit(1)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:
         if debug:
             raise
         message = " ".join(str(error).split()) or "no message"
         where = " (--debug shows where)" if name == "gato-agent" else ""
         print(f"{name}: {type(error).__name__}: {message}{where}", file=sys.stderr)
         sys.exit(1)
+
+
+def _told(error: OSError) -> str:
+    if error.errno == errno.EBADF and not error.filename:
+        return (
+            "a file was closed that this process had open (Bad file descriptor): an environment or expert closes what "
+            "is not its own; play it in a process of its own, with --workers 1"
+        )
+    return reason(error)
 
 
 def run(arguments: list[str]) -> int:
@@ -107,5 +119,8 @@ def run(arguments: list[str]) -> int:
     given = arguments[words:]
     default = {"default": module.defaults(given)} if hasattr(module, "defaults") else {}  # some follow from others
     config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=given, **default)
-    getattr(module, verb.function)(config)
+    try:
+        getattr(module, verb.function)(config)
+    except SystemExit as error:  # what succeeded returns: this would end it in silence, with any exit code
+        raise GatoError(f"an environment, an expert or a package called sys.exit({error.code!r})") from error
     return 0

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, MultiDiscrete, Space, Text
+from gymnasium.spaces import MultiDiscrete, Space, Text
 from numpy.typing import NDArray
 
 from gato_agent.bins import BINS, Floats, Rules, compand, expand, rules_of
 from gato_agent.envs.structure import Columns, Leaf, as_column, space_error
+from gato_agent.envs.values import HeldLeaf
+from gato_agent.image_layout import PATCH_SIZE
 
-PATCH_SIZE, POSITIONS = 16, 128
+POSITIONS = 128
 
 Tokens = NDArray[np.int64]
 
@@ -53,7 +55,7 @@ class Elements:
     """
 
     def __init__(self, found: Sequence[tuple[Leaf, int]], action: bool) -> None:
-        self.leaves = [leaf for leaf, _ in found]
+        self.leaves, self._action = [leaf for leaf, _ in found], action
         sizes = [math.prod(shape_of(leaf)) for leaf in self.leaves]
         self.starts = np.cumsum([0, *sizes])
         self.slots = np.concatenate([at + np.arange(n) for (_, at), n in zip(found, sizes, strict=True)])
@@ -119,14 +121,10 @@ class Elements:
             return
         row, at = np.argwhere(wrong)[0].tolist()
         part = int(np.searchsorted(self.starts, at, side="right")) - 1
-        leaf, element = self.leaves[part], at - int(self.starts[part])
-        index = [int(i) for i in np.unravel_index(element, shape_of(leaf))]
-        need = "a finite number"
-        if self.kind != np.float64:
-            low, choices = int(self.rules.base[at]) - int(self.rules.bias[at]), int(self.rules.choices[at])
-            need = f"an integer from {low} to {low + choices - 1}"
-        what = f"{f'element {index}' if index else 'value'} is {flat[part][row, element]}, not {need}"
-        raise space_error(leaf.path, what, row)
+        leaf = self.leaves[part]
+        index = np.unravel_index(at - int(self.starts[part]), shape_of(leaf))
+        column = flat[part].reshape(-1, *shape_of(leaf))
+        HeldLeaf(leaf, self._action).refuse(column, [row, *map(int, index)])
 
 
 def side_by_side(leaves: list[Leaf], pack: int, grid_rows: bool) -> NDArray[np.int64]:
@@ -192,22 +190,13 @@ class Characters:
         return {self.leaf.path: column}
 
 
-def is_image(space: Space[Any]) -> bool:
-    """Whether an observation is cut into patches: uint8 from 0 to 255, (h, w[, 1 | 3 | 4]), sides of at least 16."""
-    if not isinstance(space, Box) or space.dtype != np.uint8 or space.shape[2:] not in ((), (1,), (3,), (4,)):
-        return False
-    if len(space.shape) < 2 or min(space.shape[:2]) < PATCH_SIZE:
-        return False
-    return bool((space.low == 0).all() and (space.high == 255).all())
-
-
 def cut_patches(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Cut [B, h, w(, c)] into [B, k, 16, 16, 4] in raster order: zeros pad the sides, gray fills R, G and B."""
     images = images.reshape(*images.shape[:3], -1)
     count, height, width, channels = images.shape
     rows, columns = -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
     canvas = np.zeros((count, rows * PATCH_SIZE, columns * PATCH_SIZE, 4), dtype=np.uint8)
-    canvas[:, :height, :width, : max(channels, 3)] = images
+    canvas[:, :height, :width, : 3 if channels == 1 else channels] = images
     grid = canvas.reshape(count, rows, PATCH_SIZE, columns, PATCH_SIZE, 4)
     return grid.swapaxes(2, 3).reshape(count, rows * columns, PATCH_SIZE, PATCH_SIZE, 4)
 

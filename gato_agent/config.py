@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.strict_json import parse
 from gato_agent.spaces import Vocabulary
 
 # What our small sizes do otherwise than the paper.
 OWN: dict[str, Any] = {"stochastic_depth": 0.0, "pack": 64, "parallel_actions": 32}
+LIMITS = {  # far above any model, and low enough that no size overflows
+    "layers": 2**12, "heads": 2**12, "width": 2**18, "feed_forward": 2**20, "context": 2**17, "text": 2**20,
+    "local_positions": 2**17, "pack": 2**12, "parallel_actions": 2**12,
+}  # fmt: skip
 PUBLISHED_PARAMETERS = {"small": 79e6, "baseline": 364e6, "large": 1.18e9}  # Gato paper, table 5
 
 
@@ -50,12 +55,16 @@ class GatoConfig:
             if field.type is bool and type(value) is not bool:
                 raise UsageError(f"{field.name} {value!r} must be true or false")
             if field.type is int and (type(value) is not int or value < least):
-                raise UsageError(f"{field.name} {value!r} must be a whole number, at least {least}")
+                raise UsageError(f"{field.name} {value!r:.80} must be a whole number, at least {least}")
+            if field.name in LIMITS and value > LIMITS[field.name]:
+                raise UsageError(f"{field.name} {value!r:.80} must be at most {LIMITS[field.name]:,}")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UsageError(f"width {self.width} must split into {self.heads} heads of an even size: change either")
         channels = self.patch_channels
-        if len(channels) < 2 or any(type(n) is not int or n < 1 or n % 32 for n in channels):
-            raise UsageError(f"patch_channels {channels} must be two or more multiples of 32: stem and units")
+        if len(channels) < 2 or any(type(n) is not int or not 1 <= n <= LIMITS["width"] for n in channels):
+            raise UsageError(f"patch_channels {channels!r:.80} must be two or more whole numbers: stem and units")
+        if channels[0] % 32 or any(n % 64 for n in channels[1:]):
+            raise UsageError(f"patch_channels {channels!r:.80} must be a multiple of 32, the stem, and multiples of 64")
         if not 0 <= self.stochastic_depth < 1:
             raise UsageError(f"stochastic_depth {self.stochastic_depth} must be a probability below 1")
         if self.feed_forward % 2:
@@ -114,9 +123,9 @@ class GatoConfig:
             UsageError: no such fields, or values that no model can have.
         """
         try:
-            given = dict(json.loads(text))
+            given = dict(parse(text))
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{text!r} is no JSON object: write '{{\"context\": 512}}'") from error
+            raise UsageError(f"{text!r:.80} is no JSON object: write '{{\"context\": 512}}'") from error
         return self.from_json({**self.to_json(), **given})
 
     def described(self) -> tuple[str, str]:

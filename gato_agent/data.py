@@ -15,6 +15,7 @@ from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
 from gato_agent.dataset import Data
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.strict_json import parse
 from gato_agent.envs.structure import leaves
 from gato_agent.envs.task import Task, find, view_of
 from gato_agent.prompt import Kind, Prompt, demonstration, instruction_of, names_of, without
@@ -66,7 +67,7 @@ def load_data(
     pieces = text.encode if text else None
     tokenized, held_out = [], []
     for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
-        parts = [[store.read(i) for i in usable(store)] for store in same]
+        parts = [[store.fitting(i) for i in usable(store)] for store in same]
         ends = [len(many) - int(holdout * len(many)) for many in parts]
         learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
         last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
@@ -130,7 +131,7 @@ def _said(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
     if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
         for store in stores:
             for i in usable(store):
-                columns = store.read(i).observations.values()
+                columns = store.fitting(i).observations.values()
                 yield from (text for column in columns if column.dtype == object for text in column)
     if task.prompt.text:
         yield task.prompt.text
@@ -194,10 +195,10 @@ def mixture(text: str, tasks: list[str]) -> list[float]:
     """
     families = {name: found.suite for name in tasks if (found := find(name))}
     try:
-        given = json.loads(text)
+        given = parse(text)
         known = {*tasks, *families.values()}
         wrong = [name for name, weight in given.items() if name not in known or not 0 < float(weight) < math.inf]
-    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"--mixture {text!r} is no JSON object of numbers: write '{{\"CartPole-v1\": 2}}'") from error
     if wrong:
         raise UsageError(

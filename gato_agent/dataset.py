@@ -119,6 +119,8 @@ class Data:
             if about["mark"] != mark:
                 return None
             text = TextTokenizer(arrays["text"].tobytes()) if "text" in arrays else None
+            if text and text.size > config.text:
+                return None
             tasks = {task.id: task for task in map(TrainedTask.from_json, about["tasks"])}
             learned, held = (
                 [
@@ -135,5 +137,7 @@ class Data:
             )
             data = cls(tasks, learned, text, held, mark, path)
             return data if data._seal() == about["seal"] else None
-        except (GatoError, AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError):
+        except (
+            GatoError, AssertionError, AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError
+        ):  # fmt: skip
             return None

@@ -1,11 +1,10 @@
 """Returns over whole episodes, beside what a random and an expert actor score; many tasks at once, and resumable."""
 
-import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,8 @@ from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.packages import bring_suite
 from gato_agent.envs.task import bring, catalogue, find
 from gato_agent.envs.task import families as suites
-from gato_agent.measure import Conditions, Job, Measurers
+from gato_agent.measure import Conditions, Job, Measurers, expert_sha256
+from gato_agent.recorded import Given
 from gato_agent.report import write_report
 from gato_agent.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.rollouts.like_random import EPISODES, warning
@@ -67,8 +67,8 @@ class EvaluateConfig:
     n_envs: int = 10
     """Environments that an agent plays at once, at most; an expert plays one. Sampled actions depend on it."""
     workers: int | None = None
-    """Processes, each with one task at a time; by default one for each core, but no more than tasks. 0 plays in this
-    process, where a task that hangs or crashes takes everything with it; so do one task and a GPU by default."""
+    """Processes, each with one task at a time; by default one for each core, but no more than tasks, and one for a GPU.
+    0 plays in this process, where a task that hangs, leaks or aborts takes everything with it."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here. Checkpoints must be readable there."""
     timeout: float = 300.0
@@ -165,17 +165,11 @@ def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict
 def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Conditions:
     own = (checkpoint.temperatures() if checkpoint else {}) or 0.0
     return Conditions(
-        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else _digest(config.expert),
+        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else expert_sha256(config.expert),
         config.episodes, config.seed, config.n_envs, own if config.temperature is None else config.temperature,
         resolve_device(config.device), config.precision, config.prompt, config.demo, config.num_threads,
         parse_kwargs(config.env_kwargs), config.expert_statistics, parse_wrappers(config.expert_wrappers),
     )  # fmt: skip
-
-
-def _digest(expert: str | None) -> str | None:
-    """Digest of an expert's file, None where it has none."""
-    path = Path(expert or "")
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Results:
@@ -192,8 +186,7 @@ def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Result
         raise UsageError(
             f"{config.out} holds results of other weights, of {kept.actor}: choose another --out for {actor}"
         )
-    kept.failed, kept.not_evaluated = {}, {}  # they are tried again
-    return kept
+    return replace(fresh, tasks=kept.tasks, versions=kept.versions)  # the others are tried again
 
 
 def _versions() -> dict[str, str]:
@@ -231,11 +224,10 @@ def _way_to_play(config: EvaluateConfig, jobs: Sequence[Job], board: Board) -> G
     if config.ray:
         return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=Measurers)
     workers = config.workers
-    if workers is None:
-        alone = len(jobs) < 2 or jobs[0].conditions.device != "cpu"
-        workers = 0 if alone else min(len(jobs), os.cpu_count() or 1)
     if workers == 0:
         return _play_here(jobs, board)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if jobs and jobs[0].conditions.device == "cpu" else 1
     return play_in_processes(jobs, seeds, workers, config.timeout, players=Measurers, ahead=1, watch=board.watch)
 
 
@@ -259,7 +251,10 @@ def _note(result: Result, job: Job, results: Results) -> None:
         return
     episodes = [Outcome(*each) for each in outcome["episodes"]]
     comparable = not job.conditions.env_kwargs
-    results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+    try:
+        results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+    except GatoError as error:
+        results.failed[job.env_id] = str(error)
 
 
 def _show(job: int, task: str, results: Results, board: Board) -> None:
@@ -296,7 +291,11 @@ def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: 
     if config.out:
         write_files({config.out / "results.csv": to_csv(results)})
     if config.report and results.tasks:
-        write_report([results], config.report, console, named=wanted, workers=config.workers)
+        given = Given(
+            config.checkpoint, config.expert, parse_kwargs(config.env_kwargs), config.demo, config.expert_statistics,
+            parse_wrappers(config.expert_wrappers),
+        )  # fmt: skip
+        write_report([results], config.report, console, given, named=wanted, workers=config.workers)
 
 
 def _complain(results: Results, wanted: Sequence[str]) -> None:

@@ -58,14 +58,16 @@ class Filmers:
         """Yield the film of a scene, or why there is none."""
         pulse[JOB], pulse[SEED], pulse[STEP] = job, NOTHING, 0
         scene = self._scenes[job]
+        film: Film | None = None
         try:
             with self._seats.seat(scene, 1, "rgb_array") as (actor, envs):
                 pulse[BEATS] += 1
                 pulse[SEED] = seeds[0]
                 film = _film(scene, actor, envs, pulse)
         except Exception as error:  # noqa: BLE001  # said with its task; the report does without
-            yield Failed(job, seeds[0], named(scene.env_id, error))
-            return
+            if film is None:  # otherwise only closing the environment failed
+                yield Failed(job, seeds[0], named(scene.env_id, error))
+                return
         finally:
             pulse[JOB] = pulse[SEED] = NOTHING
         yield player.Played(job, seeds[0], film.data, film.steps, film.total, film.seconds)

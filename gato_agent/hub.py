@@ -1,13 +1,13 @@
 """A checkpoint on the Hugging Face hub: its one file, and a card that says what it scored. Nothing in it runs code."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError, UsageError, one_line
-from gato_agent.envs.packages import import_named
+from gato_agent.envs.strict_json import unsealed
+from gato_agent.rollouts.hub import load_hub
 
 CARD = """# {name}
 
@@ -55,7 +55,7 @@ def push(
         UsageError: the package is missing, or the hub refuses the name or the token.
         GatoError: the evaluation is damaged, or the hub cannot be reached.
     """
-    hub: Any = import_named("huggingface_hub", f"push_to_hub {repo}")
+    hub = load_hub(f"push_to_hub {repo}")
     text = card(checkpoint, repo, evaluation)
     with TemporaryDirectory() as folder:
         checkpoint.save(Path(folder))
@@ -66,14 +66,14 @@ def push(
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a gato-agent checkpoint")
         except (hub.errors.HFValidationError, hub.errors.LocalTokenNotFoundError) as error:
             raise UsageError(f"push_to_hub {repo}: {one_line(error)}") from error
-        except OSError as error:  # every answer of the hub that is an error, and no answer
+        except Exception as error:  # every answer of the hub that is an error, and no answer
             raise GatoError(f"push_to_hub {repo}: {one_line(error)}: is there a network, and a token?") from error
     return str(url)
 
 
 def card(checkpoint: Checkpoint, repo: str, evaluation: Path | None = None) -> Any:
     """The model card, `huggingface_hub.ModelCard`, with the scores also as data that the hub shows."""
-    hub: Any = import_named("huggingface_hub", f"push_to_hub {repo}")
+    hub = load_hub(f"push_to_hub {repo}")
     scores = [] if evaluation is None else read_scores(evaluation)
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     name, task = repo.partition("/")[2], next(iter(checkpoint.tasks), "CartPole-v1")
@@ -95,8 +95,8 @@ def read_scores(evaluation: Path) -> list[dict[str, Any]]:
     """Each task's scores; raises GatoError for anything but what `gato-agent evaluate` writes."""
     path = evaluation / "results.json" if evaluation.is_dir() else evaluation
     try:
-        scores = [dict(task) for task in json.loads(path.read_text())["tasks"]]
-        list(map(_row, scores))
+        scores = [dict(task) for task in unsealed(path.read_bytes())["tasks"]]
+        any(f"{_row(score)} {score['std']:.2f}" for score in scores)  # all that is shown can be
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise GatoError(f"{path} is no JSON of `gato-agent evaluate` ({one_line(error)})") from error
     return scores

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gato_agent.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import UsageError
 
 
@@ -26,7 +27,7 @@ class InfoConfig:
 
 def info(config: InfoConfig) -> None:
     """Print what was asked for."""
-    console = Console()
+    console = plain_console()
     if not (config.size or config.checkpoint or config.env):
         raise UsageError("info about what? Give --size, --checkpoint or --env")
     if config.size:

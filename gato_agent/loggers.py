@@ -3,19 +3,23 @@
 Every logger has the same three calls: it is opened by its class, `log` takes one entry a step, `close` ends it.
 """
 
+import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import UsageError, one_line
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import below, read_own, write_files
 from gato_agent.envs.packages import import_named
 from gato_agent.run_folder import Log
 
 Extra = Literal["tensorboard", "wandb", "trackio"]
 PROJECT = "gato-agent"
+
+_log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
@@ -42,19 +46,26 @@ class Loggers:
     """
 
     def __init__(self, extras: tuple[Extra, ...], folder: Path, settings: Mapping[str, Any], step: int) -> None:
-        self._stack, self._all = ExitStack(), list[Logger]()
-        self._add(Log(folder / "log.jsonl", step))
+        self._stack, self._extras = ExitStack(), dict[str, Logger]()
+        self._log = Log(folder / "log.jsonl", step)
+        self._stack.callback(self._log.close)
         for name in extras:
-            self._add(TensorBoard(folder, settings, step) if name == "tensorboard" else Tracker(name, folder, settings))
-
-    def _add(self, logger: Logger) -> None:
-        self._all.append(logger)
-        self._stack.callback(logger.close)
+            made = TensorBoard(folder, settings, step) if name == "tensorboard" else Tracker(name, folder, settings)
+            self._extras[name] = made
+            self._stack.callback(self._try, name, made.close)
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Pass one step's figures to all."""
-        for logger in self._all:
-            logger.log(entry)
+        """Pass one step's figures to all; an extra one that fails is given up, and training goes on."""
+        self._log.log(entry)
+        for name, logger in list(self._extras.items()):
+            self._try(name, logger.log, entry)
+
+    def _try(self, name: str, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001  # a package of others, and perhaps a network
+            self._extras.pop(name, None)
+            _log.warning("--logger %s is given up, and training goes on: %s", name, one_line(error))
 
     def __enter__(self) -> "Loggers":
         return self
@@ -68,7 +79,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         module: Any = package("tensorboard")
-        self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._writer = module.SummaryWriter(str(below(folder, "tensorboard")), purge_step=step + 1)
         self._writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
 
     def log(self, entry: Mapping[str, Any]) -> None:
@@ -90,6 +101,7 @@ class Tracker:
     def __init__(self, name: Literal["wandb", "trackio"], folder: Path, settings: Mapping[str, Any]) -> None:
         self._module: Any = package(name)
         self._axis = name == "trackio"  # whose own axis may be set back; that of the other is a curve
+        below(folder, name)  # where Weights & Biases writes
         run = run_id(folder)
         given: dict[str, Any] = {"project": PROJECT, "config": dict(settings), "resume": "allow"}
         own = {"id": run, "name": folder.name, "dir": str(folder)} if name == "wandb" else {"name": run}
@@ -120,7 +132,8 @@ def run_id(folder: Path) -> str:
     path = folder / "run-id"
     if not path.exists():
         write_files({path: f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}".encode()})
-    return path.read_text()
+    text = read_own(path).decode(errors="replace")
+    return plain.name(text, path, "delete it, and the run is logged under a new one")
 
 
 def numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

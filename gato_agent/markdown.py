@@ -18,7 +18,7 @@ def _families(results: Results) -> str:
     heads = ["family", "tasks", "IQM", "IQM of tasks", "mean", *(f"above {bound}" for bound in BOUNDS), "success"]
     rows = []
     for name, each in by_group(results).items():
-        scores = [task.normalized for task in results.tasks.values() if name in (ALL, _group(task))]
+        scores = [task.normalized for task in results.scores() if name in (ALL, _group(task))]
         above = [sum(score is not None and score > bound for score in scores) for bound in BOUNDS]
         means = [number(value, 3) for value in (each.iqm, each.iqm_of_tasks, each.mean)]
         tasks = f"{each.tasks}" if each.tasks == each.wanted else f"{each.tasks} of {each.wanted}"
@@ -34,7 +34,7 @@ def _tasks(results: Results) -> str:
             each.task, f"{each.mean:,.1f}", "{:,.1f} to {:,.1f}".format(*each.ci95), number(each.random, 2),
             number(each.expert, 2), percent(each.success), number(each.normalized, 3),
         ]
-        for each in sorted(results.tasks.values(), key=lambda task: (order[_group(task)], task.task))
+        for each in sorted(results.scores(), key=lambda task: (order[_group(task)], task.task))
     ]  # fmt: skip
     return _table(heads, rows)
 

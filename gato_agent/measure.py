@@ -1,7 +1,9 @@
 """Play one task's episodes: what a worker of `evaluate` does, in this process, in another, or on another machine."""
 
 import contextlib
+import hashlib
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
@@ -19,6 +21,7 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
 from gato_agent.envs.task import Task, find
+from gato_agent.envs.values import success_of
 from gato_agent.matching import find_task
 from gato_agent.prompt import Kind
 from gato_agent.results import Outcome
@@ -27,6 +30,8 @@ from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.rollouts.wrappers import Wrappers
 from gato_agent.seating import seat
+
+_log = logging.getLogger(__name__)
 
 Seat = contextlib.AbstractContextManager[tuple[Actor, VectorEnv[Any, Any, Any]]]
 
@@ -82,6 +87,12 @@ class Conditions:
         """Lanes that share the episodes evenly: a lane that has none left costs as much as one that plays."""
         rounds = -(-self.episodes // self.n_envs)
         return -(-self.episodes // rounds)
+
+
+def expert_sha256(expert: str | None) -> str | None:
+    """SHA-256 of an expert's file, None where it has none."""
+    path = Path(expert or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,8 @@ def _check_spaces(checkpoint: Checkpoint, job: Job) -> None:
 def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
     """An expert and its environment: one lane, as it is collected from."""
     how, kwargs = job.conditions, job.conditions.env_kwargs
+    if how.sha256 not in (None, expert_sha256(how.expert)):
+        raise GatoError(f"the expert {how.expert} is no longer the one that was evaluated: evaluate it again")
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         expert = load_expert(
@@ -168,17 +181,20 @@ class Measurers:
         """Yield the one result of a task, as JSON: its episodes, or why they cannot be had."""
         pulse[JOB], pulse[SEED], pulse[STEP] = job, NOTHING, 0
         task, began = self._jobs[job], time.perf_counter()
-        outcome: dict[str, Any]
+        outcome: dict[str, Any] = {}
         try:
             with self._seats.seat(task, task.conditions.lanes()) as (actor, envs):
                 pulse[BEATS] += 1
                 pulse[SEED], began = seeds[0], time.perf_counter()
                 outcome = {"episodes": _played(task, actor, envs, pulse), "seconds": time.perf_counter() - began}
-        except UsageError as error:  # not a fault: nothing that could be evaluated
-            outcome = {"skipped": str(error)}
         except Exception as error:  # noqa: BLE001  # said with its task; all others go on
-            yield Failed(job, seeds[0], named(task.env_id, error))
-            return
+            if outcome:  # all is played, and only closing the environments failed
+                _log.warning("%s", named(task.env_id, error))
+            elif isinstance(error, UsageError):  # not a fault: nothing that could be evaluated
+                outcome = {"skipped": str(error)}
+            else:
+                yield Failed(job, seeds[0], named(task.env_id, error))
+                return
         finally:
             pulse[JOB] = pulse[SEED] = NOTHING
         yield player.Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)
@@ -210,15 +226,16 @@ def play_episodes(
     pulse: MutableSequence[int] | None = None,
 ) -> Iterator[Outcome]:
     """Play one episode per seed and yield each as it ends; the pulse moves with every step."""
-    name = (find(task) or Task(task, "")).success
+    counts = (find(task) or Task(task, "")).success is not None  # where it counts, none reported is none reached
     pulse = [0] * 4 if pulse is None else pulse
     total: dict[int, float] = defaultdict(float)
-    reached: dict[int, bool] = defaultdict(bool)
+    reached: dict[int, bool | None] = defaultdict(lambda: False if counts else None)
     for step in steps(actor, envs, seeds):
         pulse[BEATS] += 1
         total[step.seed] += step.reward
-        if name is not None:
-            reached[step.seed] |= bool(step.info.get(name, False))
+        if (reported := success_of(step.info)) is not None:
+            reached[step.seed] = bool(reached[step.seed]) or reported
         if step.done:
-            success = reached.pop(step.seed, False) if name is not None else None
+            success = reached[step.seed]
+            del reached[step.seed]
             yield Outcome(step.seed, total.pop(step.seed), step.t + 1, success)

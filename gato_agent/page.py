@@ -51,14 +51,13 @@ def _template(name: str) -> str:
 def _about(results: Results) -> str:
     how = results.settings
     digest = f" · weights {results.sha256[:12]}" if results.sha256 else ""
-    warm = how["temperature"]
+    warm = how.get("temperature")
     if isinstance(warm, dict):
-        counts = Counter(warm[task] for task in results.tasks if task in warm).items()
+        counts = Counter(warm[task] for task in sorted(results.tasks) if task in warm).items()
         warm = ", ".join(f"{each:g} in {count} {'task' if count == 1 else 'tasks'}" for each, count in sorted(counts))
     chosen = f"temperature {warm}" if warm else "greedy"
-    return escape(
-        f"{how['episodes']} episodes a task, seeds from {how['seed']:,} · {chosen}, {how['precision']}{digest}"
-    )
+    played = f"{how.get('episodes')} episodes a task, seeds from {how.get('seed', 0):,}"
+    return escape(f"{played} · {chosen}, {how.get('precision')}{digest}")
 
 
 def _tiles(results: Results, groups: Mapping[str, Summary]) -> Iterator[str]:
@@ -74,8 +73,8 @@ def _tiles(results: Results, groups: Mapping[str, Summary]) -> Iterator[str]:
         yield _tile(f"{states:.2f}", "", "mean of families seen as states")
     if every.success is not None:
         yield _tile(f"{every.success:.0%}", "", "success, where a task has it")
-    episodes = sum(task.episodes for task in results.tasks.values())
-    yield _tile(f"{episodes:,}", f"{sum(task.steps for task in results.tasks.values()):,} steps", "episodes played")
+    episodes = sum(task.episodes for task in results.scores())
+    yield _tile(f"{episodes:,}", f"{sum(task.steps for task in results.scores()):,} steps", "episodes played")
 
 
 def _tile(figure: str, beside: str, below: str) -> str:
@@ -130,7 +129,7 @@ def _group_of(task: str) -> str:
 
 def _strips(results: Results) -> Iterator[str]:
     for name in _group_names(results):
-        tasks = [task for task in results.tasks.values() if task.family in GROUPS[name]]
+        tasks = [task for task in results.scores() if task.family in GROUPS[name]]
         if drawn := bars(tasks):
             many = " many" if len(tasks) > MANY else ""
             yield (
@@ -185,10 +184,10 @@ def _head(results: Sequence[Results]) -> str:
 
 def _rows(results: Sequence[Results], films: Films) -> Iterator[str]:
     first = results[0]
-    for task in sorted(first.tasks.values(), key=lambda each: (_order(each.task), each.task)):
+    for task in sorted(first.scores(), key=lambda each: (_order(each.task), each.task)):
         yield _row(task, [each.tasks.get(task.task) for each in results[1:]], films.get(task.task))
     for kind, reasons in (("failed", first.failed), ("not evaluated", first.not_evaluated)):
-        for task_id, reason in reasons.items():
+        for task_id, reason in sorted(reasons.items()):
             family = escape(family_of(task_id))
             rest = f'<td data-value="" colspan="{len(HEADS) + len(results) - 3}">{kind}: {escape(reason)}</td>'
             yield (
@@ -237,7 +236,7 @@ def _score(value: float | None) -> str:
 
 
 def _cards(results: Results, films: Films) -> Iterator[str]:
-    for task in sorted(results.tasks.values(), key=lambda each: (_order(each.task), each.task)):
+    for task in sorted(results.scores(), key=lambda each: (_order(each.task), each.task)):
         film = films.get(task.task)
         if film is None:
             continue

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,12 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from rich.console import Console
 
-from gato_agent.agent import resolve_device
+from gato_agent.agent import Agent, resolve_device
 from gato_agent.checkpoint import Checkpoint
 from gato_agent.decode import Precision
-from gato_agent.envs.errors import at_least
+from gato_agent.envs.console import plain_console
+from gato_agent.envs.errors import CannotRender, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, parse_kwargs
@@ -32,7 +32,7 @@ from gato_agent.seating import seat
 
 DEFAULT_FPS = 30
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
-say = partial(Console(soft_wrap=True, markup=False).print, highlight=False)
+say = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class PlayConfig:
     checkpoint: str | None = None
     """Run folder or .safetensors file; by default the weights shipped with the package."""
     render: Literal["auto", "human", "video", "none"] = "auto"
-    """human opens a window, video writes a file; auto takes the window where there is a display."""
+    """human opens a window, video writes a file; auto takes the window where there is a display, and none where the
+    environment cannot be drawn."""
     video: Path | None = None
     """Where to write the video; by default videos/ENV.mp4."""
     episodes: int = 1
@@ -88,15 +89,11 @@ def play(config: PlayConfig) -> dict[str, Any]:
         torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     checkpoint = Checkpoint.load(config.checkpoint, device)
-    render = _render(config.render)
     path = config.video or Path("videos") / f"{quote(env_id, safe='')}.mp4"
     say(f"{env_id} with {checkpoint.name} on {device}")
     episodes: list[dict[str, Any]] = []
-    with seat(
-        checkpoint, env_id, min(config.n_envs, config.episodes), env_kwargs=parse_kwargs(config.env_kwargs),
-        render_mode=MODES[render], device=device, temperature=config.temperature, seed=config.seed,
-        precision=config.precision, prompt=config.prompt, demo=config.demo,
-    ) as (agent, envs):  # fmt: skip
+    with ExitStack() as stack:
+        agent, envs, render = _seated(config, checkpoint, env_id, device, stack)
         paced = Paced(agent, config.hz)
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS
         began = time.perf_counter()
@@ -118,6 +115,28 @@ def play(config: PlayConfig) -> dict[str, Any]:
         late = f"{paced.missed} of {paced.actions} deadlines missed at {config.hz:g} Hz"
         say(f"{late}, slowest step {paced.worst * 1e3:.1f} ms")
     return result
+
+
+def _seated(
+    config: PlayConfig, checkpoint: Checkpoint, env_id: str, device: str, stack: ExitStack
+) -> tuple[Agent, VectorEnv[Any, Any, Any], str]:
+    """The agent, its environments and how they are shown; with auto not at all, where they cannot be."""
+
+    def with_mode(render: str) -> tuple[Agent, VectorEnv[Any, Any, Any], str]:
+        agent, envs = stack.enter_context(seat(
+            checkpoint, env_id, min(config.n_envs, config.episodes), env_kwargs=parse_kwargs(config.env_kwargs),
+            render_mode=MODES[render], device=device, temperature=config.temperature, seed=config.seed,
+            precision=config.precision, prompt=config.prompt, demo=config.demo,
+        ))  # fmt: skip
+        return agent, envs, render
+
+    try:
+        return with_mode(_render(config.render))
+    except CannotRender as error:
+        if config.render != "auto":
+            raise
+        say(f"played without pictures: {error}")
+        return with_mode("none")
 
 
 def _episodes(

@@ -61,7 +61,7 @@ def _families(figure: Any, results: Sequence[Results]) -> None:
 
 def _tasks(figure: Any, results: Sequence[Results]) -> None:
     groups = {
-        name: sorted((t for t in results[0].tasks.values() if t.family in suites and t.normalized is not None),
+        name: sorted((t for t in results[0].scores() if t.family in suites and t.normalized is not None),
                      key=lambda t: -(t.normalized or 0.0))
         for name, suites in GROUPS.items()
     }  # fmt: skip

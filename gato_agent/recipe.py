@@ -105,6 +105,8 @@ class TrainConfig:
     """Tasks to be played then, by default all that are learned; module:Env-v0 imports the module first."""
     eval_episodes: int = 5
     """Episodes of each, on seeds from 900,000 on."""
+    eval_env_kwargs: str = "{}"
+    """Arguments of tasks that are played then, as JSON, where the data have others than numbers and words in theirs."""
     minutes: float | None = None
     """Save and stop after this long; --resume goes on."""
     seed: int = 0
@@ -172,7 +174,7 @@ class TrainConfig:
     def shaping(self) -> dict[str, Any]:
         """The arguments that shape the result, as JSON; not where its files are, nor when it stops to go on later."""
         places = ("data", "out", "resume", "text_model", "init", "minutes", "logger")
-        watched = ("eval_every", "eval_env", "eval_episodes")
+        watched = ("eval_every", "eval_env", "eval_episodes", "eval_env_kwargs")
         found = {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
         return found | {key: None for key, value in LATER.items() if found[key] == value}
 

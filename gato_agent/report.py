@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,21 +17,26 @@ from rich.table import Column, Table
 
 from gato_agent.agent import resolve_device
 from gato_agent.board import number, wide_console
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, at_least
-from gato_agent.envs.files import lock_folder, write_files
-from gato_agent.film import Filmers, poster, scenes
+from gato_agent.envs.files import below, lock_folder, read_own, write_files
+from gato_agent.envs.make import find_spec, parse_kwargs
+from gato_agent.envs.strict_json import sealed, unsealed
+from gato_agent.film import Filmers, Scene, poster, scenes
 from gato_agent.markdown import markdown
-from gato_agent.measure import Conditions
 from gato_agent.page import Films, page
 from gato_agent.plots import plots
+from gato_agent.recorded import Given, recorded
 from gato_agent.results import Results, to_csv
 from gato_agent.rollouts.player import Failed
 from gato_agent.rollouts.progress import progress
 from gato_agent.rollouts.workers import play_in_processes
+from gato_agent.rollouts.wrappers import parse_wrappers
 from gato_agent.scores import Interval, Sample
 from gato_agent.summary import by_group, compare
 
 PAGE, TABLES, VIDEOS, MANIFEST = "index.html", "tables.md", "videos", "videos.json"
+NOTHING_GIVEN = Given()
 TIMEOUT = 300.0  # seconds of a step, drawing included, that count as hanging
 
 
@@ -47,13 +52,30 @@ class ReportConfig:
     """Film the first episode of each task, but for those that are there; takes the checkpoint."""
     workers: int | None = None
     """Processes that film; by default one for each core."""
+    checkpoint: str | None = None
+    """The checkpoint that was evaluated first, where its results do not name it by a path below this folder."""
+    expert: str | None = None
+    """The expert that was evaluated first, if it is module:callable, hub:ORG/NAME, or a file elsewhere."""
+    env: tuple[str, ...] = ()
+    """Environments of your own, as module:Env-v0: the module is imported to film them."""
+    env_kwargs: str | None = None
+    """The arguments of the first evaluation's environments, as JSON, if they are more than numbers and words."""
+    expert_statistics: str | None = None
+    """Statistics of VecNormalize that an SB3 --expert was trained behind, if they are a file elsewhere."""
+    expert_wrappers: str | None = None
+    """Wrappers that an SB3 --expert was trained behind, as JSON, by default those of its evaluation."""
+    demo: Path | None = None
+    """The folder of demonstrations of the first evaluation, if it is elsewhere."""
 
 
 def report(config: ReportConfig) -> None:
     """Print the comparison and write the report.
 
+    Nothing is imported, downloaded or read because a results file names it, unless it is a plain name: what it takes to
+    film beyond that comes from the options.
+
     Raises:
-        UsageError: no results, or results that are not there.
+        UsageError: no results, results that are not there, or options that do not suit them.
         GatoError: a results file is damaged.
     """
     at_least(1, workers=config.workers)
@@ -64,7 +86,11 @@ def report(config: ReportConfig) -> None:
     if len(results) > 1:
         console.print(improvements(results))
     if config.out:
-        write_report(results, config.out, console, videos=config.videos, workers=config.workers)
+        named = {find_spec(env).id: env for env in config.env}
+        kwargs = None if config.env_kwargs is None else parse_kwargs(config.env_kwargs)
+        wrappers = parse_wrappers(config.expert_wrappers)
+        given = Given(config.checkpoint, config.expert, kwargs, config.demo, config.expert_statistics, wrappers)
+        write_report(results, config.out, console, given, videos=config.videos, named=named, workers=config.workers)
 
 
 def published() -> dict[str, Any]:
@@ -113,8 +139,8 @@ def improvements(results: Sequence[Results]) -> Table:
 
 
 def write_report(
-    results: Sequence[Results], out: Path, console: Console, *, videos: bool = True,
-    named: Mapping[str, str] | None = None, workers: int | None = None,
+    results: Sequence[Results], out: Path, console: Console, given: Given = NOTHING_GIVEN, *,
+    videos: bool = True, named: Mapping[str, str] | None = None, workers: int | None = None,
 ) -> Path:  # fmt: skip
     """Write a report of the first evaluation, beside the others; return the page's path.
 
@@ -122,12 +148,19 @@ def write_report(
         results: at least one.
         out: folder, which is made.
         console: for progress.
+        given: what the user names of the first evaluation, which its results may not.
         videos: whether to film what is not there yet.
         named: tasks that the user named with a module to import.
         workers: processes that film.
+
+    Raises:
+        UsageError: another process writes to `out`, its videos are a link, or `given` does not suit the results.
     """
     with lock_folder(out, "report"):
-        films = _films(results[0], out, console, named or {}, workers) if videos else _kept(results[0], out)
+        films = _kept(results[0], out)
+        if videos:
+            jobs = _scenes(results[0], films, given, named or {}, console)
+            films |= _films(results[0], out, console, jobs, films, workers)
         samples = [(each.actor, _samples(each)) for each in results]
         written = {
             out / PAGE: page(results, samples, films, published()).encode(),
@@ -141,7 +174,7 @@ def write_report(
 
 
 def _samples(results: Results) -> list[Sample]:
-    return [sample for task in results.tasks.values() if (sample := task.sample()) is not None]
+    return [sample for task in results.scores() if (sample := task.sample()) is not None]
 
 
 def _identity(results: Results) -> str:
@@ -151,26 +184,42 @@ def _identity(results: Results) -> str:
 
 def _kept(results: Results, out: Path) -> Films:
     """Films that are in place, of these weights, by task."""
-    path = out / VIDEOS / MANIFEST
+    folder = below(out, VIDEOS)
+    path, way_out = folder / MANIFEST, "delete it, and the report is made anew"
     try:
-        manifest = json.loads(path.read_bytes()) if path.exists() else {}
+        manifest = unsealed(read_own(path)) if path.exists() else {}
         entries = manifest["films"] if manifest.get("of") == _identity(results) else {}
-        return {task: each for task, each in entries.items() if (out / VIDEOS / each["file"]).is_file()}
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise GatoError(f"{path} is damaged ({error}): delete it, and the report is made anew") from error
+        films = {}
+        for task, each in entries.items():
+            names = {key: plain.name(each[key], path, way_out, [name]) for key, name in _names(task).items()}
+            figures = {key: float(each[key]) for key in ("return", "seconds")} | {"steps": int(each["steps"])}
+            if (folder / names["file"]).is_file():
+                films[task] = names | figures
+        return films
+    except (LookupError, OverflowError, TypeError, ValueError, AttributeError) as error:
+        raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
-def _films(results: Results, out: Path, console: Console, named: Mapping[str, str], workers: int | None) -> Films:
-    """Film what is missing, keep it as it comes, and say of which tasks there is no video."""
-    films = _kept(results, out)
-    lengths = {task: each.lengths[0] for task, each in results.tasks.items() if task not in films}
-    conditions = Conditions(
-        results.checkpoint, sha256=results.sha256, num_threads=1, device=resolve_device("cpu"),
-        **{"n_envs": 1, **results.settings},
-    )  # fmt: skip
-    jobs = scenes(conditions, lengths, dict(named))
+def _scenes(results: Results, films: Films, given: Given, named: Mapping[str, str], console: Console) -> list[Scene]:
+    """A scene of each task that has no film; none, which is said, where the results name what only the user may."""
+    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in films}
+    if not lengths:
+        return []
+    try:
+        conditions = replace(recorded(results, given), num_threads=1, device=resolve_device("cpu"))
+    except plain.NotPlain as error:
+        console.print(f"no more videos: {error}", highlight=False, markup=False, soft_wrap=True)
+        return []
+    return scenes(conditions, lengths, dict(named))
+
+
+def _films(
+    results: Results, out: Path, console: Console, jobs: Sequence[Scene], films: Films, workers: int | None
+) -> Films:
+    """Film what is missing, keep it beside the other films as it comes, and say of which tasks there is no video."""
+    films = dict(films)
     playing = play_in_processes(
-        jobs, [[conditions.seed] for _ in jobs], workers or os.cpu_count() or 1, TIMEOUT, players=Filmers, ahead=1
+        jobs, [[job.conditions.seed] for job in jobs], workers or os.cpu_count() or 1, TIMEOUT, players=Filmers, ahead=1
     )
     with progress(console, "filming", len(jobs), "tasks", every=10.0) as update, closing(playing):
         done = 0
@@ -178,21 +227,29 @@ def _films(results: Results, out: Path, console: Console, named: Mapping[str, st
             for result in group:
                 done += 1
                 task = jobs[result.job].env_id
-                if isinstance(result, Failed):
-                    console.print(f"no video: {result.reason}", highlight=False, markup=False, soft_wrap=True)
-                else:
+                try:
+                    if isinstance(result, Failed):
+                        raise GatoError(result.reason)
                     entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
                     films[task] = _store(out / VIDEOS, task, result.episode) | entry
+                except GatoError as error:  # the report does without
+                    console.print(f"no video: {error}", highlight=False, markup=False, soft_wrap=True)
             if group:
-                manifest = {"of": _identity(results), "films": films}
-                write_files({out / VIDEOS / MANIFEST: json.dumps(manifest, indent=1).encode()})
+                manifest = {"of": _identity(results), "films": dict(sorted(films.items()))}
+                write_files({out / VIDEOS / MANIFEST: sealed(manifest, indent=1)})
                 update(done, f"{len(films)} in place")
     return films
 
 
 def _store(folder: Path, task: str, data: bytes) -> dict[str, Any]:
     """Write a film and a picture of it; returns their names."""
-    name = quote(task, safe="").replace("%", "_")  # a page would have to write each % as %25
-    write_files({folder / f"{name}.mp4": data})
-    write_files({folder / f"{name}.jpg": poster(folder / f"{name}.mp4")})
+    names = _names(task)
+    write_files({folder / names["file"]: data})
+    write_files({folder / names["poster"]: poster(folder / names["file"])})
+    return dict(names)
+
+
+def _names(task: str) -> dict[str, str]:
+    """The files of a task's film and of a picture of it; a page would have to write each % as %25."""
+    name = quote(task, safe="").replace("%", "_")
     return {"file": f"{name}.mp4", "poster": f"{name}.jpg"}

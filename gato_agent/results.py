@@ -2,7 +2,7 @@
 
 import csv
 import io
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,13 +10,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
-from gato_agent.envs.task import Task, find
+from gato_agent.envs.strict_json import parse, record, sealed, typed, without_digest
+from gato_agent.envs.task import Task, families, find
 from gato_agent.scores import Interval, Sample, ci95, normalized
 
 FORMAT = 1
 FILE = "results.json"
+SETTINGS: dict[str, Any] = {  # types of those that the report shows
+    "episodes": int, "seed": int, "temperature": float | dict[str, float], "precision": str,
+    "env_kwargs": dict[str, Any],
+}  # fmt: skip
 OTHER = "other"  # the family of a task that the catalogue does not have
 
 
@@ -71,11 +77,19 @@ def family_of(task_id: str) -> str:
 
 
 def score(task: str, episodes: Sequence[Outcome], *, comparable: bool = True, seconds: float = 0.0) -> TaskScore:
-    """Summarise episodes beside the catalogue's random and expert scores, where the environment is `comparable`."""
+    """Summarise episodes, by seed, beside the catalogue's random and expert scores where they are `comparable`.
+
+    Raises:
+        GatoError: a return beyond a float64, of which nothing can be computed.
+    """
+    for episode in episodes:
+        if not math.isfinite(episode.total):
+            raise GatoError(f"{task}: seed {episode.seed} has a return of {episode.total}: scale its rewards down")
     known = (find(task) if comparable else None) or Task(task, "")
     random, expert = known.reference(known.random), known.reference(known.expert)
     returns = tuple(episode.total for episode in episodes)
-    reached = tuple(episode.success for episode in episodes if episode.success is not None)
+    reported = any(episode.success is not None for episode in episodes)  # some report success only when it is reached
+    reached = tuple(bool(episode.success) for episode in episodes if reported)
     mean, success = float(np.mean(returns)), float(np.mean(reached)) if reached else None
     achieved = success if known.by_success else mean
     steps, between = sum(episode.length for episode in episodes), ci95(returns)
@@ -98,7 +112,8 @@ class Results:
         actor: the checkpoint or expert, as the user named it.
         checkpoint: its reference, None for the shipped weights or an expert.
         sha256: digest of its weights, None for an expert without a file.
-        settings: all that decides the figures but for the weights.
+        settings: all that decides the figures but for the weights. Of a file they are words to show and to compare:
+            `recorded.recorded` passes them through the gate before anything is played.
         versions: of the packages that they hang on.
         tasks: those that were evaluated.
         failed: why others broke off.
@@ -115,22 +130,33 @@ class Results:
     not_evaluated: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; inverse of `from_json`."""
-        tasks = [asdict(self.tasks[task]) for task in sorted(self.tasks)]
-        return {"format": FORMAT, **asdict(self), "tasks": tasks}
+        """Plain data, tasks by name; inverse of `from_json`."""
+        reasons = {name: dict(sorted(getattr(self, name).items())) for name in ("failed", "not_evaluated")}
+        return {"format": FORMAT, **asdict(self), "tasks": list(map(asdict, self.scores())), **reasons}
+
+    def scores(self) -> list[TaskScore]:
+        """The evaluated tasks by name: tasks come in the order in which they end, and nothing may depend on it."""
+        return [self.tasks[task] for task in sorted(self.tasks)]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read what `to_json` wrote; raises LookupError, TypeError or ValueError for anything else."""
         if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}, and this version reads {FORMAT}")
-        tasks = [_task(entry) for entry in data["tasks"]]
-        plain = {each.name: data[each.name] for each in fields(cls) if each.name != "tasks"}
-        return cls(**plain, tasks={task.task: task for task in tasks})
+            raise ValueError(f"format {data['format']!r:.80}, and this version reads {FORMAT}")
+        entries = typed(data["tasks"], list[Any], "tasks")
+        tasks = {task.task: task for task in map(_task, entries)}
+        if len(tasks) < len(entries):
+            raise ValueError("a task that is there twice")
+        others = {each.name: data[each.name] for each in fields(cls) if each.name != "tasks"}
+        found = record(cls, {**others, "tasks": {}})
+        for name in sorted(SETTINGS.keys() & found.settings.keys()):
+            typed(found.settings[name], SETTINGS[name], f"settings {name}")
+        found.tasks = tasks
+        return found
 
     def save(self, path: Path, more: Mapping[str, Any] | None = None) -> None:
         """Write the JSON file, whole or not at all; `more` is for those who read it and is not read back."""
-        write_files({path: json.dumps({**self.to_json(), **(more or {})}, indent=1).encode()})
+        write_files({path: sealed({**self.to_json(), **(more or {})}, indent=1)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -144,19 +170,30 @@ class Results:
         if not path.is_file():
             raise UsageError(f"no results at {path}: give a folder or file that `gato-agent evaluate --out` wrote")
         try:
-            return cls.from_json(json.loads(path.read_bytes()))
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            data = parse(path.read_bytes())
+            other = isinstance(data, dict) and data.get("format") != FORMAT  # whose digest may be another, too
+            return cls.from_json(data if other else without_digest(data))
+        except (AttributeError, GatoError, LookupError, TypeError, ValueError) as error:
             raise GatoError(
                 f"{path} is damaged or not a results file ({error}): delete it, or evaluate into another folder"
             ) from error
 
 
 def _task(entry: dict[str, Any]) -> TaskScore:
-    """A task's score from its JSON, in which every sequence is a list."""
-    lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
-    task = TaskScore(**{**entry, **lists})
-    if not task.episodes == len(task.returns) > 0:
-        raise ValueError(f"{task.task} with {task.episodes} episodes and {len(task.returns)} returns")
+    """A task's score from its JSON; raises ValueError for what `score` does not make, NotPlain for no id."""
+    task = record(TaskScore, entry)
+    plain.env_id(task.task, "a task", "evaluate again into another folder")
+    if task.family not in (*families(), OTHER):
+        raise ValueError(f"{task.task} of an unknown family {task.family!r:.80}")
+    for name, values in (("returns", task.returns), ("lengths", task.lengths)):
+        if not task.episodes == len(values) > 0:
+            raise ValueError(f"{task.task} with {task.episodes} episodes and {len(values)} {name}")
+    if min(task.lengths) < 1 or task.std < 0 or task.steps < 0 or task.seconds < 0:
+        raise ValueError(f"{task.task} with a length, spread or time that cannot be")
+    if task.successes is not None and not 0 < len(task.successes) <= task.episodes:
+        raise ValueError(f"{task.task} with {len(task.successes)} successes of {task.episodes} episodes")
+    if task.normalized is not None and (task.random is None or task.expert is None or task.expert <= task.random):
+        raise ValueError(f"{task.task} with a score between {task.random} and {task.expert}")
     return task
 
 
@@ -171,11 +208,11 @@ def to_csv(results: Results) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for task in results.tasks.values():
+    for task in results.scores():
         low, high = task.normalized_ci95 or (None, None)
         bounds = {"low": task.ci95[0], "high": task.ci95[1], "normalized_low": low, "normalized_high": high}
         writer.writerow(asdict(task) | bounds | {"status": "evaluated"})
     for status, reasons in (("failed", results.failed), ("not evaluated", results.not_evaluated)):
-        for task_id, reason in reasons.items():
+        for task_id, reason in sorted(reasons.items()):
             writer.writerow({"task": task_id, "family": family_of(task_id), "status": f"{status}: {reason}"})
     return text.getvalue().encode()

@@ -1,13 +1,13 @@
 """Short returns of a model in training, played by the agent that `evaluate` plays with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from gato_agent.checkpoint import Checkpoint
-from gato_agent.envs.errors import GatoError
-from gato_agent.measure import play_episodes
+from gato_agent.measure import named, play_episodes
 from gato_agent.results import TaskScore, score
 from gato_agent.seating import seat
 
@@ -24,13 +24,14 @@ class Returns:
     @property
     def worth(self) -> float | None:
         """What the best model is chosen by: the mean over tasks of the normalised score, or of the return without."""
-        each = [s.mean if s.normalized is None else s.normalized for s in self.tasks.values()]
+        each = [s.mean if s.normalized is None else s.normalized for _, s in sorted(self.tasks.items())]
         return float(np.mean(each)) if each else None
 
 
 def play_shortly(
-    checkpoint: Checkpoint, tasks: Sequence[str], episodes: int, device: str, say: Callable[[str], None]
-) -> Returns:
+    checkpoint: Checkpoint, tasks: Sequence[str], episodes: int, device: str, say: Callable[[str], None],
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Returns:  # fmt: skip
     """Play a few greedy episodes of each task, always of the same seeds.
 
     Args:
@@ -39,16 +40,21 @@ def play_shortly(
         episodes: of each.
         device: where the model is.
         say: takes a line on how far it is.
+        env_kwargs: arguments that the user named, for tasks that were trained with the same and may not name them.
     """
     returns = Returns()
     for task in tasks:
+        own = env_kwargs if env_kwargs == checkpoint.tasks[task].env_kwargs else None
         try:
-            with seat(checkpoint, task, min(episodes, 16), device=device, temperature=0.0) as (agent, envs):
+            with seat(
+                checkpoint, task, min(episodes, 16), env_kwargs=own, device=device, temperature=0.0,
+                option="--eval-env-kwargs",
+            ) as (agent, envs):  # fmt: skip
                 played = []
                 for episode in play_episodes(agent, envs, range(FIRST, FIRST + episodes), task):
                     played.append(episode)
                     say(f"playing {task}: {len(played)} of {episodes}")
-            returns.tasks[task] = score(task, played, comparable=not checkpoint.tasks[task].env_kwargs)
-        except GatoError as error:  # training goes on, whatever an environment does
-            returns.failed[task] = str(error)
+            returns.tasks[task] = score(task, sorted(played), comparable=not checkpoint.tasks[task].env_kwargs)
+        except Exception as error:  # noqa: BLE001  # training goes on, whatever an environment does
+            returns.failed[task] = named(task, error)
     return returns

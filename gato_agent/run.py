@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from gato_agent.checkpoint import FILE, Checkpoint, read
 from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.files import write_files
-from gato_agent.envs.make import find_spec
+from gato_agent.envs.files import below, still_there, write_files
+from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.flops import peak_flops, training_flops
 from gato_agent.loggers import Loggers
 from gato_agent.returns import play_shortly
@@ -49,12 +49,12 @@ class Run:
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._at = -1  # step of the latest checkpoint
-        self._best = _rank(_training(self.config.out / BEST / FILE))  # what cannot be read is none
+        self._best = _rank(_training(below(self.config.out, BEST) / FILE))  # what cannot be read is none
 
     def to_the_end(self) -> Path:
         """Train to the last step or minute, saving now and then and at the end."""
         config, trainer = self.config, self.trainer
-        console = Console(soft_wrap=True, markup=False, quiet=not self.ranks.first)
+        console = plain_console(soft_wrap=True, quiet=not self.ranks.first)
         console.print(
             f"{len(self.data.tasks)} task(s), {self.data.tokens:,} tokens; {config.size}: "
             f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "
@@ -75,6 +75,7 @@ class Run:
                 play, due = self._due(config.eval_every), self._due(config.save_every) or late
                 checkpoint = self.checkpoint() if play or due else None
                 if lines is not None:
+                    still_there(config.out)  # rather than at the end, when all would be lost
                     if checkpoint:
                         entry |= self.judge(checkpoint, play, lambda text: update(trainer.step, text))
                     lines.log(entry)
@@ -112,7 +113,8 @@ class Run:
             found["held_out_loss"] = self.trainer.validate(self.held_out, model=checkpoint.model)
         if play:
             tasks = [find_spec(env).id for env in self.config.eval_env] or list(self.data.tasks)
-            returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say)
+            kwargs = parse_kwargs(self.config.eval_env_kwargs, "--eval-env-kwargs")
+            returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say, kwargs)
             found["returns"] = {task: score.mean for task, score in returns.tasks.items()}
             found["scores"] = {task: score.normalized for task, score in returns.tasks.items()}
             found |= {"worth": returns.worth} if returns.tasks else {}
@@ -191,9 +193,10 @@ def _write(files: list[tuple[Path, bytes]]) -> None:
 def _training(path: Path) -> dict[str, Any]:
     """How the model in a file came about; nothing where there is none, or none that can be read."""
     try:
-        return dict(read(path)[1]["training"]) if path.exists() else {}
+        found = dict(read(path)[1]["training"]) if path.exists() else {}
     except (GatoError, LookupError, TypeError, ValueError):
         return {}
+    return {key: value for key, value in found.items() if key not in JUDGED or not isinstance(value, str)}
 
 
 def _rank(found: Mapping[str, Any]) -> tuple[int, float]:

@@ -1,12 +1,14 @@
 """A run is one folder: config.json, log.jsonl, and what `train` saves."""
 
+import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import append, read_own, write_files
+from gato_agent.envs.strict_json import sealed, unsealed
 
 
 def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
     if not resume:
         raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
     try:
-        before = dict(json.loads(path.read_text()))
+        before = unsealed(path.read_bytes())
         if wrong := [key for key in may_change if type(before.get(key)) is not type(config[key])]:
             raise ValueError(f"it has no {wrong[0]}")
     except (ValueError, TypeError) as error:
@@ -42,16 +44,16 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
 
 def write(folder: Path, config: dict[str, Any]) -> None:
     """Write config.json."""
-    write_files({folder / "config.json": json.dumps(config, indent=2).encode()})
+    write_files({folder / "config.json": sealed(config, indent=2)})
 
 
 class Log:
     """One JSON object a line and step; on resume it is cut back to the checkpoint."""
 
     def __init__(self, path: Path, step: int) -> None:
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        lines = read_own(path).decode(errors="replace").splitlines() if path.exists() else []
         write_files({path: "".join(f"{line}\n" for line in lines[:step]).encode()})
-        self._file, self._path = path.open("a"), path
+        self._file, self._path = io.TextIOWrapper(append(path)), path
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one entry; a reader sees it at once."""

@@ -4,7 +4,8 @@ A checkpoint is a folder of safetensors files, one a process, and `state.json`, 
 last: what a killed run has begun to write beside it is nobody's.
 """
 
-import json
+import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -17,12 +18,16 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, one_line
-from gato_agent.envs.files import make_folder, sync_folder, write_files
+from gato_agent.envs.files import below, make_folder, open_own, read_own, sync_folder, write_files
+from gato_agent.envs.strict_json import sealed, typed, unsealed
+from gato_agent.envs.tensor_file import read_header
 from gato_agent.loss import ActionLoss
 from gato_agent.model import Gato
 
 POINTER = "state.json"
+PART = re.compile(r"state-\d+")
 State = dict[str, Tensor]
 
 
@@ -51,17 +56,28 @@ def save(folder: Path, step: int, state: State) -> None:
     """Write what each process holds of `state`; all must call this, and return when all of it is on disk."""
     part = folder / f"state-{step}"
     if distributed.get_rank() == 0:
-        shutil.rmtree(part, ignore_errors=True)  # what a killed run left of it
+        _remove(part)  # what a killed run left of it
         make_folder(part)
     distributed.barrier()
     save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
     distributed.barrier()
+    digests = {path.name: _sha256(path) for path in _own(sorted(part.glob("*.safetensors")))}
+    write_files({part / f"digests-{distributed.get_rank()}.json": sealed(digests)})
+    distributed.barrier()
     if distributed.get_rank() == 0:
         sync_folder(part)
-        write_files({folder / POINTER: json.dumps({"step": step, "folder": part.name}).encode()})
+        write_files({folder / POINTER: sealed({"step": step, "folder": part.name})})
         for other in folder.glob("state-*"):
             if other != part:
-                shutil.rmtree(other)
+                _remove(other)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link that stands in its place."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def saved(folder: Path) -> tuple[int, Path] | None:
@@ -70,19 +86,31 @@ def saved(folder: Path) -> tuple[int, Path] | None:
     Raises:
         GatoError: the pointer is damaged.
     """
-    path = folder / POINTER
+    path, way_out = folder / POINTER, "restore it, or train again into another --out"
     if not path.exists():
         return None
     try:
-        about = json.loads(path.read_text())
-        return int(about["step"]), folder / Path(about["folder"]).name
+        about = unsealed(read_own(path))
+        step = typed(about["step"], int, "step")
+        return step, below(folder, plain.name(about["folder"], path, way_out, PART))
     except (ValueError, TypeError, LookupError) as error:
-        raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
+        raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
 def names(part: Path) -> set[str]:
-    """What a checkpoint holds."""
-    return set(_reader(part).read_metadata().state_dict_metadata)
+    """Names of a checkpoint's tensors, after its files are compared with their digests.
+
+    Raises:
+        GatoError: a file is missing or damaged.
+    """
+    try:
+        _check_digests(part)
+        for path in sorted(part.glob("*.safetensors")):
+            open_own(path).close()  # no link
+            read_header(path)
+        return set(_reader(part).read_metadata().state_dict_metadata)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _damaged(part, error) from error
 
 
 def load(part: Path, state: State) -> None:
@@ -94,8 +122,33 @@ def load(part: Path, state: State) -> None:
     try:
         load_state(dict(state), storage_reader=_reader(part))
     except (CheckpointException, OSError, RuntimeError, ValueError) as error:
-        raise GatoError(f"{part} is damaged, or of another model ({one_line(error)}): restore it, or train again "
-                        "into another --out") from error  # fmt: skip
+        raise _damaged(part, error) from error
+
+
+def _damaged(part: Path, error: BaseException) -> GatoError:
+    return GatoError(f"{part} is damaged, or of another model ({one_line(error)}): restore it, or train again into "
+                     "another --out")  # fmt: skip
+
+
+def _own(paths: list[Path]) -> list[Path]:
+    """Those that this process looks after."""
+    return paths[distributed.get_rank() :: distributed.get_world_size()] if distributed.is_initialized() else paths
+
+
+def _sha256(path: Path) -> str:
+    with open_own(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_digests(part: Path) -> None:
+    """Raise ValueError for a file that is not as it was written; checkpoints of earlier versions do not say it."""
+    known: dict[str, str] = {}
+    for path in sorted(part.glob("digests-*.json")):
+        known |= typed(unsealed(read_own(path)), dict[str, str], path.name)
+    paths = [part / plain.name(name, part, "train again into another --out") for name in sorted(known)]
+    for path in _own(paths):
+        if _sha256(path) != known[path.name]:
+            raise ValueError(f"{path.name} does not match its digest")
 
 
 def _reader(part: Path) -> HuggingFaceStorageReader:

@@ -11,10 +11,12 @@ For example, as actions and with 512 text pieces:
 
     Box(-1, 1, (2,))       [0.5, -1.0]  ->  ids 512 + 768, 512 + 0   ->  the middles of these bins
     Discrete(3, start=1)   2            ->  id 512 + 1024 + 1        ->  2
+
+Discrete values beyond 1,024 are split into digits, see `envs/digits.py`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -25,7 +27,6 @@ from numpy.typing import NDArray
 
 from gato_agent.bins import BINS
 from gato_agent.codec import (
-    PATCH_SIZE,
     POSITIONS,
     Characters,
     Elements,
@@ -33,16 +34,18 @@ from gato_agent.codec import (
     cut_patches,
     intervals,
     is_floating,
-    is_image,
     shape_of,
     side_by_side,
 )  # fmt: skip
+from gato_agent.envs.digits import Digits, has_digits
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import Columns, Leaf, leaves, space_error
 from gato_agent.envs.views import EVERYTHING, View
+from gato_agent.image_layout import PATCH_SIZE, image_layout
 
 __all__ = ["BINS", "PACK", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "Observed", "SpaceTokenizer", "Vocabulary"]
 
+MOST_OBSERVED, MOST_ACTED = 2**20, 2**16  # elements of one observation and of one action
 PAD, PATCH, PACK = -1, -2, -3  # in token arrays, where there is no id: nothing, an image patch, several values
 
 
@@ -130,9 +133,11 @@ class SpaceTokenizer:
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
         self._offset, self._pieces = vocabulary.text, lru_cache(maxsize=4096)(text) if text else None
-        observed = sorted(leaves(observation_space), key=lambda leaf: _rank(leaf.space))
+        seen, self._seen_digits = _with_digits(leaves(observation_space), action=False)
+        observed = sorted(seen, key=lambda leaf: _rank(leaf.space))
         self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
-        self._texts, self._images, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
+        _check_count("an observation", self.n_obs, MOST_OBSERVED)
+        self._texts, pictures, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
         self._tensors = _elements(tensors, action=False)
         values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
         self._values, self.pack = self.n_obs - values, pack  # where the values begin
@@ -141,15 +146,17 @@ class SpaceTokenizer:
         self.n_packs = -(-(1 + int(self._packed.max(initial=-1))) // pack)
         self.widest = 1 + int((self._packed % pack).max(initial=-1))
         self.n_obs = self._values + self.n_packs if pack > 1 else self.n_obs
-        images = [intervals(*shape_of(leaf)[:2]) for leaf, _ in self._images]
-        slots = [at + np.arange(len(image)) for (_, at), image in zip(self._images, images, strict=True)]
+        self._images = [(leaf, layout) for leaf, _ in pictures if (layout := image_layout(leaf.space))]
+        images = [np.tile(intervals(each.height, each.width), (each.sets, 1, 1)) for _, each in self._images]
+        slots = [at + np.arange(len(image)) for (_, at), image in zip(pictures, images, strict=True)]
         self.patch_slots = np.concatenate([np.zeros(0, np.int64), *slots])
         self.patch_intervals = np.concatenate([np.zeros((0, 2, 2), np.int32), *images])
         self._text_room = {leaf.path: _tokens_observed(leaf, text_pieces) for leaf, _ in self._texts}
 
         self._separator = vocabulary.separator
-        acted = leaves(action_space)
+        acted, self._acted_digits = _with_digits(leaves(action_space), action=True)
         self.n_act, placed = _place(acted, [_tokens_acted(leaf) for leaf in acted])
+        _check_count("an action", self.n_act, MOST_ACTED)
         strings = [Characters(leaf, at) for leaf, at in placed if isinstance(leaf.space, Text)]
         numbers = _elements([p for p in placed if not isinstance(p[0].space, Text)], action=True)
         self._actions: list[Characters | Elements] = [*strings, *numbers]
@@ -163,9 +170,12 @@ class SpaceTokenizer:
             self.first -= min(self.n_packs, 1)  # packs come last
             self._separators = self.first + -(-self.n_act // parallel) - self.n_obs
             self.local = np.arange(self.n_obs + self._separators)
-        for space, count in ((observation_space, self.n_obs), (action_space, self.n_act)):
+        wrappers = ("TransformObservation(env, lambda _: 0", "TransformAction(env, lambda _: env.action_space.sample()")
+        for space, count, way_out in zip(
+            (observation_space, action_space), (self.n_obs, self.n_act), wrappers, strict=True
+        ):
             if not count:
-                raise space_error("", f"{space} has no elements: wrap the environment so that it has at least one")
+                raise space_error("", f"{space} has no elements: use gymnasium.wrappers.{way_out}, Discrete(1))")
 
     @property
     def tokens_per_step(self) -> int:
@@ -186,7 +196,7 @@ class SpaceTokenizer:
         Raises:
             SpaceError: a value that the space cannot have; names the leaf, the element and the row.
         """
-        columns = self._view.columns(columns)
+        columns = _split(self._view.columns(columns), self._seen_digits)
         rows = len(next(iter(columns.values()), ()))
         tokens = np.full((rows, self.n_obs), PAD, dtype=np.int32)
         for leaf, at in self._texts:
@@ -194,7 +204,11 @@ class SpaceTokenizer:
                 pieces = self._encode_text(leaf.path, text, row)
                 tokens[row, at : at + len(pieces)] = pieces
         tokens[:, self.patch_slots] = PATCH
-        patches = [cut_patches(column_of(leaf, columns, rows)) for leaf, _ in self._images]
+        patches = [
+            cut_patches(part)
+            for leaf, layout in self._images
+            for part in layout.arrange(column_of(leaf, columns, rows)).swapaxes(0, 1)
+        ]
         packs = np.full((rows, self.n_packs * self.pack), PAD, dtype=np.int16)
         if self.n_packs:
             tokens[:, self._values :] = PACK
@@ -227,6 +241,7 @@ class SpaceTokenizer:
         Raises:
             SpaceError: as `encode_observations`.
         """
+        columns = _split(columns, self._acted_digits)
         rows = len(next(iter(columns.values()), ()))
         tokens = np.empty((rows, self.n_act), dtype=np.int32)
         for part in self._actions:
@@ -251,18 +266,34 @@ class SpaceTokenizer:
         found: Columns = {}
         for part in self._actions:
             found |= part.decode(ids[:, part.slots])
+        for path, digits in self._acted_digits.items():
+            found[path] = digits.join(found[path])
         return {path: found[path] for path in self._acted}
+
+
+def _with_digits(found: list[Leaf], action: bool) -> tuple[list[Leaf], dict[str, Digits]]:
+    """The leaves as they are tokenised, and by path those that are split into digits for that."""
+    digits = {leaf.path: Digits(leaf, action) for leaf in found if has_digits(leaf.space)}
+    return [digits[leaf.path].leaf if leaf.path in digits else leaf for leaf in found], digits
+
+
+def _split(columns: Columns, digits: Mapping[str, Digits]) -> Columns:
+    """Columns with digits where there are such; raises SpaceError for a value that its space does not have."""
+    if not digits:
+        return columns
+    return {path: digits[path].split(column) if path in digits else column for path, column in columns.items()}
 
 
 def _rank(space: Space[Any]) -> int:
     """Order within an observation: text, images, tensors."""
-    return 0 if isinstance(space, Text) else 1 if is_image(space) else 2
+    return 0 if isinstance(space, Text) else 1 if image_layout(space) else 2
 
 
 def _tokens_observed(leaf: Leaf, text_pieces: int) -> int:
     if isinstance(leaf.space, Text):
         return min(text_pieces, 4 * leaf.space.max_length)  # a piece is at least a byte, a character at most four
-    return len(intervals(*shape_of(leaf)[:2])) if is_image(leaf.space) else math.prod(shape_of(leaf))
+    layout = image_layout(leaf.space)
+    return layout.sets * len(intervals(layout.height, layout.width)) if layout else math.prod(shape_of(leaf))
 
 
 def _tokens_acted(leaf: Leaf) -> int:
@@ -273,6 +304,13 @@ def _place(found: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, i
     """Number of tokens, and each leaf with the place of its first."""
     *starts, total = accumulate(sizes, initial=0)
     return total, list(zip(found, starts, strict=True))
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    """Raise SpaceError before arrays of too many elements are made."""
+    if count > most:
+        raise space_error("", f"{what} of {count:,} elements, and {most:,} can be held: wrap the environment so that "
+                              "it has fewer")  # fmt: skip
 
 
 def _elements(placed: list[tuple[Leaf, int]], action: bool) -> list[Elements]:

@@ -87,7 +87,7 @@ def _summaries(results: Results, groups: dict[str, tuple[str, ...]]) -> dict[str
 
 
 def _summary(results: Results, suites: Iterable[str]) -> Summary:
-    tasks = [task for task in results.tasks.values() if task.family in suites]
+    tasks = [task for task in results.scores() if task.family in suites]
     left = [task_id for task_id in (*results.failed, *results.not_evaluated) if family_of(task_id) in suites]
     return summarise(tasks, len(tasks) + len(left))
 
@@ -117,7 +117,7 @@ def compare(ours: Results, theirs: Results) -> dict[str, Comparison]:
     """Probability of improvement of `ours` over `theirs`, of every group and of all."""
     found: dict[str, Comparison] = {}
     for name, suites in {**GROUPS, ALL: (*families(), OTHER)}.items():
-        both = [task for task in ours.tasks if task in theirs.tasks and ours.tasks[task].family in suites]
+        both = [task for task in sorted(ours.tasks) if task in theirs.tasks and ours.tasks[task].family in suites]
         pairs = [(ours.tasks[task].sample(), theirs.tasks[task].sample()) for task in both]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         if known:

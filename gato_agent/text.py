@@ -34,7 +34,7 @@ class TextTokenizer:
             if not model:  # which SentencePiece would take
                 raise RuntimeError
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # a message in bytes that are no text
             raise GatoError("not a SentencePiece model: pass a .model file that SentencePiece wrote") from None
         self.model = model
         self.size: int = self._processor.get_piece_size()

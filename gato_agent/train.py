@@ -18,7 +18,7 @@ from gato_agent.dataset import FILE as TOKENS
 from gato_agent.dataset import Data
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import lock_folder
-from gato_agent.envs.make import find_spec
+from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.loggers import package
 from gato_agent.model import Gato
 from gato_agent.ranks import Ranks, join
@@ -117,9 +117,10 @@ def _shaping(
 
 def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: Mapping[str, TrainedTask]) -> None:
     """Raise UsageError for tasks to be played that are not learned, and for spaces that are not the checkpoint's."""
-    for name in {find_spec(env).id for env in config.eval_env} - set(tasks):
+    parse_kwargs(config.eval_env_kwargs, "--eval-env-kwargs")
+    for name in sorted({find_spec(env).id for env in config.eval_env} - set(tasks)):
         raise UsageError(f"--eval-env {name} is not learned: there are {', '.join(tasks)}")
-    for name in tasks.keys() & known.keys():
+    for name in sorted(tasks.keys() & known.keys()):
         ours, theirs = tasks[name], known[name]
         if (ours.observation_space, ours.action_space) != (theirs.observation_space, theirs.action_space):
             raise UsageError(

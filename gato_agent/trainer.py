@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gato_agent import band, flex
-from gato_agent.checkpoint import read, to_bytes
+from gato_agent.checkpoint import not_finite, read, to_bytes
 from gato_agent.config import GatoConfig
 from gato_agent.envs.errors import GatoError
 from gato_agent.loss import ActionLoss, action_loss
@@ -180,9 +180,11 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Continue from what `to_bytes` gave; raises GatoError if the file is damaged or of another model."""
         tensors, about = read(path)
-        if "step" not in about:
+        if type(about.get("step")) is not int or about["step"] < 0:
             raise GatoError(f"{path} holds no state of training: restore it, or train again into another --out")
-        self.step = int(about["step"])
+        if name := not_finite({name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}):
+            raise GatoError(f"{path}: {name} is not finite: restore it, or train again into another --out")
+        self.step = about["step"]
         for name, parameter in self.model.named_parameters():
             try:
                 parameter.data.copy_(tensors[f"model.{name}"])
@@ -194,6 +196,8 @@ class Trainer:
             state = {key: tensors[f"{key}.{name}"] for key in KEPT if f"{key}.{name}" in tensors}
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
         for name, parameter in self.mean.named_parameters() if self.mean else ():
+            if f"mean.{name}" not in tensors:
+                raise GatoError(f"{path} has no averaged {name}: restore it, or train again into another --out")
             parameter.data.copy_(tensors[f"mean.{name}"])
 
     @torch.no_grad()

@@ -5,8 +5,6 @@ the weights and no more. Nearly all are those of the GRU cell; they are kept in 
 8 bits the nets play worse.
 """
 
-import pickle
-import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.rollouts.policy import Policy
+from gato_agent.rollouts.sb3 import read_weights
 
 KIND = "baby-a3c"  # Policy.policy of such a file
 ROWS = slice(35, 195)  # of the frame: the field, without the score
@@ -116,10 +115,10 @@ def convert(checkpoint: Path, notes: dict[str, str], sampled: bool = False) -> P
         GatoError: it is damaged, or holds more than weights.
     """
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)  # noqa: TID251
-        weights = {key: value.numpy() for key, value in state.items() if not key.startswith("critic")}
-    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, EOFError, struct.error) as error:
-        raise GatoError(f"{checkpoint} is damaged, or more than weights ({str(error).splitlines()[0]})") from error
+        state = read_weights(checkpoint.read_bytes())
+    except Exception as error:  # from unpickling, which can fail in nearly any way
+        raise GatoError(f"{checkpoint} is damaged, or more than weights ({one_line(error)})") from error
+    weights = {key: array for key, array in state.items() if not key.startswith("critic")}
     return Policy(KIND, {"sampled": True} if sampled else {}, _rounded(weights), notes=notes)
 
 

@@ -14,7 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import EnvironmentFault, UsageError, at_least
+from gato_agent.envs.console import plain_console
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, at_least, reason
+from gato_agent.envs.files import below
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
@@ -37,6 +39,7 @@ HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return",
 CAPTION = "catalogue: what an expert is known to score without noise"
 ENGINES = {"box2d": ("box2d",), "bullet": ("pybullet",), "mujoco": ("mujoco",), "panda": ("pybullet",)}
 ENGINES |= {"metaworld": ("mujoco",), "robotics": ("mujoco",)}
+SECOND_CHANCES = 10  # for seeds of an environment to fail in a new process too; each costs its start
 SAID = 5  # failures that are told one by one at the end
 
 Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
@@ -77,7 +80,7 @@ class CollectConfig:
     """Environment steps of --expert train; by default what suits the environment."""
     workers: int | None = None
     """Processes that play, 1 by default; the episodes are the same whatever their number. 0 plays in this process,
-    where a step that hangs or crashes takes everything with it."""
+    where a step that hangs, leaks or aborts takes everything with it, and what is not yet saved."""
     ray: str | None = None
     """Play on a Ray cluster, by default with a worker for each of its CPUs: its address, auto, or local to start one
     here. Files and modules that are named must be readable there."""
@@ -119,22 +122,34 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         raise UsageError("--dagger leaves the expert's path as --noise does: give one of them")
     rule = Rule(config.keep_above, config.success_only)
     rule.check()
-    console = Console()
+    console = plain_console()
     jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
         failures = _collect(config, jobs, stores, console)
         table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], box=box.SIMPLE, padding=0)
         table.title, table.caption = f"episodes in {config.out}", CAPTION
+        problems: list[Exception] = []
         for store in stores:
-            if config.seal and set(_seeds(config)) <= set(store.indices()):
-                seal(store)
-            if rule != Rule():
-                write_rule(store, rule)
-            table.add_row(*_summary(store, _seeds(config)))
+            try:
+                _complete(config, store, rule)
+                table.add_row(*_summary(store, _seeds(config)))
+            except (GatoError, OSError) as error:  # the other tasks are completed
+                problems.append(error)
+                console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if failures:
         raise EnvironmentFault(_told(failures))
+    if problems:
+        raise problems[0]
+
+
+def _complete(config: CollectConfig, store: EpisodeStore, rule: Rule) -> None:
+    """Seal a task's episodes if all are there, and mark those that are to be kept."""
+    if config.seal and set(_seeds(config)) <= set(store.indices()):
+        seal(store)
+    if rule != Rule():
+        write_rule(store, rule)
 
 
 def _environments(config: CollectConfig, console: Console, learner: Learner | None) -> list[str]:
@@ -169,7 +184,7 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
     with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         check_learnable(env_id, *spaces)
-        folder = config.out / "experts"
+        folder = below(config.out, "experts")
         expert = load_expert(
             config.expert, env_id, *spaces, config.seed,
             envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
@@ -246,7 +261,9 @@ def _way_to_play(config: CollectConfig) -> Play:
         return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
     if config.workers == 0:
         return _play_here
-    return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout)
+    return partial(
+        play_in_processes, workers=config.workers or 1, timeout=config.timeout, second_chances=SECOND_CHANCES
+    )
 
 
 def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:

@@ -1,5 +1,6 @@
 """`gato-agent data`: what is in a folder of episodes, whether it is sound, and the way out of it and into it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import GatoError
+from gato_agent.envs.console import plain_console
+from gato_agent.envs.errors import GatoError, reason
 from gato_agent.rollouts.episode import Figures
 from gato_agent.rollouts.keep import kept
 from gato_agent.rollouts.seal import seal
-from gato_agent.rollouts.store import EpisodeStore, open_stores
+from gato_agent.rollouts.store import EpisodeStore, own_folder, task_folders
 from gato_agent.rollouts.verify import verify
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -33,9 +35,10 @@ class Show:
         table = Table(
             Column("environment", no_wrap=True), *headings, title=f"episodes in {self.folder}", box=box.SIMPLE
         )
-        for store in open_stores(self.folder):
-            table.add_row(*_statistics(store))
-        console.print(table)
+        try:
+            each_task(self.folder, console, lambda store: table.add_row(*_statistics(store)))
+        finally:
+            console.print(table)
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,17 @@ class Seal:
     """What `gato-agent collect --out` wrote, or the folder of one task in it."""
 
     def run(self, console: Console) -> None:
-        """Seal one task after the other and print their sizes."""
-        for each in open_stores(self.folder):
+        """Seal one task after the other and print their sizes; raises GatoError as `each_task`."""
+
+        def work(each: EpisodeStore) -> None:
             before = each.size()
-            with EpisodeStore.open(each.folder) as store:
+            with EpisodeStore.open(own_folder(self.folder, each)) as store:
                 seal(store)
             files, size = len(store.shard_paths()), f"{before / 1e6:.2f} MB, now {store.size() / 1e6:.2f} MB"
             text = f"{store.env_id}: {len(store.indices()):,} episodes in {files} files, {size}"
             console.print(text, highlight=False, soft_wrap=True)
+
+        each_task(self.folder, console, work)
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,20 @@ class Export:
     """Where the code that made the data is."""
 
     def run(self, console: Console) -> None:
-        """Export one task after the other and print the ids."""
+        """Export one task after the other and print the ids; raises GatoError as `each_task`."""
+        from gato_agent.rollouts.minari import load_minari
         from gato_agent.rollouts.minari_export import export
 
-        for store in open_stores(self.folder):
+        load_minari()  # without it no task can be exported
+
+        def work(store: EpisodeStore) -> None:
+            own_folder(self.folder, store)  # what others put behind a link is not given away
             about = {"author": self.author, "author_email": self.author_email, "code_permalink": self.code_permalink}
             dataset_id, count = export(store, self.namespace, self.out, about)
             text = f"{store.env_id}: {count:,} episodes exported as {dataset_id}"
             console.print(text, highlight=False, soft_wrap=True)
+
+        each_task(self.folder, console, work)
 
 
 @dataclass(frozen=True)
@@ -115,15 +127,21 @@ class Import:
     """Folder for the episodes, one folder per environment inside it."""
     env: str | None = None
     """The environment's id, where the data set does not say it."""
+    clip_actions: bool = False
+    """Clip actions beyond their bounds, instead of leaving their episodes out."""
 
     def run(self, console: Console) -> None:
         """Import and seal."""
         from gato_agent.rollouts.minari import import_
 
-        with import_(self.source, self.out, self.env) as store:
+        left_out: list[str] = []
+        with import_(self.source, self.out, self.env, clip_actions=self.clip_actions, say=left_out.append) as store:
             seal(store)
-        text = f"{store.env_id}: {len(store.indices()):,} episodes of {self.source} are in {store.folder}"
-        console.print(text, highlight=False, soft_wrap=True)
+        for line in left_out:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        but = f", and {len(left_out):,} are left out" if left_out else ""
+        text = f"{store.env_id}: {len(store.indices()):,} episodes of {self.source} are in {store.folder}{but}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 DataCommand = (
@@ -137,8 +155,29 @@ DataCommand = (
 
 def data(command: Show | Verify | Seal | Export | Import) -> None:
     """Do what was asked for; raises GatoError as each says."""
-    console = Console()
-    command.run(console if console.is_terminal else Console(width=160))  # no line of a table is cut in a file
+    console = plain_console()
+    command.run(console if console.is_terminal else plain_console(width=160))  # no line of a table is cut in a file
+
+
+def each_task(root: Path, console: Console, work: Callable[[EpisodeStore], object]) -> None:
+    """Do something with every task below a folder; one that fails does not keep the others from it.
+
+    Raises:
+        UsageError: there is no task.
+        GatoError: some failed. Of one the error is raised; several are printed and counted.
+    """
+    folders, failures = task_folders(root), list[Exception]()
+    for folder in folders:
+        try:
+            work(EpisodeStore(folder))
+        except (GatoError, OSError) as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    for failure in failures:
+        console.print(reason(failure), highlight=False, markup=False, soft_wrap=True)
+    if failures:
+        raise GatoError(f"{len(failures)} of {len(folders)} tasks in {root} failed, named above")
 
 
 def _statistics(store: EpisodeStore) -> list[str]:
@@ -154,8 +193,8 @@ def _statistics(store: EpisodeStore) -> list[str]:
 
 
 def _success(figures: list[Figures]) -> str:
-    reported = [each.success for each in figures if each.success is not None]
-    return f"{np.mean(reported):.0%}" if reported else "-"
+    reported = any(each.success is not None for each in figures)  # some report success only when it is reached
+    return f"{np.mean([bool(each.success) for each in figures]):.0%}" if reported else "-"
 
 
 def _noise(figures: list[Figures]) -> str:

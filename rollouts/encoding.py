@@ -19,6 +19,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from gato_agent.envs.strict_json import parse, typed
 from gato_agent.envs.structure import Columns
 
 Arrays = dict[str, NDArray[Any]]
@@ -71,6 +72,7 @@ class Encoded(NamedTuple):
         return [(name, array.dtype, array.shape) for name, array in self.arrays.items()]
 
 
+CELLS = ("bool", "int8", "uint8")  # dtypes of grids
 MOST_TEXT = 2**30  # bytes of one column of an episode: no file may ask for more memory than this
 MOST_GRID = 2**34
 MOST_TIMES = 2**15  # that zstd makes anything smaller: a block holds at most 2**17 bytes and takes at least 4
@@ -104,14 +106,18 @@ def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, A
         if kind == group:
             columns[path] = array
         elif kind == f"{group}.text":
-            texts = json.loads(_decompressed(array, MOST_TEXT))
+            texts = parse(_decompressed(array, MOST_TEXT), most=MOST_TEXT, entries=rows + 1)
+            if not isinstance(texts, list) or not all(type(text) is str for text in texts):
+                raise ValueError("a column of texts with something else in it")
             columns[path] = np.empty(len(texts), dtype=object)
             columns[path][:] = texts
         elif kind == f"{group}.grid":
-            dtype, shape = np.dtype(grids[name][0]), grids[name][1]
-            size = rows * math.prod(shape) * dtype.itemsize
+            dtype, shape = typed(grids[name], tuple[str, list[int]], name)
+            if dtype not in CELLS:
+                raise ValueError(f"{name} is of {dtype!r:.80}")
+            size = rows * math.prod(shape)
             columns[path] = np.frombuffer(_decompressed(array, min(size, MOST_GRID)), dtype)
-            columns[path] = columns[path].reshape(-1, *shape)
+            columns[path] = columns[path].reshape(-1 if size else rows, *shape)  # of no elements there are many rows
     return columns
 
 

@@ -8,7 +8,6 @@
 The bytes hold no time, host or path, so equal episodes are equal files.
 """
 
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,12 +18,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from gato_agent.envs.errors import GatoError
+from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.strict_json import typed
 from gato_agent.envs.structure import Columns
+from gato_agent.envs.tensor_file import parse_header
 from gato_agent.rollouts.encoding import Arrays, Encoded, Grids, canonical, checksum, decode, encode, raw_bytes
 
 FORMAT = 2
-ABOUT = ("terminated", "truncated", "success", "seed", "provenance")  # what is not an array
+ABOUT: dict[str, Any] = {  # what is not an array
+    "terminated": bool, "truncated": bool, "success": bool | None, "seed": int, "provenance": dict[str, Any]
+}  # fmt: skip
 
 
 class Figures(NamedTuple):
@@ -115,16 +118,17 @@ class Episode:
             GatoError: the bytes are truncated, damaged, or of another kind or version.
         """
         try:
+            about = parse_header(data, len(data)).about or {}
             arrays = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            about = json.loads(header["__metadata__"]["gato"])
             if about["format"] != FORMAT:
                 raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: {_other(about['format'])}")
             if about.pop("checksum") != checksum(arrays, zlib.crc32(canonical(about).encode())):
                 raise GatoError("damaged: it does not match its checksum")
-            return cls.decode(arrays, about["grids"], {key: about[key] for key in ABOUT})
-        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise GatoError(f"truncated or damaged, or no episode at all ({error})") from error
+            said = {key: typed(about[key], kind, key) for key, kind in ABOUT.items()}
+            typed(said["provenance"].get("noise"), float | None, "noise")
+            return cls.decode(arrays, about["grids"], said)
+        except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+            raise GatoError(f"truncated or damaged, or no episode at all ({one_line(error)})") from error
 
     @classmethod
     def decode(cls, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, Any], about: Mapping[str, Any]) -> Self:

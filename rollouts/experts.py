@@ -12,6 +12,7 @@ import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import below
 from gato_agent.envs.loop import Actor
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.rollouts.callables import CallableExpert
@@ -19,6 +20,7 @@ from gato_agent.rollouts.forms import Spaces
 from gato_agent.rollouts.wrappers import Wrappers, candidates
 
 SHIPPED = Path(__file__).with_name("experts")
+SUMS = "SHA256SUMS"  # made by `sha256sum *.safetensors`
 OWN = ("random", "catalogue", "scripted", "train")  # experts that come with all that belongs to them
 NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
 Provenance = dict[str, str]
@@ -91,7 +93,7 @@ def load_expert(
         if spec == "train":
             from gato_agent.rollouts.training import train
 
-            path = train(env_id, env_kwargs or {}, seed, train_steps, folder / quote(env_id, safe=""))
+            path = train(env_id, env_kwargs or {}, seed, train_steps, below(folder, quote(env_id, safe="")))
             return _load_sb3(path, "train", "stable-baselines3", env_id, spaces, Behind(envs))
         return _of_ours(spec, env_id, spaces, seed, envs)
     behind = Behind(envs, statistics, wrappers, env_kwargs or {})
@@ -119,6 +121,7 @@ def _of_ours(spec: str, env_id: str, spaces: Spaces, seed: int, envs: VectorEnv[
         return _scripted(env_id, envs)
     path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
     if path.is_file():
+        check_shipped(path)
         return _load_sb3(path, "catalogue", env_id, env_id, spaces, Behind(envs))
     try:
         return _scripted(env_id, envs)
@@ -132,6 +135,13 @@ def _of_ours(spec: str, env_id: str, spaces: Spaces, seed: int, envs: VectorEnv[
 def shipped() -> list[str]:
     """Ids of the environments that an expert is shipped for."""
     return sorted(unquote(path.stem) for path in SHIPPED.glob("*.safetensors"))
+
+
+def check_shipped(path: Path) -> None:
+    """Raise GatoError for a file of a shipped expert that is not as it was shipped."""
+    known = (path.parent / SUMS).read_text().splitlines()
+    if f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" not in known:
+        raise GatoError(f"{path} is damaged (it does not match {SUMS} beside it): install gato-agent again")
 
 
 def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:

@@ -28,7 +28,7 @@ def fetch(spec: str) -> tuple[Path, str]:
         UsageError: no such repository or file, or the package is missing.
         GatoError: it cannot be reached.
     """
-    hub: Any = import_named("huggingface_hub", f"--expert {spec}")
+    hub = load_hub(f"--expert {spec}")
     parts = spec.removeprefix(PREFIX).split("/")
     if len(parts) < 2 or not all(parts):
         raise UsageError(f"--expert {spec}: write hub:ORG/NAME, or hub:ORG/NAME/FILE.zip")
@@ -42,11 +42,24 @@ def fetch(spec: str) -> tuple[Path, str]:
     return path, f"{PREFIX}{repo}/{file}"
 
 
+def load_hub(named: str) -> Any:
+    """Import the package `huggingface_hub` with its module of errors, which it does not import itself.
+
+    Args:
+        named: where the user named the hub, for errors.
+
+    Raises:
+        UsageError: it is missing; the message has the extra that brings it.
+    """
+    import_named("huggingface_hub.errors", named)
+    return import_named("huggingface_hub", named)
+
+
 def download(hub: Any, repo: str, file: str) -> Path | None:
     """The file in the hub's cache; None if the repository has no such file.
 
     Args:
-        hub: the package `huggingface_hub`.
+        hub: what `load_hub` returned.
         repo: `ORG/NAME`.
         file: its path there.
 
@@ -65,5 +78,5 @@ def download(hub: Any, repo: str, file: str) -> Path | None:
         return None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise UsageError(f"{PREFIX}{repo} is no repository that can be read ({one_line(error)})") from error
-    except OSError as error:
+    except Exception as error:  # those of its transport are of no kind that is the same in all its versions
         raise GatoError(f"{PREFIX}{repo}/{file} cannot be downloaded ({one_line(error)})") from error

@@ -5,7 +5,6 @@
 `collect` writes the rule; training and exporting apply it to all episodes that are there by then.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import read_own
+from gato_agent.envs.strict_json import record, sealed, unsealed
 from gato_agent.envs.task import find
 from gato_agent.rollouts.episode import Figures
 from gato_agent.rollouts.store import EpisodeStore
@@ -65,18 +66,18 @@ def read_rule(folder: Path) -> Rule:
     """
     path = folder / FILE
     try:
-        rule = Rule(**json.loads(path.read_bytes()))
+        rule = record(Rule, unsealed(read_own(path)))
         rule.check()
     except FileNotFoundError:
         return Rule()
-    except (TypeError, ValueError, UsageError) as error:
+    except (ValueError, UsageError) as error:
         raise GatoError(f"{path} is damaged ({error}): delete it, or collect again with --keep-above") from error
     return rule
 
 
 def write_rule(store: EpisodeStore, rule: Rule) -> None:
     """Set the rule of a task's folder."""
-    store.write({store.folder / FILE: f"{json.dumps(asdict(rule))}\n".encode()})
+    store.write({store.folder / FILE: sealed(asdict(rule))})
 
 
 def kept(store: EpisodeStore) -> list[int]:

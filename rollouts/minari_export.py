@@ -1,4 +1,11 @@
-"""Episodes to a Minari data set, exactly."""
+"""Episodes to a Minari data set, exactly.
+
+A data set is written into a hidden folder, read back and compared, and then takes its place as a whole:
+
+    datasets/.gato-export-x7d2/gato/CartPole-v1/catalogue-v0    ->    datasets/gato/CartPole-v1/catalogue-v0
+
+A data set in its place was compared; the folder of a killed export is removed by the next export.
+"""
 
 import json
 import os
@@ -14,15 +21,17 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Dict, Space, Text, Tuple
 
-from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
+from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
 from gato_agent.envs.make import find_spec
 from gato_agent.envs.structure import batch
 from gato_agent.envs.task import find
 from gato_agent.rollouts.keep import usable
-from gato_agent.rollouts.minari import load_minari, read_episode
+from gato_agent.rollouts.minari import EXACT, SPACES, load_minari, open_storage, read_episode
 from gato_agent.rollouts.store import EpisodeStore
 
 ROOT = "MINARI_DATASETS_PATH"
+BEGUN = ".gato-export-"  # how folders of data sets that are not complete begin; Minari lists none that is hidden
 
 
 def export(
@@ -44,18 +53,46 @@ def export(
         Its id and the number of episodes.
 
     Raises:
-        UsageError: Minari is missing, or has a data set of that id.
+        UsageError: Minari is missing, or has another data set of that id.
         GatoError: Minari cannot hold these episodes.
     """
     minari = load_minari()
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{store.kind}") + "-v0"
+    for name in SPACES:
+        _check_keys(dataset_id, getattr(store, name))
+    numbers = usable(store)
+    root = (root or Path(get_dataset_path())).absolute()
+    target = _own_place(root, dataset_id)
+    make_folder(target.parent)
+    if not target.exists():
+        with temporary_folder(root, BEGUN) as begun:
+            with _root(begun), _named(dataset_id):
+                _write(minari, store, numbers, dataset_id, about or {})
+                _compare(store, numbers, begun / dataset_id / "data")
+            with _root(root), _named(dataset_id):
+                _register(dataset_id)
+            if place_folder(begun / dataset_id, target):
+                return dataset_id, len(numbers)
+    try:
+        _compare(store, numbers, target / "data")
+    except Exception as error:
+        raise UsageError(
+            f"{dataset_id}: a data set already exists in {target}, and it does not hold these episodes: delete it, or "
+            "give another --namespace"
+        ) from error
+    return dataset_id, len(numbers)
+
+
+def _write(
+    minari: Any, store: EpisodeStore, numbers: list[int], dataset_id: str, about: Mapping[str, str | None]
+) -> None:
+    """Write those episodes below the folder that Minari looks into."""
     from minari.data_collector import EpisodeBuffer
 
-    expert = store.header["expert"]
-    dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{store.kind}") + "-v0"
-    numbers = usable(store)
-
     def buffers() -> Iterator[Any]:
-        for episode in map(store.read, numbers):
+        for episode in map(store.fitting, numbers):
             last = np.arange(len(episode)) == len(episode) - 1
             yield EpisodeBuffer(
                 seed=episode.seed,
@@ -69,38 +106,73 @@ def export(
                 },
             )  # fmt: skip
 
-    with _root(root), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of every field that is left out
-        try:
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id, buffers(), observation_space=store.observation_space, action_space=store.action_space,
-                algorithm_name=f"{store.kind}: {expert['source']}", data_format="hdf5", jpeg_encoding=False,
-                description=f"collected with gato-agent in {json.dumps(store.header['versions'])}",
-                **{key: value for key, value in (about or {}).items() if value},
-            )  # fmt: skip
-        except ValueError as error:
-            if "already exists" in str(error):
-                raise UsageError(f"{dataset_id}: {one_line(error)}; delete it, or give another --namespace") from error
-            raise GatoError(f"{dataset_id}: Minari does not take these episodes: {one_line(error)}") from error
-        dataset.storage.update_metadata(_scores(store) | _spec(store))
+        dataset = minari.create_dataset_from_buffers(
+            dataset_id, buffers(), observation_space=store.observation_space, action_space=store.action_space,
+            algorithm_name=f"{store.kind}: {store.header['expert']['source']}", data_format="hdf5", jpeg_encoding=False,
+            description=f"collected with gato-agent in {json.dumps(store.header['versions'])}",
+            **{key: value for key, value in about.items() if value},
+        )  # fmt: skip
+        exact = {EXACT: {name: store.header[name] for name in SPACES}}
+        dataset.storage.update_metadata(_scores(store) | _spec(store) | exact)
         figures = [store.figures(number) for number in numbers]
         dataset.storage.update_episode_metadata([
             {key: value for key, value in (("success", each.success), ("noise", each.noise)) if value is not None}
             for each in figures
         ])  # fmt: skip
-    _compare(store, numbers, dataset.storage, dataset_id)
-    return dataset_id, len(numbers)
 
 
-def _compare(store: EpisodeStore, numbers: list[int], storage: Any, dataset_id: str) -> None:
+def _compare(store: EpisodeStore, numbers: list[int], data: Path) -> None:
     """Raise GatoError if what can be read back is not what was to be written."""
     spaces, places = (store.observation_space, store.action_space), range(len(numbers))
-    for number, data, more in zip(
+    storage = open_storage(data)
+    if (storage.observation_space, storage.action_space) != spaces:
+        raise GatoError(f"Minari does not hold the spaces of {store.env_id} exactly, such as the dtype of a Discrete")
+    if storage.total_episodes != len(numbers):
+        raise GatoError(f"it holds {storage.total_episodes} episodes instead of {len(numbers)}")
+    for number, episode, more in zip(
         numbers, storage.get_episodes(places), storage.get_episode_metadata(places), strict=True
     ):
-        ours, theirs = store.read(number), read_episode(data, more, spaces, {})
-        if replace(theirs, seed=number, provenance=ours.provenance).to_bytes() != ours.to_bytes():
-            raise GatoError(f"Minari does not hold episode {number} of {store.env_id} exactly: do not use {dataset_id}")
+        ours, theirs = store.read(number), read_episode(episode, more, spaces, {})
+        seeds = {"minari_seed": number} | ({"noise": ours.provenance["noise"]} if "noise" in ours.provenance else {})
+        same = replace(theirs, seed=number, provenance=ours.provenance).to_bytes() == ours.to_bytes()
+        if not same or theirs.provenance != seeds:
+            raise GatoError(f"Minari does not hold episode {number} of {store.env_id} exactly")
+
+
+def _check_keys(dataset_id: str, space: Space[Any]) -> None:
+    """Raise GatoError for a key that is no name in HDF5, which divides names at each "/"."""
+    entries = space.spaces.items() if isinstance(space, Dict) else enumerate(getattr(space, "spaces", ()))
+    for key, entry in entries:
+        if isinstance(key, str) and ("/" in key or "\0" in key or key in ("", ".", "..")):
+            raise GatoError(
+                f'{dataset_id}: the key {key!r} of a Dict cannot be written to HDF5, which divides names at "/": '
+                "name it otherwise in a wrapper of the environment, and collect again"
+            )
+        _check_keys(dataset_id, entry)
+
+
+@contextmanager
+def _named(dataset_id: str) -> Iterator[None]:
+    """Say of whatever goes wrong inside which data set cannot be written: Minari raises nearly anything."""
+    try:
+        yield
+    except GatoError as error:
+        raise GatoError(f"{dataset_id}: {error}") from error
+    except OSError as error:
+        raise GatoError(f"{dataset_id} cannot be written: {reason(error)}") from error
+    except Exception as error:
+        raise GatoError(f"{dataset_id}: Minari does not take these episodes: {one_line(error)}") from error
+
+
+def _register(dataset_id: str) -> None:
+    """Make the namespace of a data set known to Minari."""
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    namespace = dataset_id.rpartition("/")[0]
+    if namespace not in list_local_namespaces():
+        create_namespace(namespace)
 
 
 def _scores(store: EpisodeStore) -> dict[str, Any]:
@@ -135,14 +207,20 @@ def _nested(space: Space[Any], values: Any) -> Any:
     return list(values) if isinstance(space, Text) else values
 
 
+def _own_place(root: Path, dataset_id: str) -> Path:
+    """Folder of a data set; raises UsageError if one on the way to it is a link, which would be written through."""
+    folder = root
+    for name in dataset_id.split("/"):
+        folder = below(folder, name)
+    return folder
+
+
 @contextmanager
-def _root(root: Path | None) -> Iterator[None]:
+def _root(root: Path) -> Iterator[None]:
     """Let Minari look there; it has no argument for it."""
     before = os.environ.get(ROOT)
-    if root is not None:
-        os.environ[ROOT] = str(root)
+    os.environ[ROOT] = str(root)
     try:
         yield
     finally:
-        if root is not None:
-            os.environ.pop(ROOT) if before is None else os.environ.update({ROOT: before})
+        os.environ.pop(ROOT) if before is None else os.environ.update({ROOT: before})

@@ -5,9 +5,13 @@ A `vecnormalize.pkl` is a pickle. Unpickling normally calls whatever the file na
 are then taken out of the records.
 """
 
+import hashlib
 import io
+import math
 import pickle
+import pickletools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,14 +19,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError
+from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.zip_file import read_members
 
 MAX_BYTES = 2**26
+MAX_STEPS = 2**20  # of a pickle's program: such files have some hundred
+DIGEST = "sha256.npy"  # name of the member of an obs_norm.npz that holds that of the others
 STATISTICS = ("obs_norm.npz", "vecnormalize.pkl", "vec_normalize.pkl")  # ours, rl-zoo's, and rl-zoo's on the hub
-# A pickle is a program for a small machine: a broken one can fail in nearly any way.
-BROKEN = (
-    pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError, RecursionError,
-)  # fmt: skip
 ADMITTED = re.compile(
     r"stable_baselines3\.common\.(vec_env\.vec_normalize\.VecNormalize|running_mean_std\.RunningMeanStd)"
     r"|gym(nasium)?\.spaces\.\w+\.\w+"  # the environment's spaces, and in them random number generators
@@ -73,11 +76,11 @@ class Normalizer:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; raises ValueError, TypeError or LookupError for anything else."""
         mean, var = (
             {key: np.asarray(values, np.float64) for key, values in data[name].items()} for name in ("mean", "var")
         )
-        return cls(mean, var, float(data["clip"]), float(data["eps"]))
+        return _checked(mean, var, float(data["clip"]), float(data["eps"]))  # type: ignore[return-value]
 
 
 def read_npz(path: Path) -> Normalizer:
@@ -87,26 +90,50 @@ def read_npz(path: Path) -> Normalizer:
         GatoError: the file is damaged or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name], np.float64) for name in file.files}
+        members = read_members(path)
+        said = members.pop(DIGEST, None)
+        if said is not None and _npy(said).tobytes() != _digest(members):
+            raise ValueError("it does not match its digest")
+        arrays = {name.removesuffix(".npy"): _npy(member).astype(np.float64) for name, member in members.items()}
         clip, eps = float(arrays.pop("clip")), float(arrays.pop("eps"))
         mean, var = (
             {name[: -len(end)].removesuffix("_"): array for name, array in arrays.items() if name.endswith(end)}
             for end in ("mean", "var")
         )
-    except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
-        raise _damaged(path, error) from error
-    return _checked(path, mean, var, clip, eps)
+        return _checked(mean, var, clip, eps)
+    except Exception as error:  # from NumPy's reader of headers, which tokenizes them as Python
+        raise _damaged(path, one_line(error)) from error
 
 
 def write_npz(normalizer: Normalizer) -> bytes:
-    """The contents of an `obs_norm.npz`."""
+    """The contents of an `obs_norm.npz`, with their digest as one more array."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {"clip": np.float64(normalizer.clip), "eps": np.float64(normalizer.eps)}
     for end, stats in (("mean", normalizer.mean), ("var", normalizer.var)):
         arrays |= {f"{key}_{end}" if key else end: array for key, array in stats.items()}
     np.savez(buffer, **arrays)
-    return buffer.getvalue()
+    digest = _digest(read_members(buffer.getvalue()))
+    whole = io.BytesIO()
+    np.savez(whole, **arrays | {DIGEST.removesuffix(".npy"): np.frombuffer(digest, np.uint8)})
+    return whole.getvalue()
+
+
+def _digest(members: Mapping[str, bytes]) -> bytes:
+    sha = hashlib.sha256()
+    for name, data in sorted(members.items()):
+        sha.update(f"{name} {len(data)} ".encode() + data)
+    return sha.digest()
+
+
+def _npy(data: bytes) -> NDArray[Any]:
+    """Array of an npy file; raises ValueError where its size is not that of its header."""
+    file = io.BytesIO(data)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = read[np.lib.format.read_magic(file)](file)
+    rest = data[file.tell() :]
+    if dtype not in (np.float64, np.float32, np.uint8) or math.prod(shape) * dtype.itemsize != len(rest):
+        raise ValueError(f"an array of shape {shape} of {dtype} in {len(rest)} bytes")
+    return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def read_pickle(path: Path) -> Normalizer | None:
@@ -118,15 +145,25 @@ def read_pickle(path: Path) -> Normalizer | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes")
-        state = _Unpickler(io.BytesIO(path.read_bytes())).load().state
+        data = path.read_bytes()
+        _check_places(data)
+        state = _Unpickler(io.BytesIO(data)).load().state
         if not state["norm_obs"]:
             return None
         keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}
         mean, var = ({str(key): _array(rms.state[name]) for key, rms in keyed.items()} for name in ("mean", "var"))
-        clip, eps = float(state["clip_obs"]), float(state["epsilon"])
-    except BROKEN as error:
-        raise _damaged(path, error) from error
-    return _checked(path, mean, var, clip, eps)
+        return _checked(mean, var, float(state["clip_obs"]), float(state["epsilon"]))
+    except Exception as error:  # a pickle is a program for a small machine: a broken one fails in nearly any way
+        raise _damaged(path, one_line(error)) from error
+
+
+def _check_places(data: bytes) -> None:
+    """Raise ValueError for lengths beyond the file, and for steps or places in memory that no such file needs."""
+    for step, (code, argument, _) in enumerate(pickletools.genops(data)):
+        if step > MAX_STEPS:
+            raise ValueError(f"more than {MAX_STEPS:,} steps")
+        if "PUT" in code.name and isinstance(argument, int) and argument > len(data):
+            raise ValueError(f"it asks for {argument:,} places in memory")
 
 
 def dtypes_in(data: bytes) -> list[str]:
@@ -134,11 +171,12 @@ def dtypes_in(data: bytes) -> list[str]:
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes")
+        _check_places(data)
         value = _Unpickler(io.BytesIO(data)).load()
         arrays = [value[key] for key in sorted(value)] if isinstance(value, dict) else [value]
-        return [_parts(array)[1].args[0] for array in arrays]
-    except BROKEN as error:
-        raise GatoError(f"a pickle that is no array ({error})") from error
+        return [str(_parts(array)[1].args[0]) for array in arrays]
+    except Exception as error:  # as above
+        raise GatoError(f"a pickle that is no array ({one_line(error)})") from error
 
 
 class Record:
@@ -175,6 +213,8 @@ def _array(record: Record) -> NDArray[np.float64]:
     kind = dtype.args[0]
     if kind not in ("f8", "f4"):
         raise ValueError(f"statistics of type {kind!r}")
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ValueError(f"statistics in {type(data).__name__}")
     return np.frombuffer(bytes(data), f"{dtype.state[1]}{kind}").reshape(shape, order=order).astype(np.float64)
 
 
@@ -187,10 +227,15 @@ def _parts(record: Record) -> tuple[Any, Any, Any, Any]:
     return data, dtype, shape, "F" if fortran else "C"
 
 
-def _checked(path: Path, mean: Any, var: Any, clip: float, eps: float) -> Normalizer:
+def _checked(mean: Any, var: Any, clip: float, eps: float) -> Normalizer:
+    """The statistics; raises ValueError for such as cannot be."""
     if not mean or {k: v.shape for k, v in mean.items()} != {k: v.shape for k, v in var.items()}:
-        raise _damaged(path, "means and variances do not match")
-    return Normalizer(mean, var, clip, eps)
+        raise ValueError("means and variances do not match")
+    if not all(np.isfinite(array).all() for array in (*mean.values(), *var.values())):
+        raise ValueError("a mean or variance is not finite")
+    if not clip > 0 or not 0 <= eps < math.inf or any(array.min(initial=0) + eps < 0 for array in var.values()):
+        raise ValueError(f"clip {clip}, eps {eps} or a variance cannot be")
+    return Normalizer(mean, var, min(clip, float(np.finfo(np.float64).max)), eps)  # an infinity is no JSON
 
 
 def _damaged(path: Path, why: object) -> GatoError:

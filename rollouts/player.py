@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.errors import GatoError, SpaceError, one_line
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import Columns, stacker
+from gato_agent.envs.values import column_holder, success_of
 from gato_agent.rollouts.dagger import Guided, Learner
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
@@ -111,6 +111,7 @@ class Player:
         self._space = self._envs.single_action_space
         self._one = only_one(self._space)
         self._observed, self._acted = stacker(self._envs.single_observation_space), stacker(self._space)
+        self._hold = column_holder(self._space, acted=True)
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
@@ -147,7 +148,7 @@ class Player:
         executed: list[Any] = []
         labels: list[Any] = []
         rewards: list[float] = []
-        reported: list[Any] = []
+        success: bool | None = None
         for step in steps(actor, self._envs, [seed]):
             if last is not None and isinstance(actor, Guided) and actor.lost:
                 break  # there is nothing to learn from here on
@@ -155,14 +156,14 @@ class Player:
             observed.append(step.obs)
             executed.append(step.action)
             rewards.append(step.reward)
-            reported += [step.info[key] for key in ("success", "is_success") if key in step.info]
+            if (reported := success_of(step.info)) is not None:
+                success = success or reported
             if pushed is not None:
                 labels.append(self._one(pushed.label))
             pulse[STEP] = len(executed)
             pulse[BEATS] += 1
         assert last is not None  # an episode has at least one step
-        self._check(labels if pushed else executed, seed)
-        actions = self._acted(executed)
+        actions = self._held_actions(executed, seed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
         if isinstance(actor, Guided):
             provenance["learner"] = self.job.header["learner"]
@@ -171,40 +172,25 @@ class Player:
         return Episode(
             observations=self._observed([*observed, last.next_obs]),
             actions=actions,
-            labels=_differing(self._acted(labels), actions) if pushed else None,
+            labels=_differing(self._held_actions(labels, seed), actions) if pushed else None,
             rewards=np.array(rewards, np.float64),
             terminated=last.terminated,
             truncated=last.truncated or not last.done,
-            success=any(map(bool, reported)) if reported else None,
+            success=success,
             seed=seed,
             provenance=provenance,
         )
 
-    def _check(self, actions: list[Any], seed: int) -> None:
-        """Raise GatoError for the expert's first action outside the space: nothing could be learned from it."""
-        if _surely_inside(self._space, actions):
-            return
-        for t, action in enumerate(actions):
-            if not self._space.contains(action):
-                raise GatoError(
-                    f"{self.job.env_id}: step {t} of seed {seed}: the expert's action {action!r} is not in "
-                    f"{self._space}: clip or round it in the expert"
-                )
-
-
-def _surely_inside(space: gym.Space[Any], values: list[Any]) -> bool:
-    """Whether all values are in a space; false where only `contains` can tell, which takes longer than many a step."""
-    if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
-        return False
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        return False
-    if array.dtype != space.dtype or array.shape[1:] != space.shape:
-        return False
-    if isinstance(space, gym.spaces.Discrete):
-        return bool(((array >= space.start) & (array < space.start + space.n)).all())
-    return bool(((array >= space.low) & (array <= space.high)).all())
+    def _held_actions(self, actions: list[Any], seed: int) -> Columns:
+        """Actions as columns; raises GatoError for the first that is not in its space: nothing could learn from it."""
+        try:
+            return self._hold(self._acted(actions))
+        except SpaceError as error:
+            step = "" if error.row is None else f"step {error.row} of "
+            raise GatoError(
+                f"{self.job.env_id}: {step}seed {seed}: the expert's action is not in {self._space}: {error}; "
+                "clip or round it in the expert"
+            ) from error
 
 
 def _differing(labels: Columns, actions: Columns) -> Columns | None:

@@ -5,7 +5,9 @@ Classes and their arguments are found by name in the tables below: a file has no
 
 import hashlib
 import importlib
+import itertools
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.strict_json import typed
+from gato_agent.envs.tensor_file import parse_header
+from gato_agent.envs.zip_file import MOST_TIMES
 from gato_agent.rollouts.forms import Spaces
 from gato_agent.rollouts.normalize import Normalizer
 from gato_agent.rollouts.preprocess import Preprocess, starts_elsewhere
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
 
 FORMAT = 1
+MOST_LAYERS = 64
+MOST_SIZE = 2**12  # of a layer, where no weight in the file is larger
 POLICIES = {
     f"{module}.{name}"
     for module, names in {
@@ -65,6 +72,9 @@ NAMED = {  # arguments that are classes
                                   "gato_agent.rollouts.planes.PlanesCNN")},
 }  # fmt: skip
 UNUSED = {"optimizer_class", "optimizer_kwargs"}  # of no use to a policy that only acts
+SIZED = {"net_arch", "features_extractor_kwargs", "lstm_hidden_size", "lstm_kwargs", "n_quantiles"}
+COUNTS = {"n_critics", "n_lstm_layers"}
+DIGEST = "digest"
 NOT_ACTOR = (  # weights that no action depends on
     "critic", "actor_target.", "q_net_target.", "quantile_net_target.", "value_net.", "mlp_extractor.value_net.",
     "vf_features_extractor.", "lstm_critic.", "pi_features_extractor.",  # the last is features_extractor once more
@@ -96,17 +106,28 @@ class Policy:
     @property
     def sha256(self) -> str:
         """Identity of what it does: the same for a zip and for the file made from it."""
-        return hashlib.sha256(replace(self, notes={}).to_bytes()).hexdigest()
+        return replace(self, notes={}).digest()
+
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(self._serialised({})).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """Serialise as safetensors with one metadata entry, canonical JSON."""
-        about = {
-            "format": FORMAT,
-            "policy": self.policy,
-            "kwargs": self.kwargs,
-            "normalize": self.normalize and self.normalize.to_json(),
-            "notes": self.notes,
-        } | ({"wrappers": self.wrappers} if self.wrappers else {})
+        """Serialise as safetensors with one metadata entry, canonical JSON, which has the digest of all else."""
+        return self._serialised({DIGEST: self.digest()})
+
+    def _serialised(self, more: dict[str, Any]) -> bytes:
+        about = (
+            more
+            | {
+                "format": FORMAT,
+                "policy": self.policy,
+                "kwargs": self.kwargs,
+                "normalize": self.normalize and self.normalize.to_json(),
+                "notes": self.notes,
+            }
+            | ({"wrappers": self.wrappers} if self.wrappers else {})
+        )
         return save(self.weights, {"gato": json.dumps(about, sort_keys=True, allow_nan=False)})
 
     @classmethod
@@ -114,15 +135,25 @@ class Policy:
         """Read what `to_bytes` wrote; raises GatoError naming a file that is damaged or of another kind."""
         data = path.read_bytes()
         try:
-            weights = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            about = json.loads(header["__metadata__"]["gato"])
+            about = parse_header(data, len(data)).about or {}
             if about["format"] != FORMAT:
                 raise GatoError(f"{path} has format {about['format']}, this version reads {FORMAT}: upgrade gato-agent")
-            stats = about["normalize"] and Normalizer.from_json(about["normalize"])
-            return cls(about["policy"], about["kwargs"], weights, stats, about["notes"], about.get("wrappers", {}))
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            weights = load(data)
+            stats = None if about["normalize"] is None else Normalizer.from_json(about["normalize"])
+            policy = cls(
+                typed(about["policy"], str, "policy"), typed(about["kwargs"], dict[str, Any], "kwargs"), weights, stats,
+                typed(about["notes"], dict[str, str], "notes"),
+                typed(about.get("wrappers", {}), dict[str, dict[str, int]], "wrappers"),
+            )  # fmt: skip
+            if DIGEST in about and about[DIGEST] != policy.digest():  # which those of earlier versions lack
+                raise ValueError("it does not match its digest")
+            for name, array in weights.items():
+                if array.dtype.kind == "f" and not np.isfinite(array).all():
+                    raise ValueError(f"{name:.80} is not finite")
+            check_arguments(policy.kwargs, weights)
+        except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise GatoError(f"{path} is no expert of gato-agent's, or damaged ({error}): restore it") from error
+        return policy
 
 
 class SB3Expert:
@@ -190,7 +221,9 @@ def build(
         kwargs |= {"lr_schedule": _nothing, "optimizer_class": _nothing}
     try:
         module: BasePolicy = _resolve(policy.policy)(_channels_first(observation_space), action_space, **kwargs)
-    except (AssertionError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError
+    ) as error:  # fmt: skip
         raise GatoError(
             f"expert {name} cannot act in these spaces ({one_line(error)}): it was trained for others"
         ) from error
@@ -217,6 +250,36 @@ def _likely(there: Any, here: Any) -> str:
         if not rest and frames > 1 and there[:1] + there[2:] == here[:1] + here[2:]:
             return f' (such as VecFrameStack: --expert-wrappers \'{{"frame_stack": {{"n": {frames}}}}}\')'
     return " (such as TimeFeatureWrapper)"
+
+
+def check_arguments(kwargs: dict[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
+    """Compare the sizes that a file asks for with the weights that it holds, before any network is made.
+
+    Raises:
+        ValueError: a layer wider than any weight, more layers, critics or quantiles than there can be, or no number.
+    """
+    widest = max([MOST_SIZE, *(side for array in weights.values() for side in array.shape)])
+    for key in sorted(SIZED & kwargs.keys()):
+        sizes = list(_numbers(kwargs[key], key))
+        if len(sizes) > MOST_LAYERS or not all(0 <= size <= widest for size in sizes):
+            raise ValueError(f"{key} {kwargs[key]!r:.80} asks for a larger network than the weights in the file are of")
+        between = [a * b for a, b in itertools.pairwise(sizes)]
+        if sum(between) > MOST_TIMES * (sum(array.size for array in weights.values()) + MOST_SIZE):
+            raise ValueError(f"{key} {kwargs[key]!r:.80} asks for a larger network than the weights in the file are of")
+    for key in sorted(COUNTS & kwargs.keys()):
+        if not all(0 <= count <= MOST_LAYERS for count in _numbers(kwargs[key], key)):
+            raise ValueError(f"{key} {kwargs[key]!r:.80} is more than a policy has")
+
+
+def _numbers(value: Any, key: str) -> Iterator[int]:
+    """All whole numbers in nested lists and dicts; raises ValueError for others, but not for booleans and None."""
+    if isinstance(value, list | dict):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(entry, key)
+    elif type(value) is int:
+        yield value
+    elif value is not None and type(value) is not bool and not key.endswith("_kwargs"):
+        raise ValueError(f"{key} has {value!r:.80}, which is no whole number")
 
 
 def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:

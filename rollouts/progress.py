@@ -25,11 +25,11 @@ def progress(
         every: seconds that must have passed before the next line, but for the last one.
     """
     columns = (
-        TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.description}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[title]}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn(unit, markup=False), TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, completed=done)
+        task = bar.add_task("", title=title, total=total, completed=done)
         printed = time.monotonic()
 
         def update(now: int, text: str) -> None:

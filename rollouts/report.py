@@ -34,8 +34,8 @@ class Report:
         self._began, self._steps, self._new = time.monotonic(), 0, 0
         self._missing = sum(row.total - row.done for row in rows)
         columns = (
-            TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
-            TextColumn("{task.description}"), TimeRemainingColumn(),
+            TextColumn("{task.fields[name]}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
+            TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
         )  # fmt: skip
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
         self._all = self._bars.add_task(

@@ -8,7 +8,6 @@ A zip keeps everything twice: pickled, and as plain JSON beside it. Only the pla
 import base64
 import io
 import json
-import pickle
 import re
 import struct
 import sys
@@ -18,11 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
+from gato_agent.envs.strict_json import parse
+from gato_agent.envs.zip_file import MOST_TIMES, check_sizes, read_members
 from gato_agent.rollouts.beside import look_beside
 from gato_agent.rollouts.normalize import dtypes_in
-from gato_agent.rollouts.policy import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, Policy
+from gato_agent.rollouts.policy import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, Policy, check_arguments
 
 IN_PYTHON = (
     "load {} in Python, and use --expert module:callable, where callable(observation_space, action_space) returns it"
@@ -46,30 +49,29 @@ def read_zip(
         UsageError: statistics are missing, or may be another zip's.
         GatoError: damaged, or a policy that is not in the tables above; the message names the file.
     """
-    import torch
-
     advice = "restore it, or train one with --expert train"
     try:
-        with zipfile.ZipFile(path) as file:
-            if saved_policy(file):
-                raise GatoError(
-                    f"{path} is the policy alone, as policy.save() writes it, which does not say its class as plain "
-                    f"data: {IN_PYTHON.format('its class, such as ActorCriticPolicy.load(...)')}; or save the model"
-                )
-            data = json.loads(file.read("data"))
-            weights = io.BytesIO(file.read("policy.pth"))
-            state = torch.load(weights, map_location="cpu", weights_only=True)  # noqa: TID251
-        actor = {name: tensor.numpy() for name, tensor in state.items() if not name.startswith(NOT_ACTOR)}
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        members = read_members(path, ("data", "policy.pth"))
+        data = parse(members["data"], finite=False)  # numbers of training that are not used may be infinite
+    except (OSError, ValueError) as error:
+        if saved_policy(path):
+            raise GatoError(
+                f"{path} is the policy alone, as policy.save() writes it, which does not say its class as plain data: "
+                f"{IN_PYTHON.format('its class, such as ActorCriticPolicy.load(...)')}; or save the model"
+            ) from error
         raise GatoError(f"{path} is no SB3 model, or truncated or damaged ({error}): {advice}") from error
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, struct.error) as error:
-        what = str(error).strip().splitlines()[0]
+    try:
+        state = read_weights(members["policy.pth"])
+    except Exception as error:  # from unpickling, which can fail in nearly any way
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise GatoError(f"{path}: policy.pth is damaged, or more than weights ({what}): {advice}") from error
+    actor = {name: array for name, array in state.items() if not name.startswith(NOT_ACTOR)}
     try:
         policy, kwargs = _class_name(data["policy_class"]), _plain_kwargs(data["policy_kwargs"])
+        check_arguments(kwargs, state)
     except (KeyError, TypeError, AttributeError) as error:
         raise GatoError(f"{path} does not say what policy it holds ({error}): {advice}") from error
-    except GatoError as error:
+    except (GatoError, ValueError) as error:
         raise GatoError(f"{path}: {error}") from None
     if data.get("use_sde"):
         kwargs["use_sde"] = True
@@ -78,11 +80,17 @@ def read_zip(
     return Policy(policy, kwargs, actor, beside.normalize, wrappers=beside.wrappers, starts=starts)
 
 
-def saved_policy(file: zipfile.ZipFile) -> bool:
+def saved_policy(path: Path) -> bool:
     """True for what PyTorch saved by itself, as `policy.save()` does, and not SB3's zip of several files."""
-    if "data" in file.namelist() or not any(name.endswith("/data.pkl") for name in file.namelist()):
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = file.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
         return False
-    return min(entry.header_offset for entry in file.infolist()) == 0  # else one inside of a zip whose end is cut off
+    names = [member.filename for member in members]
+    if "data" in names or not any(name.endswith("/data.pkl") for name in names):
+        return False
+    return min(member.header_offset for member in members) == 0  # else one inside of a zip whose end is cut off
 
 
 def _starts(space: Any) -> bool:
@@ -111,6 +119,28 @@ def pickled_dtypes(described: Any) -> list[str]:
         return dtypes_in(data)
     except (KeyError, TypeError, ValueError, GatoError):
         return []
+
+
+def read_weights(data: bytes) -> dict[str, NDArray[Any]]:
+    """Arrays of a file of `torch.save`, and nothing else of it.
+
+    Raises:
+        ValueError: it says to hold more than its length, or a number that is not finite; unpickling raises others too.
+    """
+    import torch
+
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            check_sizes(file, len(data))
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251
+    total = 0
+    for name, tensor in state.items():
+        total += tensor.numel() * tensor.element_size()  # a stride of 0 makes many of one
+        if total > MOST_TIMES * len(data):
+            raise ValueError(f"weights of {total:,} bytes in {len(data):,}")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name:.80} is not finite")
+    return {str(name): tensor.numpy() for name, tensor in state.items()}
 
 
 def _class_name(described: dict[str, str]) -> str:

@@ -24,10 +24,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.files import open_own
+from gato_agent.envs.strict_json import typed
+from gato_agent.envs.tensor_file import parse_header
 from gato_agent.rollouts.encoding import Arrays, Encoded, canonical, checksum
 from gato_agent.rollouts.episode import Episode, Figures
 
 FORMAT = 1
+TABLE = ("seed", "size", "crc", "terminated", "truncated", "success", "provenance")
 SMALL = 2**20  # bytes of a file that is read and not mapped, since a map keeps a file open, and there may be many
 WAY_OUT = "delete it and repeat the `gato-agent collect` command: it makes exactly what is missing"
 DTYPES = {
@@ -102,7 +106,7 @@ class Shard:
         self.path, self._inode = path, 0
         try:
             if packed is None:
-                with path.open("rb") as file:
+                with open_own(path) as file:
                     self._inode = os.fstat(file.fileno()).st_ino
                     small = os.fstat(file.fileno()).st_size < SMALL
                     arrays, about = open_arrays(
@@ -111,18 +115,18 @@ class Shard:
             else:
                 arrays, about = open_arrays(packed)
             if about["format"] != FORMAT:
-                raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: upgrade gato-agent")
+                raise GatoError(f"format {about['format']!r:.80}, and this version reads {FORMAT}: upgrade gato-agent")
             if about.pop("checksum") != _table_checksum(arrays, about):
                 raise GatoError("its table does not match its checksum")
-            self._grids, self._provenance = about["grids"], about["provenance"]
+            self._grids = typed(about["grids"], dict[str, list[Any]], "grids")
+            self._provenance = typed(about["provenance"], list[dict[str, Any]], "provenance")
+            for each in self._provenance:
+                typed(each.get("noise"), float | None, "noise")
             self._table = {name.removeprefix("table."): a for name, a in arrays.items() if name.startswith("table.")}
             self.seeds: list[int] = self._table["seed"].tolist()
             self.sizes: list[int] = self._table["size"].tolist()
-            self._columns = [
-                (name, arrays[name], [0, *arrays[f"ends.{name}"].tolist()])
-                for name in sorted(arrays)
-                if f"ends.{name}" in arrays
-            ]
+            self._columns = _columns(arrays, len(self.seeds))
+            _check_table(self._table, len(self._provenance))
         except (GatoError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise GatoError(f"{path} is truncated or damaged, or no shard at all ({error}); {WAY_OUT}") from error
 
@@ -184,6 +188,29 @@ class Shard:
         return map(self.read, self.seeds)
 
 
+def _columns(arrays: Mapping[str, NDArray[Any]], episodes: int) -> list[tuple[str, NDArray[Any], list[int]]]:
+    """Of every column its name, array and bounds of each episode's rows; raises ValueError for bounds that are none."""
+    names = {name for name in arrays if not name.startswith(("table.", "ends."))}
+    if names != {name.removeprefix("ends.") for name in arrays if name.startswith("ends.")} or "rewards" not in names:
+        raise ValueError("its columns are not those that it says where to divide")
+    found = []
+    for name in sorted(names):
+        ends = [0, *arrays[f"ends.{name}"].tolist()]
+        if len(ends) != episodes + 1 or ends != sorted(ends) or ends[-1] != len(arrays[name]):
+            raise ValueError(f"{name} is not divided into {episodes} episodes")
+        found.append((name, arrays[name], ends))
+    return found
+
+
+def _check_table(table: Mapping[str, NDArray[Any]], provenances: int) -> None:
+    """Raise ValueError for a table with another number of rows in a column, a seed twice, or no such provenance."""
+    seeds, places = table["seed"].tolist(), table["provenance"].tolist()
+    if any(table[name].shape != (len(seeds),) for name in TABLE) or sorted(set(seeds)) != seeds:
+        raise ValueError("its table does not say each of its episodes once")
+    if not all(0 <= place < provenances for place in places):
+        raise ValueError("its table names a provenance that is not there")
+
+
 def pieces_of(arrays: Mapping[str, NDArray[Any]], about: dict[str, Any]) -> Iterator[bytes | memoryview]:
     """A safetensors file in pieces: the library would copy all arrays twice. `open_arrays` is the inverse."""
     names = {np.dtype(kind): name for name, kind in DTYPES.items()}
@@ -203,15 +230,14 @@ def pieces_of(arrays: Mapping[str, NDArray[Any]], about: dict[str, Any]) -> Iter
 
 def open_arrays(data: mmap.mmap | bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays of a safetensors file as views of it, and its metadata; raises ValueError, KeyError for what is none."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    if start > len(data):
-        raise ValueError("its header ends behind its end")
-    header = json.loads(data[8:start])
-    about = json.loads(header.pop("__metadata__")["gato"])
+    header = parse_header(data, len(data))
+    if header.about is None:
+        raise ValueError("it has no 'gato' entry")
     arrays = {}
-    for name, entry in header.items():
-        (begin, end), dtype, shape = entry["data_offsets"], np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
-        if not 0 <= begin <= end <= len(data) - start:
-            raise ValueError(f"{name} ends behind the file's end")
-        arrays[name] = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(shape)
-    return arrays, about
+    for name, entry in header.entries.items():
+        dtype = np.dtype(DTYPES[entry.dtype])
+        count = (entry.end - entry.begin) // dtype.itemsize
+        # A size of 0 has no place, and frombuffer takes none at the end of its buffer.
+        array = np.frombuffer(data, dtype, count, header.start + entry.begin) if count else np.zeros(0, dtype)
+        arrays[name] = array.reshape(entry.shape)
+    return arrays, header.about

@@ -19,10 +19,14 @@ from typing import IO, Any, Self
 from urllib.parse import quote
 
 import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Text
 
-from gato_agent.envs.errors import GatoError, SpaceError, UsageError
-from gato_agent.envs.files import lock_folder, write_files
-from gato_agent.envs.structure import space_from_json
+from gato_agent.envs import plain
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
+from gato_agent.envs.files import below, lock_folder, read_own, write_files
+from gato_agent.envs.strict_json import parse, sealed, typed, without_digest
+from gato_agent.envs.structure import leaves, space_from_json
 from gato_agent.envs.task import view_of
 from gato_agent.rollouts.encoding import Encoded
 from gato_agent.rollouts.episode import Episode, Figures
@@ -33,7 +37,6 @@ FORMAT = 1
 HEADER = "task.json"
 EPISODE = re.compile(r"(\d{8,})\.safetensors")
 SHARD = re.compile(r"\d{8,}-\d{8,}\.(shard|group)\.safetensors")
-ENV_ID = re.compile(r"(?!\.+$)(?:[\w-]+/)*[\w.-]+")  # as Gymnasium has them, but no module, and no "." or ".."
 SETTINGS = {  # what all episodes of a folder share, and how the user may name it
     "env_id": "environment",
     "env_kwargs": "--env-kwargs",
@@ -42,6 +45,11 @@ SETTINGS = {  # what all episodes of a folder share, and how the user may name i
     "expert": "--expert",
     "noise": "--noise",
 }
+SPACES = ("observation_space", "action_space")
+TYPES: dict[str, Any] = {  # of what else is in the header
+    "env_kwargs": dict[str, Any], "expert": dict[str, Any], "noise": bool, "versions": dict[str, str],
+    "learner": dict[str, Any],
+}  # fmt: skip
 LEARNER = {"learner": "--dagger or --dagger-beta"}  # a setting that is there only if an agent acted
 
 
@@ -52,6 +60,8 @@ class EpisodeStore:
         folder: where the files are.
         header: contents of task.json: format, env_id, env_kwargs, observation_space, action_space, expert
             {kind, source, sha256}, noise, versions; and learner {kind, sha256, beta} where an agent acted.
+        observation_space: of single observations, rebuilt from JSON.
+        action_space: of single actions, likewise.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,22 +70,25 @@ class EpisodeStore:
         self._shards: dict[Path, Shard] = {}
         self._sealed: dict[int, Shard] = {}
         self.header = _read_header(folder / HEADER)
+        self.observation_space, self.action_space = (_space(folder / HEADER, self.header, name) for name in SPACES)
+        self._kinds = {
+            group: {leaf.path: _kind(leaf.space) for leaf in leaves(space)}
+            for group, space in (("observations", self.observation_space), ("actions", self.action_space))
+        }
 
     @classmethod
     def create(cls, root: Path, header: dict[str, Any]) -> Self:
         """Open the folder of `header["env_id"]` under `root` for writing, making it if need be.
 
         Raises:
-            UsageError: another collector writes to the folder, it was made with other settings, or the id is none.
+            UsageError: another collector writes to the folder, it was made with other settings, it is a link, or the
+                id is none.
         """
-        if not is_env_id(header["env_id"]):
-            raise UsageError(f"{header['env_id']!r} is no environment's registered id, such as CartPole-v1")
-        folder = folder_of(root, header["env_id"])
+        folder = _own_folder(root, header["env_id"])
         with ExitStack() as stack:
             lock = stack.enter_context(lock_folder(folder, "collect"))
             if not (folder / HEADER).exists():
-                text = json.dumps({"format": FORMAT, **header}, indent=1, sort_keys=True, allow_nan=False)
-                write_files({folder / HEADER: f"{text}\n".encode()})
+                write_files({folder / HEADER: sealed({"format": FORMAT, **header}, indent=1, sort_keys=True)})
             _check_same(folder, _read_header(folder / HEADER), header)
             stack.pop_all()
         return cls._writable(folder, lock)
@@ -121,16 +134,6 @@ class EpisodeStore:
     def env_kwargs(self) -> dict[str, Any]:
         """Arguments that the environment was made with."""
         return dict(self.header["env_kwargs"])
-
-    @property
-    def observation_space(self) -> gym.Space[Any]:
-        """Space of single observations, rebuilt from JSON."""
-        return space_from_json(self.header["observation_space"])
-
-    @property
-    def action_space(self) -> gym.Space[Any]:
-        """Space of single actions, rebuilt from JSON."""
-        return space_from_json(self.header["action_space"])
 
     def commit(self, episodes: Sequence[Encoded]) -> None:
         """Write episodes that are not there yet as a group; when this returns, they survive a crash of the machine.
@@ -189,7 +192,7 @@ class EpisodeStore:
             return self._sealed[index].read(index)
         path = self.path(index)
         try:
-            return Episode.from_bytes(path.read_bytes())
+            return Episode.from_bytes(read_own(path))
         except FileNotFoundError:
             self.shards()
             if index in self._sealed:
@@ -197,6 +200,24 @@ class EpisodeStore:
             raise GatoError(f"{path} does not exist: repeat the `gato-agent collect` command") from None
         except GatoError as error:
             raise GatoError(f"{path}: {error}; {WAY_OUT}") from error
+
+    def fitting(self, index: int) -> Episode:
+        """Read one episode to be used; raises GatoError as `read`, and where it does not fit the spaces."""
+        episode = self.read(index)
+        if problem := self.mismatch(episode):
+            raise GatoError(problem)
+        return episode
+
+    def mismatch(self, episode: Episode) -> str | None:
+        """A line on what of an episode's columns is not of the spaces' leaves, dtypes and shapes; None if all are."""
+        groups = {"observations": episode.observations, "actions": episode.actions, "labels": episode.targets}
+        for group, columns in groups.items():
+            kinds = {path: (column.dtype, column.shape[1:]) for path, column in columns.items()}
+            if kinds != self._kinds["observations" if group == "observations" else "actions"]:
+                return f"{self.folder}: episode {episode.seed} has other {group} than task.json says; {WAY_OUT}"
+        if episode.rewards.dtype != np.float64 or episode.rewards.ndim != 1:
+            return f"{self.folder}: episode {episode.seed} has rewards of {episode.rewards.dtype}; {WAY_OUT}"
+        return None
 
     def encoded(self, index: int) -> Encoded:
         """The arrays of one episode as they are in its file; raises GatoError as `read`."""
@@ -228,14 +249,27 @@ def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space
         raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
 
 
-def is_env_id(value: Any) -> bool:
-    """Whether a value from a file may be taken for an environment's id: it names no module, and no other folder."""
-    return isinstance(value, str) and ENV_ID.fullmatch(value) is not None
-
-
 def folder_of(root: Path, env_id: str) -> Path:
     """Folder of a task under `root`: its id with "/" as %2F."""
     return root / quote(env_id, safe="")
+
+
+def _own_folder(root: Path, env_id: str) -> Path:
+    """Folder of a task under `root`; raises UsageError for a link there, and for what is no id."""
+    if not plain.is_env_id(env_id):
+        raise UsageError(f"{env_id!r} is no environment's registered id, such as CartPole-v1")
+    return below(root, folder_of(root, env_id).name)
+
+
+def indices_of(root: Path, env_id: str) -> list[int]:
+    """Numbers of a task's episodes under `root`, ascending; none where there is no such task.
+
+    Raises:
+        UsageError: its folder is a link, or the id is none.
+        GatoError: its folder is damaged.
+    """
+    folder = _own_folder(root, env_id)
+    return EpisodeStore(folder).indices() if (folder / HEADER).is_file() else []
 
 
 def task_folders(root: Path) -> list[Path]:
@@ -251,25 +285,61 @@ def task_folders(root: Path) -> list[Path]:
 
 
 def open_stores(root: Path) -> list[EpisodeStore]:
-    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does."""
+    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does.
+
+    A task's folder may be a link, so that several data sets make one; it may then be read only, see `own_folder`.
+    """
     return [EpisodeStore(folder) for folder in task_folders(root)]
+
+
+def own_folder(root: Path, store: EpisodeStore) -> Path:
+    """The folder of a store in `root`, to be written to or given away: not what a link in `root` leads to.
+
+    Raises:
+        UsageError: it is a link, and not the one that the user named.
+    """
+    return store.folder if store.folder == root else below(root, store.folder.name)
 
 
 def _read_header(path: Path) -> dict[str, Any]:
     way_out = "restore it, or collect into another --out"
     try:
-        header = json.loads(path.read_bytes())
+        data = parse(read_own(path))
+        other = isinstance(data, dict) and data.get("format", FORMAT) != FORMAT  # whose digest may be another, too
+        header = data if other else without_digest(data)
     except FileNotFoundError:
         raise UsageError(f"no episodes in {path.parent}: make some with `gato-agent collect`") from None
     except ValueError as error:
-        raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
-    if not isinstance(header, dict) or not SETTINGS.keys() <= header.keys():
+        raise GatoError(f"{path} is damaged and does not describe a task ({error}): {way_out}") from error
+    if not SETTINGS.keys() <= header.keys():
         raise GatoError(f"{path} does not describe a task: {way_out}")
-    if not is_env_id(header["env_id"]):
-        raise GatoError(f"{path} has env_id {header['env_id']!r}, which no file may name: {way_out}")
     if header.get("format") != FORMAT:
         raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
+    try:
+        for key in sorted(TYPES.keys() & header.keys()):
+            typed(header[key], TYPES[key], key)
+        for key in ("kind", "source", "sha256"):
+            typed(header["expert"][key], str, f"expert {key}")
+        typed(header.get("learner", {"kind": ""})["kind"], str, "learner kind")
+    except (LookupError, ValueError) as error:
+        raise GatoError(f"{path} is damaged ({one_line(error)}): {way_out}") from error
+    plain.env_id(header["env_id"], path, way_out)
+    for actor in (header["expert"], header.get("learner", header["expert"])):  # the kind becomes part of names
+        plain.name(actor["kind"], path, way_out)
     return header
+
+
+def _space(path: Path, header: dict[str, Any], name: str) -> gym.Space[Any]:
+    """A space of a header; raises GatoError naming the file."""
+    try:
+        return space_from_json(header[name])
+    except GatoError as error:
+        raise GatoError(f"{path}: {name} is {error}; restore it, or collect into another --out") from error
+
+
+def _kind(space: gym.Space[Any]) -> tuple[Any, tuple[int, ...]]:
+    """Dtype and shape of the rows of a leaf's column."""
+    return (np.dtype(object), ()) if isinstance(space, Text) else (space.dtype, space.shape or ())
 
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

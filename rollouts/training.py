@@ -14,16 +14,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import stable_baselines3
-from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from gato_agent.envs.console import plain_console
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.rollouts.normalize import Normalizer, write_npz
 from gato_agent.rollouts.preprocess import CountsFromZero
 from gato_agent.rollouts.progress import Update, progress
@@ -52,7 +53,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         GatoError: `training.json` is damaged or missing.
         EnvironmentFault: the environment raised.
     """
-    path, console = folder / "model.zip", Console()
+    path, console = folder / "model.zip", plain_console()
     settings = TUNED.get(env_id, DEFAULT)
     steps = settings.steps if steps is None else steps
     asked = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}
@@ -69,7 +70,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
     if normalizer is None:
         model._last_original_obs = None  # whoever reads the zip without training.json is to look for no statistics
     statistics = {folder / "obs_norm.npz": write_npz(normalizer)} if normalizer else {}
-    write_files({folder / ABOUT: json.dumps(asked, sort_keys=True).encode(), **statistics, path: _zip(model)})
+    write_files({folder / ABOUT: sealed(asked, sort_keys=True), **statistics, path: _zip(model)})
     return path
 
 
@@ -77,7 +78,7 @@ def _check_same(folder: Path, asked: dict[str, Any]) -> None:
     """Refuse an expert that was trained with other settings than those asked for."""
     way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
     try:
-        found = json.loads((folder / ABOUT).read_bytes())
+        found = unsealed((folder / ABOUT).read_bytes())
         differing = [
             f"{OPTIONS[key]} {json.dumps(found[key])}, now {json.dumps(asked[key])}"
             for key in OPTIONS

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gato_agent.envs.errors import GatoError
-from gato_agent.envs.structure import leaves
+from gato_agent.envs.errors import GatoError, reason
+from gato_agent.envs.files import read_own
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.held import EpisodeHolder
 from gato_agent.rollouts.keep import read_rule
 from gato_agent.rollouts.shard import WAY_OUT, Shard
 from gato_agent.rollouts.store import EpisodeStore, task_folders
@@ -25,11 +26,12 @@ def verify(root: Path) -> tuple[int, list[str]]:
         try:
             store = EpisodeStore(folder)
             read_rule(folder)
-        except GatoError as error:
-            problems.append(str(error))
+        except (GatoError, OSError) as error:
+            problems.append(reason(error))
             continue
+        holder = EpisodeHolder(store.observation_space, store.action_space)
         for found in _episodes(store):
-            problem = found if isinstance(found, str) else _mismatch(store, found)
+            problem = found if isinstance(found, str) else store.mismatch(found) or _unheld(store, holder, found)
             if problem is None:
                 sound += 1
             else:
@@ -42,7 +44,10 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
     for seed in store.single():
         path = store.path(seed)
         try:
-            episode = Episode.from_bytes(path.read_bytes())
+            episode = Episode.from_bytes(read_own(path))
+        except OSError as error:
+            yield reason(error)
+            continue
         except GatoError as error:
             yield f"{path}: {error}; {WAY_OUT}"
             continue
@@ -50,8 +55,8 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
     for path in store.shard_paths():
         try:
             shard = Shard(path)
-        except GatoError as error:
-            yield str(error)
+        except (GatoError, OSError) as error:
+            yield reason(error)
             continue
         for seed in shard.seeds:
             try:
@@ -60,10 +65,10 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
                 yield str(error)
 
 
-def _mismatch(store: EpisodeStore, episode: Episode) -> str | None:
-    """What does not fit the spaces of the folder, if anything."""
-    for group, space in (("observations", store.observation_space), ("actions", store.action_space)):
-        paths = {leaf.path for leaf in leaves(space)}
-        if getattr(episode, group).keys() != paths:
-            return f"{store.folder}: episode {episode.seed} has other {group} than task.json says; {WAY_OUT}"
+def _unheld(store: EpisodeStore, holder: EpisodeHolder, episode: Episode) -> str | None:
+    """A line on what of an episode cannot be held; None if all can."""
+    try:
+        holder.hold(episode)
+    except GatoError as error:
+        return f"{store.folder}: episode {episode.seed}: {error}; {WAY_OUT}"
     return None

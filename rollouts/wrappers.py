@@ -7,7 +7,6 @@ Plain data say which, as in `{"time_feature": {"horizon": 1000}}`; they are kept
     frame_stack    n              SB3's VecFrameStack, after the others; and after statistics that are of one frame
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,10 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.strict_json import parse, typed
 
 Wrappers = dict[str, dict[str, int]]
 FRAME_STACK = "frame_stack"
 KEY = "observation"  # the entry of goal-conditioned observations that is wrapped
+MOST = 2**20  # of any number of a wrapper
+FORMS = (
+    "write a JSON object of some of "
+    '{"frame_stack": {"n": 4}, "time_feature": {"horizon": 1000}, "zero_padding": {"keep": 27, "zeros": 84}}'
+)
 
 
 class Wrapper(Protocol):
@@ -39,6 +44,10 @@ class TimeFeature:
 
     horizon: int
 
+    def __post_init__(self) -> None:
+        """Check the number; raises TypeError for what is none."""
+        _check_number("horizon", self.horizon, 1)
+
     def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
         """One number more, from 0 to 1."""
         return _box(space, np.append(space.low, 0), np.append(space.high, 1))
@@ -54,6 +63,11 @@ class ZeroPadding:
 
     keep: int
     zeros: int
+
+    def __post_init__(self) -> None:
+        """Check the numbers; raises TypeError for what is none."""
+        _check_number("keep", self.keep, 0)
+        _check_number("zeros", self.zeros, 0)
 
     def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
         """`keep` + `zeros` numbers."""
@@ -76,8 +90,7 @@ class FrameStack:
 
     def __post_init__(self) -> None:
         """Check the number; raises TypeError for what is none."""
-        if type(self.n) is not int or not 1 <= self.n <= 1000:
-            raise TypeError(f"{self.n!r} frames")
+        _check_number("n", self.n, 1, 1000)
 
     def space(self, space: gym.Space[Any]) -> gym.Space[Any]:
         """Box, or Dict of Boxes, with `n` times as many numbers; raises GatoError for another."""
@@ -110,6 +123,12 @@ class FrameStack:
         return np.concatenate([kept, obs], axis)
 
 
+def _check_number(name: str, value: Any, least: int, most: int = MOST) -> None:
+    """Raise TypeError for what is no number of a wrapper."""
+    if type(value) is not int or not least <= value <= most:
+        raise TypeError(f"{name} is {value!r:.40}, not a number from {least} to {most:,}")
+
+
 def _frame_axis(space: gym.Space[Any]) -> int:
     from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
@@ -134,7 +153,8 @@ class Around:
             ]
             self.stack = FrameStack(**wrappers[FRAME_STACK]) if FRAME_STACK in wrappers else None
         except (KeyError, TypeError) as error:
-            raise GatoError(f"an expert asks for wrappers that are not known here: {dict(wrappers)}") from error
+            asked = f"{dict(wrappers)!r:.200} ({error})"
+            raise GatoError(f"an expert asks for wrappers that are not known here: {asked}") from error
         self._t = np.zeros(0, np.int64)
 
     def space(self, space: gym.Space[Any]) -> gym.Space[Any]:
@@ -177,14 +197,25 @@ def parse_wrappers(text: str | None) -> Wrappers | None:
     """
     if text is None:
         return None
+    named = f"--expert-wrappers {text!r:.200}"
     try:
-        wrappers: Wrappers = json.loads(text)
+        wrappers = parse(text)
+    except ValueError as error:
+        raise UsageError(f"{named} ({error}): {FORMS}") from error
+    return check_wrappers(wrappers, named)
+
+
+def check_wrappers(value: Any, named: str) -> Wrappers:
+    """Wrappers out of plain data, which `named` describes in the message.
+
+    Raises:
+        UsageError: they are none, or not known.
+    """
+    try:
+        wrappers: Wrappers = typed(value, Wrappers, "it")
         Around(wrappers)
-    except (ValueError, AttributeError, RecursionError, GatoError, TypeError) as error:
-        raise UsageError(
-            f"--expert-wrappers {text!r} ({error}): write a JSON object of some of "
-            '{"frame_stack": {"n": 4}, "time_feature": {"horizon": 1000}, "zero_padding": {"keep": 27, "zeros": 84}}'
-        ) from error
+    except (ValueError, GatoError) as error:
+        raise UsageError(f"{named} ({error}): {FORMS}") from error
     return wrappers
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from gato_agent.checkpoint import Checkpoint, locate, read, to_bytes
 from gato_agent.cli import guard
 from gato_agent.envs.errors import GatoError, UsageError, at_least
-from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.files import below, lock_folder, write_files
 from gato_agent.envs.task import families
 from gato_agent.evaluate import EvaluateConfig, evaluate
 
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     path = locate(config.checkpoint)
     with lock_folder(path.parent, "train"):
         tensors, about = read(path)
-        folder = path.parent / "temperatures" / Checkpoint.load(path).sha256()[:12]  # of these weights
+        folder = below(path.parent, "temperatures") / Checkpoint.load(path).sha256()[:12]  # of these weights
         scores = {suite: [played(config, path, folder, suite, each) for each in config.tried] for suite in config.suite}
         best = {task: each for found in scores.values() for task, each in chosen(found, config.tried).items()}
         for task in about["tasks"]:

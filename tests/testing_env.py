@@ -106,7 +106,7 @@ def likeness(space: Space[Any], action: Any, right: Any) -> float:
         else given[path] != wanted[path]
         for path, _ in leaves(space)
     ]
-    return 1.0 - float(np.mean([np.mean(distance) for distance in distances]))
+    return 1.0 - float(np.mean([np.mean(distance) for distance in distances if distance.size]))
 
 
 gym.register("Testing-v0", entry_point="tests.testing_env:TestingEnv")

@@ -1,11 +1,20 @@
 """A file survives a power loss only if every folder on the way to it does."""
 
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gato_agent.envs import files
-from gato_agent.envs.files import make_folder, write_files
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import append, below, create, lock_folder, make_folder, open_own, read_own, write_files
+from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.store import EpisodeStore
+from gato_agent.run import Run
+from gato_agent.train import TrainConfig, train
 
 
 @pytest.fixture
@@ -43,3 +52,127 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
         make_folder(tmp_path / "data")
     with pytest.raises(NotADirectoryError):
         make_folder(tmp_path / "data" / "new")
+
+
+def test_no_write_follows_a_link(tmp_path: Path) -> None:
+    folder, victim, missing = tmp_path / "folder", tmp_path / "victim", tmp_path / "missing"
+    folder.mkdir()
+    victim.write_bytes(b"mine")
+    for target in (victim, missing):
+        for name in ("x", ".x.partial"):
+            (folder / name).symlink_to(target)
+        write_files({folder / "x": b"new"})
+        assert (folder / "x").read_bytes() == b"new" and not (folder / "x").is_symlink()
+        with create(folder / "x") as file:
+            file.write(b"newer")
+        assert victim.read_bytes() == b"mine" and not missing.exists()
+        (folder / "x").unlink()
+
+
+def test_a_file_with_another_name_is_not_written_to(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / ".x.partial").hardlink_to(victim)
+    write_files({tmp_path / "x": b"new"})
+    assert victim.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("use", [append, open_own, read_own, lambda path: lock_folder(path.parent, "collect")])
+def test_what_is_no_file_of_its_own_is_refused_by_name(tmp_path: Path, use: Any) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "folder" / ".lock"
+    path.parent.mkdir()
+    for target in (victim, tmp_path):
+        path.symlink_to(target)
+        with pytest.raises(UsageError, match=r"\.lock is a link, and no link inside a folder is followed: put a copy"):
+            use(path)
+        path.unlink()
+    assert not victim.exists()
+    os.mkfifo(path)  # which would be waited for
+    with pytest.raises((UsageError, OSError), match=r"is no regular file|No such device"):
+        use(path)
+
+
+def test_a_missing_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_own(tmp_path / "x")
+    with append(tmp_path / "x") as file:
+        file.write(b"a")
+    with append(tmp_path / "x") as file:
+        file.write(b"b")
+    assert read_own(tmp_path / "x") == b"ab"
+
+
+def test_a_folder_that_the_user_named_may_be_a_link_and_one_inside_it_may_not(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    write_files({tmp_path / "data" / "x": b"1"})
+    assert (tmp_path / "disk" / "x").read_bytes() == b"1"
+    assert below(tmp_path / "data", "new") == tmp_path / "data" / "new"
+    (tmp_path / "disk" / "new").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="new is a link"):
+        below(tmp_path / "data", "new")
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced", "above"])
+def test_a_locked_folder_that_is_gone_is_not_made_again(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "data" / "task"
+    with lock_folder(folder, "collect"):
+        write_files({folder / "x": b"1", folder / "best" / "y": b"2"})
+        (folder / ".lock").unlink()  # is no part of what belongs there
+        write_files({folder / "x": b"2"})
+        moved = folder.parent if how == "above" else folder
+        if how == "removed":
+            shutil.rmtree(folder)
+        else:
+            moved.rename(tmp_path / "elsewhere")
+        if how == "replaced":
+            folder.mkdir()
+        before = sorted(tmp_path.rglob("*"))
+        for path in (folder / "x", folder / "best" / "y"):
+            with pytest.raises(GatoError, match=f"^{folder} was moved or removed while it was written to"):
+                write_files({path: b"3"})
+        write_files({tmp_path / "other" / "z": b"4"})
+        assert {*before, tmp_path / "other", tmp_path / "other" / "z"} == set(tmp_path.rglob("*"))
+    write_files({folder / "x": b"5"})  # nobody holds it any more
+
+
+def test_a_folder_that_is_gone_stops_collecting_and_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(folder: Path) -> None:
+        folder.rename(tmp_path / "elsewhere")
+
+    commit = EpisodeStore.commit
+    monkeypatch.setattr(EpisodeStore, "commit", lambda store, group: (gone(tmp_path / "data"), commit(store, group)))
+    config = CollectConfig(env=("CartPole-v1",), expert="random", episodes=2, workers=0, out=tmp_path / "data")
+    with pytest.raises(GatoError, match=r"data/CartPole-v1 was moved or removed while it was written to"):
+        collect(config)
+    assert not (tmp_path / "data").exists()
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "elsewhere")
+    collect(config)
+    entries = Run.steps
+
+    def steps(run: Run) -> Iterator[dict[str, Any]]:
+        for entry in entries(run):
+            gone(tmp_path / "run")
+            yield entry
+
+    monkeypatch.setattr(Run, "steps", steps)
+    with pytest.raises(GatoError, match=r"run was moved or removed while it was written to"):
+        train(TrainConfig(data=(tmp_path / "data",), out=tmp_path / "run", steps=3, batch_size=1, num_threads=1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_takes_its_place_as_a_whole_and_those_of_the_dead_are_removed(tmp_path):
+    (tmp_path / ".begun-dead").mkdir()
+    (tmp_path / ".begun-dead" / "half").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".begun-link").symlink_to(tmp_path / "elsewhere")
+    with files.temporary_folder(tmp_path, ".begun-") as first, files.temporary_folder(tmp_path, ".begun-") as second:
+        assert first.is_dir()  # the second does not take the first for dead
+        for folder in (first, second):
+            (folder / "all" / "of").mkdir(parents=True)
+            (folder / "all" / "of" / "it").write_text(folder.name)
+        assert files.place_folder(first / "all", tmp_path / "place")
+        assert not files.place_folder(second / "all", tmp_path / "place")
+    assert (tmp_path / "place" / "of" / "it").read_text() == first.name
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".begun-link", "elsewhere", "place"]

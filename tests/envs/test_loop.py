@@ -1,16 +1,23 @@
 """The loop: the exact order of its calls, one seed an episode, and every kind of space."""
 
+import re
 from typing import Any
+from unittest.mock import MagicMock
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
+from gato_agent.envs.values import success_of
+from gato_agent.envs.vector import SeparateInfos
 from tests.testing_env import TestingEnv
 
 LENGTHS = {10: 3, 11: 2, 12: 2, 13: 1}  # steps of the episode with this seed
@@ -43,8 +50,8 @@ def taped_env(lane: int, tape: list[Any]) -> TestingEnv:
     return TestingEnv(reset=reset, step=step)
 
 
-def vector(*envs: gym.Env[Any, Any], mode: AutoresetMode = AutoresetMode.DISABLED) -> SyncVectorEnv[Any, Any]:
-    return SyncVectorEnv([lambda env=env: env for env in envs], autoreset_mode=mode)  # type: ignore[misc]
+def vector(*envs: gym.Env[Any, Any]) -> SeparateInfos:
+    return SeparateInfos([lambda env=env: env for env in envs])  # type: ignore[misc]
 
 
 def play(seeds: list[int], lanes: int = 1) -> tuple[list[Step], list[Any]]:
@@ -118,19 +125,112 @@ def test_seeds_are_taken_one_at_a_time() -> None:
     assert list(seeds) == [11, 12, 13]
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_environments_that_reset_themselves_are_refused(mode: AutoresetMode) -> None:
-    with pytest.raises(ValueError, match=r"AutoresetMode\.DISABLED"):
-        next(steps(Taped([]), vector(TestingEnv(), mode=mode), [0]))
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_environments_that_reset_themselves_or_batch_infos_are_refused(mode: AutoresetMode) -> None:
+    envs = SyncVectorEnv([TestingEnv, TestingEnv], autoreset_mode=mode)
+    with pytest.raises(ValueError, match="make them with make_vector"):
+        next(steps(Taped([]), envs, [0]))
 
 
-def test_infos_of_some_lanes_only() -> None:
-    def step(env: TestingEnv, action: Any) -> Any:
-        info = {"name": f"s{env.seed}", "_own": 1, "deep": {"x": env.seed}} if env.seed else {}
-        return env.observe(), 0, True, False, info
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+@pytest.mark.parametrize("error", [ValueError("no way\nout"), SystemExit(0), GeneratorExit(), GatoError("lost")])
+def test_what_an_actor_raises_is_named_with_environment_seed_and_step(lanes: int, error: BaseException) -> None:
+    class Failing(Taped):
+        def act(self, observation: Any, start: Any) -> Any:
+            if observation[0, 1] == 1:
+                raise error
+            return super().act(observation, start)
 
-    stream = list(steps(Taped([]), vector(TestingEnv(step=step), TestingEnv(step=step)), [0, 5]))
-    assert [step.info for step in stream] == [{}, {"name": "s5", "_own": 1, "deep": {"x": 5}}]
+    where = "step 1 of seed 10" if lanes == 1 else "step 1 of seed 10 and step 1 of seed 11"
+    where += " and 1 more" if lanes == 4 else ""
+    said = "lost" if isinstance(error, GatoError) else f"to choose an action raised {one_line(error)}"
+    envs = vector(*(taped_env(lane, []) for lane in range(lanes)))
+    with pytest.raises(GatoError, match=re.escape(f"TestingEnv: {where}: {said}")) as caught:
+        list(steps(Failing([]), envs, [10, 11, 12]))
+    assert caught.value.__cause__ is error and "\n" not in str(caught.value)
+
+
+def test_an_actor_that_cannot_begin_or_answers_for_others_is_named() -> None:
+    class Broken(Taped):
+        def reset(self, lanes: int) -> None:
+            raise OSError("no model")
+
+    class Short(Taped):
+        def act(self, observation: Any, start: Any) -> Any:
+            return np.zeros(len(observation) - 1, np.int64)
+
+    for lanes in (1, 2):
+        envs = make_vector("tests.testing_env:Testing-v0", lanes)
+        with pytest.raises(GatoError, match=r"^Testing-v0: step 0 of seed 3.*: to choose an action raised OSError: no"):
+            list(steps(Broken([]), envs, [3, 4]))
+        with pytest.raises(
+            GatoError,
+            match=r"^Testing-v0: step 0 of seed 3.*: to choose an action raised (ValueError: 1 values for 2|Ind)",
+        ):
+            list(steps(Short([]), envs, [3, 4]))
+
+
+def test_an_interrupt_stays_one_and_a_usage_error_too() -> None:
+    for error in (KeyboardInterrupt(), UsageError("call reset")):
+        actor = Taped([])
+        actor.act = MagicMock(side_effect=error)  # type: ignore[method-assign]
+        with pytest.raises(type(error)):
+            list(steps(actor, vector(TestingEnv()), [0]))
+
+
+def random_info(rng: np.random.Generator, depth: int = 2) -> Any:
+    """Whatever an environment may put into an info, of another kind and shape at each step."""
+    kinds: list[Any] = [
+        None, True, 3, "text", b"bytes", object(), {1, 2}, lambda: None, float("nan"),
+        np.arange(int(rng.integers(6))), np.zeros(tuple(rng.integers(0, 3, int(rng.integers(3))))), [1, [2, 3]],
+        np.array(["a", None], object), Opaque(),
+    ]  # fmt: skip
+    if depth and rng.random() < 0.5:
+        keys = rng.choice(["a", "_a", "success", "episode", "infos", "final_obs", "", "__"], int(rng.integers(4)))
+        return {key: random_info(rng, depth - 1) for key in [*keys.tolist(), *([3] if rng.random() < 0.2 else [])]}
+    return kinds[rng.integers(len(kinds))]
+
+
+class Opaque:
+    """Raises whenever it is looked at."""
+
+    def fail(self, *_: Any) -> Any:
+        raise RuntimeError("not to be looked at")
+
+    __eq__ = __bool__ = __len__ = __getitem__ = __array__ = __iter__ = fail
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+@given(seed=st.integers(0, 2**32))
+def test_infos_are_the_environments_own(lanes: int, seed: int) -> None:
+    rng, made = np.random.default_rng(seed), {}
+
+    def info(env: TestingEnv) -> dict[Any, Any]:
+        return made.setdefault((env.seed, env.t), {"own": random_info(rng), "success": random_info(rng)})
+
+    envs = [
+        TestingEnv(
+            reset=lambda env, seed, options: (env.observe(), info(env)),
+            step=lambda env, action: (env.observe(), 0, env.t >= 2, False, info(env)),
+        )
+        for _ in range(lanes)
+    ]
+    stream = list(steps(Taped([]), vector(*envs), [1, 2, 3, 4]))
+    assert len(stream) == 8
+    for step in stream:
+        own = made[step.seed, step.t + 1]
+        assert step.info is not own and step.info.keys() == own.keys() and same(step.info, own)
+        success_of(step.info)
+
+
+def same(one: Any, other: Any) -> bool:
+    """True where two values are alike: arrays by what they hold, and what cannot be compared by being the same."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and repr(one) == repr(other)
+    return one is other or repr(one) == repr(other)
 
 
 SPACES = [
@@ -143,6 +243,7 @@ SPACES = [
     Text(2, min_length=2, charset="ab"),
     Dict(b=Discrete(3), a=Dict(text=Text(4), x=Box(-1, 1, (2,)))),
     Tuple((Text(3), Text(3))),
+    Dict(a=Discrete(3), b=Dict(), c=Tuple(()), d=Box(0, 255, (0, 3, 4), np.uint8)),
     Tuple((Discrete(2), Dict(z=Tuple((MultiBinary(2), Text(3)))), Box(-np.inf, np.inf, (1,)))),
 ]
 

@@ -14,7 +14,7 @@ import pytest
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode
 
-from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
+from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, UsageError
 from gato_agent.envs.make import find_spec, make, make_vector
 from gato_agent.envs.packages import suite_of
 from tests.testing_env import TestingEnv
@@ -51,7 +51,11 @@ def test_only_lane_0_is_rendered(recwarn: pytest.WarningsRecorder) -> None:
         ("", {}, r"unknown environment"),
         ("no_such.module:X-v0", {}, r"no_such\.module:X-v0: no module named no_such; install it or add .*PYTHONPATH"),
         ("tests.testing_env:Testin-v0", {}, r"did you mean Testing-v0"),
-        ("CartPole-v1", {"render_mode": "hologram"}, r"cannot render 'hologram'; it can render: human, rgb_array"),
+        (
+            "CartPole-v1",
+            {"render_mode": "hologram"},
+            r"cannot render 'hologram'; it can render: human, rgb_array; .*none",
+        ),
         ("CartPole-v1", {"env_kwargs": {"gravitas": 1}}, r"does not take these arguments: .*'gravitas'"),
     ],
 )
@@ -129,6 +133,61 @@ def test_a_constructor_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -
     register(monkeypatch, "Broken-v0", broken)
     with pytest.raises(EnvironmentFault, match=r"^Broken-v0: making it raised OSError: no robot at /dev/robot$"):
         make("Broken-v0")
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), BaseException("gone")])
+def test_a_constructor_or_module_that_ends_all_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def ending(*_: Any) -> TestingEnv:
+        raise error
+
+    register(monkeypatch, "Ending-v0", ending)
+    with pytest.raises(EnvironmentFault, match=f"^Ending-v0: making it raised {type(error).__name__}"):
+        make("Ending-v0")
+    monkeypatch.setattr("gato_agent.envs.packages.importlib.import_module", ending)
+    with pytest.raises(GatoError, match=f"^some:X-v0: importing some raised {type(error).__name__}"):
+        make("some:X-v0")
+
+
+def test_an_environment_without_spaces_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare(gym.Env[Any, Any]):
+        pass
+
+    register(monkeypatch, "Bare-v0", Bare)
+    with pytest.raises(EnvironmentFault, match=r"^Bare-v0: its observation_space is None, and must be a gymnasium"):
+        make("Bare-v0")
+
+    class Number(TestingEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = 4  # type: ignore[assignment]
+
+    register(monkeypatch, "Number-v0", Number)
+    with pytest.raises(EnvironmentFault, match=r"^Number-v0: its action_space is 4, and must be a gymnasium"):
+        make_vector("Number-v0", 2)
+
+
+@pytest.mark.parametrize("modes", [{"render_modes": None}, {"render_modes": []}, {}, {"render_modes": ("human",)}])
+def test_a_mode_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch, modes: dict[str, Any]) -> None:
+    class Blind(TestingEnv):
+        metadata = modes
+
+    register(monkeypatch, "Blind-v0", Blind)
+    make("Blind-v0").close()
+    able = "human" if modes.get("render_modes") else "nothing"
+    with pytest.raises(CannotRender, match=f"'rgb_array'; it can render: {able}; play it with --render none$"):
+        make("Blind-v0", render_mode="rgb_array")
+
+
+def test_a_constructor_that_takes_no_mode_cannot_render(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(TestingEnv):
+        def __init__(self) -> None:
+            super().__init__()
+
+    register(monkeypatch, "Plain-v0", Plain)
+    with pytest.raises(CannotRender, match="Plain-v0 cannot render 'human'"):
+        make("Plain-v0", render_mode="human")
 
 
 def test_a_module_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from gato_agent.envs.guard import Guard
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make
 from gato_agent.envs.ownership import INFO_DEPTH, owned
+from gato_agent.envs.vector import SeparateInfos
 from tests.random_spaces import random_space
 from tests.scribblers import ScribblingActor, ScribblingEnv, scribble, stacked
 from tests.testing_env import TestingEnv
@@ -50,7 +50,7 @@ def check(
     envs = [ScribblingEnv(observation, action, share) for _ in range(lanes)]
     actor = ScribblingActor(action)
     made = [(lambda env=env: Guard(env, "Scribbling-v0") if guarded else env) for env in envs]
-    vector = SyncVectorEnv(made, copy=copy, autoreset_mode=AutoresetMode.DISABLED)
+    vector = SeparateInfos(made, copy=copy)
     kept, lanes_of = [], {}
     for step in steps(actor, vector, range(2 * lanes + 1)):
         kept.append(deepcopy(step) if spoil else step)

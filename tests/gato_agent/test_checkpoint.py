@@ -144,3 +144,87 @@ def test_a_hostile_description_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GatoError, match=r"import a module"):
         Checkpoint.load(path)
     assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": 4000}, "lacks weights: it has .* for 4,000 layers"),
+        ({"layers": 10_000}, "layers 10000 must be at most"),
+        ({"layers": 5}, "lacks weights: blocks.4"),
+        ({"width": 10**9}, "width 1000000000 must be at most"),
+        ({"width": 2**18, "feed_forward": 2**20}, "lacks weights"),
+        ({"feed_forward": 2**20}, "has shape .* instead of"),
+        ({"context": 10**18}, "context 1000000000000000000 must be at most"),
+        ({"context": 10**300}, "context 1000.* must be at most"),
+        ({"text": 2**20}, r"has shape \(\d+, 128\) instead of"),
+        ({"pack": 4000}, "has shape .* instead of"),
+        ({"parallel_actions": 4000}, "lacks weights"),
+        ({"patch_channels": [32] + [64] * 100_000}, "lacks weights"),
+        ({"patch_channels": [2**40, 64]}, "patch_channels"),
+        ({"local_positions": 100_000}, "has shape .* instead of"),
+        ({"heads": 10**30}, "heads"),
+        ({"stochastic_depth": "x"}, "not a model configuration"),
+        ({"layers": 4.0}, "layers 4.0 must be a whole number"),
+    ],
+)
+def test_a_model_that_the_file_does_not_hold_is_refused_before_it_is_made(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    tensors, about = read(checkpoint.save(tmp_path))
+    about["config"] |= change
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(tensors, about))
+    with pytest.raises(GatoError, match=rf"model\.safetensors does not describe .*{message}"):
+        Checkpoint.load(tmp_path)
+
+
+BOX = {"kind": "Box", "shape": [2**12, 2**12], "dtype": "float64", "low": 0, "high": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_pieces": 2.5}, "text_pieces is 2.5, not int"),
+        ({"id": ["x"]}, r"env_id \['x'\]"),
+        ({"env_kwargs": []}, "env_kwargs is"),
+        ({"temperature": True}, "at temperature True"),
+        ({"observation_space": BOX | {"shape": [2**13, 2**13]}}, "shape"),
+        ({"observation_space": {"kind": "Tuple", "spaces": [BOX] * 3}}, "50,331,648 elements"),
+        ({"observation_space": {"kind": "Text", "min_length": 0, "max_length": "9", "charset": "ab"}}, "a text of 0"),
+        ({"observation_space": {"kind": "Discrete", "shape": [], "dtype": "object", "n": 3, "start": 0}}, "object"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    tensors, about = read(checkpoint.save(tmp_path))
+    about["tasks"][0] |= change
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(tensors, about))
+    with pytest.raises(GatoError, match=rf"model\.safetensors does not describe .*({message})"):
+        Checkpoint.load(tmp_path)
+
+
+def test_a_text_tokenizer_of_more_pieces_than_the_model_has_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Its ids would be read beyond the model's table."""
+    words = [f"{a}{b}{c} {b}{a}{c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvw"]
+    larger = TextTokenizer.train(words, 700)
+    assert larger.size > checkpoint.model.config.text
+    dataclasses.replace(checkpoint, text=larger).save(tmp_path)
+    with pytest.raises(GatoError, match=r"does not describe .*a text tokenizer of \d+ pieces .* of 512"):
+        Checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    checkpoint: Checkpoint, tmp_path: Path, value: float
+) -> None:
+    tensors, about = read(checkpoint.save(tmp_path / "good"))
+    tensors["blocks.1.feed_forward.out.weight"][3, 5] = value
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(tensors, about))
+    with pytest.raises(GatoError, match=r"model\.safetensors: blocks\.1\.feed_forward\.out\.weight is not finite"):
+        Checkpoint.load(tmp_path)
+    with torch.no_grad():
+        checkpoint.model.norm.weight[0] = value
+    with pytest.raises(GatoError, match=r"norm\.weight is not finite, so it is not saved"):
+        checkpoint.save(tmp_path / "good")
+    assert Checkpoint.load(tmp_path / "good").tasks == checkpoint.tasks

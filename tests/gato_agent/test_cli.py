@@ -1,16 +1,21 @@
 """The verbs, as a person types them: what they print, write and answer to mistakes."""
 
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import gymnasium as gym
 import imageio_ffmpeg
 import pytest
 
 from gato_agent.cli import VERBS, main
+from gato_agent.envs.console import plain_console
+from gato_agent.rollouts.progress import progress
 
 CHECKPOINT_BYTES = 1000
 
@@ -167,7 +172,7 @@ def test_wrong_options_are_usage_errors() -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(("fault", "says"), [("nan", "not finite"), ("raise", "raised")])
+@pytest.mark.parametrize(("fault", "says"), [("nan", "not a finite number"), ("raise", "raised")])
 def test_a_failing_environment_is_named(
     fault: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,3 +210,55 @@ def test_a_fault_in_a_later_episode_keeps_the_earlier_ones(tmp_path: Path) -> No
 def test_debug_shows_the_traceback() -> None:
     result = cli("play --env CartPole-v9 --debug", expect=1)
     assert "Traceback" in result.stderr
+
+
+ODD = "[/x] [bold]{0} :smile:"  # what rich, str.format and a shell would each make something else of
+
+
+def test_paths_and_ids_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / ODD)
+    for arguments, shown in (
+        (["collect", "--env", "CartPole-v1", "--expert", "random", "--episodes", "2", "--workers", "0"], "out"),
+        (["train", "--data", out, "--steps", "1", "--batch-size", "1", "--num-threads", "1"], "out"),
+        (["evaluate", "--env", "CartPole-v1", "--checkpoint", out, "--episodes", "1", "--workers", "0"], "checkpoint"),
+        (["data", "verify", out], None),
+        (["data", "seal", out], None),
+        (["data", "show", out], None),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, *(["--out", out] if shown else [])])
+        said = capsys.readouterr()
+        assert stop.value.code == 0, said.err
+        name = "CartPole-v1: 2 episodes" if arguments[:2] == ["data", "seal"] else ODD
+        assert " ".join(name.split()) in " ".join(said.out.split()), said.out
+
+
+def test_bars_on_a_terminal_take_any_title() -> None:
+    console = plain_console(force_terminal=True, file=io.StringIO(), width=200)
+    with progress(console, ODD, 2, "[/steps]") as update:
+        update(2, ODD)
+    assert console.file.getvalue().count(ODD) >= 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), BaseException("gone"), OSError(9, "Bad file desc")])
+def test_nothing_ends_a_verb_in_silence(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gato_agent.catalogue.envs", MagicMock(side_effect=error))
+    line = fails(capsys, "envs", 1)
+    assert ("sys.exit(0)" if isinstance(error, SystemExit) else "") in line
+    assert ("--workers 1" in line) is isinstance(error, OSError)
+
+
+def test_auto_plays_without_pictures_where_there_are_none(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = gym.make("CartPole-v1").unwrapped
+    blind = type("Blind", (type(env),), {"metadata": {"render_modes": None}})
+    monkeypatch.setitem(gym.registry, "CartPole-v1", gym.envs.registration.EnvSpec("CartPole-v1", entry_point=blind))
+    line = f"play --env CartPole-v1 --checkpoint {trained / 'runs/cartpole'}"
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line))
+    assert stop.value.code == 0
+    assert "played without pictures: CartPole-v1 cannot render" in capsys.readouterr().out
+    assert "play it with --render none" in fails(capsys, f"{line} --render video", 2)

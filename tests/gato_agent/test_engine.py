@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -349,6 +350,25 @@ def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.
         native.library.cache_clear()
 
 
+@pytest.mark.parametrize("damage", [lambda code: code[: len(code) // 2], lambda code: code[:-1], lambda code: b""])
+def test_compiled_code_that_was_cut_is_compiled_again(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """The loader would map the file as it says to be, and touching what is missing would end the process."""
+    source = tmp_path / "small.cpp"
+    source.write_text('extern "C" int answer() { return 42; }')
+    program = (
+        f"import pathlib; from gato_agent import native; print(native.library(pathlib.Path({str(source)!r})).answer())"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    for _ in range(2):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+        (built,) = tmp_path.rglob("*.so")
+        assert native._is_whole(built)
+        built.write_bytes(damage(built.read_bytes()))
+        assert not native._is_whole(built)
+
+
 def test_a_place_that_the_model_has_not_is_refused() -> None:
     decoder = Engine(model_of(FLAT), legal_for(FLAT))
     decoder.reset(1, 4)
@@ -365,7 +385,7 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         native.library.cache_clear()
         monkeypatch.setattr(native.subprocess, "run", None)
         native.library(engine.SOURCE)
-        assert list(tmp_path.rglob("*")) == [built.parent, built]
+        assert sorted(tmp_path.rglob("*")) == [built.parent, built.with_suffix(".sha256"), built]
     finally:
         native.library.cache_clear()
 

@@ -11,12 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.evaluate import EvaluateConfig, evaluate
+from gato_agent.measure import Conditions, Job, Measurers
 from gato_agent.results import Results
+from gato_agent.rollouts.player import Played, idle_pulse
 from tests.rollouts.test_workers import OTHER, WORKER
+from tests.testing_env import TestingEnv
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "MountainCarContinuous-v0")
@@ -94,8 +99,8 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict[st
 def test_results_of_other_weights_are_not_mixed(tmp_path: Path) -> None:
     config = EvaluateConfig(env=("CartPole-v1",), episodes=1, out=tmp_path)
     evaluate(config)
-    data = json.loads((tmp_path / "results.json").read_text())
-    (tmp_path / "results.json").write_text(json.dumps({**data, "sha256": "0" * 64, "actor": "runs/old"}))
+    data = unsealed((tmp_path / "results.json").read_bytes())
+    (tmp_path / "results.json").write_bytes(sealed({**data, "sha256": "0" * 64, "actor": "runs/old"}))
     with pytest.raises(UsageError, match=r"other weights, of runs/old: choose another --out for shipped weights"):
         evaluate(config)
 
@@ -172,3 +177,22 @@ def test_other_envs_of_one_module_fail_alike_and_are_both_named(tmp_path: Path) 
             env_kwargs='{"fault": "raise", "seed": 0}', json=tmp_path / "r.json",
         ))  # fmt: skip
     assert set(json.loads((tmp_path / "r.json").read_text())["failed"]) == {"Worker-v0", "Other-v0"}
+
+
+class Stuck(TestingEnv):
+    """Cannot be closed."""
+
+    def close(self) -> None:
+        raise AttributeError("'Viewer' object has no attribute 'finish'")
+
+
+gym.register("Stuck-v0", entry_point=Stuck)
+
+
+def test_episodes_of_an_environment_that_fails_to_close_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All was played by then, whoever closes it."""
+    conditions = Conditions(None, "random", None, 3, 0, 1)
+    players = Measurers([Job("Stuck-v0", "Stuck-v0", conditions)])
+    (result,) = players.play(0, [0], idle_pulse())
+    assert isinstance(result, Played)
+    assert len(json.loads(result.episode)["episodes"]) == 3

@@ -1,12 +1,11 @@
-"""Agents on the Hugging Face hub, which is a folder here: one file and a card go up, one file comes down."""
+"""Agents on the Hugging Face hub, which is on this machine here: one file and a card go up, one file comes down."""
 
 import dataclasses
 import json
 import pickle
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,56 +16,56 @@ from gato_agent.cli import main
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.evaluate import EvaluateConfig, evaluate
 from gato_agent.hub import card, push
+from tests.hub_server import Hub, serving
 
-hub = pytest.importorskip("huggingface_hub")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 REPO = "someone/cartpole"
 
 
 @pytest.fixture
-def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(tmp_path / "hub") as hub:
+        hub.use(monkeypatch, tmp_path / "cache")
+        yield hub
+
+
+@pytest.fixture
+def remote(hub: Hub) -> Path:
     """The hub's repositories, as folders."""
-    remote = tmp_path / "remote"
-
-    class Api:
-        def __init__(self, token: str | None) -> None:
-            self.token = token
-
-        def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> str:
-            if self.token == "wrong":
-                raise hub.errors.HfHubHTTPError("401: who are you?", response=Mock(headers={}))
-            hub.utils.validate_repo_id(repo)
-            (remote / repo).mkdir(parents=True, exist_ok=exist_ok)
-            return f"https://huggingface.co/{repo}"
-
-        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
-            shutil.copytree(folder_path, remote / repo_id, dirs_exist_ok=True)
-
-    def download(repo: str, file: str) -> str:
-        if not (remote / repo).is_dir():
-            raise hub.errors.RepositoryNotFoundError("404: no such repository", response=Mock(headers={}))
-        if not (remote / repo / file).is_file():
-            raise hub.errors.EntryNotFoundError(f"404: {file}")
-        return str(remote / repo / file)
-
-    monkeypatch.setattr(hub, "HfApi", Api)
-    monkeypatch.setattr(hub, "hf_hub_download", download)
-    return remote
+    return hub.root / "models"
 
 
-def test_an_agent_comes_back_as_it_went(remote: Path, tmp_path: Path) -> None:
+def test_an_agent_comes_back_as_it_went(hub: Hub, remote: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     evaluate(EvaluateConfig(env=("CartPole-v1",), episodes=2, json=results))
     agent = Agent.from_pretrained(None, "CartPole-v1")
-    assert agent.push_to_hub(REPO, results) == f"https://huggingface.co/{REPO}"
+    assert agent.push_to_hub(REPO, results, token="right") == f"{hub.address}/{REPO}"
+    assert "| CartPole-v1 | 2 |" in (remote / REPO / "README.md").read_text()
     assert sorted(path.name for path in (remote / REPO).iterdir()) == ["README.md", "model.safetensors"]
     back = Agent.from_pretrained(REPO, "CartPole-v1")
     assert back.checkpoint.tasks == agent.checkpoint.tasks
     for name, weight in agent.model.state_dict().items():
         assert torch.equal(back.model.state_dict()[name], weight)
     main_says(["evaluate", "--checkpoint", f"hub:{REPO}", "--env", "CartPole-v1", "--episodes", "2", "--json",
-               str(tmp_path / "again.json")])  # fmt: skip
+               str(tmp_path / "again.json"), "--workers", "0"])  # fmt: skip
     (first,), (again,) = (json.loads(path.read_text())["tasks"] for path in (results, tmp_path / "again.json"))
     assert first["mean"] == again["mean"]
+
+
+def test_fresh_processes_send_an_agent_up_and_play_it(hub: Hub, tmp_path: Path) -> None:
+    """In processes that have not imported the package yet, which brings its modules only when they are asked for."""
+    program = f"""if True:
+        from gato_agent.checkpoint import Checkpoint
+        from gato_agent.hub import push
+        push(Checkpoint.load(None), {REPO!r})"""
+    done = hub.run(tmp_path / "home", "-c", program, HF_TOKEN="right")
+    assert done.returncode == 0, done.stderr
+    words = ("-m", "gato_agent", "play", "--env", "CartPole-v1", "--render", "none", "--checkpoint")
+    done = hub.run(tmp_path / "home", *words, f"hub:{REPO}")
+    assert done.returncode == 0, done.stderr
+    missing = hub.run(tmp_path / "home", *words, "hub:someone/else")
+    assert missing.returncode == 2
+    assert "hub:someone/else is no repository that can be read (RepositoryNotFoundError" in missing.stderr
 
 
 def main_says(words: list[str]) -> None:
@@ -85,7 +84,7 @@ def test_the_card_says_what_it_scored(tmp_path: Path) -> None:
     assert "| Mine-v0 | 50 | 491.6 | 480.9 to 499.6 | - |" in made.text
     assert f'Agent.from_pretrained("{REPO}", env)' in made.text
     assert made.data.library_name == "gato-agent"
-    first, second = hub.ModelCard(str(made)).data.eval_results  # read again as the hub does
+    first, second = huggingface_hub.ModelCard(str(made)).data.eval_results  # read again as the hub does
     assert (first.dataset_name, first.metric_type, first.metric_value) == (
         "CartPole-v1", "mean_reward", "491.60 +/- 30.00"
     )  # fmt: skip
@@ -131,13 +130,20 @@ def test_what_is_not_there_is_named(remote: Path, tmp_path: Path, monkeypatch: p
         Checkpoint.load("runs/yours")
 
 
-def test_what_cannot_go_up_is_named(remote: Path) -> None:
+def test_what_cannot_go_up_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"push_to_hub not a name: HFValidationError"):
-        push(Checkpoint.load(None), "not a name")
+        push(Checkpoint.load(None), "not a name", token="right")
     with pytest.raises(GatoError, match=r"push_to_hub someone/cartpole: .*401.* and a token\?"):
         push(Checkpoint.load(None), REPO, token="wrong")
+    hub.broken = 403
+    with pytest.raises(GatoError, match=r"push_to_hub someone/cartpole: .*403.* and a token\?"):
+        push(Checkpoint.load(None), REPO, token="right")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # it tries again and again
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(GatoError, match=r"push_to_hub someone/cartpole: .*is there a network"):
+        push(Checkpoint.load(None), REPO, token="right")
 
 
 def test_the_name_of_a_checkpoint_is_where_it_came_from(remote: Path) -> None:
-    push(dataclasses.replace(Checkpoint.load(None), name=""), REPO)
+    push(dataclasses.replace(Checkpoint.load(None), name=""), REPO, token="right")
     assert Checkpoint.load(f"hub:{REPO}").name == f"hub:{REPO}"

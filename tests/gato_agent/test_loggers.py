@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +105,21 @@ def test_trackio_is_given_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert logged == ({"loss": 0.5, "family_loss/classic": 0.5}, 3)
 
 
+def test_trackio_itself_keeps_the_curves_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when the package is imported
+    pytest.importorskip("trackio")
+    for start in (0, 2):
+        with Loggers(("trackio",), tmp_path, {"seed": 7}, start) as loggers:
+            for step in (start + 1, start + 2):
+                loggers.log({**ENTRY, "step": step})
+    (file,) = (tmp_path / "trackio").rglob("*.db")
+    with closing(sqlite3.connect(file)) as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by step").fetchall()
+    assert {row[0] for row in rows} == {(tmp_path / "run-id").read_text()}
+    assert [row[1] for row in rows] == [1, 2, 3, 4]
+    assert json.loads(rows[0][2]) == {"loss": 0.5, "family_loss/classic": 0.5}
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_a_missing_logger_is_named_before_anything_is_read(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [module for module in sys.modules if module.startswith("torch.utils.tensorboard")]:
@@ -157,3 +174,21 @@ def test_operations_of_a_patch_are_those_that_torch_counts() -> None:
 
 def test_the_peak_is_measured() -> None:
     assert 1e8 < peak_flops("cpu") < 1e15
+
+
+@pytest.mark.parametrize("where", ["log", "finish"])
+def test_a_service_that_fails_does_not_end_the_run(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """Trained weights are worth more than their curves elsewhere."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("the service is away")
+
+    run = SimpleNamespace(define_metric=lambda *_, **__: None)
+    calls = {"log": lambda *_, **__: None, "finish": lambda: None, where: fail}
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run, Error=OSError, **calls))
+    path = train(dataclasses.replace(config, out=tmp_path, logger=("wandb",)))
+    assert path.exists()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    assert caplog.text.count("--logger wandb is given up, and training goes on: ConnectionError") == 1

@@ -123,8 +123,11 @@ def test_a_model_in_parts_needs_processes_and_a_pointer_that_can_be_read(tmp_pat
     with pytest.raises(UsageError, match=r"--fsdp .* torchrun -m gato_agent train"):
         train(TrainConfig(data=data, out=tmp_path, fsdp=True))
     assert sharded.saved(tmp_path) is None
+    (tmp_path / "state.json").write_text('{"step": 3, "folder": "state-3"}')
+    assert sharded.saved(tmp_path) == (3, tmp_path / "state-3")
     (tmp_path / "state.json").write_text('{"step": 3, "folder": "../elsewhere"}')
-    assert sharded.saved(tmp_path) == (3, tmp_path / "elsewhere")  # never a folder above
+    with pytest.raises(UsageError, match=r"state\.json has the name '\.\./elsewhere', which no file may name"):
+        sharded.saved(tmp_path)
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(GatoError, match=r"state\.json is damaged"):
         sharded.saved(tmp_path)

@@ -4,14 +4,18 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gato_agent import summary
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.envs.task import Task, find
+from gato_agent.markdown import markdown
 from gato_agent.measure import play_episodes
+from gato_agent.page import page
 from gato_agent.results import Outcome, Results, score, to_csv
 
 
@@ -111,3 +115,88 @@ def test_the_csv_has_a_row_for_every_task_and_nothing_where_nothing_is_known() -
     assert (rows["Unknown-v0"]["normalized"], rows["Unknown-v0"]["status"]) == ("", "evaluated")
     assert (rows["Taxi-v4"]["mean"], rows["Taxi-v4"]["status"]) == ("", "failed: Taxi-v4: it, broke")
     assert rows["MinAtar/Freeway-v1"]["family"] == "minatar"
+
+
+def shuffled(found: Results) -> Results:
+    """The same results, as if the tasks had ended in another order."""
+    other = Results.from_json(found.to_json())
+    for name in ("tasks", "failed", "not_evaluated"):
+        setattr(other, name, dict(reversed(getattr(found, name).items())))
+    return other
+
+
+MORE = {"Acrobot-v1": (-90.0, -80.0, -100.5), "Pendulum-v1": (-200.1, -150.7), "Ant-v5": (3.1, 4000.0)}
+
+
+def test_nothing_depends_on_the_order_in_which_tasks_end(tmp_path: Path) -> None:
+    found = example()
+    found.tasks |= {name: score(name, episodes(*returns)) for name, returns in MORE.items()}
+    found.failed["Blackjack-v1"] = "it broke too"
+    other = shuffled(found)
+    assert list(found.tasks) != list(other.tasks) and found.tasks == other.tasks
+    assert summary.to_json(found) == summary.to_json(other) == summary.to_json(Results.from_json(found.to_json()))
+    assert summary.compare(found, other) == summary.compare(other, found)
+    assert to_csv(found) == to_csv(other)
+    assert markdown(found) == markdown(other)
+    assert page([found], [("", [])], {}, {}) == page([other], [("", [])], {}, {})
+    for each, name in ((found, "a.json"), (other, "b.json")):
+        each.save(tmp_path / name)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_changed_figure_is_noticed_and_files_without_a_digest_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    example().save(path)
+    text = path.read_text()
+    path.write_text(text.replace("300.0", "301.0", 1))
+    with pytest.raises(GatoError, match=r"results\.json is damaged .*it does not match its digest"):
+        Results.load(tmp_path)
+    data = json.loads(text)
+    del data["digest"]
+    path.write_text(json.dumps(data))
+    assert Results.load(path) == example()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": "200"}, {"mean": None}, {"ci95": [1.0]}, {"ci95": [1.0, 2.0, 3.0]}, {"ci95": "ab"}, {"episodes": -2},
+        {"returns": [1.0, None]}, {"lengths": []}, {"lengths": [0, 1]}, {"lengths": [1.5, 2]}, {"episodes": 10**9},
+        {"returns": ["a", "b"]}, {"std": -1.0}, {"family": "nonsense"}, {"family": None}, {"successes": [True] * 3},
+        {"successes": [2, 3]}, {"normalized_ci95": [0.0]}, {"expert": 1.0}, {"random": None}, {"by_success": 1},
+        {"task": 7}, {"steps": "x"}, {"unknown": 1}, {"seconds": -1.0},
+    ],
+)  # fmt: skip
+def test_a_figure_that_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    data = example().to_json()
+    data["tasks"][0] |= change
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    with pytest.raises(GatoError, match=r"results\.json is damaged"):
+        Results.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"actor": 1}, {"checkpoint": 5}, {"sha256": []}, {"settings": []}, {"settings": {"seed": "x"}}, {"format": 2},
+        {"settings": {"temperature": "hot"}}, {"failed": {"a": 1}}, {"not_evaluated": None}, {"tasks": {}},
+        {"settings": {"temperature": {"a": "b"}}}, {"settings": {"env_kwargs": 1}}, {"versions": {"a": 1}},
+        {"tasks": [1]}, {"format": None},
+    ],
+)  # fmt: skip
+def test_a_description_of_other_types_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(example().to_json() | change))
+    with pytest.raises(GatoError, match=r"results\.json is damaged"):
+        Results.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"format": 1e999}', b"NaN", b'{"a": 1, "a": 1}', b"\xff"])
+def test_json_that_no_reader_should_believe_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "results.json").write_bytes(text)
+    with pytest.raises(GatoError, match=r"results\.json is damaged"):
+        Results.load(tmp_path)
+
+
+def test_a_return_beyond_a_float_is_named() -> None:
+    with pytest.raises(GatoError, match="CartPole-v1: seed 1 has a return of inf: scale its rewards down"):
+        score("CartPole-v1", episodes(1.0, float("inf")))

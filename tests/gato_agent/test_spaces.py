@@ -1,8 +1,10 @@
 """SPEC's numbers, and an error that names the place for whatever has no token."""
 
 import math
+import re
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, OneOf, Sequence, Space, Text, Tuple
@@ -12,6 +14,8 @@ from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import row, stack
 from gato_agent.spaces import BINS, PAD, PATCH, SpaceTokenizer, Vocabulary
 from gato_agent.text import TextTokenizer
+from tests.random_spaces import random_value
+from tests.testing_env import TestingEnv
 
 V = Vocabulary(100)
 ANY = Discrete(2)
@@ -176,8 +180,7 @@ def test_integer_boxes_are_discrete_up_to_1024_values():
 @pytest.mark.parametrize(
     ("space", "what"),
     [
-        (Discrete(1025), "1025 discrete values, and 1024 have tokens: split it into digits"),
-        (MultiDiscrete([3, 2000]), "2000 discrete values"),
+        (Discrete(5000, start=2**15 - 100, dtype=np.int16), "has values beyond int16: give it a wider dtype"),
         (Discrete(100, start=100, dtype=np.int8), "has values beyond int8: give it a wider dtype"),
         (Graph(Box(0, 1), None), "Graph spaces are not supported: wrap the environment"),
         (Sequence(Discrete(2)), "Sequence spaces are not supported"),
@@ -202,6 +205,19 @@ def test_a_space_without_elements_is_refused(space):
             SpaceTokenizer(*spaces, V)
 
 
+def test_a_space_without_elements_has_a_way_out_that_works():
+    env = TestingEnv(reset=lambda env, seed, options: ({}, {}))
+    env.observation_space, env.action_space = Dict(), Tuple(())
+    for _ in range(2):
+        with pytest.raises(SpaceError, match=r"has no elements: use gymnasium\.wrappers\..*\)$") as caught:
+            SpaceTokenizer(env.observation_space, env.action_space, V)
+        wrapper = re.search(r"gymnasium\.(wrappers\..*)$", str(caught.value))[1]
+        env = eval(wrapper, {"wrappers": gym.wrappers, "env": env, "Discrete": Discrete})
+    assert SpaceTokenizer(env.observation_space, env.action_space, V).tokens_per_step == 3
+    assert env.reset(seed=0)[0] == 0
+    env.step(0)
+
+
 # ---- values that are not of the space
 
 ROOM = Dict(
@@ -220,10 +236,10 @@ GOOD = {"pos": np.zeros((2, 2), F32), "keys": (2, np.array([0, 8])), "big": np.a
         ({"pos": np.array([[0, 0], [0, -np.inf]])}, "pos", "'pos': element [1, 1] is -inf, not a finite number"),
         ({"pos": np.array([[1e300, 0], [0, 0]])}, "pos", "'pos': element [0, 0] is inf, not a finite number"),
         ({"pos": np.array([[0, np.nan], [-np.inf, 0]])}, "pos", "'pos': element [0, 1] is nan, not a finite number"),
-        ({"keys": (0, np.array([0, 8]))}, "keys/0", "'keys/0': value is 0, not an integer from 1 to 3"),
-        ({"keys": (4, np.array([0, 8]))}, "keys/0", "'keys/0': value is 4, not an integer from 1 to 3"),
-        ({"keys": (1, np.array([0, 9]))}, "keys/1", "'keys/1': element [1] is 9, not an integer from 0 to 8"),
-        ({"keys": (1, np.array([-1, 0]))}, "keys/1", "'keys/1': element [0] is -1, not an integer from 0 to 1"),
+        ({"keys": (0, np.array([0, 8]))}, "keys/0", "'keys/0': value is 0, beyond its bounds 1 to 3"),
+        ({"keys": (4, np.array([0, 8]))}, "keys/0", "'keys/0': value is 4, beyond its bounds 1 to 3"),
+        ({"keys": (1, np.array([0, 9]))}, "keys/1", "'keys/1': element [1] is 9, beyond its bounds 0 to 8"),
+        ({"keys": (1, np.array([-1, 0]))}, "keys/1", "'keys/1': element [0] is -1, beyond its bounds 0 to 1"),
     ],
 )
 def test_an_impossible_value_is_named(bad, key, message):
@@ -282,6 +298,49 @@ def test_decoding_leaves_the_tokens_alone():
     assert tokens.tolist() == [[V.discrete + 1]]
 
 
+# ---- digits
+
+MANY = [
+    Discrete(1025), Discrete(4672), Discrete(1031, start=-7), Discrete(10**6 + 3), Discrete(2**40, start=2**50),
+    Discrete(1500, dtype=np.uint16), MultiDiscrete([3, 2000, 1024]),
+    MultiDiscrete([[5, 4672], [1031, 2]], start=[[1, 2], [-9, 0]]),
+    Tuple((Discrete(4672), Dict(a=MultiDiscrete([2000, 2]), b=Box(-1, 1, (2,))))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pack", [1, 64])
+@pytest.mark.parametrize("space", MANY, ids=str)
+def test_more_values_than_tokens_are_split_into_digits(space, pack):
+    rng = np.random.default_rng(0)
+    tokenizer = SpaceTokenizer(space, space, V, pack=pack)
+    assert (tokenizer.legal[:, 1] - tokenizer.legal[:, 0] <= 1024).all()
+    columns = stack(space, [random_value(rng, space) for _ in range(50)])
+    tokens = tokenizer.encode_actions(columns)
+    assert ((tokenizer.legal[:, 0] <= tokens) & (tokens < tokenizer.legal[:, 1])).all()
+    decoded = tokenizer.decode_actions(tokens)
+    for path, column in columns.items():
+        assert decoded[path].dtype == column.dtype
+        if column.dtype.kind != "f":
+            assert np.array_equal(decoded[path], column)
+    low, high = tokenizer.legal.T
+    anything = tokenizer.decode_actions(np.stack([low, high - 1, *rng.integers(low, high, size=(200, len(low)))]))
+    assert all(space.contains(row(space, anything, i)) for i in range(202))
+    seen = tokenizer.encode_observations(columns)
+    assert (seen.packs if pack > 1 else seen.tokens).shape[0] == 50
+    if pack == 1:
+        numbers = np.concatenate([seen.tokens[:, : tokenizer.n_obs]], axis=1)
+        assert len(np.unique(numbers, axis=0)) == len(np.unique(tokens, axis=0))
+
+
+def test_digits_are_told_apart_and_named_as_the_values_that_they_are_of():
+    tokenizer = SpaceTokenizer(ANY, Discrete(4672), V)
+    assert (tokenizer.n_act, (tokenizer.legal - V.discrete).tolist()) == (2, [[0, 64], [0, 73]])
+    assert (tokenizer.encode_actions({"": np.array([4000])}) - V.discrete).tolist() == [[54, 58]]
+    for value in (-1, 4672):
+        with pytest.raises(SpaceError, match=f"^value is {value}, beyond its bounds 0 to 4671$"):
+            tokenizer.encode_actions({"": np.array([value])})
+
+
 # ---- images
 
 
@@ -314,17 +373,74 @@ def test_patches_are_in_raster_order_and_padded_with_zeros(channels):
     [
         (Box(0, 255, (16, 16), np.uint8), 1),
         (Box(0, 255, (15, 16), np.uint8), 240),
-        (Box(0, 255, (16, 16, 2), np.uint8), 512),
+        (Box(0, 255, (16, 16, 2), np.uint8), 1),
         (Box(0, 254, (16, 16), np.uint8), 256),
         (Box(0, 255, (16, 16), np.int16), 256),
-        (Box(0, 255, (1, 16, 16, 3), np.uint8), 768),
+        (Box(0, 255, (1, 16, 16, 3), np.uint8), 1),
+        (Box(0, 255, (84, 84, 4), np.uint8), 36),
+        (Box(0, 255, (4, 84, 84), np.uint8), 36),
+        (Box(0, 255, (3, 20, 40), np.uint8), 6),
+        (Box(0, 255, (8, 84, 84), np.uint8), 72),
+        (Box(0, 255, (20, 84, 84), np.uint8), 5 * 36),
+        (Box(0, 255, (84, 84, 12), np.uint8), 4 * 36),
+        (Box(0, 255, (4, 84, 84, 3), np.uint8), 4 * 36),
+        (Box(0, 255, (4, 3, 84, 84), np.uint8), 4 * 36),
+        (Box(0, 255, (4, 84, 84, 1), np.uint8), 36),
+        (Box(0, 255, (84, 84, 2, 4), np.uint8), 2 * 36),
+        (Box(0, 255, (20, 20, 20), np.uint8), 8000),  # a volume
+        (Box(0, 255, (3, 15, 16), np.uint8), 720),
+        (Box(0, 255, (0, 16, 16), np.uint8), 0),
+        (Box(0, 255, (2, 2, 2, 16, 16), np.uint8), 2048),
         (Box(0, 255, (16,), np.uint8), 16),
     ],
     ids=str,
 )
 def test_what_is_an_image(space, n_obs):
-    assert SpaceTokenizer(space, ANY, V).n_obs == n_obs
-    assert SpaceTokenizer(ANY, space, V).n_act == math.prod(space.shape)
+    assert SpaceTokenizer(Tuple((space, Discrete(2))), ANY, V).n_obs == n_obs + 1
+    assert SpaceTokenizer(ANY, Tuple((space, Discrete(2))), V).n_act == math.prod(space.shape) + 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((3, 20, 40), (1, 2, 0)),
+        ((4, 20, 40), (1, 2, 0)),
+        ((1, 20, 40), (1, 2, 0)),
+        ((1, 20, 40, 3), (1, 2, 0, 3)),
+        ((4, 20, 40, 1), (1, 2, 0, 3)),
+        ((2, 2, 20, 40), (2, 3, 0, 1)),
+    ],
+)
+def test_the_order_of_axes_changes_nothing(shape, axes):
+    images = np.random.default_rng(0).integers(0, 256, size=(3, *shape), dtype=np.uint8)
+    first = images.transpose(0, *(axis + 1 for axis in axes)).reshape(3, 20, 40, -1)
+    ours, theirs = (
+        SpaceTokenizer(Box(0, 255, each.shape[1:], np.uint8), ANY, V).encode_observations({"": each})
+        for each in (images, first)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sets"), [((4, 20, 40, 3), 4), ((4, 3, 20, 40), 4), ((12, 20, 40), 4), ((7, 20, 40), 2)]
+)
+def test_each_frame_of_a_stack_has_patches_of_its_own(shape, sets):
+    """As many sets of patches as frames of three channels, oldest first, each where the picture's are."""
+    stack_of = np.random.default_rng(0).integers(1, 256, size=(2, *shape), dtype=np.uint8)
+    tokenizer = SpaceTokenizer(Box(0, 255, shape, np.uint8), ANY, V)
+    patches = tokenizer.encode_observations({"": stack_of}).patches
+    assert patches.shape == (2, sets * 6, 16, 16, 4) and tokenizer.n_obs == sets * 6
+    places = tokenizer.patch_intervals.reshape(sets, 6, 2, 2)
+    assert (places == places[0]).all()
+    axis = shape.index(20) + 1
+    planes = np.moveaxis(stack_of, (axis, axis + 1), (1, 2)).reshape(2, 20, 40, -1)
+    wide = 4 if shape[0] == 7 else 3
+    for number, part in enumerate(np.split(patches, sets, axis=1)):
+        frame = planes[..., number * wide : (number + 1) * wide]
+        whole = part.reshape(2, 2, 3, 16, 16, 4).transpose(0, 1, 3, 2, 4, 5).reshape(2, 32, 48, 4)
+        assert np.array_equal(whole[:, :20, :40, : frame.shape[3]], frame)
+        assert not whole[..., frame.shape[3] :].any() and not whole[:, 20:].any()
 
 
 # ---- order
@@ -434,3 +550,19 @@ def test_charsets_have_1_to_1023_characters():
     for charset in (wide, ""):
         with pytest.raises(SpaceError, match=f"a charset of {len(charset)} characters, and 1 to 1023 can be acted"):
             SpaceTokenizer(ANY, Text(1, charset=charset), V)
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "message"),
+    [
+        (Box(-1, 1, (2**20 + 1,)), Discrete(2), "an observation of 1,048,577 elements"),
+        (Dict({str(i): Box(-1, 1, (2**18,)) for i in range(5)}), Discrete(2), "an observation of 1,310,720 elements"),
+        (Discrete(2), Text(10**15), "an action of 1,000,000,000,000,000 elements"),
+        (Discrete(2), Box(-1, 1, (2**16 + 1,)), "an action of 65,537 elements"),
+    ],
+)
+def test_what_no_model_can_hold_is_refused_before_arrays_are_made(
+    observation: Space, action: Space, message: str
+) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SpaceTokenizer(observation, action, Vocabulary(0))

@@ -13,8 +13,8 @@ from gymnasium.spaces import Box, Discrete
 
 from gato_agent.checkpoint import Checkpoint, read
 from gato_agent.cli import main
+from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import temporary
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.run_folder import Log
 from gato_agent.train import TrainConfig, fine_tuning, train
@@ -78,12 +78,13 @@ def test_a_truncated_episode_is_named(tmp_path: Path, config: TrainConfig) -> No
 @needs_full
 @pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
 def test_a_full_disk_keeps_the_last_checkpoint(
-    name: str, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+    name: str, config: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = dataclasses.replace(config, out=config.out.with_name("whole"))
     train(whole)
     train(dataclasses.replace(config, minutes=0.0))
-    temporary(config.out / name).symlink_to(FULL)  # where the next save writes
+    create = files.create
+    monkeypatch.setattr(files, "create", lambda path: FULL.open("wb") if name in path.name else create(path))
     words = f"train --data {config.data} --out {config.out} --steps 2 --batch-size 1 --save-every 1 --num-threads 1"
     with pytest.raises(SystemExit) as stopped:
         main([*words.split(), "--device", "cpu", "--resume"])
@@ -93,6 +94,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert read(config.out / "state.safetensors")[1]["step"] == 1
     assert Checkpoint.load(config.out).training["step"] == (1 if name.startswith("model") else 2)
     assert not list(config.out.glob(".*.partial"))
+    monkeypatch.undo()
     train(dataclasses.replace(config, resume=True))  # there is room again
     for file in ("model.safetensors", "state.safetensors"):
         assert (config.out / file).read_bytes() == (whole.out / file).read_bytes()

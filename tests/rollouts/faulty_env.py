@@ -3,6 +3,7 @@
 collect(CollectConfig(env=("tests.rollouts.faulty_env:Worker-v0",), env_kwargs='{"fault": "kill", "seed": 3}'))
 """
 
+import errno
 import os
 import signal
 import sys
@@ -15,13 +16,24 @@ from gymnasium.spaces import Box, Dict, Text
 
 from tests.testing_env import TestingEnv
 
+RESETS = [0]  # of all environments in this process
+
 
 class WorkerEnv(TestingEnv):
-    """Ends after 5 steps; at step 2 of episode `seed` it raises, hangs, returns NaN, exits or is killed."""
+    """Ends after 5 steps; at step 2 of episode `seed` it raises, hangs, returns NaN, exits or is killed.
+
+    With the fault `leak` each reset leaks, until there is nothing left after four; `odd` raises in odd episodes.
+    """
 
     def __init__(self, fault: str = "", seed: int = -1, pause: float = 0.0, render_mode: str | None = None) -> None:
         super().__init__(length=5, render_mode=render_mode)
         self.fault, self.fault_seed, self.pause = fault, seed, pause
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        RESETS[0] += 1
+        if (self.fault == "leak" and RESETS[0] > 4) or (self.fault == "odd" and (seed or 0) % 2):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> Any:
         time.sleep(self.pause)
@@ -35,6 +47,8 @@ class WorkerEnv(TestingEnv):
                 obs = np.array([np.nan, 0.0])
             if self.fault == "sys.exit":
                 sys.exit(7)
+            if self.fault == "close":
+                os.closerange(3, 256)
             if self.fault == "exit":
                 os._exit(7)
             if self.fault == "kill":

@@ -55,7 +55,7 @@ class Empty(TestingEnv):
 
 gym.register("Faulty-v0", entry_point=lambda **kwargs: Faulty(**kwargs))
 gym.register("Goal-v0", entry_point=lambda **kwargs: Goal(**kwargs))
-gym.register("Wide-v0", entry_point=lambda: TestingEnv(action_space=Discrete(2000)))
+gym.register("Wide-v0", entry_point=lambda: TestingEnv(action_space=gym.spaces.Sequence(Discrete(2))))
 gym.register("Empty-v0", entry_point=lambda: Empty())
 
 
@@ -279,7 +279,7 @@ def test_an_expert_that_leaves_the_action_space_is_named(tmp_path, monkeypatch, 
     settings = config(tmp_path, "tests.testing_env:Testing-v0", expert=f"{__name__}:out_of_space", noise=noise)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[out_of_space.__module__])
     with pytest.raises(
-        GatoError, match=r"8 failures: Testing-v0: step 2 of seed 0: the expert's action .*2.* is not in Discrete\(2\)"
+        GatoError, match=r"8 failures: Testing-v0: step 2 of seed 0 has the action .*2.* is not in Discrete\(2\)"
     ):
         collect(settings)
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -289,3 +289,20 @@ def test_a_suite_is_all_of_its_tasks(tmp_path):
     collect(CollectConfig(env=("CartPole-v1", "Taxi-v4"), suite=("toytext",), episodes=2, workers=0, out=tmp_path))
     found = {store.env_id: len(store.indices()) for store in open_stores(tmp_path)}
     assert found == {"CartPole-v1": 2, "CliffWalking-v1": 2, "FrozenLake-v1": 2, "Taxi-v4": 2}
+
+
+def test_a_task_that_cannot_be_sealed_does_not_keep_the_others_from_it(tmp_path, capsys):
+    """All episodes are in place, and the summary is shown."""
+    settings = {"env": ("CartPole-v1", "MountainCar-v0"), "expert": "random", "workers": 0, "out": tmp_path}
+    collect(CollectConfig(**settings, episodes=2, seal=False))
+    (group,) = (tmp_path / "CartPole-v1").glob("*.group.safetensors")
+    data = bytearray(group.read_bytes())
+    data[data.index(open_stores(tmp_path)[0].read(1).observations[""].tobytes())] ^= 1
+    group.write_bytes(data)
+    with pytest.raises(GatoError, match=r"group\.safetensors: episode 1 is damaged"):
+        collect(CollectConfig(**settings, episodes=3))
+    shown = capsys.readouterr().out
+    assert "CartPole-v1: " in shown and "is damaged" in shown and "MountainCar-v0" in shown
+    damaged, other = open_stores(tmp_path)
+    assert damaged.indices() == other.indices() == [0, 1, 2]
+    assert other.loose() == [] and damaged.loose()

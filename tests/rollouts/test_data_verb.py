@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gato_agent.cli import main
+from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.store import EpisodeStore, open_stores
@@ -133,3 +135,35 @@ def test_help_names_the_commands_and_is_quick():
         [sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True, env=os.environ
     ).stdout
     assert all(name in shown for name in ("show", "verify", "seal", "export", "import"))
+
+
+@pytest.mark.parametrize("command", ["show", "seal", "export"])
+def test_a_task_that_fails_does_not_keep_the_others_from_it(folder, tmp_path, capsys, command):
+    """One of three is damaged; with two of four each is named, and then counted."""
+    shutil.copytree(folder / "CartPole-v1", folder / "Zoo-v0")
+    for name in ("CartPole-v1", "Zoo-v0"):
+        header = unsealed((folder / name / "task.json").read_bytes())
+        (folder / name / "task.json").write_bytes(sealed(header | {"env_id": name}))
+    out = ("--out", tmp_path / "minari") if command == "export" else ()
+    (shard,) = [path for path in (folder / "CartPole-v1").iterdir() if "shard" in path.name]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    capsys.readouterr()
+    assert run(command, folder, *out) == 1
+    shown = capsys.readouterr()
+    assert "MountainCarContinuous-v0" in shown.out and "Zoo-v0" in shown.out
+    assert f"{shard} is truncated or damaged" in shown.err
+    (folder / "MountainCarContinuous-v0" / "task.json").write_text("{")
+    assert run(command, folder, *out) == 1
+    shown = capsys.readouterr()
+    assert "Zoo-v0" in shown.out
+    assert f"{shard} is truncated or damaged" in shown.out and "MountainCarContinuous-v0/task.json is dam" in shown.out
+    assert f"2 of 3 tasks in {folder} failed, named above" in shown.err
+
+
+def test_a_relative_folder_is_exported_to_and_once_more_changes_nothing(folder, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("minari")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run("export", folder / "CartPole-v1", "--out", "here") == 0
+        assert "CartPole-v1: 12 episodes exported as gato/CartPole-v1/random-v0" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["gato"]

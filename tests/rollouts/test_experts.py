@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
+from gato_agent.rollouts import experts
 from gato_agent.rollouts.experts import load_expert, shipped
 from gato_agent.rollouts.normalize import Normalizer, read_npz, read_pickle, write_npz
 from gato_agent.rollouts.policy import Policy
@@ -457,3 +458,131 @@ def test_a_users_own_expert(tmp_path, monkeypatch):
 def test_loading_the_module_is_quick():
     program = "import sys, gato_agent.rollouts.experts; assert not {'torch', 'stable_baselines3'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+# What a file asks for
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("net_arch", [10**9]), ("net_arch", [8] * 1000), ("net_arch", {"pi": [64, 64], "vf": [10**9]}),
+        ("net_arch", [4096] * 60), ("net_arch", [-1]), ("net_arch", ["64"]), ("net_arch", [64.5]),
+        ("net_arch", {"pi": {"deep": [10**8]}}), ("n_critics", 10**6), ("n_quantiles", 10**12),
+        ("lstm_hidden_size", 10**9), ("features_extractor_kwargs", {"features_dim": 10**10}),
+        ("lstm_kwargs", {"proj_size": 10**9}), ("n_lstm_layers", 10**5),
+    ],
+)  # fmt: skip
+def test_a_network_that_the_file_does_not_hold_is_refused_before_it_is_made(cartpole, tmp_path, key, value):
+    with zipfile.ZipFile(cartpole) as file:
+        data = json.loads(file.read("data"))
+    data["policy_kwargs"][key] = value
+    path = rewritten(cartpole, data=json.dumps(data).encode())
+    with pytest.raises(GatoError, match=rf"{path.name}: {key} .*(larger network|more than a policy|no whole number)"):
+        read_zip(path)
+    small = tmp_path / "policy.safetensors"
+    small.write_bytes(replace(read_zip(cartpole), kwargs={key: value}).to_bytes())
+    with pytest.raises(GatoError, match=rf"policy\.safetensors.*{key} "):
+        Policy.from_file(small)
+
+
+def test_a_zip_of_much_in_little_is_refused_before_it_is_unpacked(cartpole, tmp_path):
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("data", b"{" + b" " * 2**28)
+        file.writestr("policy.pth", b"")
+    assert bomb.stat().st_size < 2**20
+    with pytest.raises(GatoError, match=r"bomb\.zip is no SB3 model.*that says to hold"):
+        read_zip(bomb)
+    inner, strided = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(2**28))
+    torch.save({"action_net.weight": torch.zeros(1).expand(2**31)}, strided)
+    said = {"that says to hold": inner, "weights of 8,589,934,592 bytes": strided}
+    for message, weights in said.items():
+        with pytest.raises(GatoError, match=rf"changed_model\.zip: policy\.pth is damaged, .*{message}"):
+            read_zip(rewritten(cartpole, policy_pth=weights.getvalue()))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_and_statistics_that_are_not_finite_are_refused(cartpole, tmp_path, value):
+    policy, path = read_zip(cartpole), tmp_path / "policy.safetensors"
+    weights = {name: array.copy() for name, array in policy.weights.items()}
+    weights["action_net.weight"][0, 0] = value
+    path.write_bytes(replace(policy, weights=weights).to_bytes())
+    with pytest.raises(GatoError, match=r"policy\.safetensors .*action_net\.weight is not finite"):
+        Policy.from_file(path)
+    state = io.BytesIO()
+    torch.save({name: torch.tensor(array) for name, array in weights.items()}, state)
+    with pytest.raises(GatoError, match=r"policy\.pth is damaged, .*action_net\.weight is not finite"):
+        read_zip(rewritten(cartpole, policy_pth=state.getvalue()))
+    for mean, var in ((value, 1.0), (0.0, value), (0.0, -1.0)):
+        broken = Normalizer({"": np.full(4, mean)}, {"": np.full(4, var)}, 10.0, 1e-8)
+        (tmp_path / "obs_norm.npz").write_bytes(write_npz(broken))
+        with pytest.raises(GatoError, match=r"obs_norm\.npz cannot be used .*(not finite|cannot be)"):
+            read_npz(tmp_path / "obs_norm.npz")
+
+
+def test_shipped_experts_are_those_that_were_shipped(tmp_path, monkeypatch):
+    """Any other bit in them would act otherwise, and nothing would say so."""
+    for path in sorted(experts.SHIPPED.glob("*.safetensors")):
+        experts.check_shipped(path)
+    assert len((experts.SHIPPED / experts.SUMS).read_text().splitlines()) == len(shipped())
+    for name in ("CartPole-v1.safetensors", experts.SUMS):
+        shutil.copy(experts.SHIPPED / name, tmp_path)
+    monkeypatch.setattr(experts, "SHIPPED", tmp_path)
+    load_expert("catalogue", "CartPole-v1", *spaces_of("CartPole-v1"))
+    data = bytearray((tmp_path / "CartPole-v1.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "CartPole-v1.safetensors").write_bytes(data)
+    with pytest.raises(GatoError, match=r"CartPole-v1\.safetensors is damaged .*install gato-agent again"):
+        load_expert("catalogue", "CartPole-v1", *spaces_of("CartPole-v1"))
+
+
+def test_a_converted_expert_has_a_digest_and_those_without_one_are_read(cartpole, tmp_path):
+    policy, path = read_zip(cartpole), tmp_path / "policy.safetensors"
+    data = policy.to_bytes()
+    assert data == policy.to_bytes()
+    path.write_bytes(data)
+    assert Policy.from_file(path).sha256 == policy.sha256
+    changed = bytearray(data)
+    changed[-3] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(GatoError, match=r"policy\.safetensors .*it does not match its digest"):
+        Policy.from_file(path)
+    path.write_bytes(policy._serialised({}))  # as earlier versions wrote it
+    assert Policy.from_file(path).to_bytes() == data
+
+
+def test_a_pickle_that_asks_for_places_in_memory_is_refused(tmp_path):
+    path = tmp_path / "vecnormalize.pkl"
+    path.write_bytes(b"\x80\x04]r\xff\xff\xff\xff.")  # LONG_BINPUT: makes a table of four billion places
+    with pytest.raises(GatoError, match=r"vecnormalize\.pkl cannot be used .*4,294,967,295 places in memory"):
+        read_pickle(path)
+    path.write_bytes(b"\x80\x04" + b"N0" * 2**20 + b"N.")
+    with pytest.raises(GatoError, match=r"vecnormalize\.pkl cannot be used .*more than 1,048,576 steps"):
+        read_pickle(path)
+
+
+def test_statistics_of_earlier_versions_have_no_digest_and_are_read(tmp_path):
+    stats = Normalizer({"a": np.arange(3.0)}, {"a": np.ones(3)}, 10.0, 1e-8)
+    np.savez(tmp_path / "obs_norm.npz", a_mean=stats.mean["a"], a_var=stats.var["a"], clip=10.0, eps=1e-8)
+    assert read_npz(tmp_path / "obs_norm.npz").to_json() == stats.to_json()
+    data = write_npz(stats)
+    assert data == write_npz(stats)
+    (tmp_path / "obs_norm.npz").write_bytes(data)
+    assert read_npz(tmp_path / "obs_norm.npz").to_json() == stats.to_json()
+    changed = dict(np.load(io.BytesIO(data))) | {"clip": np.float64(9.0)}
+    np.savez(tmp_path / "obs_norm.npz", **changed)
+    with pytest.raises(GatoError, match=r"obs_norm\.npz cannot be used .*does not match its digest"):
+        read_npz(tmp_path / "obs_norm.npz")
+
+
+@pytest.mark.parametrize("bound", [np.inf, 1e308])
+def test_statistics_may_be_clipped_nowhere(tmp_path, bound):
+    stats = Normalizer({"": np.zeros(2)}, {"": np.ones(2)}, bound, 0.0)
+    (tmp_path / "obs_norm.npz").write_bytes(write_npz(stats))
+    found = read_npz(tmp_path / "obs_norm.npz")
+    obs = np.array([[1e30, -3.0]])
+    np.testing.assert_array_equal(found(obs), stats(obs))
+    json.dumps(found.to_json(), allow_nan=False)

@@ -85,7 +85,10 @@ def test_a_rule_that_keeps_nothing_is_named(tmp_path):
             usable(store)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", json.dumps({"keep_above": 7}), json.dumps({"code": "print()"})])
+DAMAGED = [{"keep_above": 7}, {"code": "print()"}, {"keep_above": True}, {"success_only": 1}]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 9999, *map(json.dumps, DAMAGED)])
 def test_a_damaged_rule_is_named(tmp_path, text):
     (tmp_path / "keep.json").write_text(text)
     with pytest.raises(GatoError, match=r"keep\.json is damaged .*delete it"):

@@ -7,13 +7,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space, Tuple
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gato_agent.envs.loop import steps
 from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import stack
+from gato_agent.envs.vector import SeparateInfos
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.dagger import Guided
 from gato_agent.rollouts.noise import Noisy
@@ -64,7 +64,7 @@ class Named:
 
 def play(actor: Noisy | Guided, env: ScribblingEnv, seed: int) -> tuple[list[Any], list[Any]]:
     """Actions as they arrived, and labels, of one episode."""
-    envs = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+    envs = SeparateInfos([lambda: env])
     actor.seed(seed)
     labels = []
     for step in steps(actor, envs, [seed]):

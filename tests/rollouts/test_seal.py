@@ -9,10 +9,11 @@ import pytest
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts import seal as module
+from gato_agent.rollouts import shard
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.seal import plan, seal
-from gato_agent.rollouts.shard import Shard, pack
+from gato_agent.rollouts.shard import Shard, open_arrays, pack, pieces_of
 from gato_agent.rollouts.store import EpisodeStore, open_stores
 from tests.rollouts.test_episode import assert_equal, episode
 from tests.rollouts.test_store import HEADER
@@ -174,3 +175,27 @@ def test_a_complete_task_is_sealed_and_more_may_follow(tmp_path, capsys):
     assert loose.loose() == list(range(9))
     for seed in range(9):
         assert loose.read(seed).to_bytes() == store.read(seed).to_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.update({"table.provenance": np.full(3, 7, np.int32)}),
+        lambda arrays: arrays.update({"table.provenance": np.full(3, -1, np.int32)}),
+        lambda arrays: arrays.update({"table.seed": np.array([0, 0, 1])}),
+        lambda arrays: arrays.update({"table.seed": np.array([2, 1, 0])}),
+        lambda arrays: arrays.update({"table.crc": np.zeros(2, np.uint32)}),
+        lambda arrays: arrays.update({"ends.rewards": arrays["ends.rewards"] * 2}),
+        lambda arrays: arrays.update({"ends.rewards": arrays["ends.rewards"][::-1].copy()}),
+        lambda arrays: arrays.update({"ends.rewards": arrays["ends.rewards"] - 10**12}),
+        lambda arrays: arrays.pop("rewards"),
+        lambda arrays: arrays.pop("ends.rewards"),
+        lambda arrays: arrays.update({"ends.other": arrays["ends.rewards"]}),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused_though_its_checksum_fits(tmp_path, change):
+    arrays, about = open_arrays(pack([varied(seed).encode() for seed in range(3)]))
+    change(arrays)
+    about["checksum"] = shard._table_checksum(arrays, {k: v for k, v in about.items() if k != "checksum"})
+    with pytest.raises(GatoError, match=r"x is truncated or damaged"):
+        Shard(tmp_path / "x", b"".join(pieces_of(arrays, about)))

@@ -1,6 +1,7 @@
 """A folder of episodes: whole or not at all, one writer, one set of settings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,13 @@ def test_a_missing_episode_is_named(tmp_path):
         ("{", "damaged"),
         ("[]", "does not describe a task"),
         ("{}", "does not describe a task"),
+        ("[" * 10_000, "damaged.*nested"),
+        ('{"format": 1e999}', "damaged"),
+        (json.dumps({"format": 1, **HEADER, "noise": "no"}), "noise is 'no', not bool"),
+        (json.dumps({"format": 1, **HEADER, "env_kwargs": 1}), "env_kwargs is 1"),
+        (json.dumps({"format": 1, **HEADER, "expert": {}}), "damaged .*kind"),
+        (json.dumps({"format": 1, **HEADER, "learner": {}}), "damaged .*kind"),
+        (json.dumps({"format": 1, **HEADER, "action_space": {"kind": "Box"}}), "action_space is not the description"),
         (json.dumps({"format": 9, **HEADER}), "format 9, this version reads 1: upgrade"),
     ],
 )
@@ -213,3 +221,63 @@ def test_a_damaged_header_is_named(tmp_path: Path, text, message):
     (folder / "task.json").write_text(text)
     with pytest.raises(GatoError, match=f"task.json.*{message}"):
         open_stores(tmp_path)
+
+
+def test_one_changed_digit_of_a_bound_is_noticed(tmp_path):
+    """Every action would be learned at another scale."""
+    EpisodeStore.create(tmp_path, HEADER).close()
+    (path,) = tmp_path.rglob("task.json")
+    text = path.read_text()
+    assert '"high": 1.0' in text
+    path.write_text(text.replace('"high": 1.0', '"high": 9.0'))
+    with pytest.raises(GatoError, match=r"task\.json is damaged .*it does not match its digest.*restore it"):
+        open_stores(tmp_path)
+
+
+def test_headers_of_earlier_versions_have_no_digest_and_are_read(tmp_path):
+    EpisodeStore.create(tmp_path, HEADER).close()
+    (path,) = tmp_path.rglob("task.json")
+    path.write_text(json.dumps({"format": 1, **HEADER}, indent=1, sort_keys=True))
+    (store,) = open_stores(tmp_path)
+    assert store.header == {"format": 1, **HEADER}
+    EpisodeStore.create(tmp_path, HEADER).close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"observations": {"": np.zeros((2, 2), np.float64)}},
+        {"observations": {"": np.zeros((2, 2), np.int32)}},
+        {"observations": {"": np.zeros((2, 3), np.float32)}},
+        {"observations": {"other": np.zeros((2, 2), np.float32)}},
+        {"actions": {"": np.zeros(1, np.int32)}},
+        {"actions": {"": np.zeros((1, 1), np.int64)}},
+        {"labels": {"": np.zeros(1, np.float32)}},
+    ],
+)
+def test_columns_of_another_kind_than_the_spaces_are_not_used(tmp_path, change):
+    """A number in a file's header says whether bytes are floats or integers."""
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit([episode(0).encode()])
+        store.commit([replace(episode(1), **change).encode()])
+        assert store.fitting(0).to_bytes() == episode(0).to_bytes()
+        with pytest.raises(GatoError, match=r"ALE%2FPong-v5: episode 1 has other \w+ than task\.json says; delete"):
+            store.fitting(1)
+        sound, problems = verify(tmp_path)
+        assert sound == 1 and len(problems) == 1
+
+
+def test_a_damaged_task_does_not_keep_the_others_from_being_verified(tmp_path):
+    space = {"kind": "Box", "low": 0, "high": 1, "shape": [1], "dtype": "object"}
+    headers = {"A-v0": HEADER, "B-v0": HEADER | {"observation_space": space}, "C-v0": HEADER, "D-v0": HEADER}
+    for env_id, header in headers.items():
+        folder = tmp_path / env_id
+        folder.mkdir()
+        (folder / "task.json").write_text(json.dumps({"format": 1, **header, "env_id": env_id}))
+        (folder / "00000000.safetensors").write_bytes(episode(0).to_bytes())
+    (tmp_path / "C-v0" / "00000001.safetensors").mkdir()
+    (tmp_path / "C-v0" / "00000002-00000003.group.safetensors").mkdir()
+    sound, problems = verify(tmp_path)
+    assert sound == 3
+    assert len(problems) == 3 and "B-v0/task.json: observation_space is not the description" in problems[0]
+    assert all("C-v0" in problem and "no regular file" in problem for problem in problems[1:])

@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from gato_agent.envs.errors import EnvironmentFault
 from gato_agent.rollouts.collect import CollectConfig, collect
 from gato_agent.rollouts.store import open_stores
+from gato_agent.rollouts.workers import _Worker
 from tests.rollouts import faulty_env
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +86,8 @@ def test_an_expert_has_the_threads_that_were_asked_for(tmp_path, how):
 
 FAULTS = {
     "raise": "raised RuntimeError: the wheel came off",
-    "nan": "returned an observation that is not finite: nan at index [0]",
+    "nan": "returned an observation that its space does not have: element [0] is nan, not a finite number",
+    "sys.exit": "raised SystemExit: 7",
     "hang": "did not finish within 5 s (--timeout)",
     "exit": "ended its worker: exit code 7",
     "kill": "ended its worker: SIGKILL",
@@ -104,6 +107,34 @@ def test_a_fault_is_named_and_costs_one_seed(tmp_path, capsys, fault):
     assert caught.value.exit_code == 1
     assert indices(tmp_path) == {"Other-v0": [0, 1, 2, 4, 5, 6, 7], "Worker-v0": [0, 1, 2, 4, 5, 6, 7]}
     assert f"failed: Worker-v0: step 2 of seed 3 {FAULTS[fault]}" in capsys.readouterr().out
+
+
+def test_an_environment_that_closes_the_connection_is_named(tmp_path):
+    kwargs = json.dumps({"fault": "close", "seed": 1})
+    said = (
+        r"^Worker-v0: step \d of seed 1 ended its worker: it closed files that were not its own \(Bad file descriptor\)"
+    )
+    with pytest.raises(EnvironmentFault, match=said):
+        collect(CollectConfig(env=(WORKER,), expert="random", episodes=3, env_kwargs=kwargs, out=tmp_path))
+    assert indices(tmp_path) == {"Worker-v0": [0, 2]}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_fails_because_its_worker_leaks_is_played_in_a_new_one(tmp_path, workers):
+    collect(CollectConfig(
+        env=(WORKER, OTHER), expert="random", episodes=11, workers=workers, env_kwargs='{"fault": "leak"}', out=tmp_path
+    ))  # fmt: skip
+    assert indices(tmp_path) == {"Other-v0": list(range(11)), "Worker-v0": list(range(11))}
+
+
+def test_what_fails_in_a_new_worker_too_is_named_once_and_soon_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("gato_agent.rollouts.collect.SECOND_CHANCES", 2)
+    started = MagicMock(side_effect=_Worker)
+    monkeypatch.setattr("gato_agent.rollouts.workers._Worker", started)
+    with pytest.raises(EnvironmentFault, match=r"^10 failures: Worker-v0: reset with seed \d raised OSError"):
+        collect(CollectConfig(env=(WORKER,), expert="random", episodes=20, env_kwargs='{"fault": "odd"}', out=tmp_path))
+    assert indices(tmp_path) == {"Worker-v0": list(range(0, 20, 2))}
+    assert started.call_count <= 3
 
 
 def test_a_task_that_only_kills_its_workers_ends_and_the_others_are_played(tmp_path, monkeypatch):

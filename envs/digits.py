@@ -1,0 +1,92 @@
+"""Discrete values beyond 1,024, seen and acted as digits, each of which has tokens.
+
+    Discrete(4672)    value 4000  <->  digits (54, 58) of sizes (64, 73): 54 * 73 + 58
+    Discrete(1031)    value 1030  <->  digits (23, 42) of sizes (24, 43), which have 1,032 codes
+
+All digits are a value, whatever a model chooses: where there are more codes than values, neighbours share some.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete, Space
+from numpy.typing import NDArray
+
+from gato_agent.envs.structure import Leaf
+from gato_agent.envs.values import CHOICES, HeldLeaf, check_values
+
+
+class Digits:
+    """The digits of one leaf, a Discrete or MultiDiscrete.
+
+    Args:
+        leaf: with its path.
+        acted: for actions; False for observations.
+
+    Raises:
+        SpaceError: the dtype cannot hold the largest value.
+
+    Attributes:
+        leaf: the same path with the space of the digits, a MultiDiscrete of one dimension that starts at 0.
+    """
+
+    def __init__(self, leaf: Leaf, acted: bool) -> None:
+        space = leaf.space
+        assert isinstance(space, (Discrete, MultiDiscrete))
+        check_values(leaf)
+        self._space, self._held = space, HeldLeaf(leaf, acted)
+        self._start = np.ravel(space.start).astype(np.uint64)
+        self._values = [int(n) for n in np.ravel(space.n if isinstance(space, Discrete) else space.nvec)]
+        sizes = [sizes_of(n) for n in self._values]
+        self._codes = [math.prod(each) for each in sizes]
+        self._element = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes])
+        self._first = np.cumsum([0, *(len(each) for each in sizes[:-1])])
+        self._sizes = np.array([size for each in sizes for size in each], np.uint64)
+        self._weights = np.array([math.prod(each[i + 1 :]) for each in sizes for i in range(len(each))], np.uint64)
+        self.leaf = Leaf(leaf.path, MultiDiscrete(self._sizes.astype(np.int64)))
+
+    def split(self, column: NDArray[Any]) -> NDArray[np.int64]:
+        """Values [B, *shape] -> digits [B, digits]; raises SpaceError for a value that the space does not have."""
+        held = self._held.column(column)
+        codes = held.reshape(len(held), -1).astype(np.uint64) - self._start
+        for i, (n, count) in enumerate(zip(self._values, self._codes, strict=True)):
+            if n != count:
+                codes[:, i] = [-(-int(value) * count // n) for value in codes[:, i]]
+        return (codes[:, self._element] // self._weights % self._sizes).astype(np.int64)
+
+    def join(self, digits: NDArray[np.int64]) -> NDArray[Any]:
+        """Digits [B, digits] -> values [B, *shape] of the space's dtype."""
+        codes = np.add.reduceat(digits.astype(np.uint64) * self._weights, self._first, axis=1)
+        for i, (n, count) in enumerate(zip(self._values, self._codes, strict=True)):
+            if n != count:
+                codes[:, i] = [int(code) * n // count for code in codes[:, i]]
+        values = (codes + self._start).astype(self._space.dtype)
+        return np.asarray(values.reshape(len(values), *(self._space.shape or ())))
+
+
+def has_digits(space: Space[Any]) -> bool:
+    """True for a space with an element of more values than tokens."""
+    if isinstance(space, Discrete):
+        return int(space.n) > CHOICES
+    return isinstance(space, MultiDiscrete) and int(space.nvec.max(initial=1)) > CHOICES
+
+
+def sizes_of(n: int) -> tuple[int, ...]:
+    """Sizes of the digits of n values, at most CHOICES each: as few digits as can be, with as few codes too many.
+
+    Of equally good ones those nearest each other; beyond CHOICES squared only about as few codes.
+    """
+    if n <= CHOICES:
+        return (n,)
+    count = 2
+    while CHOICES**count < n:
+        count += 1
+    if count > 2:
+        first = math.ceil(n ** (1 / count))
+        while CHOICES ** (count - 1) * first < n:
+            first += 1
+        return (first, *sizes_of(-(-n // first)))
+    fewest = range(-(-n // CHOICES), math.isqrt(n) + 2)
+    first = min(fewest, key=lambda size: (size * -(-n // size) - n, -(-n // size) - size))
+    return (first, -(-n // first))
