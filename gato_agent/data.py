@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from gymnasium.spaces import Text
+from gymnasium.spaces import Dict, Text
 
 from gato_agent.checkpoint import TEXT_PIECES, TrainedTask
 from gato_agent.config import GatoConfig
@@ -43,7 +43,7 @@ def load_data(
     Args:
         folders: what `gato-agent collect --out` wrote, one or several; a task has the episodes of all of them.
         config: of the model that is to learn.
-        text_pieces: tokens of an observed text; None for what the catalogue says.
+        text_pieces: tokens of an observed text; None for what the catalogue says, or more if texts need it.
         text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
         text: a tokenizer that the model knows already, which goes before either.
         holdout: share of each task's episodes, the last ones of each folder, that is not learned from.
@@ -71,7 +71,9 @@ def load_data(
         ends = [len(many) - int(holdout * len(many)) for many in parts]
         learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
         last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
-        tasks[number] = task = _sized(tasks[number], config, text, [*learned, *last], text_pieces)
+        both = [*learned, *last]
+        tasks[number] = _with_room(tasks[number], text, both) if text_pieces is None else tasks[number]
+        tasks[number] = task = _sized(tasks[number], config, text, both, text_pieces)
         common = task.id, task.tokenizer(config, text)
         tokenized.append(TokenizedTask.of(*common, learned, task.prompt, pieces))
         if last:
@@ -172,6 +174,16 @@ def _sized(
         longest = max((len(text.encode(words)) for words in said), default=0)
         room = max(task.text_pieces, longest + longest // 2)
     return replace(task, prompt=replace(prompt, tokens=room))
+
+
+def _with_room(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TrainedTask:
+    """The task with room for texts half as long again as the longest that it sees here, where it has too little."""
+    seen = task.view.space(task.observation_space)
+    found = seen.spaces.items() if task.view.steps and isinstance(seen, Dict) else leaves(seen)  # paths as in episodes
+    paths = [path for path, space in found if isinstance(space, Text)]
+    said = {words for episode in episodes for path in paths for words in episode.observations[path]}
+    longest = max((len(text.encode(words)) for words in said), default=0) if text else 0
+    return task if longest <= task.text_pieces else replace(task, text_pieces=longest + longest // 2)
 
 
 def _given(model: Path | None, config: GatoConfig) -> TextTokenizer | None:

@@ -76,7 +76,8 @@ class TrainConfig:
     """What counts alike in the loss: action tokens, or timesteps, whatever their number of action tokens, of which a
     humanoid has seventeen and a grid world one."""
     text_pieces: int | None = None
-    """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32."""
+    """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32, or
+    half as many again as the longest text in the data takes."""
     text_model: Path | None = None
     """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
     prompt: Literal["auto", "none", "text", "demo"] = "auto"

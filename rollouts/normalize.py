@@ -145,9 +145,7 @@ def read_pickle(path: Path) -> Normalizer | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes")
-        data = path.read_bytes()
-        _check_places(data)
-        state = _Unpickler(io.BytesIO(data)).load().state
+        state = _unpickled(path.read_bytes()).state
         if not state["norm_obs"]:
             return None
         keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}
@@ -157,25 +155,30 @@ def read_pickle(path: Path) -> Normalizer | None:
         raise _damaged(path, one_line(error)) from error
 
 
-def _check_places(data: bytes) -> None:
-    """Raise ValueError for lengths beyond the file, and for steps or places in memory that no such file needs."""
+def _unpickled(data: bytes) -> Any:
+    """Contents of a pickle, with records in place of what it names.
+
+    Raises:
+        ValueError: lengths beyond the file, or steps or places in memory that no such file needs.
+        Exception: of any kind; a pickle is a program for a small machine.
+    """
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"over {MAX_BYTES} bytes")
     for step, (code, argument, _) in enumerate(pickletools.genops(data)):
         if step > MAX_STEPS:
             raise ValueError(f"more than {MAX_STEPS:,} steps")
         if "PUT" in code.name and isinstance(argument, int) and argument > len(data):
             raise ValueError(f"it asks for {argument:,} places in memory")
+    return _Unpickler(io.BytesIO(data)).load()
 
 
 def dtypes_in(data: bytes) -> list[str]:
     """Types, such as f8, of a pickled array or dict of arrays; raises GatoError for another pickle."""
     try:
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"over {MAX_BYTES} bytes")
-        _check_places(data)
-        value = _Unpickler(io.BytesIO(data)).load()
+        value = _unpickled(data)
         arrays = [value[key] for key in sorted(value)] if isinstance(value, dict) else [value]
-        return [str(_parts(array)[1].args[0]) for array in arrays]
-    except Exception as error:  # as above
+        return [_parts(array)[1].args[0] for array in arrays]
+    except Exception as error:
         raise GatoError(f"a pickle that is no array ({one_line(error)})") from error
 
 

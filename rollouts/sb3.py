@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import re
-import struct
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -56,8 +55,8 @@ def read_zip(
     except (OSError, ValueError) as error:
         if saved_policy(path):
             raise GatoError(
-                f"{path} is the policy alone, as policy.save() writes it, which does not say its class as plain data: "
-                f"{IN_PYTHON.format('its class, such as ActorCriticPolicy.load(...)')}; or save the model"
+                f"{path} is the policy alone, as policy.save() writes it, which does not say its class as plain "
+                f"data: {IN_PYTHON.format('its class, such as ActorCriticPolicy.load(...)')}; or save the model"
             ) from error
         raise GatoError(f"{path} is no SB3 model, or truncated or damaged ({error}): {advice}") from error
     try:
@@ -84,13 +83,11 @@ def saved_policy(path: Path) -> bool:
     """True for what PyTorch saved by itself, as `policy.save()` does, and not SB3's zip of several files."""
     try:
         with zipfile.ZipFile(path) as file:
-            members = file.infolist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+            names, first = file.namelist(), min((entry.header_offset for entry in file.infolist()), default=1)
+    except Exception:  # noqa: BLE001  # from zipfile and struct, of many kinds
         return False
-    names = [member.filename for member in members]
-    if "data" in names or not any(name.endswith("/data.pkl") for name in names):
-        return False
-    return min(member.header_offset for member in members) == 0  # else one inside of a zip whose end is cut off
+    # Where it does not begin at 0, it is one inside of a zip whose end is cut off.
+    return first == 0 and "data" not in names and any(name.endswith("/data.pkl") for name in names)
 
 
 def _starts(space: Any) -> bool:

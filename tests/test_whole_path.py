@@ -48,7 +48,7 @@ def test_what_is_collected_is_verified_learned_played_exported_and_imported(tmp_
         assert said
         return
     assert verify(data) == (len(store.indices()), [])
-    train(TrainConfig(data=(data,), out=run, steps=2, batch_size=1, num_threads=1, text_pieces=64))
+    train(TrainConfig(data=(data,), out=run, steps=2, batch_size=1, num_threads=1))
     for n_envs in (1, 2):
         played = named(lambda n_envs=n_envs: evaluate(EvaluateConfig(
             env=(ENV,), checkpoint=str(run), episodes=3, n_envs=n_envs, workers=0, num_threads=1

@@ -1,11 +1,12 @@
 """What passes the check of episodes is stored, verified and learned from; what does not is named."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, Space, Text, Tuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,5 +103,20 @@ def test_what_is_held_is_stored_verified_and_learned(tmp_path_factory: pytest.Te
     with EpisodeStore.create(root, HEADER | spaces | {"env_id": "Any-v0", "env_kwargs": {}}) as store:
         store.commit([replace(episode, seed=i).encode() for i, episode in enumerate(episodes)])
     assert verify(root) == (2, [])
-    tokens = load_data([root], GatoConfig.named("nano"), text_pieces=40).tokens
+    tokens = load_data([root], GatoConfig.named("nano"), None).tokens
     assert tokens >= 2 * LENGTH
+
+
+def test_long_texts_have_room(tmp_path: Path) -> None:
+    observed = Dict({"a/b": Text(400), "n": Discrete(2)})
+    said = ["".join(np.random.default_rng(i).choice(list("abcdefghij"), 300)) for i in range(4)]
+    values = {"a~1b": np.array(said, object), "n": np.zeros(4)}
+    episode = EpisodeHolder(observed, ACTED).hold(made(observations=values))
+    spaces = {"observation_space": space_to_json(observed), "action_space": space_to_json(ACTED)}
+    with EpisodeStore.create(tmp_path, HEADER | spaces | {"env_id": "Any-v0", "env_kwargs": {}}) as store:
+        store.commit([episode.encode()])
+    data = load_data([tmp_path], GatoConfig.named("nano"), None)
+    assert data.text is not None
+    assert data.tasks["Any-v0"].text_pieces == max(32, 3 * max(len(data.text.encode(text)) for text in said) // 2)
+    with pytest.raises(GatoError, match="train with --text-pieces"):
+        load_data([tmp_path], GatoConfig.named("nano"), 3)
