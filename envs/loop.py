@@ -95,7 +95,7 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
         results = zip(acted, rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
         for lane, (action, reward, terminal, cut) in enumerate(results):
             if (s := seed[lane]) is not None:
-                info = owned(infos[INFOS][lane], INFO_DEPTH)
+                info = infos[INFOS][lane]
                 yield Step(lane, s, t[lane], obs[lane], action, reward, terminal, cut, info, next_obs[lane])
             t[lane] += 1
             if terminal or cut:
@@ -119,7 +119,8 @@ def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterat
         if not ready:
             _begin(actor, envs, [seed])
             ready = True
-        value, envs.latest[0] = env.reset(seed=seed)
+        value, info = env.reset(seed=seed)
+        envs.keep_mask(0, info)
         observed, start, t, done = batch(value), first, 0, False
         while not done:
             obs = one(observed)
@@ -128,7 +129,7 @@ def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterat
             except BaseException as error:
                 raise _at(envs, [seed], [t], error) from error
             value, reward, terminated, truncated, info = env.step(owned(action))
-            envs.latest[0] = info
+            envs.keep_mask(0, info)
             observed, info = batch(value), owned(info, INFO_DEPTH)
             terminal, cut, next_obs = bool(terminated), bool(truncated), one(observed)
             yield Step(0, seed, t, obs, action, float(reward), terminal, cut, info, next_obs)

@@ -9,6 +9,7 @@ from gymnasium import Env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate
 
+from gato_agent.envs.ownership import INFO_DEPTH, owned
 from gato_agent.envs.single import each_one
 
 INFOS = "infos"  # key of the only entry: env index -> that environment's info
@@ -18,7 +19,7 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
     """Environments that are stepped in turn, and reset by whoever steps them.
 
     Gymnasium joins infos key by key into arrays, which fails for values that change their shape or type. Here they are
-    handed out as they are: `{"infos": {0: info of environment 0, ...}}`.
+    handed out by environment, copies: `{"infos": {0: info of environment 0, ...}}`.
     """
 
     def __init__(self, env_fns: Any, copy: bool = True) -> None:
@@ -29,7 +30,7 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
             copy: true for observations that later steps do not change.
         """
         super().__init__(env_fns, copy=copy, autoreset_mode=AutoresetMode.DISABLED)
-        self.latest: list[dict[str, Any]] = [{} for _ in self.envs]  # info of each environment's latest reset or step
+        self._masks: list[Any] = [None] * self.num_envs  # in the info of each environment's latest reset or step
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every environment; all that is returned is a batch, but for the infos."""
@@ -43,9 +44,13 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
         return deepcopy(self._observations) if self.copy else self._observations, self._rewards.copy(), *ends, infos
 
     def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
-        vector_infos.setdefault(INFOS, {})[env_num] = env_info
-        self.latest[env_num] = env_info
+        self.keep_mask(env_num, env_info)
+        vector_infos.setdefault(INFOS, {})[env_num] = owned(env_info, INFO_DEPTH)
         return vector_infos
+
+    def keep_mask(self, env_num: int, env_info: dict[str, Any]) -> None:
+        """Keep a copy of the action mask in an environment's info, if there is one, for `action_masks`."""
+        self._masks[env_num] = owned(env_info["action_mask"]) if "action_mask" in env_info else None
 
     def action_masks(self) -> list[Any]:
         """Action mask of each environment, None where it gives none.
@@ -54,8 +59,8 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
         the environment returns.
         """
         return [
-            info["action_mask"] if "action_mask" in info else None if method is None else method()
-            for info, method in zip(self.latest, self._mask_methods, strict=True)
+            mask if mask is not None or method is None else method()
+            for mask, method in zip(self._masks, self._mask_methods, strict=True)
         ]
 
     @cached_property

@@ -1,5 +1,6 @@
 """Collect episodes of experts: environments x seeds -> stores. Killed at any moment, it goes on where it was."""
 
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -191,6 +192,8 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
             statistics=config.expert_statistics, wrappers=wrappers,
         )  # fmt: skip
         if isinstance(expert, CallableExpert):
+            if (torch := sys.modules.get("torch")) is not None:  # else the expert does without
+                torch.set_num_threads(config.num_threads)
             check_answer(expert, envs, config.seed)
         if learner is not None:
             learner.check(envs)

@@ -15,6 +15,7 @@ from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Space, Tuple
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.ownership import owned
 from gato_agent.rollouts.forms import Spaces
 from gato_agent.rollouts.normalize import Normalizer
 from gato_agent.rollouts.wrappers import Around
@@ -53,7 +54,8 @@ class Preprocess:
         if self._normalize is not None and self._normalize_first:
             observation = self._normalize(observation)
         if self._stack is not None:
-            observation = self._frames = self._stack.apply(observation, start, self._frame, self._frames)
+            self._frames = self._stack.apply(observation, start, self._frame, self._frames)
+            observation = owned(self._frames)  # a user's policy may write into it
         if self._normalize is not None and not self._normalize_first:
             observation = self._normalize(observation)
         return observation

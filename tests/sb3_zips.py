@@ -1,5 +1,6 @@
 """Zips of SB3 that say, or do not say, that they were trained behind VecNormalize, and what lies beside them."""
 
+import atexit
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -32,6 +33,7 @@ def statistics(mean: float, **kwargs: Any) -> VecNormalize:
 def made() -> dict[str, Path]:
     """Zips that say that they were trained behind VecNormalize, that they were not, or nothing; and statistics."""
     folder = Path(mkdtemp(prefix="zips"))
+    atexit.register(shutil.rmtree, folder)
     for name, behind in (("normalised", True), ("plain", False)):
         envs = DummyVecEnv([lambda: gym.make(ENV)])
         PPO("MlpPolicy", VecNormalize(envs) if behind else envs, **SMALL).learn(16).save(folder / f"{name}.zip")

@@ -51,7 +51,8 @@ class ScribblingEnv(gym.Env[Any, Any]):
     def __init__(self, observation_space: Space[Any], action_space: Space[Any], share: dict[str, Any] | None = None):
         self.observation_space, self.action_space = deepcopy(observation_space), deepcopy(action_space)
         self.buffers: dict[str, Any] = {} if share is None else share
-        self.info: dict[str, Any] = {"array": np.zeros(2), "deep": {"array": np.zeros(2)}, "list": [np.zeros(2)]}
+        info = {"array": np.zeros(2), "deep": {"array": np.zeros(2)}, "list": [np.zeros(2)]}
+        self.info: dict[str, Any] = self.buffers.setdefault("info", info)
         self.seen: dict[int, list[Any]] = {}
         self.given: dict[int, list[Any]] = {}
         self.said: dict[int, list[Any]] = {}

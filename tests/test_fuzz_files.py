@@ -183,10 +183,10 @@ def read_config(path: Path) -> Any:
 
 def manifest(folder: Path) -> Path:
     (folder / "videos").mkdir()
-    (folder / "videos" / "a.mp4").touch()
+    (folder / "videos" / "CartPole-v1.mp4").touch()
     found = Results("someone", None, "ab", {})
     of = json.dumps([found.sha256, found.settings], sort_keys=True)
-    entry = {"file": "a.mp4", "poster": "a.jpg", "return": 1.0, "steps": 3, "seconds": 2.0}
+    entry = {"file": "CartPole-v1.mp4", "poster": "CartPole-v1.jpg", "return": 1.0, "steps": 3, "seconds": 2.0}
     (folder / "videos" / "videos.json").write_bytes(sealed({"of": of, "films": {"CartPole-v1": entry}}, indent=1))
     return folder / "videos" / "videos.json"
 

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscr
 from gato_agent.bins import compand, expand
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.structure import row, stack
-from gato_agent.spaces import BINS, PAD, PATCH, SpaceTokenizer, Vocabulary
+from gato_agent.spaces import BINS, MOST_ACTED, PAD, PATCH, SpaceTokenizer, Vocabulary
 from gato_agent.text import TextTokenizer
 from tests.random_spaces import random_value
 from tests.testing_env import TestingEnv
@@ -397,7 +397,12 @@ def test_patches_are_in_raster_order_and_padded_with_zeros(channels):
 )
 def test_what_is_an_image(space, n_obs):
     assert SpaceTokenizer(Tuple((space, Discrete(2))), ANY, V).n_obs == n_obs + 1
-    assert SpaceTokenizer(ANY, Tuple((space, Discrete(2))), V).n_act == math.prod(space.shape) + 1
+    acted, n_act = Tuple((space, Discrete(2))), math.prod(space.shape) + 1
+    if n_act <= MOST_ACTED:
+        assert SpaceTokenizer(ANY, acted, V).n_act == n_act
+        return
+    with pytest.raises(SpaceError, match=f"an action of {n_act:,} elements, and 65,536 can be held"):
+        SpaceTokenizer(ANY, acted, V)
 
 
 @pytest.mark.parametrize(

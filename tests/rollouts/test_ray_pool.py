@@ -89,8 +89,7 @@ def test_an_environment_that_exits_costs_its_seed_and_the_worker_goes_on(tmp_pat
     kwargs = {"fault": "sys.exit", "seed": 3}
     header = {"env_id": "Worker-v0", "env_kwargs": kwargs, "noise": False, "versions": {}}
     worker = _Worker([job := Job(WORKER, "random", 0, tmp_path, None, 1, header | {"expert": EXPERT})], 60.0)
-    *before, last = worker.play(Chunk(0, (1, 2, 3, 4)))
+    *before, failed, after = worker.play(Chunk(0, (1, 2, 3, 4)))
     assert [result.seed for result in before] == [1, 2]
-    assert last == Failed(0, 3, f"{job.env_id}: step 2 of seed 3 raised SystemExit: 7")
-    (after,) = worker.play(Chunk(0, (4,)))
-    assert isinstance(after, Played)
+    assert failed == Failed(0, 3, f"{job.env_id}: step 2 of seed 3 raised SystemExit: 7")
+    assert isinstance(after, Played) and after.seed == 4

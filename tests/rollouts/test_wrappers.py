@@ -14,8 +14,11 @@ from stable_baselines3 import PPO
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.make import make_vector
 from gato_agent.rollouts.experts import load_expert
-from gato_agent.rollouts.wrappers import Around, candidates
+from gato_agent.rollouts.forms import Spaces
+from gato_agent.rollouts.preprocess import Preprocess
+from gato_agent.rollouts.wrappers import Around, candidates, parse_wrappers
 from tests.rollouts.test_experts import MANIFEST, SHARED, needs_zips
+from tests.scribblers import scribble
 from tests.testing_env import TestingEnv
 
 FLAT = Box(-np.inf, np.inf, (2,), np.float64)
@@ -70,6 +73,30 @@ def test_contact_forces_become_zeros():
     padded = around.apply(np.arange(4.0)[None], np.array([True]))
     assert padded.tolist() == [[0, 1, 0, 0, 0]]
     assert around.space(Box(-1, 1, (4,))).shape == (5,)
+
+
+def test_frames_are_kept_whatever_a_policy_does_to_them():
+    spaces = Spaces(Dict(a=Box(-9, 9, (2,)), b=Box(-9, 9, (1,))), Discrete(2))
+    calm, spoilt = (Preprocess(spaces, {"frame_stack": {"n": 3}}, None, "x") for _ in range(2))
+    for each in (calm, spoilt):
+        each.reset(2)
+    for t in range(5):
+        obs = {"a": np.full((2, 2), t, np.float32), "b": np.full((2, 1), -t, np.float32)}
+        start = np.array([t in (0, 3), t == 0])
+        wanted, seen = calm.observe(obs, start), spoilt.observe(obs, start)
+        np.testing.assert_equal(seen, wanted)
+        assert seen["b"][1].tolist() == [-max(0, t - 2), -max(0, t - 1), -t]
+        assert seen["b"][0].tolist() == [0, 0, -3] if t == 3 else True
+        scribble(seen)
+
+
+def test_wrappers_on_the_command_line():
+    assert parse_wrappers(None) is None
+    assert parse_wrappers('{"frame_stack": {"n": 4}}') == {"frame_stack": {"n": 4}}
+    for wrong in ("", "[]", "3", '{"os.system": {}}', '{"frame_stack": {"n": 0}}', '{"frame_stack": {"n": 1e3}}',
+                  '{"frame_stack": 4}', '{"frame_stack": {"n": true}}', "[" * 10_000):  # fmt: skip
+        with pytest.raises(UsageError, match=r'--expert-wrappers .*write a JSON object of some of \{"frame_stack"'):
+            parse_wrappers(wrong)
 
 
 def test_what_is_not_known_is_refused():
