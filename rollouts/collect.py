@@ -192,7 +192,9 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
             statistics=config.expert_statistics, wrappers=wrappers,
         )  # fmt: skip
         if isinstance(expert, CallableExpert):
-            if (torch := sys.modules.get("torch")) is not None:  # else the expert does without
+            if "torch" in sys.modules:  # else the expert does without
+                import torch
+
                 torch.set_num_threads(config.num_threads)
             check_answer(expert, envs, config.seed)
         if learner is not None:
