@@ -175,12 +175,16 @@ def _seeds(config: CollectConfig) -> range:
     return range(config.seed, config.seed + config.episodes)
 
 
+def _set_threads(number: int) -> None:
+    import torch
+
+    torch.set_num_threads(number)
+
+
 def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None) -> Job:
     """Make environment and expert once, to see that they can be made, and describe them."""
     if config.expert == "train":  # any other is given its threads where it plays; scripted ones need no torch at all
-        import torch
-
-        torch.set_num_threads(config.num_threads)
+        _set_threads(config.num_threads)
     env_id, wrappers = find_spec(env).id, parse_wrappers(config.expert_wrappers)
     with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
@@ -192,8 +196,8 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
             statistics=config.expert_statistics, wrappers=wrappers,
         )  # fmt: skip
         if isinstance(expert, CallableExpert):
-            if (torch := sys.modules.get("torch")) is not None:  # else the expert does without
-                torch.set_num_threads(config.num_threads)
+            if "torch" in sys.modules:  # else the expert does without
+                _set_threads(config.num_threads)
             check_answer(expert, envs, config.seed)
         if learner is not None:
             learner.check(envs)
