@@ -41,6 +41,7 @@ from gato_agent.report import _kept
 from gato_agent.results import Outcome, Results, score, to_csv
 from gato_agent.rollouts import normalize, training
 from gato_agent.rollouts.episode import Episode
+from gato_agent.rollouts.forms import Spaces
 from gato_agent.rollouts.keep import Rule, kept, read_rule, write_rule
 from gato_agent.rollouts.policy import Policy, build
 from gato_agent.rollouts.sb3 import read_zip
@@ -217,7 +218,7 @@ def zip_of(folder: Path) -> Path:
 
 def acts(policy: Policy) -> bytes:
     spaces = Box(-1, 1, (4,)), Discrete(2)
-    build(policy, *spaces, {"source": "x", "kind": "sb3", "sha256": ""}).act(
+    build(policy, Spaces(*spaces), {"source": "x", "kind": "sb3", "sha256": ""}).act(
         np.zeros((1, 4), np.float32), np.ones(1, bool)
     )
     return policy.to_bytes()

@@ -128,7 +128,7 @@ def test_the_engine_is_as_near_to_the_truth_as_pytorch(layout: str, context: int
     steps = 2 * context // drivers[0].layout.span + 20
     (engine, longest), (pytorch, _) = (worst_error(exact, driver, steps) for driver in drivers)
     assert longest > 2 * context
-    assert engine < max(1.2 * pytorch, 5e-6)
+    assert engine < max(1.2 * pytorch, 1e-5)  # the tolerance, or PyTorch's own error where that is larger
     assert pytorch < 1.5e-5
 
 

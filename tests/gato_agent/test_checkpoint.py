@@ -228,3 +228,47 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
     with pytest.raises(GatoError, match=r"norm\.weight is not finite, so it is not saved"):
         checkpoint.save(tmp_path / "good")
     assert Checkpoint.load(tmp_path / "good").tasks == checkpoint.tasks
+
+
+def former(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Tensors and description of a checkpoint as version 0.1 wrote them."""
+    names = {"action_decoder.marginal.": "actions.split.", "action_decoder.table.": "actions.table."}
+    state = checkpoint.model.state_dict()
+    tensors = {
+        next((old + name.removeprefix(new) for new, old in names.items() if name.startswith(new)), name): tensor
+        for name, tensor in state.items() if "correction" not in name
+    }  # fmt: skip
+    config = {**checkpoint.model.config.to_json(), "parallel_actions": 32}
+    del config["action_decoder"], config["past_actions"]
+    return tensors, {"config": config, "tasks": [task.to_json() for task in checkpoint.tasks.values()]}
+
+
+def test_weights_of_version_0_1_are_read_with_a_correction_of_zero(tmp_path: Path) -> None:
+    """Their chain is what they predicted at once."""
+    torch.manual_seed(0)
+    task = TrainedTask("Toy-v0", Box(-1, 1, (3,)), Dict({"a": Discrete(3), "b": Box(-1, 1, (2,))}))
+    checkpoint = Checkpoint(Gato(GatoConfig.nano()).eval(), {task.id: task})
+    tensors, about = former(checkpoint)
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(tensors, about))
+    back = Checkpoint.load(tmp_path)
+    assert back.model.config == GatoConfig.nano() and back.tasks == checkpoint.tasks
+    for name, tensor in back.model.state_dict().items():
+        assert torch.equal(
+            tensor, torch.zeros_like(tensor) if "correction" in name else checkpoint.model.state_dict()[name]
+        )
+    space = np.random.default_rng(0).uniform(-1, 1, (20, 1, 3)).astype(np.float32)
+    chained, marginal = (Agent(back, task, temperature=1.0, marginal=each) for each in (False, True))
+    for observation in space:
+        first, second = (agent.act(observation) for agent in (chained, marginal))
+        assert first["a"] == second["a"] and np.array_equal(first["b"], second["b"])
+    again = back.save(tmp_path / "again")
+    assert "actions.table.weight" not in read(again)[0]  # written as this version has them
+
+
+@pytest.mark.parametrize("missing", ["actions.table.weight", "actions.split.7.weight", "norm.weight"])
+def test_weights_of_version_0_1_that_are_not_whole_are_refused(tmp_path: Path, missing: str) -> None:
+    tensors, about = former(Checkpoint(Gato(GatoConfig.nano()), {}))
+    del tensors[missing]
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(tensors, about))
+    with pytest.raises(GatoError, match=r"model.safetensors.* lacks weights: "):
+        Checkpoint.load(tmp_path)
