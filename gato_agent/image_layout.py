@@ -36,6 +36,8 @@ class ImageLayout(NamedTuple):
 
     def arrange(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Images [B, *shape] -> [B, sets, height, width, channels], zeros where the last set has none."""
+        if self.side == 0 and self.sets == 1:
+            return images.reshape(len(images), 1, self.height, self.width, self.channels)
         moved = np.moveaxis(images, (self.side + 1, self.side + 2), (1, 2))
         flat = moved.reshape(len(images), self.height, self.width, -1)
         missing = self.sets * self.channels - flat.shape[3]
