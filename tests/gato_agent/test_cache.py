@@ -118,18 +118,23 @@ def test_a_prompt_is_given_to_its_environments_alone(layout: str, kind: Kind) ->
             drivers[1].decoder.prefill_prefix(middle, Prefill(other, torch.full_like(other, -1), None, None))
 
 
-@layouts
-@pytest.mark.parametrize(("context", "prompt"), [(50, 0), (512, 0), (50, 7), (200, 70), (512, 114)])
+@pytest.mark.parametrize(
+    ("layout", "context", "prompt"),
+    [
+        *((layout, context, prompt) for layout in LAYOUTS for context, prompt in ((50, 0), (50, 7), (200, 70))),
+        *((layout, 512, prompt) for layout in ("decoder", "hidden") for prompt in (0, 114)),
+    ],
+)
 def test_the_engine_is_as_near_to_the_truth_as_pytorch(layout: str, context: int, prompt: int) -> None:
     """Float32 rounds: with these weights PyTorch itself is 1e-5 from float64, and the engine must be no farther."""
-    model = shaped(layout, context=context, layers=4 if context == 50 else 2)
+    model = shaped(layout, context=context, layers=NANO.layers)
     exact = copy.deepcopy(model).double()
     drivers = [Driver(model, 3, kind, prompt) for kind in (Engine, TorchDecoder)]
     steps = 2 * context // drivers[0].layout.span + 20
     (engine, longest), (pytorch, _) = (worst_error(exact, driver, steps) for driver in drivers)
     assert longest > 2 * context
-    assert engine < max(1.2 * pytorch, 1e-5)  # the tolerance, or PyTorch's own error where that is larger
-    assert pytorch < 1.5e-5
+    assert engine < 1.2 * max(pytorch, 2e-6)  # which of two that near is nearer is chance
+    assert pytorch < 2e-5
 
 
 @layouts
