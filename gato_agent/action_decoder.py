@@ -7,8 +7,7 @@ Action token j has the marginal state m_j = A_j h of the hidden state h, and the
 with e an embedding of the chosen ids; s_0 is m_0. Scores are products with a table of its own. Training teaches both:
 the marginal states and through them the transformer, and the conditional part with h, m_j and the table detached
 (`loss.action_loss`). The transformer so learns to tell all numbers of an action, not only those that earlier numbers
-leave open: trained through the chain it loses a third of the return of a walker (docs/ablations.md). Heads that read
-what was drawn before are from VQ-BeT (Lee et al. 2024).
+leave open. Heads that read what was drawn before are from VQ-BeT (Lee et al. 2024).
 """
 
 from collections.abc import Iterator
