@@ -18,6 +18,7 @@ from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.video import VideoWriter
 from gato_agent.measure import Conditions, Job, Seats, named
 from gato_agent.rollouts import player
+from gato_agent.rollouts.commit import Played
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
 
 LARGEST = 200_000  # bytes of a film
@@ -70,7 +71,7 @@ class Filmers:
                 return
         finally:
             pulse[JOB] = pulse[SEED] = NOTHING
-        yield player.Played(job, seeds[0], film.data, film.steps, film.total, film.seconds)
+        yield Played(job, seeds[0], film.data, film.steps, film.total, film.seconds)
 
 
 @dataclass(frozen=True)

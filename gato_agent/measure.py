@@ -26,6 +26,7 @@ from gato_agent.matching import find_task
 from gato_agent.prompt import Kind
 from gato_agent.results import Outcome
 from gato_agent.rollouts import player
+from gato_agent.rollouts.commit import Played
 from gato_agent.rollouts.experts import Expert, load_expert
 from gato_agent.rollouts.player import BEATS, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.rollouts.wrappers import Wrappers
@@ -197,7 +198,7 @@ class Measurers:
                 return
         finally:
             pulse[JOB] = pulse[SEED] = NOTHING
-        yield player.Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)
+        yield Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)
 
 
 def named(env_id: str, error: Exception) -> str:

@@ -23,13 +23,13 @@ from gato_agent.envs.packages import suite_of
 from gato_agent.envs.structure import space_to_json
 from gato_agent.envs.task import Task, catalogue, families, find
 from gato_agent.rollouts.callables import CallableExpert, check_answer
-from gato_agent.rollouts.commit import Committer
+from gato_agent.rollouts.commit import Committer, Played
 from gato_agent.rollouts.dagger import Learner, provenance
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.keep import Rule, kept, write_rule
 from gato_agent.rollouts.like_random import FirstEpisodes
 from gato_agent.rollouts.on_ray import play_on_ray
-from gato_agent.rollouts.player import Failed, Job, Played, Players, Result, idle_pulse
+from gato_agent.rollouts.player import Failed, Job, Players, Result, idle_pulse
 from gato_agent.rollouts.report import Report, Row
 from gato_agent.rollouts.seal import seal
 from gato_agent.rollouts.store import EpisodeStore, check_learnable

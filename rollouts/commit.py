@@ -7,15 +7,34 @@ second longer.
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from gato_agent.rollouts.player import Played
 from gato_agent.rollouts.store import EpisodeStore
 
 GROUP_SECONDS = 1.0  # a commit waits for the disk, longer than many an episode takes: not after every one
 MANY = 100  # groups, after which they are twice as long, and so on
 MOST_BYTES = 2**28  # that may wait while a group is written: past it, playing waits for the disk
+
+
+@dataclass(frozen=True)
+class Played:
+    """Result of one seed of a job: its episode and figures to report.
+
+    Attributes:
+        job: index of the job.
+        episode: `Encoded` where episodes are collected; bytes from players that make something else of them.
+        total: undiscounted return.
+        seconds: wall-clock time that it took.
+    """
+
+    job: int
+    seed: int
+    episode: Any
+    steps: int
+    total: float
+    seconds: float
 
 
 class Committer:

@@ -6,7 +6,7 @@ That is what becomes of a sound policy that sees observations which are not norm
 import math
 
 from gato_agent.envs.task import Task
-from gato_agent.rollouts.player import Played
+from gato_agent.rollouts.commit import Played
 
 EPISODES = 10  # that are looked at
 SHARE = 0.1  # of the way from random actions to the catalogue's expert, at least, that tells an expert from the former

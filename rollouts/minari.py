@@ -19,11 +19,10 @@ from gato_agent.envs import plain
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.strict_json import parse
 from gato_agent.envs.structure import Columns, columns, space_from_json, space_to_json
-from gato_agent.rollouts.commit import Committer
+from gato_agent.rollouts.commit import Committer, Played
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.held import EpisodeHolder
 from gato_agent.rollouts.minari_check import METADATA, check_episodes, check_files, only_jpeg
-from gato_agent.rollouts.player import Played
 from gato_agent.rollouts.store import EpisodeStore, check_learnable, indices_of
 
 SPACES = ("observation_space", "action_space")

@@ -15,6 +15,7 @@ from gato_agent.envs.make import make_vector
 from gato_agent.envs.single import only_one
 from gato_agent.envs.structure import Columns, stacker
 from gato_agent.envs.values import column_holder, success_of
+from gato_agent.rollouts.commit import Played
 from gato_agent.rollouts.dagger import Guided, Learner
 from gato_agent.rollouts.episode import Episode
 from gato_agent.rollouts.experts import NO_NETWORK, Expert, load_expert
@@ -61,22 +62,6 @@ class Job:
     def where(self, seed: int, step: int) -> str:
         """How far an episode was, in a message."""
         return f"step {step} of seed {seed}"
-
-
-@dataclass(frozen=True)
-class Played:
-    """What came of a seed of the job with that number, and figures to report.
-
-    Attributes:
-        episode: `Encoded` where episodes are collected; bytes from players who make something else of them.
-    """
-
-    job: int
-    seed: int
-    episode: Any
-    steps: int
-    total: float
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gato_agent.rollouts.player import Played
+from gato_agent.rollouts.commit import Played
 
 
 @dataclass

@@ -19,7 +19,8 @@ from gato_agent.envs.strict_json import sealed, unsealed
 from gato_agent.evaluate import EvaluateConfig, evaluate
 from gato_agent.measure import Conditions, Job, Measurers
 from gato_agent.results import Results
-from gato_agent.rollouts.player import Played, idle_pulse
+from gato_agent.rollouts.commit import Played
+from gato_agent.rollouts.player import idle_pulse
 from tests.rollouts.test_workers import OTHER, WORKER
 from tests.testing_env import TestingEnv
 

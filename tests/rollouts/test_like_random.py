@@ -9,8 +9,8 @@ from gymnasium.spaces import Space
 from gato_agent.envs.task import find
 from gato_agent.evaluate import EvaluateConfig, evaluate
 from gato_agent.rollouts.collect import CollectConfig, collect
+from gato_agent.rollouts.commit import Played
 from gato_agent.rollouts.like_random import EPISODES, FirstEpisodes
-from gato_agent.rollouts.player import Played
 
 SAID = "warning: CartPole-v1: the expert's first 10 episodes have a mean return of"
 
