@@ -20,11 +20,11 @@ from unittest.mock import patch
 import torch
 import tyro
 
-from gato_agent.checkpoint import Checkpoint
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.files import write_files
-from gato_agent.returns import play_shortly
-from gato_agent.spaces import BINS
-from gato_agent.train import TrainConfig, train
+from gato_agent.tokens.space_tokenizer import BINS
+from gato_agent.training.validation import play_shortly
 
 TASKS = ("LunarLander-v3", "Hopper-v5", "Meta-World/push-v3", "BabyAI-GoToLocal-v0", "Pendulum-v1")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,7 @@ def options(config: Ablations, name: str, seed: int) -> TrainConfig:
 
 def random_tables() -> AbstractContextManager[object]:
     """Neighbouring bins have nothing in common when training begins."""
-    return patch("gato_agent.initialise.smooth_bins", lambda width: torch.randn(BINS, width))
+    return patch("gato_agent.model.init.smooth_bins", lambda width: torch.randn(BINS, width))
 
 
 def measure(config: Ablations, name: str, seed: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gato_agent.envs.task import find
+from gato_agent.envs.tasks.task import find
 
 
 @dataclass(frozen=True)

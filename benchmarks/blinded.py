@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import make_vector
-from gato_agent.rollouts.experts import load_expert
-from gato_agent.scores import FIRST_SEED
+from gato_agent.evaluation.metrics import FIRST_SEED
+from gato_agent.rollouts.experts.load import load_expert
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-from gato_agent import agent, decode
-from gato_agent.checkpoint import Checkpoint
-from gato_agent.returns import play_shortly
-from gato_agent.sampling import choose
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.inference import agent
+from gato_agent.inference import decoder as decode
+from gato_agent.inference.sampling import choose
+from gato_agent.training.validation import play_shortly
 
-Choice = Callable[..., Tensor]  # see `gato_agent.sampling.choose`
+Choice = Callable[..., Tensor]  # see `gato_agent.inference.sampling.choose`
 
 
 def likeliest(logits: Tensor, **_: Any) -> Tensor:

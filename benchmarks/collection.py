@@ -25,12 +25,12 @@ from rich.table import Table
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.make import make_vector
-from gato_agent.envs.single import batch_of_one, only_one
-from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.experts import load_expert
-from gato_agent.rollouts.seal import seal
-from gato_agent.rollouts.store import EpisodeStore
+from gato_agent.envs.spaces.batch_of_one import batch_of_one, only_one
+from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.experts.load import load_expert
+from gato_agent.rollouts.storage.compact import seal
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
 
 
 @dataclass(frozen=True)

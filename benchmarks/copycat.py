@@ -19,12 +19,12 @@ from gymnasium.spaces import Discrete, Space
 from numpy.typing import NDArray
 from rich.console import Console
 
-from gato_agent.checkpoint import Checkpoint
+from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
-from gato_agent.envs.structure import Columns, leaves, stack
-from gato_agent.rollouts.keep import usable
-from gato_agent.rollouts.store import open_stores
-from gato_agent.seating import seat
+from gato_agent.envs.spaces.flatten import Columns, leaves, stack
+from gato_agent.inference.make_agent import seat
+from gato_agent.rollouts.storage.episode_store import open_stores
+from gato_agent.rollouts.storage.filter import usable
 
 Floats = NDArray[np.float64]
 PAST = 8  # actions that the next one is predicted from

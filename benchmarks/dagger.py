@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from gato_agent.rollouts.store import open_stores
+from gato_agent.rollouts.storage.episode_store import open_stores
 
 MORE = 10_000_000  # seeds of what is added begin here: neither those of the first data nor of evaluation
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import tyro
 
+from gato_agent.commands.evaluate import EvaluateConfig, evaluate
+from gato_agent.commands.train import TrainConfig, fine_tuning, train
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import find_spec
-from gato_agent.evaluate import EvaluateConfig, evaluate
-from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.train import TrainConfig, fine_tuning, train
+from gato_agent.rollouts.collection.collect import CollectConfig, collect
 
 Figures = dict[str, dict[str, list[float]]]  # start -> episodes -> mean return of each seed
 

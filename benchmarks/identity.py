@@ -19,12 +19,12 @@ import tyro
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 from rich.console import Console
 
-from gato_agent.checkpoint import Checkpoint
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.loop import steps
-from gato_agent.envs.structure import leaves, stack
-from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.seating import seat
-from gato_agent.train import TrainConfig, train
+from gato_agent.envs.spaces.flatten import leaves, stack
+from gato_agent.inference.make_agent import seat
+from gato_agent.rollouts.collection.collect import CollectConfig, collect
 
 SPACES: dict[str, Space[Any]] = {
     "discrete": Discrete(8, start=-2),

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from gato_agent.agent import Agent
-from gato_agent.checkpoint import Checkpoint
+from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
-from gato_agent.envs.structure import columns
-from gato_agent.seating import seat
+from gato_agent.envs.spaces.flatten import columns
+from gato_agent.inference.agent import Agent
+from gato_agent.inference.make_agent import seat
 
 Reduced = Literal["bfloat16", "int8"]
 

@@ -1,4 +1,4 @@
-"""Measure the random and expert scores of the known tasks, and keep them in envs/suites/*.toml.
+"""Measure the random and expert scores of the known tasks, and keep them in envs/tasks/suites/*.toml.
 
     python benchmarks/reference_scores.py                          # all tasks, printed only
     python benchmarks/reference_scores.py --write --workers 2      # ... and written into the suites, task by task
@@ -29,12 +29,12 @@ from gato_agent.envs.files import write_files
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
-from gato_agent.envs.suite_file import SHARED, TASK, read_suite
-from gato_agent.envs.task import SUITES, Score, Task, catalogue
-from gato_agent.envs.views import View
+from gato_agent.envs.spaces.views import View
+from gato_agent.envs.tasks.suite_file import SHARED, TASK, read_suite
+from gato_agent.envs.tasks.task import SUITES, Score, Task, catalogue
 
 HEADER = """\
-# Data only; every key is explained in envs/task.py. The scores are measured, and this file is written, by
+# Data only; every key is explained in envs/tasks/task.py. The scores are measured, and this file is written, by
 #     python benchmarks/reference_scores.py --write"""
 PACKAGES = {  # what the returns of a suite hang on, beside gymnasium and numpy
     "atari": ["ale-py"],
@@ -60,7 +60,7 @@ class Config:
     tasks: tuple[str, ...] = ()
     """Environment ids; all known tasks if none is given."""
     suites: tuple[str, ...] = ()
-    """Families, as the files in envs/suites are called; all if none is given."""
+    """Families, as the files in envs/tasks/suites are called; all if none is given."""
     players: tuple[Player, ...] = ("random", "expert")
     """Whose scores."""
     expert: str | None = None
@@ -139,7 +139,7 @@ def measure(env_id: str, player: Player, config: Config) -> Score:
 
 def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tuple[Actor, str, list[str]]:
     """The expert, who it is in words, and the packages that its actions hang on."""
-    from gato_agent.rollouts.experts import load_expert
+    from gato_agent.rollouts.experts.load import load_expert
 
     spec = config.expert or task.expert_kind or "catalogue"
     expert = load_expert(spec, task.id, envs.single_observation_space, envs.single_action_space, envs=envs)
@@ -154,8 +154,8 @@ def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tup
 
 def made_by(task: Task) -> str | None:
     """By whom a shipped expert was made, as its file says; else what the table says."""
-    from gato_agent.rollouts.experts import SHIPPED
-    from gato_agent.rollouts.policy import Policy
+    from gato_agent.rollouts.experts.load import SHIPPED
+    from gato_agent.rollouts.experts.sb3.policy import Policy
 
     path = SHIPPED / f"{quote(task.id, safe='')}.safetensors"
     if task.expert_kind != "catalogue" or not path.is_file():

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 import tyro
 
-from gato_agent.checkpoint import TEXT_PIECES, Checkpoint, TrainedTask
-from gato_agent.config import GatoConfig
-from gato_agent.envs.task import Task, find
-from gato_agent.envs.views import EVERYTHING, View
-from gato_agent.loss import action_loss
-from gato_agent.measure import play_episodes
-from gato_agent.model import Gato
-from gato_agent.recipe import TrainConfig
-from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.store import open_stores
-from gato_agent.seating import seat
-from gato_agent.text import TextTokenizer
-from gato_agent.tokenized import TokenizedTask
-from gato_agent.trainer import Trainer
-from gato_agent.windows import Windows
+from gato_agent.checkpoints.checkpoint import TEXT_PIECES, Checkpoint, TrainedTask
+from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.task_tokens import TokenizedTask
+from gato_agent.envs.spaces.views import EVERYTHING, View
+from gato_agent.envs.tasks.task import Task, find
+from gato_agent.evaluation.worker import play_episodes
+from gato_agent.inference.make_agent import seat
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.gato import Gato
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.rollouts.storage.episode_store import open_stores
+from gato_agent.tokens.text_tokenizer import TextTokenizer
+from gato_agent.training.config import TrainConfig
+from gato_agent.training.loss import action_loss
+from gato_agent.training.trainer import Trainer
 
 CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
 

@@ -1,1 +1,1 @@
-"""What can be acted in: tasks, environments, the loop that every actor runs in. Knows nothing of the rest."""
+"""Tasks, environments, and the loop that runs every actor. Imports no other package of the project."""

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete, Space
 from numpy.typing import NDArray
 
-from gato_agent.envs.structure import Leaf
-from gato_agent.envs.values import CHOICES, HeldLeaf, check_values
+from gato_agent.envs.spaces.flatten import Leaf
+from gato_agent.envs.spaces.values import CHOICES, HeldLeaf, check_values
 
 
 class Digits:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.ownership import INFO_DEPTH, owned
-from gato_agent.envs.single import batch_of_one, each_one, only_one
+from gato_agent.envs.spaces.batch_of_one import batch_of_one, each_one, only_one
 from gato_agent.envs.vector import INFOS, SeparateInfos
 
 

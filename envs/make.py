@@ -15,12 +15,12 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version
 
+from gato_agent.envs.checked_env import Guard
 from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, UsageError, one_line
-from gato_agent.envs.fresh import FORGETFUL, Fresh
-from gato_agent.envs.guard import Guard
-from gato_agent.envs.packages import bring_missing, bring_suite, hushed, import_named, register_suite, suite_of
-from gato_agent.envs.strict_json import parse
-from gato_agent.envs.task import find
+from gato_agent.envs.io.strict_json import parse
+from gato_agent.envs.recreate import FORGETFUL, Fresh
+from gato_agent.envs.tasks.packages import bring_missing, bring_suite, hushed, import_named, register_suite, suite_of
+from gato_agent.envs.tasks.task import find
 from gato_agent.envs.vector import SeparateInfos
 
 _log = logging.getLogger(__name__)
@@ -152,11 +152,11 @@ def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     with hushed() if suite else nullcontext():
         env = Fresh(plain) if FORGETFUL.match(spec.id) else plain()
     if suite and suite.package == "minigrid":
-        from gato_agent.envs.minigrids import MiniGrid
+        from gato_agent.envs.adapters.minigrid import MiniGrid
 
         return MiniGrid(env)
     if suite and suite.package == "minatar":
-        from gato_agent.envs.minatar_games import Enlarged
+        from gato_agent.envs.adapters.minatar import Enlarged
 
         return Enlarged(env)
     return env

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate
 
 from gato_agent.envs.ownership import INFO_DEPTH, owned
-from gato_agent.envs.single import each_one
+from gato_agent.envs.spaces.batch_of_one import each_one
 
 INFOS = "infos"  # key of the only entry: env index -> that environment's info
 

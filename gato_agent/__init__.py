@@ -6,26 +6,34 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gato_agent.envs.io.lazy import lazy
+
 if TYPE_CHECKING:
-    from gato_agent.agent import Agent
-    from gato_agent.config import GatoConfig
-    from gato_agent.model import Gato
-    from gato_agent.spaces import SpaceTokenizer
+    from gato_agent.inference.agent import Agent
+    from gato_agent.model.config import GatoConfig
+    from gato_agent.model.gato import Gato
+    from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
     __version__: str
 
 __all__ = ["Agent", "Gato", "GatoConfig", "SpaceTokenizer", "__version__"]
 
-_ROOMS = {"Agent": "agent", "Gato": "model", "GatoConfig": "config", "SpaceTokenizer": "spaces"}
+_public = lazy(
+    __name__,
+    {
+        "Agent": "gato_agent.inference.agent",
+        "Gato": "gato_agent.model.gato",
+        "GatoConfig": "gato_agent.model.config",
+        "SpaceTokenizer": "gato_agent.tokens.space_tokenizer",
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its room when it is first asked for."""
+    """Import a public name on first use."""
     if name == "__version__":
         return import_module("importlib.metadata").version("gato-agent")
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'gato_agent' has no attribute {name!r}")
-    return getattr(import_module(f"gato_agent.{_ROOMS[name]}"), name)
+    return _public(name)
 
 
 def __dir__() -> list[str]:

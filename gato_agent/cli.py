@@ -19,18 +19,31 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "collect": Verb("gato_agent.dagger", "CollectConfig", "collect", "record episodes of an expert"),
-    "data": Verb("gato_agent.rollouts.data_verb", "DataCommand", "data", "show, verify, seal, export, import episodes"),
-    "train": Verb("gato_agent.train", "TrainConfig", "train", "train an agent on recorded episodes"),
-    "evaluate": Verb("gato_agent.evaluate", "EvaluateConfig", "evaluate", "measure returns beside random and expert"),
-    "report": Verb("gato_agent.report", "ReportConfig", "report", "compare evaluations; a page with charts and videos"),
-    "play": Verb("gato_agent.play", "PlayConfig", "play", "watch an agent"),
-    "envs": Verb("gato_agent.catalogue", "EnvsConfig", "envs", "the tasks that are known, their experts and scores"),
-    "bench": Verb("gato_agent.bench", "BenchConfig", "bench", "time control steps beside what the machine can do"),
-    "bench train": Verb(
-        "gato_agent.bench_train", "TrainBenchConfig", "bench_train", "time training steps beside the machine's peak"
+    "collect": Verb("gato_agent.commands.collect", "CollectConfig", "collect", "record episodes of an expert"),
+    "data": Verb(
+        "gato_agent.rollouts.storage.data_command", "DataCommand", "data", "show, verify, seal, export, import episodes"
     ),
-    "info": Verb("gato_agent.info", "InfoConfig", "info", "sizes of models, checkpoints and environments"),
+    "train": Verb("gato_agent.commands.train", "TrainConfig", "train", "train an agent on recorded episodes"),
+    "evaluate": Verb(
+        "gato_agent.commands.evaluate", "EvaluateConfig", "evaluate", "measure returns beside random and expert"
+    ),
+    "report": Verb(
+        "gato_agent.commands.report", "ReportConfig", "report", "compare evaluations; a page with charts and videos"
+    ),
+    "play": Verb("gato_agent.commands.play", "PlayConfig", "play", "watch an agent"),
+    "envs": Verb(
+        "gato_agent.commands.catalogue", "EnvsConfig", "envs", "the tasks that are known, their experts and scores"
+    ),
+    "bench": Verb(
+        "gato_agent.commands.bench_step", "BenchConfig", "bench", "time control steps beside what the machine can do"
+    ),
+    "bench train": Verb(
+        "gato_agent.commands.bench_train",
+        "TrainBenchConfig",
+        "bench_train",
+        "time training steps beside the machine's peak",
+    ),
+    "info": Verb("gato_agent.commands.info", "InfoConfig", "info", "sizes of models, checkpoints and environments"),
 }
 
 

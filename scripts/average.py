@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from gato_agent.checkpoint import FILE, locate, read, to_bytes
+from gato_agent.checkpoints.checkpoint import FILE, locate, read, to_bytes
 from gato_agent.cli import guard
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import write_files

@@ -14,7 +14,7 @@ import tyro
 
 from gato_agent.cli import guard
 from gato_agent.envs.errors import UsageError
-from gato_agent.results import Results, family_of
+from gato_agent.evaluation.results import Results, family_of
 
 LEAST = 0.3  # what a task that is played as well as by the expert weighs, beside 1.3 of one that is played at random
 

@@ -18,12 +18,12 @@ from statistics import fmean
 import tyro
 from rich.console import Console
 
-from gato_agent.checkpoint import Checkpoint, locate, read, to_bytes
+from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read, to_bytes
 from gato_agent.cli import guard
+from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import below, lock_folder, write_files
-from gato_agent.envs.task import families
-from gato_agent.evaluate import EvaluateConfig, evaluate
+from gato_agent.envs.tasks.task import families
 
 
 @dataclass(frozen=True)

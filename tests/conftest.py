@@ -10,5 +10,5 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from hypothesis import settings
 
-settings.register_profile("house", deadline=None, print_blob=True)
-settings.load_profile("house")
+settings.register_profile("gato-agent", deadline=None, print_blob=True)
+settings.load_profile("gato-agent")

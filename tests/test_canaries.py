@@ -19,32 +19,33 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gato_agent import run_folder
-from gato_agent.checkpoint import Checkpoint, TrainedTask
-from gato_agent.config import GatoConfig
-from gato_agent.data import load_data
+from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.hub import read_scores
+from gato_agent.commands.evaluate import EvaluateConfig, evaluate
+from gato_agent.commands.report import ReportConfig, report
+from gato_agent.commands.train import fine_tuning
+from gato_agent.dataset.load import load_data
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.make import make_vector
-from gato_agent.envs.structure import space_to_json
-from gato_agent.envs.suite_file import read_suite
-from gato_agent.envs.task import SUITES
-from gato_agent.evaluate import EvaluateConfig, evaluate
-from gato_agent.hub import read_scores
-from gato_agent.loggers import run_id
-from gato_agent.model import Gato
-from gato_agent.prompt import Prompt
-from gato_agent.report import ReportConfig, report
-from gato_agent.results import Outcome, Results, score
-from gato_agent.rollouts.data_verb import Export, Seal, Show, Verify
-from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.experts import SHIPPED, load_expert
-from gato_agent.rollouts.keep import read_rule
-from gato_agent.rollouts.player import idle_pulse
-from gato_agent.rollouts.policy import Policy
-from gato_agent.rollouts.store import EpisodeStore
-from gato_agent.seating import seat
-from gato_agent.train import fine_tuning
-from tests.hub_server import serving
+from gato_agent.envs.spaces.flatten import space_to_json
+from gato_agent.envs.tasks.suite_file import read_suite
+from gato_agent.envs.tasks.task import SUITES
+from gato_agent.evaluation.results import Outcome, Results, score
+from gato_agent.inference.make_agent import seat
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.gato import Gato
+from gato_agent.rollouts.collection.episode_worker import idle_pulse
+from gato_agent.rollouts.experts.load import SHIPPED, load_expert
+from gato_agent.rollouts.experts.sb3.policy import Policy
+from gato_agent.rollouts.storage.data_command import Export, Seal, Show, Verify
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.filter import read_rule
+from gato_agent.tokens.prompt import Prompt
+from gato_agent.training import run_folder
+from gato_agent.training.loggers import run_id
+from tests.helpers.hub_server import serving
+from tests.helpers.paths import ROOT
 
 NAME = "canary_module"
 SPACES = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
@@ -119,8 +120,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     (outside / f"{NAME}.py").write_text(f"import pathlib; pathlib.Path({str(outside / 'sung')!r}).touch()")
     monkeypatch.syspath_prepend(outside)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("gato_agent.report.play_in_processes", played_here)
-    monkeypatch.setattr("gato_agent.report.plots", lambda *_: {})
+    monkeypatch.setattr("gato_agent.commands.report.play_in_processes", played_here)
+    monkeypatch.setattr("gato_agent.commands.report.plots", lambda *_: {})
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
     values = (
         f"{NAME}:Env-v0",
@@ -219,8 +220,8 @@ def small(**more: Any) -> Checkpoint:
 
 
 def test_checkpoints(here: Here) -> None:
-    from gato_agent.checkpoint import read, to_bytes
-    from gato_agent.info import _checkpoint
+    from gato_agent.checkpoints.checkpoint import read, to_bytes
+    from gato_agent.commands.info import _checkpoint
 
     tensors, about = read(small().save(Path("run")))
 
@@ -287,7 +288,7 @@ def test_provenance_of_episodes(here: Here) -> None:
 
 def test_minari_data_sets(here: Here) -> None:
     pytest.importorskip("minari")
-    from gato_agent.rollouts.minari import import_
+    from gato_agent.rollouts.storage.minari_import import import_
 
     with EpisodeStore.create(Path("data"), HEADER) as store:
         store.commit([episode({}).encode()])
@@ -365,7 +366,7 @@ def strings_of(data: Any) -> Iterator[tuple[str, str]]:
 
 
 def test_run_folders(here: Here) -> None:
-    from gato_agent.sharded import saved
+    from gato_agent.training.fsdp import saved
 
     def use(data: Any) -> None:
         Path("config.json").write_text(json.dumps(data["config"]))
@@ -420,7 +421,7 @@ def test_a_fresh_process_reports_on_somebody_elses_results(tmp_path: Path) -> No
             file = tmp_path / f"{number}.json"
             file.write_text(json.dumps(each))
             words = ("-m", "gato_agent", "report", file, "--out", tmp_path / f"page{number}")
-            done = hub.run(tmp_path / "cache", *words, PYTHONPATH=f"{outside}:{Path(__file__).parents[1]}")
+            done = hub.run(tmp_path / "cache", *words, PYTHONPATH=f"{outside}:{ROOT}")
             assert "which no file may name" in done.stdout + done.stderr
             assert (tmp_path / f"page{number}" / "index.html").exists() == (number < 2)
         assert hub.asked == []

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from contextlib import closing
 from ctypes.util import find_library
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,14 +12,14 @@ import numpy as np
 import pytest
 
 from gato_agent.envs.make import find_spec, make
-from gato_agent.envs.structure import Columns, brief, row
-from gato_agent.envs.task import Task, catalogue, families
-from gato_agent.envs.view_steps import Select
-from gato_agent.spaces import PAD, PATCH, SpaceTokenizer, Vocabulary
-from gato_agent.text import TextTokenizer
-from tests.testing_tasks import SEEDS, STEPS, digests, is_installed, played
+from gato_agent.envs.spaces.flatten import Columns, brief, row
+from gato_agent.envs.spaces.view_transforms import Select
+from gato_agent.envs.tasks.task import Task, catalogue, families
+from gato_agent.tokens.space_tokenizer import PAD, PATCH, SpaceTokenizer, Vocabulary
+from gato_agent.tokens.text_tokenizer import TextTokenizer
+from tests.helpers.paths import ROOT
+from tests.helpers.testing_tasks import SEEDS, STEPS, digests, is_installed, played
 
-ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = Vocabulary(512)
 
 
@@ -40,7 +39,7 @@ def tasks_of(family: str) -> list[Task]:
 def elsewhere(ids: list[str], seeds: tuple[int, ...], length: int) -> dict[str, list[str]]:
     """Digests from another process, with another order of hashes."""
     code = (
-        "import json, sys; from tests.testing_tasks import digests\n"
+        "import json, sys; from tests.helpers.testing_tasks import digests\n"
         "seeds, length, ids = json.loads(sys.argv[1])\n"
         "found = {i: digests(i, tuple(seeds), length) for i in ids}\n"
         "print(chr(10) + json.dumps(found))"

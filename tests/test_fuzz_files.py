@@ -26,29 +26,31 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from gato_agent import run_folder, summary
-from gato_agent.checkpoint import Checkpoint, TrainedTask, read, to_bytes
-from gato_agent.config import GatoConfig
-from gato_agent.data import load_data
-from gato_agent.dataset import Data
+from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read, to_bytes
+from gato_agent.commands.report import _kept
+from gato_agent.dataset.load import load_data
+from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.strict_json import sealed, unsealed
-from gato_agent.envs.structure import space_to_json, stack
-from gato_agent.markdown import markdown
-from gato_agent.model import Gato
-from gato_agent.page import page
-from gato_agent.report import _kept
-from gato_agent.results import Outcome, Results, score, to_csv
-from gato_agent.rollouts import normalize, training
-from gato_agent.rollouts.episode import Episode
-from gato_agent.rollouts.forms import Spaces
-from gato_agent.rollouts.keep import Rule, kept, read_rule, write_rule
-from gato_agent.rollouts.policy import Policy, build
-from gato_agent.rollouts.sb3 import read_zip
-from gato_agent.rollouts.shard import open_arrays, pack, pieces_of
-from gato_agent.rollouts.store import EpisodeStore
-from gato_agent.sharded import saved
-from gato_agent.text import TextTokenizer
+from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.spaces.flatten import space_to_json, stack
+from gato_agent.evaluation import aggregate as summary
+from gato_agent.evaluation.report.html_page import page
+from gato_agent.evaluation.report.markdown import markdown
+from gato_agent.evaluation.results import Outcome, Results, score, to_csv
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.gato import Gato
+from gato_agent.rollouts.experts.forms import Spaces
+from gato_agent.rollouts.experts.sb3 import train as training
+from gato_agent.rollouts.experts.sb3 import vecnormalize as normalize
+from gato_agent.rollouts.experts.sb3.policy import Policy, build
+from gato_agent.rollouts.experts.sb3.zip_model import read_zip
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.filter import Rule, kept, read_rule, write_rule
+from gato_agent.rollouts.storage.shard import open_arrays, pack, pieces_of
+from gato_agent.tokens.text_tokenizer import TextTokenizer
+from gato_agent.training import run_folder
+from gato_agent.training.fsdp import saved
 
 SECONDS, MEMORY = 60, 2**32  # for one file, far above what any takes
 SPACE = Dict({"grid": MultiDiscrete([3, 4]), "image": Box(0, 255, (20, 18, 3), np.uint8), "say": Text(8, charset="ab"),
@@ -113,7 +115,7 @@ def single(folder: Path) -> Path:
 
 def forged_episode(about: Any, data: bytes) -> bytes:
     """A shard whose table has another description, and a checksum that fits."""
-    from gato_agent.rollouts import shard
+    from gato_agent.rollouts.storage import shard
 
     arrays, before = open_arrays(data)
     about = {key: value for key, value in about.items() if key != "checksum"} if isinstance(about, dict) else about

@@ -10,8 +10,8 @@ import pytest
 
 from gato_agent.cli import main
 from gato_agent.envs.errors import UsageError
-from gato_agent.rollouts.store import open_stores
-from gato_agent.rollouts.verify import verify
+from gato_agent.rollouts.storage.episode_store import open_stores
+from gato_agent.rollouts.storage.verify import verify
 
 COLLECT = "collect --env CartPole-v1 --expert random --episodes 2 --workers 0 --out {out}"
 TRAIN = "train --data {made}/data --steps 2 --save-every 1 --batch-size 2 --num-threads 1 --holdout 0.5 --out {out}"
@@ -155,7 +155,7 @@ def test_a_pipe_among_the_episodes_is_not_waited_for(made: Path, tmp_path: Path)
 
 
 def test_parts_of_a_sharded_state_are_never_behind_a_link(tmp_path: Path) -> None:
-    from gato_agent import sharded
+    from gato_agent.training import fsdp as sharded
 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "x").write_bytes(b"mine")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import ROOT
+
 PAGE = ROOT / "docs" / "your-own-environment.md"
 
 
@@ -31,9 +32,9 @@ def test_the_environment_of_the_example_is_one(monkeypatch: pytest.MonkeyPatch) 
 def test_the_options_on_the_page_are_there() -> None:
     import tyro
 
-    from gato_agent.evaluate import EvaluateConfig
-    from gato_agent.rollouts.collect import CollectConfig
-    from gato_agent.train import TrainConfig, defaults
+    from gato_agent.commands.evaluate import EvaluateConfig
+    from gato_agent.commands.train import TrainConfig, defaults
+    from gato_agent.rollouts.collection.collect import CollectConfig
 
     kinds: dict[str, Any] = {"collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
     verbs = [line.split()[1:] for line in commands() if line.startswith("gato-agent ")]

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato_agent.checkpoint import Checkpoint, locate, read, to_bytes
+from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read, to_bytes
+from gato_agent.commands.evaluate import EvaluateConfig, evaluate
+from gato_agent.commands.report import published
 from gato_agent.envs.errors import UsageError
-from gato_agent.evaluate import EvaluateConfig, evaluate
-from gato_agent.page import page
-from gato_agent.report import published
-from gato_agent.results import Outcome, Results, score
+from gato_agent.evaluation.report.html_page import page
+from gato_agent.evaluation.results import Outcome, Results, score
+from tests.helpers.paths import ROOT
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = ROOT / "scripts"
 SCRIPT = runpy.run_path(str(SCRIPTS / "temperatures.py"))
 Config, main = SCRIPT["Config"], SCRIPT["main"]
 

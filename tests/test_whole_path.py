@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from gato_agent.commands.evaluate import EvaluateConfig, evaluate
+from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.errors import GatoError
-from gato_agent.evaluate import EvaluateConfig, evaluate
-from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.rollouts.store import EpisodeStore, open_stores
-from gato_agent.rollouts.verify import verify
-from gato_agent.train import TrainConfig, train
+from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
+from gato_agent.rollouts.storage.verify import verify
 
 COUNT = int(os.environ.get("RANDOM_ENVIRONMENTS", "12"))
 FIRST = int(os.environ.get("FIRST_ENVIRONMENT", "0"))
-ENV = "tests.random_env:Random-v0"
+ENV = "tests.helpers.random_env:Random-v0"
 
 
 def named(call: Any) -> str:
@@ -60,8 +60,8 @@ def test_what_is_collected_is_verified_learned_played_exported_and_imported(tmp_
 
 def exported(minari: Any, store: EpisodeStore, root: Path) -> None:
     """Export and import; what HDF5 cannot hold is one named error."""
-    from gato_agent.rollouts.minari import import_
-    from gato_agent.rollouts.minari_export import export
+    from gato_agent.rollouts.storage.minari_export import export
+    from gato_agent.rollouts.storage.minari_import import import_
 
     dataset_id = ""
 

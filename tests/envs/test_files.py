@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import append, below, create, lock_folder, make_folder, open_own, read_own, write_files
-from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.rollouts.store import EpisodeStore
-from gato_agent.run import Run
-from gato_agent.train import TrainConfig, train
+from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.training.run import Run
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
-from gato_agent.envs.values import success_of
+from gato_agent.envs.spaces.values import success_of
 from gato_agent.envs.vector import SeparateInfos
-from tests.testing_env import TestingEnv
+from tests.helpers.testing_env import TestingEnv
 
 LENGTHS = {10: 3, 11: 2, 12: 2, 13: 1}  # steps of the episode with this seed
 
@@ -160,7 +160,7 @@ def test_an_actor_that_cannot_begin_or_answers_for_others_is_named() -> None:
             return np.zeros(len(observation) - 1, np.int64)
 
     for lanes in (1, 2):
-        envs = make_vector("tests.testing_env:Testing-v0", lanes)
+        envs = make_vector("tests.helpers.testing_env:Testing-v0", lanes)
         with pytest.raises(GatoError, match=r"^Testing-v0: step 0 of seed 3.*: to choose an action raised OSError: no"):
             list(steps(Broken([]), envs, [3, 4]))
         with pytest.raises(
@@ -251,7 +251,7 @@ SPACES = [
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 def test_every_space_comes_through(space: Space[Any], lanes: int) -> None:
-    envs = make_vector("tests.testing_env:Identity-v0", lanes, env_kwargs={"space": space, "length": 4})
+    envs = make_vector("tests.helpers.testing_env:Identity-v0", lanes, env_kwargs={"space": space, "length": 4})
     stream = list(steps(Echo(), envs, range(5)))
     assert len(stream) == 5 * 4
     for step in stream:
@@ -272,7 +272,7 @@ class Echo:
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_random_actions_lie_in_the_space_and_repeat(space: Space[Any]) -> None:
     def actions(seed: int) -> list[Any]:
-        envs = make_vector("tests.testing_env:Identity-v0", 2, env_kwargs={"space": space, "length": 4})
+        envs = make_vector("tests.helpers.testing_env:Identity-v0", 2, env_kwargs={"space": space, "length": 4})
         return [step.action for step in steps(RandomActor(space, seed), envs, range(3))]
 
     assert all(space.contains(action) for action in actions(0))

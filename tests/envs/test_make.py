@@ -16,13 +16,13 @@ from gymnasium.vector import AutoresetMode
 
 from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, UsageError
 from gato_agent.envs.make import find_spec, make, make_vector
-from gato_agent.envs.packages import suite_of
-from tests.testing_env import TestingEnv
+from gato_agent.envs.tasks.packages import suite_of
+from tests.helpers.testing_env import TestingEnv
 
 
 def test_a_module_may_register_the_environment() -> None:
-    assert isinstance(make("tests.testing_env:Testing-v0").unwrapped, TestingEnv)
-    assert find_spec("tests.testing_env:Testing-v0").id == "Testing-v0"
+    assert isinstance(make("tests.helpers.testing_env:Testing-v0").unwrapped, TestingEnv)
+    assert find_spec("tests.helpers.testing_env:Testing-v0").id == "Testing-v0"
 
 
 def test_arguments_reach_the_constructor_and_the_time_limit() -> None:
@@ -50,7 +50,7 @@ def test_only_lane_0_is_rendered(recwarn: pytest.WarningsRecorder) -> None:
         ("Qwertyuiop-v7", {}, r"unknown environment Qwertyuiop-v7: module:Env-v0 imports the module that registers it"),
         ("", {}, r"unknown environment"),
         ("no_such.module:X-v0", {}, r"no_such\.module:X-v0: no module named no_such; install it or add .*PYTHONPATH"),
-        ("tests.testing_env:Testin-v0", {}, r"did you mean Testing-v0"),
+        ("tests.helpers.testing_env:Testin-v0", {}, r"did you mean Testing-v0"),
         (
             "CartPole-v1",
             {"render_mode": "hologram"},
@@ -145,7 +145,7 @@ def test_a_constructor_or_module_that_ends_all_is_a_fault(
     register(monkeypatch, "Ending-v0", ending)
     with pytest.raises(EnvironmentFault, match=f"^Ending-v0: making it raised {type(error).__name__}"):
         make("Ending-v0")
-    monkeypatch.setattr("gato_agent.envs.packages.importlib.import_module", ending)
+    monkeypatch.setattr("gato_agent.envs.tasks.packages.importlib.import_module", ending)
     with pytest.raises(GatoError, match=f"^some:X-v0: importing some raised {type(error).__name__}"):
         make("some:X-v0")
 

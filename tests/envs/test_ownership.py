@@ -11,14 +11,14 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gato_agent.envs.guard import Guard
+from gato_agent.envs.checked_env import Guard
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make
 from gato_agent.envs.ownership import INFO_DEPTH, owned
 from gato_agent.envs.vector import SeparateInfos
-from tests.random_spaces import random_space
-from tests.scribblers import ScribblingActor, ScribblingEnv, scribble, stacked
-from tests.testing_env import TestingEnv
+from tests.helpers.random_spaces import random_space
+from tests.helpers.scribblers import ScribblingActor, ScribblingEnv, scribble, stacked
+from tests.helpers.testing_env import TestingEnv
 
 SPACES: list[Space[Any]] = [
     Discrete(4, start=-2),

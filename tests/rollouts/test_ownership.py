@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gato_agent.envs.loop import steps
-from gato_agent.envs.single import only_one
-from gato_agent.envs.structure import stack
+from gato_agent.envs.spaces.batch_of_one import only_one
+from gato_agent.envs.spaces.flatten import stack
 from gato_agent.envs.vector import SeparateInfos
-from gato_agent.rollouts.collect import CollectConfig, collect
-from gato_agent.rollouts.dagger import Guided
-from gato_agent.rollouts.noise import Noisy
-from gato_agent.rollouts.store import EpisodeStore
-from tests.random_spaces import random_space
-from tests.scribblers import ScribblingActor, ScribblingEnv, scribble
+from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.collection.dagger import Guided
+from gato_agent.rollouts.collection.noise import Noisy
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from tests.helpers.random_spaces import random_space
+from tests.helpers.scribblers import ScribblingActor, ScribblingEnv, scribble
 
 OBSERVATIONS = Dict(a=Box(-1, 1, (2,)), b=Discrete(3))
 ACTIONS = Dict(x=Box(-1, 1, (2,)), y=Discrete(3))

@@ -7,12 +7,12 @@ import gymnasium as gym
 import pytest
 
 from gato_agent.envs.errors import GatoError
-from gato_agent.rollouts.commit import Played
-from gato_agent.rollouts.dealer import Chunk, Dealer
-from gato_agent.rollouts.experts import RandomExpert
-from gato_agent.rollouts.on_ray import _Pool, _Worker
-from gato_agent.rollouts.player import Failed, Job
-from tests.rollouts.test_workers import WORKER
+from gato_agent.rollouts.collection.episode_worker import Failed, Job
+from gato_agent.rollouts.collection.ray_pool import _Pool, _Worker
+from gato_agent.rollouts.collection.scheduler import Chunk, Dealer
+from gato_agent.rollouts.experts.load import RandomExpert
+from gato_agent.rollouts.storage.writer import Played
+from tests.rollouts.collection.test_process_pool import WORKER
 
 EXPERT = RandomExpert(gym.spaces.Discrete(2), 0).provenance
 

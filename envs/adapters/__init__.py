@@ -1,0 +1,1 @@
+"""Suites whose environments need an adapter."""

@@ -1,0 +1,239 @@
+"""Around every environment: what goes wrong in it is told with its id, seed and step, and what it returns is cast."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import EnvironmentFault, SpaceError, one_line
+from gato_agent.envs.ownership import owned
+from gato_agent.envs.spaces.values import MOST, brief, flag_of, holder, reward_of
+
+LEAST = -MOST
+CLOSE_SECONDS = 10.0  # after which a close() that has not ended is left alone
+LONG, ENDLESS = 10_000, 100_000  # steps of an episode without a time limit: a warning, and an error
+LIMIT = """--env-kwargs '{"max_episode_steps": 1000}'"""
+RESET = "reset(self, *, seed=None, options=None) returns (observation, info)"
+OLD = "Gymnasium's API, other than that of gym 0.21"
+DECLARE = "declare the space that observations have, or wrap it (gymnasium.wrappers.TransformObservation)"
+STEP = "step(self, action) returns (observation, reward, terminated, truncated, info)"
+
+_log = logging.getLogger(__name__)
+
+
+class Guard(gym.Wrapper[Any, Any, Any, Any]):
+    """A wrapper that casts observations and actions to their spaces' dtypes, and raises what it cannot cast.
+
+    Faults are one `EnvironmentFault` each, such as `CartPole-v1: step 17 of seed 3 raised ValueError: ...`. What can be
+    held is said in `values.py`. Episodes of an environment without a time limit end with a fault after ENDLESS steps.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], env_id: str, copies: bool = True) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: it may write into the action that it is given, and return the same array at every step.
+            env_id: its name in messages.
+            copies: true to pass actions and observations as copies, see ownership.py; false where the loop does so.
+        """
+        super().__init__(env)
+        self._own: Callable[[Any], Any] = owned if copies else _same
+        self._id = env_id
+        self._seed: int | None = None
+        self._t, self._total = 0, 0.0
+        self._held, self._acted = holder(env.observation_space), holder(env.action_space, acted=True)
+        limited = env.spec is None or env.spec.max_episode_steps is not None
+        self._long = float("inf") if limited else LONG
+        self._frame: tuple[int, ...] | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            EnvironmentFault: if the environment raises, or its first observation cannot be held.
+        """
+        self._seed, self._t, self._total = seed, 0, 0.0
+        try:
+            # A vector environment's masked reset leaves an empty dict; every reset is to look like the first.
+            result: Any = self.env.reset(seed=seed, options=options or None)
+        except BaseException as error:
+            raise self._raised(self._reset_name(), error, RESET) from error
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise self._fault(self._reset_name(), f"returned {_kind(result)}; {OLD}: {RESET}")
+        try:
+            return self._own(self._held(result[0])), result[1]
+        except SpaceError as error:
+            raise self._unsound(self._reset_name(), error) from error
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step.
+
+        Raises:
+            EnvironmentFault: if the action is not in its space, if the environment raises, or if its observation,
+                reward, ends or info cannot be held.
+        """
+        try:
+            action = self._acted(action)
+        except SpaceError as error:
+            what = f"has the action {brief(action)}, which is not in {self.action_space!s:.200}: {error}"
+            raise self._fault(self._step_name(), f"{what}; clip or round it") from error
+        try:
+            result: Any = self.env.step(self._own(action))
+        except BaseException as error:
+            raise self._raised(self._step_name(), error, STEP) from error
+        try:
+            obs, reward, terminated, truncated, info = result
+            obs = self._own(self._held(obs))
+            reward = float(reward) if isinstance(reward, float) else reward_of(reward)
+            self._total = total = self._total + reward
+            if type(terminated) is not bool or type(truncated) is not bool:
+                terminated, truncated = flag_of(terminated, "terminated"), flag_of(truncated, "truncated")
+            if not (LEAST < total < MOST and isinstance(info, dict)):
+                raise ValueError(self._last_fault(reward, info))
+        except SpaceError as error:
+            raise self._unsound(self._step_name(), error) from error
+        except (TypeError, ValueError) as error:
+            if not isinstance(result, tuple) or len(result) != 5:
+                raise self._fault(self._step_name(), f"returned {_kind(result)}; {OLD}: {STEP}") from error
+            raise self._fault(self._step_name(), f"returned {error}") from error
+        self._t += 1
+        if self._t >= self._long:
+            self._still_going()
+        return obs, reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """Draw the current state, where the render mode is rgb_array as uint8 [height, width, 3].
+
+        Returns:
+            None where the environment was made without a render mode.
+
+        Raises:
+            EnvironmentFault: if the environment raises, or returns no picture, or one of another size than before.
+        """
+        if self.render_mode is None:  # an environment beside the one that is shown; Gymnasium would warn on every call
+            return None
+        where = f"rendering step {self._t} of seed {self._seed}"
+        try:
+            frame = self.env.render()
+        except BaseException as error:
+            raise self._raised(where, error) from error
+        if self.render_mode != "rgb_array":
+            return frame
+        try:
+            picture = picture_of(frame)
+        except ValueError as error:
+            raise self._fault(where, f"returned {error}: play it with --render none") from error
+        if self._frame is not None and self._frame != picture.shape:
+            sizes = " to ".join(f"{width}x{height}" for height, width, _ in (self._frame, picture.shape))
+            raise self._fault(where, f"changed the size of pictures from {sizes}: play it with --render none")
+        self._frame = picture.shape
+        return picture
+
+    def close(self) -> None:
+        """Close the environment; one that raises or does not end is left alone with a warning: all has been played."""
+        try:
+            with _at_most(CLOSE_SECONDS):
+                self.env.close()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            _log.warning("%s: close() raised %s; what was played is kept", self._id, one_line(error))
+
+    def _step_name(self) -> str:
+        return f"step {self._t} of seed {self._seed}"
+
+    def _reset_name(self) -> str:
+        return f"reset with seed {self._seed}"
+
+    def _fault(self, where: str, what: str) -> EnvironmentFault:
+        return EnvironmentFault(f"{self._id}: {where} {what}")
+
+    def _raised(self, where: str, error: BaseException, form: str | None = None) -> EnvironmentFault:
+        """The fault for what the environment raised; `form` is how Gymnasium would have the method."""
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        hint = f"; {OLD}: {form}" if form and _is_misfit(error) else ""
+        return self._fault(where, f"raised {one_line(error)}{hint}")
+
+    def _unsound(self, where: str, error: SpaceError) -> EnvironmentFault:
+        hint = "" if "not a finite number" in str(error) else f"; {DECLARE}"
+        return self._fault(where, f"returned an observation that its space does not have: {error}{hint}")
+
+    def _last_fault(self, reward: float, info: Any) -> str:
+        """What is wrong with a step whose parts have passed one by one."""
+        if not isinstance(info, dict):
+            return f"an info that is not a dict: {brief(info)}"
+        if not -MOST < reward < MOST:
+            return f"a reward that is not a finite number: {reward}"
+        return f"a reward of {reward:g}, with which the return is beyond {MOST:g}"
+
+    def _still_going(self) -> None:
+        """Warn of an episode that may never end, and end it with a fault when it is longer still."""
+        what = f"is not the last after {self._t:,} steps, and the environment has no time limit: {LIMIT} gives it one"
+        if self._t >= ENDLESS:
+            raise self._fault(self._step_name(), what)
+        self._long = ENDLESS
+        _log.warning("%s: %s %s", self._id, self._step_name(), what)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _is_misfit(error: BaseException) -> bool:
+    """True if a call or its result did not fit the caller, as opposed to an error inside the environment."""
+    at: TracebackType | None = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    module = "" if at is None else str(at.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, TypeError | ValueError) and module.startswith(("gymnasium.", "gato_agent.envs."))
+
+
+def _kind(result: Any) -> str:
+    """The result of a reset or step, in a few words."""
+    return f"{len(result)} values" if isinstance(result, tuple) else brief(result)
+
+
+def picture_of(frame: Any) -> NDArray[np.uint8]:
+    """A rendered frame as a new array, uint8 [height, width, 3]; from gray, RGB or RGBA of any integers up to 255.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        array = np.array(frame)
+    except ValueError:  # rows of different lengths
+        array = np.zeros(0)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size or array.dtype.kind not in "iu":
+        raise ValueError(f"{brief(frame)} for a picture of integers [height, width, 3]")
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError(f"a picture with values from {array.min()} to {array.max()}, beyond 0 to 255")
+    array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
+    return np.ascontiguousarray(array, np.uint8)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer, in a main thread; elsewhere nothing can interrupt it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it did not end within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)

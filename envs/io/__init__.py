@@ -1,0 +1,1 @@
+"""Strict readers of files that others may have written."""

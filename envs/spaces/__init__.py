@@ -1,0 +1,1 @@
+"""Nested spaces as flat columns, and views of observations."""

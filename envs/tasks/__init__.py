@@ -1,0 +1,1 @@
+"""Catalogue of tasks and their suites."""

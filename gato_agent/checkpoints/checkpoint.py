@@ -1,0 +1,307 @@
+"""A checkpoint is one safetensors file: weights, and one JSON entry that says how to use them. It cannot run code."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.files import write_files
+from gato_agent.envs.io import plain
+from gato_agent.envs.io.strict_json import typed
+from gato_agent.envs.io.tensor_file import read_header
+from gato_agent.envs.spaces.flatten import space_from_json, space_to_json
+from gato_agent.envs.spaces.views import EVERYTHING, View
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.gato import Gato
+from gato_agent.rollouts.experts.hub import PREFIX, download, load_hub
+from gato_agent.tokens.prompt import NO_PROMPT, Prompt
+from gato_agent.tokens.space_tokenizer import SpaceTokenizer
+from gato_agent.tokens.text_tokenizer import TextTokenizer
+
+FORMAT = 1
+FILE = "model.safetensors"
+SHIPPED = (None, "shipped")  # how the weights in this package are referred to
+TEXT_PIECES = 32
+TEXT_MODEL = "text.model"  # name of the uint8 tensor that holds the SentencePiece model
+
+
+@dataclass(frozen=True)
+class TrainedTask:
+    """A task that a checkpoint was trained on: what its tokens mean.
+
+    `temperature` is that at which its actions are chosen where nobody says otherwise, as `Agent` takes it.
+    """
+
+    id: str
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    text_pieces: int = TEXT_PIECES
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    view: View = EVERYTHING
+    prompt: Prompt = NO_PROMPT
+    temperature: float = 0.0
+
+    def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
+        """The task's tokenizer; raises UsageError if a space has no tokens, or more than the model has positions."""
+        tokenizer = SpaceTokenizer(
+            self.observation_space,
+            self.action_space,
+            config.vocabulary,
+            text.encode if text else None,
+            self.text_pieces,
+            self.view,
+            config.pack,
+            config.action_decoder,
+            config.grid_rows,
+            config.past_actions,
+        )
+        if (longest := int(tokenizer.layout.local.max()) + 1) > config.local_positions:
+            raise UsageError(
+                f"{self.id}: an observation takes {longest} tokens and the model has positions for "
+                f"{config.local_positions}; wrap the environment so that it observes less"
+            )
+        if tokenizer.layout.rewound >= config.context - self.prompt.tokens:
+            room = config.context - self.prompt.tokens - 1
+            raise UsageError(
+                f"{self.id}: an action takes {tokenizer.n_act} tokens, and a context of {config.context} has room for "
+                f"{room}: train with a larger one"
+            )
+        if 2 * self.prompt.tokens > config.context:
+            raise UsageError(
+                f"{self.id}: a prompt of {self.prompt.tokens} tokens leaves too little of a context of "
+                f"{config.context}: train with --prompt none, or with fewer --text-pieces"
+            )
+        return tokenizer
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; inverse of `from_json`."""
+        return {
+            "id": self.id,
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "text_pieces": self.text_pieces,
+            "env_kwargs": self.env_kwargs,
+            "view": self.view.to_json(),
+            "prompt": self.prompt.to_json(),
+            "temperature": self.temperature,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote. An id is a name and no more: it never makes us import a module.
+
+        `env_kwargs` are taken as they are: `seat` passes them through the gate before it makes an environment.
+        """
+        plain.env_id(data["id"], "a task", "train again")
+        temperature = data.get("temperature", 0.0)  # which earlier checkpoints lack
+        if type(temperature) not in (int, float) or not 0 <= temperature < math.inf:
+            raise ValueError(f"{data['id']} at temperature {temperature!r:.80}")
+        return cls(
+            typed(data["id"], str, "id"),
+            space_from_json(data["observation_space"]),
+            space_from_json(data["action_space"]),
+            typed(data["text_pieces"], int, "text_pieces"),
+            typed(data["env_kwargs"], dict[str, Any], "env_kwargs"),
+            View.from_json(data.get("view", [])),  # which checkpoints of the first version lack, and prompts too
+            Prompt.from_json(data.get("prompt", {})),
+            float(temperature),
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and all that is needed to use it."""
+
+    model: Gato
+    tasks: dict[str, TrainedTask]
+    text: TextTokenizer | None = None
+    training: dict[str, Any] = field(default_factory=dict)  # how it came about: arguments, steps, data
+    name: str = ""
+
+    def to_bytes(self, dtype: torch.dtype = torch.float32) -> bytes:
+        """The contents of a checkpoint file; raises GatoError for weights that are not finite."""
+        tensors = {name: tensor.detach().cpu().to(dtype) for name, tensor in self.model.state_dict().items()}
+        if name := not_finite(tensors):
+            raise GatoError(f"{self.name or 'the model'}: {name} is not finite, so it is not saved and the last "
+                            "checkpoint is kept: train again with a lower --learning-rate")  # fmt: skip
+        if self.text is not None:
+            tensors[TEXT_MODEL] = torch.frombuffer(bytearray(self.text.model), dtype=torch.uint8)
+        about = {
+            "config": self.model.config.to_json(),
+            "tasks": [task.to_json() for task in self.tasks.values()],
+            "training": self.training,
+        }
+        return to_bytes(tensors, about)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write `folder/model.safetensors` whole or not at all; return its path."""
+        path = folder / FILE
+        write_files({path: self.to_bytes(dtype)})
+        return path
+
+    def sha256(self) -> str:
+        """Digest of the weights."""
+        return digest({name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}, {})
+
+    def temperatures(self) -> dict[str, float]:
+        """Of the tasks that have one above 0."""
+        return {task.id: task.temperature for task in self.tasks.values() if task.temperature}
+
+    @classmethod
+    def load(cls, reference: str | Path | None, device: torch.device | str = "cpu") -> Self:
+        """Load a checkpoint in float32, ready for evaluation.
+
+        Args:
+            reference: a run folder, a `.safetensors` file, `hub:ORG/NAME` on the Hugging Face hub, or None or
+                `shipped` for the weights in this package.
+            device: where to put the weights.
+
+        Raises:
+            UsageError: nothing is there.
+            GatoError: the file is damaged, or of another kind or version, or asks for another model than it holds.
+        """
+        path = locate(reference)
+        tensors, about = read(path)
+        try:
+            config = GatoConfig.from_json(about["config"])
+            tasks = [TrainedTask.from_json(task) for task in about["tasks"]]
+            training = typed(about.get("training", {}), dict[str, Any], "training")
+            piece = tensors.pop(TEXT_MODEL, None)
+            text = None if piece is None else TextTokenizer(piece.numpy().tobytes())
+            if text and text.size > config.text:
+                raise ValueError(f"a text tokenizer of {text.size:,} pieces for a model of {config.text:,}")
+            model = _skeleton(config, tensors)
+            tensors = upgraded(tensors, model)
+            _check_shapes(model, tensors)
+        except (AttributeError, GatoError, LookupError, TypeError, ValueError) as error:
+            raise GatoError(f"{path} does not describe a checkpoint of this version: {error}") from error
+        if name := not_finite(tensors):
+            raise GatoError(f"{path}: {name} is not finite: train again, or restore it from a copy")
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        name = "shipped weights" if reference in SHIPPED else str(reference)
+        return cls(model.to(device).eval(), {task.id: task for task in tasks}, text, training, name)
+
+
+def _skeleton(config: GatoConfig, tensors: Mapping[str, Tensor]) -> Gato:
+    """The model of a configuration, without weights, if so many tensors can be its weights.
+
+    Raises:
+        ValueError: they cannot; what would take long to make is compared by number first.
+    """
+    asked = config.layers + len(config.patch_channels)
+    if asked > len(tensors):
+        raise ValueError(f"the file lacks weights: it has {len(tensors):,} for {config.layers:,} layers")
+    try:
+        return Gato.skeleton(config)
+    except RuntimeError as error:  # more elements than can be counted
+        raise ValueError(one_line(error)) from None
+
+
+def _check_shapes(model: Gato, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if these tensors are not the weights of a model."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise ValueError(f"the file {'lacks' if name in expected else 'has too many'} weights: {name:.80}")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)} instead of {shape}")
+        if not tensors[name].is_floating_point():
+            raise ValueError(f"{name} is of {tensors[name].dtype}")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor, by name, that has NaN or an infinity."""
+    for name, tensor in sorted(tensors.items()):
+        if not bool(tensor.sum().isfinite() or tensor.isfinite().all()):  # a sum is quick, and might overflow
+            return name
+    return None
+
+
+def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
+    """Weights of version 0.1, whose numbers of an action were predicted at once, with a correction that is zero.
+
+    Other weights are returned as they are.
+    """
+    if model.action_decoder is None or not any(name.startswith("actions.") for name in tensors):
+        return tensors
+    names = {"actions.split.": "action_decoder.marginal.", "actions.table.": "action_decoder.table."}
+    found = {
+        next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name): tensor
+        for name, tensor in tensors.items()
+    }
+    shapes = {
+        f"action_decoder.correction.{k}": v.shape for k, v in model.action_decoder.correction.state_dict().items()
+    }
+    return {**{name: torch.zeros(shape) for name, shape in shapes.items()}, **found}
+
+
+def locate(reference: str | Path | None) -> Path:
+    """Path of a checkpoint file, of None or `shipped` the package's; raises UsageError that says what is not there."""
+    if reference in SHIPPED:
+        return Path(str(files("gato_agent.checkpoints"))) / "weights" / FILE
+    if isinstance(reference, str) and reference.startswith(PREFIX):
+        return _from_hub(reference.removeprefix(PREFIX))
+    path = Path(reference)
+    if path.is_dir():
+        path = path / FILE
+    if not path.is_file():
+        raise UsageError(f"no checkpoint at {path}: give a folder that `gato-agent train --out` wrote, or leave it out "
+                         "to use the shipped weights")  # fmt: skip
+    return path
+
+
+def _from_hub(repo: str) -> Path:
+    path = download(load_hub(PREFIX + repo), repo, FILE)
+    if path is None:
+        raise UsageError(f"{PREFIX}{repo} has no {FILE}: it is no agent that `push_to_hub` wrote")
+    return path
+
+
+def to_bytes(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
+    """Serialise tensors and a JSON description; the same content gives the same bytes."""
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    about = {"format": FORMAT, **about}
+    return save(tensors, {"gato": canonical({**about, "sha256": digest(tensors, about)})})
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `to_bytes` made; raises GatoError naming the file if it is damaged or of another kind."""
+    advice = "train again, or restore it from a copy"
+    try:
+        about = read_header(path).about
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise GatoError(f"{path} is truncated or damaged ({error}): {advice}") from error
+    if about is None or "format" not in about:
+        raise GatoError(f"{path} is a safetensors file, but not one of gato-agent's: it has no 'gato' entry")
+    if about["format"] != FORMAT:
+        raise GatoError(f"{path} has format {about['format']} and this version reads {FORMAT}: upgrade gato-agent")
+    if about.pop("sha256", None) != digest(tensors, about):
+        raise GatoError(f"{path} is damaged (it does not match its checksum): {advice}")
+    return tensors, about
+
+
+def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """SHA-256 over the description, and over names, dtypes, shapes and bytes of all tensors."""
+    sha = hashlib.sha256(canonical(about).encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def canonical(data: dict[str, Any]) -> str:
+    """JSON that is the same for the same content."""
+    return json.dumps(data, sort_keys=True, allow_nan=False)

@@ -1,0 +1,108 @@
+"""A checkpoint on the Hugging Face hub: its one file, and a card that says what it scored. Nothing in it runs code."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.io.strict_json import unsealed
+from gato_agent.rollouts.experts.hub import load_hub
+
+CARD = """# {name}
+
+An agent of {parameters:,} parameters for `gato-agent`, trained on {count} task(s). The repository
+holds one safetensors file, which cannot run code.
+
+```python
+import gymnasium as gym
+from gato_agent import Agent
+
+env = gym.make("{task}")
+agent = Agent.from_pretrained("{repo}", env)
+```
+
+or `gato-agent play --checkpoint hub:{repo} --env {task}`.
+"""
+SCORES = """
+## Scores
+
+Means over whole episodes with unseen seeds; the score is 0 for a random player and 1 for the expert.
+
+| environment | episodes | mean return | 95% interval | score |
+|---|---:|---:|---:|---:|
+"""
+
+
+def push(
+    checkpoint: Checkpoint,
+    repo: str,
+    evaluation: Path | None = None,
+    *,
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Upload a checkpoint, and the card that is made of its evaluation; returns the repository's address.
+
+    Args:
+        checkpoint: what to upload.
+        repo: `ORG/NAME`, made if need be.
+        evaluation: JSON of `gato-agent evaluate`, or the folder that holds it.
+        private: whether a new repository is hidden.
+        token: of the hub; by default the one of `hf auth login`.
+
+    Raises:
+        UsageError: the package is missing, or the hub refuses the name or the token.
+        GatoError: the evaluation is damaged, or the hub cannot be reached.
+    """
+    hub = load_hub(f"push_to_hub {repo}")
+    text = card(checkpoint, repo, evaluation)
+    with TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder))
+        text.save(Path(folder) / "README.md")
+        api = hub.HfApi(token=token)
+        try:
+            url = api.create_repo(repo, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a gato-agent checkpoint")
+        except (hub.errors.HFValidationError, hub.errors.LocalTokenNotFoundError) as error:
+            raise UsageError(f"push_to_hub {repo}: {one_line(error)}") from error
+        except Exception as error:  # every answer of the hub that is an error, and no answer
+            raise GatoError(f"push_to_hub {repo}: {one_line(error)}: is there a network, and a token?") from error
+    return str(url)
+
+
+def card(checkpoint: Checkpoint, repo: str, evaluation: Path | None = None) -> Any:
+    """The model card, `huggingface_hub.ModelCard`, with the scores also as data that the hub shows."""
+    hub = load_hub(f"push_to_hub {repo}")
+    scores = [] if evaluation is None else read_scores(evaluation)
+    parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    name, task = repo.partition("/")[2], next(iter(checkpoint.tasks), "CartPole-v1")
+    text = CARD.format(name=name, repo=repo, task=task, parameters=parameters, count=len(checkpoint.tasks))
+    results = [
+        hub.EvalResult(
+            task_type="reinforcement-learning", task_name="reinforcement-learning", dataset_type=score["task"],
+            dataset_name=score["task"], metric_type="mean_reward",
+            metric_value=f"{score['mean']:.2f} +/- {score['std']:.2f}",
+        )
+        for score in scores
+    ]  # fmt: skip
+    tags = ["reinforcement-learning", "imitation-learning", "gymnasium", "generalist-agent"]
+    about = hub.ModelCardData(library_name="gato-agent", tags=tags, model_name=name, eval_results=results or None)
+    return hub.ModelCard(f"---\n{about}\n---\n\n{text}{SCORES if scores else ''}{''.join(map(_row, scores))}")
+
+
+def read_scores(evaluation: Path) -> list[dict[str, Any]]:
+    """Each task's scores; raises GatoError for anything but what `gato-agent evaluate` writes."""
+    path = evaluation / "results.json" if evaluation.is_dir() else evaluation
+    try:
+        scores = [dict(task) for task in unsealed(path.read_bytes())["tasks"]]
+        any(f"{_row(score)} {score['std']:.2f}" for score in scores)  # all that is shown can be
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise GatoError(f"{path} is no JSON of `gato-agent evaluate` ({one_line(error)})") from error
+    return scores
+
+
+def _row(score: dict[str, Any]) -> str:
+    low, high = score["ci95"]
+    normalized = "-" if score["normalized"] is None else f"{score['normalized']:.3f}"
+    return f"| {score['task']} | {score['episodes']} | {score['mean']:.1f} | {low:.1f} to {high:.1f} | {normalized} |\n"

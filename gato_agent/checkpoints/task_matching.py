@@ -1,0 +1,41 @@
+"""Which of a checkpoint's tasks an environment is."""
+
+from typing import Any
+
+from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.envs.errors import UsageError
+
+
+def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
+    """The checkpoint's task of an environment, or of an id: by id, else by equal spaces.
+
+    Raises:
+        UsageError: it knows neither, or knows the id with other spaces; the message says what it does know.
+    """
+    if isinstance(env, str):
+        if env in checkpoint.tasks:
+            return checkpoint.tasks[env]
+        raise _unknown(checkpoint, env)
+    spaces = (
+        getattr(env, "single_observation_space", env.observation_space),
+        getattr(env, "single_action_space", env.action_space),
+    )
+    spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # a vector of environments often has none itself
+    name = type(env).__name__ if spec is None else spec.id
+    same = [task for task in checkpoint.tasks.values() if (task.observation_space, task.action_space) == spaces]
+    task = checkpoint.tasks.get(name)
+    if task is not None and task not in same:
+        raise UsageError(
+            f"{name} has other spaces than {checkpoint.name} was trained on: observations {spaces[0]} and not "
+            f"{task.observation_space}, actions {spaces[1]} and not {task.action_space}; collect and train again"
+        )
+    if task is None and len(same) != 1:
+        raise _unknown(checkpoint, name)
+    return task or same[0]
+
+
+def _unknown(checkpoint: Checkpoint, name: str) -> UsageError:
+    return UsageError(
+        f"{checkpoint.name} was not trained on {name} (it plays {', '.join(checkpoint.tasks)}): "
+        f"use `gato-agent collect --env {name}` and `gato-agent train`"
+    )

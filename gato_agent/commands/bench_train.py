@@ -1,0 +1,269 @@
+"""How fast training is, beside what the machine could do at best and what a plain loop takes; all in one run.
+
+Utilisation is operations by formula (`flops.training_flops`) a second, over the measured peak of a matrix product in
+the same precision. The plain loop is a nanoGPT's: the same blocks, on random tokens in memory, and nothing else.
+"""
+
+import dataclasses
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from gato_agent.checkpoints.checkpoint import TrainedTask
+from gato_agent.commands.roofline import Machine, timed
+from gato_agent.dataset.batches import Batch, Windows
+from gato_agent.dataset.task_tokens import TokenizedTask
+from gato_agent.envs.files import write_files
+from gato_agent.envs.io.console import plain_console
+from gato_agent.inference.agent import resolve_device
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.gato import Attention, Block, Gato
+from gato_agent.model.rope import angles_of, rotate
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.training.config import Precision, TrainConfig
+from gato_agent.training.flops import training_flops
+from gato_agent.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainBenchConfig:
+    """Time training steps of untrained models on made-up episodes; every ratio is of two figures of this run."""
+
+    size: tuple[str, ...] = ("tiny",)
+    """nano, tiny, small, baseline or large; one or several."""
+    precision: tuple[Precision, ...] = ("float32", "bfloat16")
+    """Of matrix products."""
+    shape: str = "{}"
+    """Fields of each size to change, as JSON: {"pack": 1, "action_decoder": false} are the paper's tokens."""
+    batch_size: int = 4
+    """Windows per step."""
+    optimizer: str = "adamw"
+    """adamw or muon; the plain loop's is AdamW."""
+    observations: int = 17
+    """Values of an observation."""
+    actions: int = 6
+    """Tokens of an action, which are the targets."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    num_threads: int = 1
+    """CPU threads."""
+    repeats: int = 5
+    """Timed steps of each kind."""
+    compile: bool = True
+    """Compiled attention: in C++ on a CPU, FlexAttention on a GPU."""
+    json: Path | None = None
+    """Write the figures to this file too."""
+
+
+@dataclass(frozen=True)
+class TrainFigures:
+    """One row; seconds are processor time where one CPU thread is used, else wall time."""
+
+    size: str
+    precision: str
+    step: float
+    """Seconds of an optimizer step."""
+    tokens_per_second: float
+    utilisation: float
+    peak: float
+    """Operations a second of a product of square matrices."""
+    over_masked_loop: float
+    """Our tokens a second over those of a plain loop with the same mask and targets."""
+    over_unmasked_loop: float
+    """The same for a plain loop whose tokens see all before them in the window."""
+    loader: float
+    """Seconds of making a batch over those of a step."""
+    logits: float
+    """A step with logits of all ids at all positions over one with those of the targets: 34k ids, one window."""
+
+
+def bench_train(config: TrainBenchConfig) -> list[TrainFigures]:
+    """Run the benchmark, print its table, and write `--json`."""
+    torch.set_num_threads(config.num_threads)
+    device = resolve_device(config.device)
+    machine = Machine(device)
+    rows = [measure(config, machine, size, precision) for size in config.size for precision in config.precision]
+    plain_console(soft_wrap=True).print(table(rows))
+    if config.json:
+        data = {
+            "machine": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,
+            "torch": torch.__version__, "batch_size": config.batch_size, "rows": [asdict(row) for row in rows],
+        }  # fmt: skip
+        write_files({config.json: json.dumps(data, indent=2).encode()})
+    return rows
+
+
+def measure(config: TrainBenchConfig, machine: Machine, size: str, precision: Precision) -> TrainFigures:
+    """All figures of one size and precision."""
+    shape, device = GatoConfig.named(size).reshaped(config.shape), machine.device
+    recipe = TrainConfig(size=size, precision=precision, compile=config.compile, optimizer=config.optimizer)  # type: ignore[arg-type]
+    windows = made_up(config, shape)
+    batches = [windows.batch(i).to(device) for i in range(2)]
+    turn = iter(range(10**9))
+
+    def clock(*steps: Callable[[], object]) -> list[float]:
+        """Median seconds of each kind of step, taken in turns, so that all have the same machine."""
+        taken: list[list[float]] = [[] for _ in steps]
+        for i in range(config.repeats):
+            for step, found in zip(steps, taken, strict=True):
+                walls, cpus = timed(step, 1, device, warm_up=1 if i == 0 else 0)
+                found += cpus if device == "cpu" and config.num_threads == 1 else walls
+        return [statistics.median(found) for found in taken]
+
+    if device != "cpu":
+        torch.compiler.reset()  # only so many shapes are compiled for in a process
+    torch.manual_seed(0)
+    trainer = Trainer(recipe, Gato(shape).to(device))
+    masked, unmasked = (PlainLoop(shape, device, precision, batches[0], causal) for causal in (False, True))
+    ours, with_mask, without = clock(lambda: trainer.update(batches[next(turn) % 2]), masked.step, unmasked.step)
+    (load,) = clock(lambda: windows.batch(next(turn)))
+    peak = machine.peak(getattr(torch, precision))
+    return TrainFigures(
+        size, precision, ours, batches[0].tokens.numel() / ours, training_flops(shape, batches[0]) / ours / peak, peak,
+        with_mask / ours, without / ours, load / ours, logits_ratio(config, recipe, shape, device, clock),
+    )  # fmt: skip
+
+
+def logits_ratio(
+    config: TrainBenchConfig, recipe: TrainConfig, shape: GatoConfig, device: str,
+    clock: Callable[..., list[float]],
+) -> float:  # fmt: skip
+    """How much longer a step takes that scores 34k ids at all positions, and not the legal ones at targets."""
+    wide = dataclasses.replace(shape, text=32_000)
+    windows = made_up(dataclasses.replace(config, batch_size=1), wide)
+    batch = windows.batch(0).to(device)
+    trainer = Trainer(recipe, Gato(wide).to(device))
+    full = PlainLoop(wide, device, recipe.precision, batch, False, trainer.model)
+    aimed, everywhere = clock(lambda: trainer.update(batch), full.everywhere)
+    return everywhere / aimed
+
+
+def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
+    """Windows of long episodes with random observations and actions."""
+    observed, acted = (gym.spaces.Box(-1, 1, (n,), np.float32) for n in (config.observations, config.actions))
+    tokenizer = TrainedTask("made-up", observed, acted).tokenizer(shape, None)
+    rng, length = np.random.default_rng(0), 4 * shape.context // tokenizer.layout.length + 1
+    episodes = [
+        Episode(
+            observations={"": rng.uniform(-1, 1, (length + 1, config.observations)).astype(np.float32)},
+            actions={"": rng.uniform(-1, 1, (length, config.actions)).astype(np.float32)},
+            labels=None, rewards=np.zeros(length), terminated=True, truncated=False, success=None, seed=seed,
+            provenance={},
+        )
+        for seed in range(4)
+    ]  # fmt: skip
+    task = TokenizedTask.of("made-up", tokenizer, episodes)
+    return Windows([task], window=2 * shape.context, batch_size=config.batch_size)
+
+
+class PlainLoop:
+    """A nanoGPT's training loop over the model's blocks, with PyTorch's attention and a mask of the whole window.
+
+    Args:
+        config: of the model.
+        device: where to train.
+        precision: of matrix products.
+        batch: whose targets and shape are used, with random tokens.
+        causal: without a window mask: each token sees all before it.
+        model: to train; a new one by default.
+    """
+
+    def __init__(
+        self, config: GatoConfig, device: str, precision: Precision, batch: Batch, causal: bool,
+        model: Gato | None = None,
+    ) -> None:  # fmt: skip
+        self.model = model or Gato(config).to(device)
+        self.device, self.precision, self.batch, self.causal = device, getattr(torch, precision), batch, causal
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+        self.tokens = torch.randint(0, config.vocabulary.size, batch.tokens.shape, device=device)
+        index = torch.arange(self.tokens.shape[1], device=device)
+        distance = index[:, None] - index
+        band = (distance >= 0) & (distance < config.context)
+        self.mask = torch.zeros(band.shape, device=device).masked_fill(~band, -torch.inf)
+        self.angles = angles_of(index, config.head_size, torch.float32)
+
+    def hidden(self) -> Tensor:
+        """[batch x length, width]."""
+        x = self.model.embedding(self.tokens, self.batch.local, None, None)
+        for block in self.model.blocks:
+            assert isinstance(block, Block)
+            x = x + self.attention(block.attention, block.attention_norm(x))
+            x = x + block.feed_forward(block.feed_forward_norm(x))
+        return self.model.norm(x).flatten(0, 1)  # type: ignore[no-any-return]
+
+    def attention(self, layer: Attention, x: Tensor) -> Tensor:
+        """[batch, length, width] -> the same."""
+        b, n, d = x.shape
+        q, k, v = layer.qkv(x).view(b, n, 3, layer.heads, d // layer.heads).permute(2, 0, 3, 1, 4)
+        q, k = (rotate(each, *self.angles).to(v.dtype) for each in (q, k))
+        mask = None if self.causal else self.mask.to(v.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
+        return layer.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+
+    def step(self) -> None:
+        """One step, with logits at targets."""
+
+        def loss(hidden: Tensor) -> Tensor:
+            return sum((self._loss_of(hidden, at) for at in range(len(self.batch.targets.offset))), torch.zeros(()))
+
+        self._step(loss)
+
+    def _loss_of(self, hidden: Tensor, at: int) -> Tensor:
+        """Cross-entropy of one action token, by the marginal state where there is an action decoder."""
+        targets, decoder = self.batch.targets, self.model.action_decoder
+        total = torch.zeros((), device=self.device)
+        for low, high, rows, _ in targets.ranges[at]:
+            states = hidden[targets.position[rows] + targets.offset[at]]
+            states = decoder.marginal_state(states, at) if decoder else states
+            total = total + F.cross_entropy(self.model.logits(states, low, high), targets.ids[rows, at] - low)
+        return total
+
+    def everywhere(self) -> None:
+        """One step, with logits of all ids at all positions."""
+        wanted = torch.full((self.tokens.numel(),), -100, device=self.device)
+        for at, offset in enumerate(self.batch.targets.offset):
+            count = self.batch.targets.count(at)
+            wanted[self.batch.targets.position[:count] + offset] = self.batch.targets.ids[:count, at]
+        table = self.model.embedding.table.weight
+
+        def loss(hidden: Tensor) -> Tensor:
+            with torch.autocast(self.device, enabled=False):
+                return F.cross_entropy(F.linear(hidden.float(), table), wanted)
+
+        self._step(loss)
+
+    def _step(self, loss: Callable[[Tensor], Tensor | int]) -> None:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device, self.precision, enabled=self.precision != torch.float32):
+            total = loss(self.hidden())
+        assert isinstance(total, Tensor)
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+
+def table(rows: list[TrainFigures]) -> Table:
+    """The figures as a person reads them."""
+    shown = Table("model", "precision", title="training steps", box=box.SIMPLE, padding=0, collapse_padding=True)
+    names = "tokens/s", "of peak", "peak GFLOP/s", "x plain, same mask", "x plain, no mask", "loader", "full logits"
+    for name in names:
+        shown.add_column(name, justify="right")
+    for r in rows:
+        shown.add_row(
+            r.size, r.precision, f"{r.tokens_per_second:,.0f}", f"{r.utilisation:.0%}", f"{r.peak / 1e9:,.0f}",
+            f"{r.over_masked_loop:.2f}", f"{r.over_unmasked_loop:.2f}", f"{r.loader:.2%}", f"{r.logits:.1f}x",
+        )  # fmt: skip
+    shown.caption = "full logits: time of a step with all 34k ids at all positions, over one with those of targets"
+    return shown

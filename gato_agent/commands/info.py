@@ -1,0 +1,131 @@
+"""Sizes: of a model, of a checkpoint, of an environment in tokens."""
+
+from contextlib import closing
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from gato_agent.envs.errors import UsageError
+from gato_agent.envs.io.console import plain_console
+from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Say how large a model is, what a checkpoint knows, or how many tokens an environment takes."""
+
+    size: str | None = None
+    """nano, tiny, small, baseline or large."""
+    checkpoint: str | None = None
+    """Run folder or .safetensors file; `shipped` for the weights in the package."""
+    env: str | None = None
+    """Environment id."""
+    env_kwargs: str = "{}"
+    """JSON object of arguments for the environment."""
+
+
+def info(config: InfoConfig) -> None:
+    """Print what was asked for."""
+    console = plain_console()
+    if not (config.size or config.checkpoint or config.env):
+        raise UsageError("info about what? Give --size, --checkpoint or --env")
+    if config.size:
+        console.print(size_table(config.size))
+    if config.checkpoint:
+        _checkpoint(console, config.checkpoint)
+    if config.env:
+        console.print(env_table(config.env, config.env_kwargs))
+
+
+def size_table(size: str) -> Table:
+    """Shape and parameters of a named size, beside the published count."""
+    from torch import nn
+
+    from gato_agent.model.gato import Gato
+
+    config = GatoConfig.named(size)
+    model = Gato.skeleton(config)
+    shown = Table("", "value", title=f"gato {size}", show_header=False)
+    for name in ("layers", "heads", "width", "feed_forward", "context"):
+        shown.add_row(name.replace("_", " "), str(getattr(config, name)))
+    parts: dict[str, nn.Module] = {
+        "token table (input and output)": model.embedding.table,
+        "local positions": model.embedding.local,
+        "image patches": model.embedding.patch,
+        "blocks": model.blocks,
+        "final norm": model.norm,
+    }
+    if config.pack > 1:
+        parts[f"up to {config.pack} values in a token"] = model.embedding.pack
+    if model.action_decoder is not None:
+        parts["action decoder"] = model.action_decoder
+    for name, module in parts.items():
+        shown.add_row(f"parameters: {name}", f"{sum(p.numel() for p in module.parameters()):,}")
+    total = sum(p.numel() for p in model.parameters())
+    shown.add_row("parameters", f"{total:,}")
+    if size in PUBLISHED_PARAMETERS:
+        published = PUBLISHED_PARAMETERS[size]
+        shown.add_row("published", f"{published:,.0f}")
+        shown.add_row("difference", f"{total / published - 1:+.1%}")
+        shown.caption = (
+            "The paper leaves open how the feed-forward size counts and what embeds patches. Here both halves of the "
+            "GEGLU share it (a full-width gate would give 107M, 512M and 1.69B), one table serves input and output, "
+            "and the patch tower is the TensorFlow version's: that gives the small size, and falls 6% and 8% short of "
+            "the other two."
+        )
+    return shown
+
+
+def _checkpoint(console: Console, reference: str) -> None:
+    from gato_agent.checkpoints.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.load(reference)
+    config = checkpoint.model.config
+    parameters = sum(p.numel() for p in checkpoint.model.parameters())
+    console.print(f"{checkpoint.name}: {config.layers} layers x {config.width}, context {config.context}, "
+                  f"{parameters:,} parameters", highlight=False)  # fmt: skip
+    shown = Table("task", "observations", "actions", "tokens per timestep", "context in steps", "temperature")
+    for task in checkpoint.tasks.values():
+        n = task.tokenizer(config, checkpoint.text).layout.span
+        shown.add_row(
+            task.id, str(task.observation_space), str(task.action_space), str(n), f"{config.context / n:.1f}",
+            f"{task.temperature:g}",
+        )  # fmt: skip
+    console.print(shown)
+
+
+def env_table(env: str, env_kwargs: str) -> Table:
+    """Tokens per timestep of an environment, and how many steps each size remembers."""
+    from gato_agent.envs.make import make, parse_kwargs
+    from gato_agent.envs.tasks.task import Task, find, view_of
+    from gato_agent.tokens.space_tokenizer import SpaceTokenizer
+
+    known = find(env) or Task(env, "")
+    with closing(make(env, env_kwargs=parse_kwargs(env_kwargs))) as made:
+        spaces = made.observation_space, made.action_space
+    shown = Table("", "value", title=env, show_header=False)
+    shown.add_row("observations", str(spaces[0]))
+    shown.add_row("actions", str(spaces[1]))
+    for size in SIZES:
+        config = GatoConfig.named(size)
+        view = view_of(env, spaces[0], config.pack > 1)
+        tokenizer = SpaceTokenizer(
+            *spaces,
+            config.vocabulary,
+            lambda _: [],
+            known.text_pieces or 32,
+            view,
+            config.pack,
+            config.action_decoder,
+            config.grid_rows,
+            config.past_actions,
+        )
+        n, kinds = tokenizer.layout.length, ", ".join(next(iter(step)) for step in view.to_json())
+        shown.add_row(
+            size,
+            f"{n} token{'s' * (n > 1)} per timestep, {tokenizer.n_obs} of them observation"
+            f"{f' ({kinds})' if kinds else ''}; "
+            f"{config.context / tokenizer.layout.span:.1f} steps in a context of {config.context}",
+        )
+    return shown

@@ -1,0 +1,257 @@
+"""A report of one or several evaluations: tables side by side, one HTML page, plots for papers, and short videos."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from gato_agent.envs.errors import GatoError, at_least
+from gato_agent.envs.files import below, lock_folder, read_own, write_files
+from gato_agent.envs.io import plain
+from gato_agent.envs.io.progress import progress
+from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.make import find_spec, parse_kwargs
+from gato_agent.evaluation.aggregate import by_group, compare
+from gato_agent.evaluation.metrics import Interval, Sample
+from gato_agent.evaluation.progress_table import number, wide_console
+from gato_agent.evaluation.recorded import Given, recorded
+from gato_agent.evaluation.report.html_page import Films, page
+from gato_agent.evaluation.report.markdown import markdown
+from gato_agent.evaluation.report.plots import plots
+from gato_agent.evaluation.report.videos import Filmers, Scene, poster, scenes
+from gato_agent.evaluation.results import Results, to_csv
+from gato_agent.inference.agent import resolve_device
+from gato_agent.rollouts.collection.episode_worker import Failed
+from gato_agent.rollouts.collection.process_pool import play_in_processes
+from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
+
+PAGE, TABLES, VIDEOS, MANIFEST = "index.html", "tables.md", "videos", "videos.json"
+NOTHING_GIVEN = Given()
+TIMEOUT = 300.0  # seconds of a step, drawing included, that count as hanging
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Compare evaluations with each other and with published generalists, and write a report of the first."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders or JSON files that `gato-agent evaluate --out` wrote."""
+    out: Path | None = None
+    """Folder for the report: index.html, tables.md, plots, and videos/. Without it only the comparison is printed."""
+    videos: bool = True
+    """Film the first episode of each task, but for those that are there; takes the checkpoint."""
+    workers: int | None = None
+    """Processes that film; by default one for each core."""
+    checkpoint: str | None = None
+    """The checkpoint that was evaluated first, where its results do not name it by a path below this folder."""
+    expert: str | None = None
+    """The expert that was evaluated first, if it is module:callable, hub:ORG/NAME, or a file elsewhere."""
+    env: tuple[str, ...] = ()
+    """Environments of your own, as module:Env-v0: the module is imported to film them."""
+    env_kwargs: str | None = None
+    """The arguments of the first evaluation's environments, as JSON, if they are more than numbers and words."""
+    expert_statistics: str | None = None
+    """Statistics of VecNormalize that an SB3 --expert was trained behind, if they are a file elsewhere."""
+    expert_wrappers: str | None = None
+    """Wrappers that an SB3 --expert was trained behind, as JSON, by default those of its evaluation."""
+    demo: Path | None = None
+    """The folder of demonstrations of the first evaluation, if it is elsewhere."""
+
+
+def report(config: ReportConfig) -> None:
+    """Print the comparison and write the report.
+
+    Nothing is imported, downloaded or read because a results file names it, unless it is a plain name: what it takes to
+    film beyond that comes from the options.
+
+    Raises:
+        UsageError: no results, results that are not there, or options that do not suit them.
+        GatoError: a results file is damaged.
+    """
+    at_least(1, workers=config.workers)
+    at_least(1, results=len(config.results))
+    results = [Results.load(path) for path in config.results]
+    console = wide_console()
+    console.print(comparison(results))
+    if len(results) > 1:
+        console.print(improvements(results))
+    if config.out:
+        named = {find_spec(env).id: env for env in config.env}
+        kwargs = None if config.env_kwargs is None else parse_kwargs(config.env_kwargs)
+        wrappers = parse_wrappers(config.expert_wrappers)
+        given = Given(config.checkpoint, config.expert, kwargs, config.demo, config.expert_statistics, wrappers)
+        write_report(results, config.out, console, given, videos=config.videos, named=named, workers=config.workers)
+
+
+def published() -> dict[str, Any]:
+    """Rows of other generalists: who, how it was measured, and by group a figure and its environments."""
+    data: dict[str, Any] = json.loads(
+        (files("gato_agent.evaluation.report") / "template" / "published.json").read_text(encoding="utf-8")
+    )
+    return data
+
+
+def comparison(results: Sequence[Results]) -> Table:
+    """Families and their interquartile means, of each evaluation and of published generalists."""
+    shown = Table(Column("family", no_wrap=True), title="IQM of expert-normalised score", box=box.SIMPLE, padding=0)
+    found = [by_group(each) for each in results]
+    others = {name: each["groups"] for name, each in published().items()}
+    rows = {name: None for groups in found for name in groups}
+    numeric = [name for name, groups in others.items() if any("iqm" in groups.get(row, {}) for row in rows)]
+    for name in [*(each.actor for each in results), *numeric]:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_cell(groups[row].iqm, groups[row].iqm_ci95) if row in groups else "-" for groups in found]
+        known = [others[name].get(row, {}) for name in numeric]
+        shown.add_row(row, *cells, *(number(each.get("iqm"), 3) for each in known))
+    notes = [
+        f"{name}, {row}: {each.get('said', 'IQM')} ({each['environments']})"
+        for name, groups in others.items() for row, each in groups.items() if row in rows
+    ]  # fmt: skip
+    shown.caption = f"published: {'; '.join(notes)}" if notes else None
+    return shown
+
+
+def _cell(value: float | None, bounds: Interval | None) -> str:
+    return number(value, 3) if not bounds else "{} ({:.3f} to {:.3f})".format(number(value, 3), *bounds)
+
+
+def improvements(results: Sequence[Results]) -> Table:
+    """Probability of improvement of the first evaluation over each of the others."""
+    first = results[0]
+    shown = Table(Column("family", no_wrap=True), box=box.SIMPLE, padding=0)
+    shown.title = f"probability that an episode of {first.actor} beats one of ..."
+    found = [compare(first, other) for other in results[1:]]
+    for other in results[1:]:
+        shown.add_column(other.actor, justify="right")
+    for name in {name: None for groups in found for name in groups}:
+        cells = [_cell(groups[name].probability, groups[name].ci95) if name in groups else "-" for groups in found]
+        shown.add_row(name, *cells)
+    return shown
+
+
+def write_report(
+    results: Sequence[Results], out: Path, console: Console, given: Given = NOTHING_GIVEN, *,
+    videos: bool = True, named: Mapping[str, str] | None = None, workers: int | None = None,
+) -> Path:  # fmt: skip
+    """Write a report of the first evaluation, beside the others; return the page's path.
+
+    Args:
+        results: at least one.
+        out: folder, which is made.
+        console: for progress.
+        given: what the user names of the first evaluation, which its results may not.
+        videos: whether to film what is not there yet.
+        named: tasks that the user named with a module to import.
+        workers: processes that film.
+
+    Raises:
+        UsageError: another process writes to `out`, its videos are a link, or `given` does not suit the results.
+    """
+    with lock_folder(out, "report"):
+        films = _kept(results[0], out)
+        if videos:
+            jobs = _scenes(results[0], films, given, named or {}, console)
+            films |= _films(results[0], out, console, jobs, films, workers)
+        samples = [(each.actor, _samples(each)) for each in results]
+        written = {
+            out / PAGE: page(results, samples, films, published()).encode(),
+            out / "results.csv": to_csv(results[0]),
+            out / TABLES: markdown(results[0]).encode(),
+        }
+        written |= {out / name: data for name, data in plots(results, samples).items()}
+        write_files(written)
+    console.print(f"report: {out / PAGE}", highlight=False, markup=False, soft_wrap=True)
+    return out / PAGE
+
+
+def _samples(results: Results) -> list[Sample]:
+    return [sample for task in results.scores() if (sample := task.sample()) is not None]
+
+
+def _identity(results: Results) -> str:
+    """What a film must be of to be kept."""
+    return json.dumps([results.actor if results.sha256 is None else results.sha256, results.settings], sort_keys=True)
+
+
+def _kept(results: Results, out: Path) -> Films:
+    """Films that are in place, of these weights, by task."""
+    folder = below(out, VIDEOS)
+    path, way_out = folder / MANIFEST, "delete it, and the report is made anew"
+    try:
+        manifest = unsealed(read_own(path)) if path.exists() else {}
+        entries = manifest["films"] if manifest.get("of") == _identity(results) else {}
+        films = {}
+        for task, each in entries.items():
+            names = {key: plain.name(each[key], path, way_out, [name]) for key, name in _names(task).items()}
+            figures = {key: float(each[key]) for key in ("return", "seconds")} | {"steps": int(each["steps"])}
+            if (folder / names["file"]).is_file():
+                films[task] = names | figures
+        return films
+    except (LookupError, OverflowError, TypeError, ValueError, AttributeError) as error:
+        raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
+
+
+def _scenes(results: Results, films: Films, given: Given, named: Mapping[str, str], console: Console) -> list[Scene]:
+    """A scene of each task that has no film; none, which is said, where the results name what only the user may."""
+    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in films}
+    if not lengths:
+        return []
+    try:
+        conditions = replace(recorded(results, given), num_threads=1, device=resolve_device("cpu"))
+    except plain.NotPlain as error:
+        console.print(f"no more videos: {error}", highlight=False, markup=False, soft_wrap=True)
+        return []
+    return scenes(conditions, lengths, dict(named))
+
+
+def _films(
+    results: Results, out: Path, console: Console, jobs: Sequence[Scene], films: Films, workers: int | None
+) -> Films:
+    """Film what is missing, keep it beside the other films as it comes, and say of which tasks there is no video."""
+    films = dict(films)
+    playing = play_in_processes(
+        jobs, [[job.conditions.seed] for job in jobs], workers or os.cpu_count() or 1, TIMEOUT, players=Filmers, ahead=1
+    )
+    with progress(console, "filming", len(jobs), "tasks", every=10.0) as update, closing(playing):
+        done = 0
+        for group in playing if jobs else ():
+            for result in group:
+                done += 1
+                task = jobs[result.job].env_id
+                try:
+                    if isinstance(result, Failed):
+                        raise GatoError(result.reason)
+                    entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
+                    films[task] = _store(out / VIDEOS, task, result.episode) | entry
+                except GatoError as error:  # the report does without
+                    console.print(f"no video: {error}", highlight=False, markup=False, soft_wrap=True)
+            if group:
+                manifest = {"of": _identity(results), "films": dict(sorted(films.items()))}
+                write_files({out / VIDEOS / MANIFEST: sealed(manifest, indent=1)})
+                update(done, f"{len(films)} in place")
+    return films
+
+
+def _store(folder: Path, task: str, data: bytes) -> dict[str, Any]:
+    """Write a film and a picture of it; returns their names."""
+    names = _names(task)
+    write_files({folder / names["file"]: data})
+    write_files({folder / names["poster"]: poster(folder / names["file"])})
+    return dict(names)
+
+
+def _names(task: str) -> dict[str, str]:
+    """The files of a task's film and of a picture of it; a page would have to write each % as %25."""
+    name = quote(task, safe="").replace("%", "_")
+    return {"file": f"{name}.mp4", "poster": f"{name}.jpg"}

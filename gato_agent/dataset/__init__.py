@@ -1,0 +1,1 @@
+"""Episodes as batches of tokens."""

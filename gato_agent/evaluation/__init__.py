@@ -1,0 +1,1 @@
+"""Returns, scores and their intervals."""

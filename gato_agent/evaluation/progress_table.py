@@ -1,0 +1,155 @@
+"""How far an evaluation is: one table that fills as tasks finish, or plain lines where there is no terminal."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Column, Table
+from rich.text import Text
+
+from gato_agent.envs.io.console import plain_console
+from gato_agent.evaluation.aggregate import Summary
+from gato_agent.evaluation.results import TaskScore
+from gato_agent.rollouts.collection.episode_worker import JOB, NOTHING, STEP
+
+CAPTION = "score: (mean - random) / (expert - random); of success where random and expert are in %"
+WIDE = 110  # columns that all figures take
+FRAME = 9  # lines that the live display needs beside tasks
+
+
+class Board:
+    """Shows tasks as they finish; to be used as a context.
+
+    Args:
+        console: where to.
+        names: all tasks that are wanted, by number.
+        title: who plays.
+        done: those of which a result was there before.
+        episodes: of each task.
+    """
+
+    def __init__(
+        self, console: Console, names: Sequence[str], title: str, done: Sequence[TaskScore], episodes: int
+    ) -> None:
+        self._console, self._names, self._title, self._episodes = console, names, title, episodes
+        self._scores = list(done)
+        self._before, self._broken, self._began = len(done), 0, time.monotonic()
+        self.playing: dict[int, int] = {}  # task -> episodes that have ended
+        self._pulse: tuple[int, Sequence[int]] | None = None
+        self._live = Live(
+            console=console, get_renderable=self._render, refresh_per_second=4, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        if self._before:
+            self.say(f"{self._before} of {self._before + len(self._names)} tasks were there before")
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._live.stop()
+
+    def watch(self, job: int, episodes: int) -> None:
+        """Note how far a task is."""
+        self.playing[job] = episodes
+
+    def follow(self, job: int, pulse: list[int]) -> list[int]:
+        """Show what a pulse in this process says of a task; returns the pulse."""
+        self._pulse = job, pulse
+        return pulse
+
+    def add(self, job: int, score: TaskScore) -> None:
+        """Show a task that has finished."""
+        self.playing.pop(job, None)
+        self._scores.append(score)
+        if not self._console.is_terminal:
+            low, high = score.ci95
+            success = "" if score.success is None else f", success {percent(score.success)}"
+            self.say(
+                f"{score.task}: mean {score.mean:.1f} ({low:.1f} to {high:.1f}){success}, score "
+                f"{number(score.normalized, 3)}, {score.steps_per_second:,.0f} steps/s; {self._progress()}"
+            )
+
+    def broken(self, job: int, reason: str) -> None:
+        """Say why a task has no result."""
+        self.playing.pop(job, None)
+        self._broken += 1
+        self.say(reason)
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _progress(self) -> str:
+        played = len(self._scores) - self._before
+        left = len(self._names) - played - self._broken
+        text = f"{len(self._scores)} of {self._before + len(self._names)} tasks"
+        if not left or not played:
+            return text
+        seconds = (time.monotonic() - self._began) * left / played
+        return f"{text}, about {int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02} left"
+
+    def _render(self) -> RenderableType:
+        if self._pulse is not None and self._pulse[1][JOB] != NOTHING:
+            self.playing[self._pulse[0]] = self._pulse[1][STEP]
+        playing = [f"{self._names[job]} ({done} of {self._episodes})" for job, done in sorted(self.playing.items())]
+        room = max(3, self._console.height - FRAME - len(playing))
+        shown = table(self._scores[-room:], self._title, self._console)
+        shown.caption = None
+        return Group(shown, *(Text(f"  playing {line}") for line in playing), Text(f"  {self._progress()}"))
+
+
+def wide_console() -> Console:
+    """A console whose tables are not squeezed where there is no terminal to fit them to."""
+    console = plain_console()
+    return console if console.is_terminal else plain_console(width=max(WIDE, console.width))
+
+
+def table(scores: Sequence[TaskScore], title: str, console: Console) -> Table:
+    """Tasks as a person reads them; steps/s where there is room."""
+    counts = {each.episodes for each in scores}
+    said = f"{title}, {counts.pop()} episodes a task" if len(counts) == 1 else title
+    shown = Table(Column("task", no_wrap=True), title=said, box=box.SIMPLE, padding=0, caption=CAPTION)
+    wide = console.width >= WIDE
+    for name in ("mean", "95% interval", "success", "random", "expert", "score", *(["steps/s"] if wide else [])):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for each in scores:
+        interval = f"{each.ci95[0]:.1f} to {each.ci95[1]:.1f}"
+        references = [percent(value) if each.by_success else number(value) for value in (each.random, each.expert)]
+        rate = [f"{each.steps_per_second:,.0f}"] if wide else []
+        shown.add_row(
+            each.task, number(each.mean), interval, percent(each.success), *references, number(each.normalized, 3),
+            *rate,
+        )  # fmt: skip
+    return shown
+
+
+def families(summaries: dict[str, Summary]) -> Table:
+    """Families as a person reads them."""
+    shown = Table(Column("family", no_wrap=True), title="families", box=box.SIMPLE, padding=0)
+    shown.caption = "IQM: interquartile mean of the score, over all episodes and over the means of tasks"
+    for name in ("tasks", "IQM", "95% interval", "of tasks", "mean", "above half", "success"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for name, each in summaries.items():
+        interval = "-" if each.iqm_ci95 is None else "{:.3f} to {:.3f}".format(*each.iqm_ci95)
+        shown.add_row(
+            name, f"{each.tasks} of {each.wanted}", number(each.iqm, 3), interval, number(each.iqm_of_tasks, 3),
+            number(each.mean, 3), f"{each.above_half} of {each.defined}", percent(each.success),
+        )  # fmt: skip
+    return shown
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A figure, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share, or a dash where there is none."""
+    return "-" if value is None else f"{value:.0%}"

@@ -1,0 +1,1 @@
+"""The report of evaluations: page, charts and videos."""

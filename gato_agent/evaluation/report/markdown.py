@@ -1,0 +1,49 @@
+"""An evaluation as tables in Markdown, for a README or a model card's reader."""
+
+from collections.abc import Iterable, Sequence
+
+from gato_agent.evaluation.aggregate import ALL, GROUPS, by_group
+from gato_agent.evaluation.progress_table import number, percent
+from gato_agent.evaluation.results import Results, TaskScore
+
+BOUNDS = (0.5, 0.8, 0.9)  # scores above which tasks are counted
+
+
+def markdown(results: Results) -> str:
+    """Two tables: of each family, and of each task by family; figures as in the report's page."""
+    return f"{_families(results)}\n{_tasks(results)}"
+
+
+def _families(results: Results) -> str:
+    heads = ["family", "tasks", "IQM", "IQM of tasks", "mean", *(f"above {bound}" for bound in BOUNDS), "success"]
+    rows = []
+    for name, each in by_group(results).items():
+        scores = [task.normalized for task in results.scores() if name in (ALL, _group(task))]
+        above = [sum(score is not None and score > bound for score in scores) for bound in BOUNDS]
+        means = [number(value, 3) for value in (each.iqm, each.iqm_of_tasks, each.mean)]
+        tasks = f"{each.tasks}" if each.tasks == each.wanted else f"{each.tasks} of {each.wanted}"
+        rows.append([name, tasks, *means, *map(str, above), percent(each.success)])
+    return _table(heads, rows)
+
+
+def _tasks(results: Results) -> str:
+    heads = ["task", "mean return", "95% interval", "random", "expert", "success", "score"]
+    order = {name: place for place, name in enumerate(GROUPS)}
+    rows = [
+        [
+            each.task, f"{each.mean:,.1f}", "{:,.1f} to {:,.1f}".format(*each.ci95), number(each.random, 2),
+            number(each.expert, 2), percent(each.success), number(each.normalized, 3),
+        ]
+        for each in sorted(results.scores(), key=lambda task: (order[_group(task)], task.task))
+    ]  # fmt: skip
+    return _table(heads, rows)
+
+
+def _group(task: TaskScore) -> str:
+    return next(name for name, suites in GROUPS.items() if task.family in suites)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is words and whose others are figures."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)

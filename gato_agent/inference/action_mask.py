@@ -1,0 +1,99 @@
+"""Action masks of environments as the ids that a decoder may choose."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from numpy.typing import NDArray
+
+from gato_agent.envs.spaces.flatten import Leaf, space_error
+from gato_agent.tokens.space_tokenizer import SpaceTokenizer
+
+Bools = NDArray[np.bool_]
+
+
+class ActionMasks:
+    """Allowed ids of all action tokens, from masks in the form of Gymnasium or of sb3-contrib.
+
+    A mask of a Dict or Tuple space is a dict or tuple of masks, which may be None for all values. A leaf's mask is
+
+        Discrete(n)          n values, True or 1 where it is allowed
+        MultiDiscrete(nvec)  a tuple of such masks, or all of them in one array of sum(nvec) values
+        MultiBinary(n)       2 n values, for 0 and 1 of each bit; or n values: 0, 1, or 2 for both
+
+    Args:
+        space: of the actions.
+        tokenizer: of the task.
+    """
+
+    def __init__(self, space: Space[Any], tokenizer: SpaceTokenizer) -> None:
+        self._space = space
+        self._sizes = (tokenizer.legal[:, 1] - tokenizer.legal[:, 0]).astype(np.int64)
+        self._begins = np.concatenate(([0], np.cumsum(self._sizes)))
+        self._tokens = {leaf.path: slot for leaf, slot in tokenizer.acted}
+        self.width = int(self._begins[-1])
+
+    def allowed(self, masks: Sequence[Any]) -> Bools | None:
+        """Allowed ids, bool [env, sum of legal ids]; None if no environment has a mask.
+
+        Args:
+            masks: one an environment; None for all actions.
+
+        Raises:
+            SpaceError: a mask of another shape, of a leaf that has none, or one that allows no value.
+        """
+        if all(mask is None for mask in masks):
+            return None
+        allowed = np.ones((len(masks), self.width), np.bool_)
+        for row, mask in enumerate(masks):
+            for leaf, part in _parts(self._space, mask, ""):
+                self._write(allowed[row], leaf, part, row)
+        return allowed
+
+    def _write(self, allowed: Bools, leaf: Leaf, mask: Any, row: int) -> None:
+        slot = self._tokens[leaf.path]
+        begin, end = self._begins[slot.start], self._begins[slot.stop]
+        values = _flat(leaf, mask, row)
+        if values.shape != (end - begin,):
+            raise space_error(leaf.path, f"action mask of {values.size} values instead of {end - begin}", row)
+        allowed[begin:end] = values
+        starts = self._begins[slot] - begin
+        for element in np.flatnonzero(~np.logical_or.reduceat(values, starts)):
+            raise space_error(leaf.path, f"action mask allows no value of element {element}", row)
+
+
+def _parts(space: Space[Any], mask: Any, path: str) -> list[tuple[Leaf, Any]]:
+    """Masks of leaves that have one, with their leaves."""
+    if mask is None:
+        return []
+    if isinstance(space, (Dict, Tuple)):
+        children: list[tuple[Any, Space[Any]]] = (
+            sorted(space.spaces.items()) if isinstance(space, Dict) else list(enumerate(space.spaces))
+        )
+        found = []
+        for key, child in children:
+            try:
+                part = mask[key]
+            except (KeyError, IndexError, TypeError):
+                raise space_error(path, f"action mask has no entry {key!r}") from None
+            name = str(key).replace("~", "~0").replace("/", "~1")
+            found += _parts(child, part, f"{path}/{name}" if path else name)
+        return found
+    return [(Leaf(path, space), mask)]
+
+
+def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:
+    """Mask of one leaf as bool, one value an id."""
+    if not isinstance(leaf.space, (Discrete, MultiDiscrete, MultiBinary)):
+        raise space_error(leaf.path, f"action mask of a {type(leaf.space).__name__}: only choices can be masked", row)
+    try:
+        parts = [np.ravel(part) for part in mask] if isinstance(mask, (tuple, list)) else [np.ravel(mask)]
+        values = np.concatenate(parts)
+    except ValueError:
+        raise space_error(leaf.path, "action mask is no array", row) from None
+    if values.dtype.kind not in "biu" or (values.size and not 0 <= values.min() <= values.max() <= 2):
+        raise space_error(leaf.path, "action mask must hold 0 and 1", row)
+    if isinstance(leaf.space, MultiBinary) and values.size == int(np.prod(leaf.space.shape)):
+        return np.stack((values != 1, values != 0), axis=1).ravel()
+    return values.astype(np.bool_)

@@ -1,0 +1,163 @@
+"""The control step as one CUDA graph: prefill, all passes, and the choice of every token, without Python between them.
+
+A step is recorded when inputs of a shape first come, once for each bucket of filled slots, after an ordinary run that
+warms up what is to be warmed up; afterwards each is one launch. What enters reaches the device in one copy from pinned
+memory, and the action returns in another. Prompts, which come once an episode, are ordinary passes. Not measured: no
+GPU was at hand.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gato_agent.envs.errors import UsageError
+from gato_agent.inference.cuda_graphs import CudaGraphs, Inputs, Layout, Run
+from gato_agent.inference.decoder import GREEDY, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.model.bf16_linear import halve
+from gato_agent.model.gato import Gato
+from gato_agent.model.kv_cache import EMPTY, KVCache
+
+RECOMPILED = 64  # times that a block may be compiled: for each number of tokens, of lanes, and of filled slots
+
+_log = logging.getLogger(__name__)
+
+
+class GraphDecoder(TorchDecoder):
+    """Decodes on a GPU by replaying recorded steps; a `Decoder`. The next step overwrites the logits.
+
+    Weights must stay where they are: a model that is moved afterwards is played as it was.
+
+    Args:
+        model: in evaluation mode.
+        legal: half-open id range of each action token.
+        precision: of weights and cache; bfloat16 takes a copy of the weights.
+        compiled: whether blocks are compiled first, which fuses what surrounds their products; takes a copy, too.
+        record: makes a replayable step of one; by default a CUDA graph.
+
+    Raises:
+        UsageError: int8, which is for CPUs.
+    """
+
+    def __init__(
+        self, model: Gato, legal: Legal, precision: Precision = "float32", *, compiled: bool = False,
+        record: Callable[[Run], Run] | None = None,
+    ) -> None:  # fmt: skip
+        if precision == "int8":
+            raise UsageError("--precision int8 is for CPUs: use bfloat16 on a GPU")
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else model.norm.weight.dtype
+        if precision == "bfloat16" or compiled:
+            model = copy.deepcopy(model)
+        if precision == "bfloat16":
+            for part in (model.blocks, model.action_decoder, getattr(model.embedding, "pack", None)):
+                if part is not None:  # the patch tower stays as it is
+                    halve(part)
+        if compiled:
+            torch.compiler.config.recompile_limit = RECOMPILED
+            for block in model.blocks:
+                block.compile(fullgraph=True, dynamic=False)
+        super().__init__(model, legal)
+        self._record: Callable[[Run], Run] | None = record or CudaGraphs()
+        self._shape = (0, 0, 0)
+
+    def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
+        """See `Decoder`; what was recorded is kept where the shape is that of before."""
+        if self._shape == (num_envs, longest, prefix):
+            self.cache.clear()
+            self._begin.fill_(EMPTY)
+            return
+        self._shape = num_envs, longest, prefix
+        self.cache = KVCache(self.model.config, num_envs, longest - 1, prefix, device=self.device, dtype=self._dtype)
+        shape = num_envs, len(self.legal)
+        self._begin: Tensor = torch.full((num_envs,), EMPTY)  # position of environments that begin with the next step
+        self._action = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        self._answer = torch.zeros(shape, dtype=torch.int64, pin_memory=self.device.type == "cuda")
+        self._inputs: dict[Layout, Inputs] = {}
+        self._steps: dict[tuple[Layout, int], Run] = {}  # by layout and bucket
+
+    @torch.inference_mode()
+    def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
+        """See `Decoder`."""
+        with fused(self.device):
+            super().prefill_prefix(envs, prompts)
+
+    def reset_envs(self, envs: Tensor, position: int = 0) -> None:
+        """See `Decoder`; it takes place in the next step."""
+        self.cache.plan_reset(envs, position)
+        self._begin.masked_fill_(envs, position)
+
+    @torch.inference_mode()
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+        """See `Decoder`."""
+        parts = {
+            name: part
+            for name, part in {**prefill._asdict(), **options._asdict(), "begin": self._begin}.items()
+            if isinstance(part, Tensor)
+        }
+        shapes = tuple((name, part.shape, part.dtype) for name, part in parts.items())
+        layout: Layout = (*shapes, *([("marginal", torch.Size(), torch.bool)] if options.marginal else []))
+        inputs = self._inputs.get(layout) or Inputs(layout, self.device)
+        inputs.fill(parts)
+        if layout not in self._inputs:
+            self._prepare(layout, inputs, options.marginal)
+            self._inputs[layout] = inputs
+        self._begin.fill_(EMPTY)
+        bucket = self.cache.plan(prefill.tokens.shape[1] + self.passes - 1, self.rewound)
+        self.logits = self._steps[layout, bucket]()
+        self._answer.copy_(self._action, non_blocking=True)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        return self._answer.clone()
+
+    def _prepare(self, layout: Layout, inputs: Inputs, marginal: bool) -> None:
+        """Record the step for every bucket, and leave the cache as it was, so that no later step waits for it."""
+        cache, step = self.cache, self._step(inputs, marginal)
+        state = [cache.index, cache.next_position, cache.k, cache.v]
+        kept = [part.clone() for part in state]
+        for bucket in cache.buckets:
+            cache.bucket = bucket
+            step()
+            for part, before in zip(state, kept, strict=True):
+                part.copy_(before)
+            self._steps[layout, bucket] = self._recorded(step)
+
+    def _step(self, inputs: Inputs, marginal: bool) -> Run:
+        """A step as PyTorch runs it, one operator after the other."""
+        there = inputs.there
+        prefill = Prefill(*(there.get(name) for name in Prefill._fields))  # type: ignore[arg-type]
+        options = StepOptions(**{name: there.get(name) for name in StepOptions._fields[:-1]}, marginal=marginal)
+
+        def step() -> list[Tensor]:
+            cache, begin = self.cache, there["begin"]
+            new = begin != EMPTY
+            cache.index.masked_fill_(new.unsqueeze(1), EMPTY)
+            cache.next_position.copy_(torch.where(new, begin, cache.next_position))
+            with fused(self.device):
+                self._action.copy_(self.decode(prefill, options))
+            return self.logits
+
+        return step
+
+    def _recorded(self, step: Run) -> Run:
+        """A step to be replayed, or as it was where it cannot be recorded."""
+        if self._record is not None:
+            try:
+                return self._record(step)
+            except RuntimeError as error:
+                _log.warning("playing without CUDA graphs: %s", error)
+                self._record = None
+        return step
+
+
+@contextmanager
+def fused(device: torch.device) -> Iterator[None]:
+    """Attention by the kernels that take a mask and are the same for both precisions."""
+    if device.type != "cuda":
+        yield
+        return
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield

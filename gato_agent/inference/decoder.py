@@ -1,0 +1,205 @@
+"""One control step: the observation is read, then the action decoded token by token, each fed back before the next."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from gato_agent.inference.sampling import Sampler, choose
+from gato_agent.model.gato import Gato
+from gato_agent.model.kv_cache import KVCache, PrefixTokens
+from gato_agent.tokens.timestep_layout import ACTION_GROUP
+
+Legal = Sequence[tuple[int, int]]  # half-open id range of each action token
+Precision = Literal["float32", "bfloat16", "int8"]  # of weights; the cache is float32 for the first, else bfloat16
+
+
+class Prefill(NamedTuple):
+    """Tokens that enter the model before the first action token of each environment, or those of a prompt.
+
+    They are an observation and its separators, as `TimestepLayout` has them; before it the last action token, where
+    past actions stay visible.
+    """
+
+    tokens: Tensor  # int64 [env, layout.carried + layout.n_prefill], or [env, tokens of the prompt]
+    local: Tensor  # int64, the same shape
+    patches: Tensor | None  # uint8 [env * k, 16, 16, 4]
+    intervals: Tensor | None  # integer [env * k, 2, 2]
+    packs: Tensor | None = None  # integer [env * p, pack]
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device."""
+        moved = [part if part is None else part.to(device) for part in self]
+        return type(self)(*moved)  # type: ignore[arg-type]  # None where it was
+
+
+class StepOptions(NamedTuple):
+    """Options of one control step, besides the observation.
+
+    Attributes:
+        uniforms: float64 [env, A], numbers in [0, 1) that sampling takes; None for greedy.
+        temperature: float64 [], of sampling.
+        forced: int64 [env, A], ids that are chosen whatever the logits; None for free choice.
+        allowed: bool [env, sum of legal ids], True for ids that an action mask admits; None for all.
+        marginal: True to score each token without regard to those before it, where there is an action decoder.
+    """
+
+    uniforms: Tensor | None = None
+    temperature: Tensor | None = None
+    forced: Tensor | None = None
+    allowed: Tensor | None = None
+    marginal: bool = False
+
+    @classmethod
+    def of(cls, sampler: Sampler, count: int, **others: "Tensor | bool | None") -> Self:
+        """Options of a step that samples, or is greedy, for `count` action tokens."""
+        if not (sampler.temperature or others):
+            return GREEDY  # type: ignore[return-value]
+        uniforms = sampler.uniforms(count)
+        temperature = None if uniforms is None else torch.tensor(sampler.temperature, dtype=torch.float64)
+        return cls(uniforms, temperature, **others)  # type: ignore[arg-type]
+
+
+GREEDY = StepOptions()
+
+
+class Decoder(Protocol):
+    """Decodes actions for a number of environments, each with a memory of its own episode.
+
+    What it takes and gives lies on the CPU, wherever the model is.
+
+    Attributes:
+        logits: of each action token in the latest step, float [env, ids legal for it].
+    """
+
+    logits: list[Tensor]
+
+    def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
+        """Forget everything and prepare for `num_envs` episodes.
+
+        Args:
+            num_envs: environments.
+            longest: tokens that a step writes, see `TimestepLayout.written`.
+            prefix: tokens of the prompt that each episode begins with.
+        """
+
+    def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
+        """Give some environments, bool [env], their prompts, a row each: they stay until others are given."""
+
+    def reset_envs(self, envs: Tensor, position: int = 0) -> None:
+        """Forget the episodes of some environments, bool [env], but not their prompts.
+
+        `position` is that of their next token.
+        """
+
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+        """Decode one action per environment: int64 [env, A], every token among the ids that are legal for it."""
+
+    def rewind(self, count: int) -> None:
+        """Take the last tokens of every environment out of memory, as if they had not been read."""
+
+
+class TorchDecoder:
+    """Decodes with PyTorch's operators, on any device.
+
+    Args:
+        model: in evaluation mode.
+        legal: half-open id range of each action token.
+    """
+
+    def __init__(self, model: Gato, legal: Legal) -> None:
+        self.model, self.legal, self.device = model, list(legal), model.norm.weight.device
+        self.logits: list[Tensor] = []
+        ends = torch.tensor([0, *(high - low for low, high in self.legal)]).cumsum(0).tolist()
+        self._allowed = [slice(a, b) for a, b in pairwise(ends)]
+        config = model.config
+        self.passes = 1 if config.action_decoder else len(self.legal)  # of the transformer in a step
+        self.rewound = 0 if config.action_decoder or config.past_actions else len(self.legal)
+
+    def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
+        """See `Decoder`."""
+        dtype = self.model.norm.weight.dtype
+        self.cache = KVCache(self.model.config, num_envs, longest - 1, prefix, device=self.device, dtype=dtype)
+
+    @torch.inference_mode()
+    def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
+        """See `Decoder`."""
+        tokens, local, patches, intervals, packs = prompts.to(self.device)
+        prefix = PrefixTokens(self.cache, envs.to(self.device))
+        self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=prefix)
+
+    @torch.inference_mode()
+    def reset_envs(self, envs: Tensor, position: int = 0) -> None:
+        """See `Decoder`."""
+        self.cache.plan_reset(envs, position)
+        self.cache.reset_envs(envs.to(self.device), position)
+
+    @torch.inference_mode()
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+        """See `Decoder`."""
+        self.cache.plan(prefill.tokens.shape[1] + self.passes - 1, self.rewound)
+        moved = [part.to(self.device) if isinstance(part, Tensor) else part for part in options]
+        return self.decode(prefill.to(self.device), StepOptions(*moved)).cpu()  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def rewind(self, count: int) -> None:
+        """See `Decoder`."""
+        self.cache.plan(0, count)
+        self.cache.rewind(count)
+
+    def decode(self, prefill: Prefill, options: StepOptions) -> Tensor:
+        """A step, from and to the device of the model."""
+        tokens, local, patches, intervals, packs = prefill
+        hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)
+        self.logits = []
+        chosen = (
+            self._decode_chain(hidden, options) if self.model.action_decoder else self._decode_stream(hidden, options)
+        )
+        self.cache.rewind(self.rewound)
+        return torch.stack(chosen, dim=1)
+
+    def _decode_stream(self, hidden: Tensor, options: StepOptions) -> list[Tensor]:
+        """Action tokens through the transformer: the separator's state gives the first, each gives the next.
+
+        The last one is not fed back: it enters with the next observation where past actions stay visible, else no
+        token attends to it.
+        """
+        chosen: list[Tensor] = []
+        for at, (low, high) in enumerate(self.legal):
+            if chosen:
+                hidden = self.model(chosen[-1].unsqueeze(1), cache=self.cache)
+            self.logits.append(self.model.logits(hidden[:, -1], low, high))
+            chosen.append(self._choose(at, self.logits[-1], options))
+        return chosen
+
+    def _decode_chain(self, hidden: Tensor, options: StepOptions) -> list[Tensor]:
+        """Action tokens by the action decoder, each from a hidden state and the tokens chosen before it."""
+        decoder, chosen = self.model.action_decoder, list[Tensor]()
+        assert decoder is not None
+        first = (len(self.legal) - 1) // ACTION_GROUP + 1  # of the tokens that predict, counted from the end
+        chain = decoder.begin(hidden[:, -1])
+        for at, (low, high) in enumerate(self.legal):
+            state = hidden[:, at // ACTION_GROUP - first]
+            score = decoder.marginal_state(state, at)
+            if not options.marginal:
+                score = decoder.state(score, state, chain, at)
+            self.logits.append(self.model.logits(score, low, high))
+            chosen.append(self._choose(at, self.logits[-1], options))
+            if at + 1 < len(self.legal):
+                chain = decoder.extend(chain, chosen[-1], at)
+        return chosen
+
+    def _choose(self, at: int, logits: Tensor, options: StepOptions) -> Tensor:
+        """Id of an action token: int64 [env]."""
+        if options.forced is not None:
+            return options.forced[:, at]
+        low = self.legal[at][0]
+        return low + choose(
+            logits,
+            ordered=self.model.config.vocabulary.ordered(low),
+            uniform=None if options.uniforms is None else options.uniforms[:, at],
+            temperature=1.0 if options.temperature is None else options.temperature,
+            allowed=None if options.allowed is None else options.allowed[:, self._allowed[at]],
+        )

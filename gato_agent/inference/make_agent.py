@@ -1,0 +1,77 @@
+"""An agent and the environments that it is to play."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.task_matching import find_task
+from gato_agent.envs.errors import UsageError
+from gato_agent.envs.io import plain
+from gato_agent.envs.make import make_vector
+from gato_agent.inference.agent import Agent
+from gato_agent.inference.decoder import Precision
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.rollouts.storage.episode_store import open_stores
+from gato_agent.rollouts.storage.filter import usable
+from gato_agent.tokens.prompt import Kind
+
+
+@contextmanager
+def seat(
+    checkpoint: Checkpoint, env_id: str, lanes: int, *, env_kwargs: Mapping[str, Any] | None = None,
+    render_mode: str | None = None, device: str = "cpu", temperature: float | None = None, seed: int = 0,
+    precision: Precision = "float32", prompt: Kind | None = None, demo: Path | None = None,
+    option: str = "--env-kwargs",
+) -> Iterator[tuple[Agent, gym.vector.VectorEnv[Any, Any, Any]]]:  # fmt: skip
+    """An agent and the environments it is to play, which are closed afterwards.
+
+    Args:
+        checkpoint: must know the environment.
+        env_id: plain id of the environment.
+        lanes: number of environments.
+        env_kwargs: their arguments; by default those that the agent was trained with, if they are plain.
+        render_mode: of the first of them.
+        device: see `Agent`.
+        temperature: see `Agent`.
+        seed: see `Agent`.
+        precision: see `Agent`.
+        prompt: see `Agent`.
+        demo: folder of collected episodes, one of which is the demonstration that the agent is prompted with.
+        option: with which the user gives `env_kwargs`, for the message.
+
+    Raises:
+        UsageError: unknown environment, or one that the checkpoint does not know; arguments in the checkpoint that are
+            not plain; or no demonstration of it.
+    """
+    if not env_kwargs and env_id in checkpoint.tasks:
+        trained = checkpoint.tasks[env_id].env_kwargs
+        way_out = f"where it is to be trusted, give {option} {shlex.quote(json.dumps(trained))}"
+        env_kwargs = plain.env_kwargs(trained, f"{env_id} in {checkpoint.name}", way_out)
+    with closing(make_vector(env_id, lanes, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
+        task = find_task(checkpoint, envs)
+        shown = demonstration(demo, task.id) if demo is not None and prompt != "none" else None
+        yield Agent(
+            checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision, prompt=prompt,
+            demonstration=shown, masks=envs.action_masks,
+        ), envs  # fmt: skip
+
+
+def demonstration(folder: Path, env_id: str) -> Episode:
+    """The first good episode of an environment below a folder: one that succeeded, where that is known.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for store in open_stores(folder):
+        if store.env_id == env_id:
+            episodes = [store.fitting(index) for index in usable(store)]
+            for episode in sorted(episodes, key=lambda episode: not episode.success):
+                return episode
+    raise UsageError(f"--demo {folder} has no episode of {env_id}: make one with `gato-agent collect --env {env_id} "
+                     f"--episodes 1 --out {folder}`")  # fmt: skip

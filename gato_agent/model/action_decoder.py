@@ -1,0 +1,116 @@
+"""Autoregressive action decoder: one hidden state becomes the tokens of an action, each chosen given those before it.
+
+Action token j has the marginal state m_j = A_j h of the hidden state h, and the conditional state
+
+    s_j = m_j + C_j gelu(S_j h + sum over i < j of T_i e(a_i))
+
+with e an embedding of the chosen ids; s_0 is m_0. Scores are products with a table of its own. Training teaches both:
+the marginal states and through them the transformer, and the conditional part with h, m_j and the table detached
+(`loss.action_loss`). The transformer so learns to tell all numbers of an action, not only those that earlier numbers
+leave open. Heads that read what was drawn before are from VQ-BeT (Lee et al. 2024).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gato_agent.model.config import GatoConfig
+from gato_agent.tokens.space_tokenizer import BINS
+from gato_agent.tokens.timestep_layout import ACTION_GROUP
+
+STATE_WIDTH = 64  # of the state that scores an action token
+CHOSEN_WIDTH = 32  # of the embedding of a chosen id
+
+
+class Correction(nn.Module):
+    """What earlier tokens of an action add to the marginal state of a later one.
+
+    Beyond `ACTION_GROUP` tokens the matrices repeat; `carry` then changes what was read in the group before.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.chosen = nn.Embedding(2 * BINS, CHOSEN_WIDTH)
+        self.read, self.state, self.out = (
+            nn.ModuleList(nn.Linear(inputs, outputs, bias=False) for _ in range(ACTION_GROUP))
+            for inputs, outputs in ((CHOSEN_WIDTH, STATE_WIDTH), (width, STATE_WIDTH), (STATE_WIDTH, STATE_WIDTH))
+        )
+        self.carry = nn.Linear(STATE_WIDTH, STATE_WIDTH, bias=False)
+
+
+class ActionDecoder(nn.Module):
+    """Marginal and conditional states of the tokens of an action, and the table that scores their ids.
+
+    Args:
+        config: of the model.
+
+    Attributes:
+        first_id: id that the table's first row scores; text is never an action.
+    """
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.first_id = config.vocabulary.continuous
+        self.marginal = nn.ModuleList(nn.Linear(config.width, STATE_WIDTH, bias=False) for _ in range(ACTION_GROUP))
+        self.table = nn.Embedding(2 * BINS, STATE_WIDTH)
+        self.correction = Correction(config.width)
+
+    def begin(self, hidden: Tensor) -> "ActionChain":
+        """An empty chain for states [batch, width]."""
+        return ActionChain(hidden.new_zeros(len(hidden), STATE_WIDTH))
+
+    def marginal_state(self, hidden: Tensor, at: int) -> Tensor:
+        """State that scores action token `at` without regard to those before it: [batch, width] -> [batch, 64]."""
+        return self.marginal[at % ACTION_GROUP](hidden)  # type: ignore[no-any-return]
+
+    def state(self, marginal: Tensor, hidden: Tensor, chain: "ActionChain", at: int) -> Tensor:
+        """State that scores action token `at` given those in the chain: [batch, 64].
+
+        Args:
+            marginal: `marginal_state` of the token, [batch, 64].
+            hidden: [batch, width], of the token of the stream that predicts it.
+            chain: of the action tokens before it.
+            at: index of the action token.
+        """
+        if at == 0:
+            return marginal
+        part, at = self.correction, at % ACTION_GROUP
+        return marginal + part.out[at](F.gelu(part.state[at](hidden) + chain.read))  # type: ignore[no-any-return]
+
+    def extend(self, chain: "ActionChain", ids: Tensor, at: int) -> "ActionChain":
+        """The chain with action token `at`, whose ids are int64 [batch]."""
+        part = self.correction
+        read = chain.read + part.read[at % ACTION_GROUP](part.chosen(ids - self.first_id))
+        return ActionChain(part.carry(read) if at % ACTION_GROUP == ACTION_GROUP - 1 else read)
+
+    def rows(self, low: int, high: int) -> Tensor:
+        """Rows of the table that score the ids [low, high): [high - low, 64]."""
+        return self.table.weight[low - self.first_id : high - self.first_id]
+
+    def initialise(self) -> None:
+        """Initial weights, for a module whose linear layers and tables have theirs: no correction yet."""
+        with torch.no_grad():
+            for layer in self.correction.out:
+                assert isinstance(layer, nn.Linear)
+                layer.weight.zero_()
+
+    def corrections(self) -> Iterator[nn.Parameter]:
+        """Parameters that only the conditional loss trains."""
+        return self.correction.parameters()
+
+
+class ActionChain(NamedTuple):
+    """What was read of the action tokens chosen before.
+
+    Attributes:
+        read: float [batch, 64], sum of T_i e(a_i).
+    """
+
+    read: Tensor
+
+    def first(self, count: int) -> "ActionChain":
+        """The chain of the first rows of a batch."""
+        return ActionChain(self.read[:count])

@@ -1,0 +1,222 @@
+"""The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gato_agent.model.action_decoder import ActionDecoder
+from gato_agent.model.attention import AttentionInputs, PrefixKeys, QueryBlock, additive, attend
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.cpu_attention import Band
+from gato_agent.model.embedding import Embedding
+from gato_agent.model.flex_attention import Flex
+from gato_agent.model.init import NoInitialisation, initialise
+from gato_agent.model.kv_cache import KVCache, PrefixTokens
+from gato_agent.model.rope import angles_of, rotate
+from gato_agent.model.visibility import Visibility
+from gato_agent.tokens.space_tokenizer import POSITIONS
+
+
+class Attention(nn.Module):
+    """Causal self-attention over the last `context` tokens."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor, inputs: AttentionInputs | Band | Flex, cache: "CachedLayer | None") -> Tensor:
+        """[batch, length, width] -> the same."""
+        b, n, d = x.shape
+        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
+        if not isinstance(inputs, AttentionInputs):
+            return self.out(inputs.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
+        q, k = rotate(qkv[:2], *inputs.angles)
+        v = qkv[2].to(q.dtype)
+        if cache is not None:
+            k, v = cache.update(k, v)  # [b, h, slots, d/h], perhaps of another dtype
+            q = q.to(k.dtype)
+        far = None if inputs.prefix_angles is None else rotate(qkv[0], *inputs.prefix_angles).to(q.dtype)
+        y = attend(q, k, v, inputs.blocks, far).transpose(1, 2).reshape(b, n, d)
+        return self.out(y.to(x.dtype) if cache is not None else y)  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020): half of the hidden units gate the other half."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(config.width, config.feed_forward, bias=False)
+        self.out = nn.Linear(config.feed_forward // 2, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        value, gate = self.hidden(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))  # type: ignore[no-any-return]
+
+
+class StochasticDepth(nn.Module):
+    """Skips a sub-layer for a whole sequence with some probability, in training only (Huang et al. 2016).
+
+    Attributes:
+        dropout: probability that a single value is left out too, which fine-tuning sets.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.keep, self.dropout = 1 - probability, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, ...] -> the same, zero for dropped sequences and scaled for the others."""
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
+        if not self.training or self.keep == 1:
+            return x
+        shape = (len(x),) + (1,) * (x.ndim - 1)
+        return x * (torch.rand(shape, device=x.device) < self.keep) / self.keep
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on the normalised stream and added back to it."""
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = Attention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.width)
+        self.feed_forward = FeedForward(config)
+        self.drop = StochasticDepth(config.stochastic_depth)
+
+    def forward(self, x: Tensor, inputs: AttentionInputs | Band | Flex, cache: "CachedLayer | None") -> Tensor:
+        """[batch, length, width] -> the same."""
+        x = x + self.drop(self.attention(self.attention_norm(x), inputs, cache))
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+
+
+class CachedLayer(NamedTuple):
+    """The cache as one layer sees it."""
+
+    cache: KVCache | PrefixTokens
+    k: Tensor  # what is held of this layer
+    v: Tensor
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store this pass's keys and values; return all that are seen."""
+        return self.cache.update(self.k, k), self.cache.update(self.v, v)
+
+
+class Gato(nn.Module):
+    """Tokens and patches in, hidden states out; `logits` or an `ActionDecoder` turn those into scores of ids.
+
+    Attributes:
+        action_decoder: of sizes that have one; else None, and action tokens pass through the transformer.
+        compiled: whether whole windows are trained on with compiled attention.
+    """
+
+    compiled = False
+
+    def __init__(self, config: GatoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.action_decoder = ActionDecoder(config) if config.action_decoder else None
+        if not self.norm.weight.is_meta:
+            initialise(self)
+
+    @classmethod
+    def skeleton(cls, config: GatoConfig) -> "Gato":
+        """A model without memory or values for its weights, to be counted or filled from a checkpoint."""
+        with torch.device("meta"), NoInitialisation():
+            return cls(config)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        patches: Tensor | None = None,
+        *,
+        local: Tensor | None = None,
+        intervals: Tensor | None = None,
+        segment: Tensor | None = None,
+        index: Tensor | None = None,
+        prefix_len: Tensor | None = None,
+        until: Tensor | None = None,
+        packs: Tensor | None = None,
+        cache: KVCache | PrefixTokens | None = None,
+    ) -> Tensor:
+        """Run the transformer over whole sequences, or over the next tokens of cached ones.
+
+        Args:
+            tokens: integer [batch, length]; ids, PAD (-1: never attended to), PATCH (-2: the next patch) or
+                PACK (-3: the next pack).
+            patches: uint8 [k, 16, 16, 4], one per PATCH, row-major.
+            local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
+            intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
+            segment: integer [batch, length], episode of each token; tokens see their own episode only.
+            index: integer [batch, length], position in its episode; by default each row is one from its beginning.
+            prefix_len: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
+            until: integer [batch, length], place of the last token that may attend to it; by default the last one.
+            packs: integer [p, pack], one per PACK, row-major.
+            cache: holds the tokens before; each row is then one episode, and the arguments from `segment` to `until`
+                are None.
+
+        Returns:
+            Hidden states [batch, length, width].
+        """
+        if patches is not None and intervals is None:
+            whole = torch.tensor([[0, POSITIONS]] * 2, device=tokens.device)
+            intervals = whole.expand(len(patches), 2, 2)
+        x = self.embedding(tokens, local, patches, intervals, packs)
+        if cache is None:
+            context = self.config.context
+            visibility = Visibility.of(
+                tokens, context, segment=segment, index=index, prefix_len=prefix_len, until=until
+            )
+            inputs = self._inputs(visibility, x.dtype)
+        else:
+            inputs = self._cached_inputs(cache, tokens, x.dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, inputs, None if cache is None else CachedLayer(cache, cache.k[layer], cache.v[layer]))
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def _inputs(self, visibility: Visibility, dtype: torch.dtype) -> AttentionInputs | Band | Flex:
+        """Attention of whole sequences."""
+        if self.compiled and self.training and visibility.first.device.type != "cpu":
+            return Flex.of(self.config, visibility, dtype)
+        if self.compiled and self.training:
+            return Band.of(self.config, visibility)
+        return AttentionInputs.of(visibility, self.config.context, self.config.head_size, dtype)
+
+    def _cached_inputs(self, cache: KVCache | PrefixTokens, tokens: Tensor, dtype: torch.dtype) -> AttentionInputs:
+        """Attention of the next tokens of every environment, for which this reserves slots."""
+        index, visible = cache.reserve(tokens)
+        size, everything, prefix, far = self.config.head_size, slice(None), None, None
+        kept = cache.k.dtype if isinstance(cache, KVCache) else dtype
+        if isinstance(cache, KVCache) and cache.prefix:
+            shown = cache.prefix_visible[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
+            prefix = PrefixKeys(slice(0, cache.prefix), additive(shown, kept))
+            far = angles_of(index.clamp(max=self.config.context - 1), size, dtype)
+        block = QueryBlock(everything, slice(cache.prefix, None), additive(visible, kept), prefix)
+        return AttentionInputs([block], angles_of(index, size, dtype), far)
+
+    def logits(self, states: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """Scores of the ids [low, high), all of them by default: [..., width of a state] -> [..., high - low].
+
+        States are hidden states, or with an action decoder the states that it makes of them, which score no text.
+        """
+        rows = self.scored(low, high)
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
+            return F.linear(states.to(rows.dtype), rows)
+
+    def scored(self, low: int, high: int | None) -> Tensor:
+        """The rows of the table that score the ids [low, high)."""
+        if self.action_decoder is None:
+            return self.embedding.table.weight[low:high]
+        return self.action_decoder.rows(
+            max(low, self.action_decoder.first_id), high or self.config.vocabulary.separator
+        )

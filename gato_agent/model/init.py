@@ -1,0 +1,62 @@
+"""What a model's weights are before they are trained."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gato_agent.tokens.space_tokenizer import BINS
+
+if TYPE_CHECKING:
+    from gato_agent.model.gato import Gato
+
+
+class NoInitialisation(TorchFunctionMode):
+    """Skips torch.nn.init: on the meta device its random numbers do nothing but import half of torch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def initialise(model: "Gato") -> None:
+    """Initial weights: tables .02, matrices 1/sqrt(fan-in), what ends a residual branch smaller by depth."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Linear):
+            depth = (2 * model.config.layers) ** -0.5 if name.endswith(".out") else 1.0
+            nn.init.normal_(module.weight, std=depth * module.in_features**-0.5)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    vocabulary = model.config.vocabulary
+    with torch.no_grad():
+        model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bins(
+            model.config.width
+        )
+        if model.config.pack > 1:
+            values = model.embedding.pack.value.weight
+            values.normal_()
+            values[0] = 0  # of PAD
+            values[1 : 1 + BINS] = smooth_bins(values.shape[1])
+        if model.action_decoder is not None:
+            scores = model.action_decoder.table.weight
+            scores[:BINS] = smooth_bins(scores.shape[1])
+            scores[BINS:].normal_()
+            scores *= 0.03  # scores spread about as much as those of wider states over the common table
+            chosen = model.action_decoder.correction.chosen.weight
+            chosen[:BINS] = smooth_bins(chosen.shape[1])
+            chosen[BINS:].normal_()
+            model.action_decoder.initialise()
+
+
+def smooth_bins(width: int) -> Tensor:
+    """Initial embeddings of the 1,024 bins, of unit variance: neighbours start alike and so learn from each other.
+
+    Random Fourier features (Rahimi & Recht 2007) of the bin's centre, from one to a hundred waves across [-1, 1].
+    """
+    value = torch.linspace(-1, 1, BINS).unsqueeze(1)
+    waves = 100 ** torch.rand(width)
+    return 2**0.5 * torch.cos(torch.pi * waves * value + 2 * torch.pi * torch.rand(width))  # [bins, width]

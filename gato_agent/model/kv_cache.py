@@ -1,0 +1,155 @@
+"""Key/value cache: two static buffers for a prefix and a ring of recent tokens, and `update`."""
+
+import torch
+from torch import Tensor
+
+from gato_agent.model.config import GatoConfig
+from gato_agent.tokens.space_tokenizer import PAD
+
+EMPTY = -(2**62)  # position of a slot that holds no key
+BUCKETS = 128, 256, 512, 1024  # numbers of slots that are read while no more were written
+ALIGNED = 64  # slots of the ring are a multiple of this: attention kernels like aligned rows
+
+
+class KVCache:
+    """Keys and values of the prefix and of the last tokens of every environment.
+
+    A token's slot is its position, plus 1, modulo the number of slots, so an episode's sums run in the same order
+    whatever the environment played before. The ring holds `context - prefix + margin` slots or some more: the first
+    query of a pass still needs `context - prefix - 1` tokens before it when the last one has been written.
+
+    All that changes from pass to pass lies in tensors at fixed addresses, so CUDA graphs can capture passes; `plan`
+    chooses on the host how many slots they read.
+
+    Args:
+        config: of the model.
+        num_envs: environments, each a row of the batch.
+        margin: most tokens that are in the cache beyond the context of one of them: the tokens of a pass less one, or
+            those that `rewind` takes back.
+        prefix: slots that prompts stay in.
+        device: of the buffers.
+        dtype: of keys and values.
+
+    Attributes:
+        k, v: [layer, env, head, prefix + slot, head_size].
+        index: int64 [env, slot], the position of the key there, or EMPTY.
+        next_position: int64 [env], position of the next token.
+        prefix_visible: bool [env, prefix], True where the prompt has a key.
+        bucket: slots that a pass reads, all that were written among them.
+    """
+
+    def __init__(
+        self,
+        config: GatoConfig,
+        num_envs: int,
+        margin: int,
+        prefix: int = 0,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.prefix, self.recent = prefix, config.context - prefix
+        self.slots = -(-(self.recent + margin) // ALIGNED) * ALIGNED
+        shape = (config.layers, num_envs, config.heads, prefix + self.slots, config.head_size)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.prefix_visible = torch.zeros(num_envs, prefix, dtype=torch.bool, device=device)
+        self.index = torch.full((num_envs, self.slots), EMPTY, device=device)
+        self.next_position = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        self._slot = torch.arange(self.slots, device=device)
+        self._env = torch.arange(num_envs, device=device).unsqueeze(1)
+        self._at = torch.zeros(num_envs, 0, dtype=torch.int64, device=device)  # slots of this pass
+        self.buckets = [*(size for size in BUCKETS if size < self.slots), self.slots]
+        self.bucket = self.slots
+        self._written = torch.zeros(num_envs, dtype=torch.int64)  # `next_position`, as the host knows it
+
+    def reset_envs(self, envs: Tensor, position: int = 0) -> None:
+        """Empty the ring of some environments, bool [env], whose next token has a position; prefixes stay."""
+        self.index.masked_fill_(envs.unsqueeze(1), EMPTY)
+        self.next_position.masked_fill_(envs, position)
+
+    def plan_reset(self, envs: Tensor, position: int = 0) -> None:
+        """Tell the host of `reset_envs`; `envs` is on the CPU."""
+        self._written.masked_fill_(envs, position)
+
+    def plan(self, tokens: int, rewound: int = 0) -> int:
+        """Choose the bucket of passes over so many tokens, of which some are rewound; returns it."""
+        most = int(self._written.max()) + tokens + 1
+        self._written += tokens - rewound
+        self.bucket = next((size for size in self.buckets if most <= size), self.slots)
+        return self.bucket
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        self.index.fill_(EMPTY)
+        self.prefix_visible.fill_(False)
+        self.next_position.zero_()
+        self._written.zero_()
+
+    def reserve(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Reserve slots for the next tokens of every environment.
+
+        Args:
+            tokens: integer [env, n]; a PAD takes a slot that only it attends to.
+
+        Returns:
+            Position of each token [env, n], and the keys that it attends to: bool [env, 1, n, bucket].
+        """
+        query = self.next_position.unsqueeze(1) + self._slot[: tokens.shape[1]]  # [env, n]
+        self._at = self._slots_of(query)
+        self.index.scatter_(1, self._at, query.masked_fill(tokens == PAD, EMPTY))
+        self.next_position += tokens.shape[1]
+        distance = query.unsqueeze(2) - self.index[:, None, : self.bucket]  # [env, n, bucket]
+        itself = self._at.unsqueeze(2) == self._slot[: self.bucket]
+        return query, (((distance >= 0) & (distance < self.recent)) | itself).unsqueeze(1)
+
+    def _slots_of(self, position: Tensor) -> Tensor:
+        """Slots of positions, of which the least is -1: that of a PAD before an episode."""
+        return (position + 1) % self.slots
+
+    def rewind(self, count: int) -> None:
+        """Take the last tokens of every environment out of the cache; the next ones take their positions."""
+        if count:
+            self.next_position -= count
+            taken = self._slots_of(self.next_position.unsqueeze(1) + self._slot[:count])
+            self.index.scatter_(1, taken, torch.full_like(taken, EMPTY))
+
+    def update(self, held: Tensor, given: Tensor) -> Tensor:
+        """Write keys or values of one layer.
+
+        Args:
+            held: `k[layer]` or `v[layer]`.
+            given: those of this pass, [env, head, n, head_size].
+
+        Returns:
+            Those of the prefix and of the bucket, [env, head, prefix + bucket, head_size].
+        """
+        held[self._env, :, self.prefix + self._at] = given.transpose(1, 2).to(held.dtype)
+        return held[:, :, : self.prefix + self.bucket]
+
+
+class PrefixTokens:
+    """Cache of a pass over prompts: writes their keys and values for some environments and disturbs no other.
+
+    Args:
+        cache: of all environments.
+        envs: bool [env], those of the pass, one row each.
+    """
+
+    prefix = 0  # slots before a prompt
+
+    def __init__(self, cache: KVCache, envs: Tensor) -> None:
+        self.cache, self.envs = cache, envs.nonzero().flatten()
+        self.k, self.v = cache.k, cache.v
+
+    def reserve(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Position [prefix], and the keys that each token attends to: bool [row, 1, prefix, prefix]."""
+        self.cache.prefix_visible[self.envs] = tokens != PAD
+        index = torch.arange(tokens.shape[1], device=tokens.device)
+        distance = index[:, None] - index
+        return index, ((distance >= 0) & (tokens != PAD)[:, None, None, :]) | (distance == 0)
+
+    def update(self, held: Tensor, given: Tensor) -> Tensor:
+        """Keep keys or values of one layer, [row, head, prefix, head_size], which are all that is read."""
+        held[self.envs, :, : self.cache.prefix] = given.to(held.dtype)
+        return given

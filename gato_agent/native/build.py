@@ -1,0 +1,89 @@
+"""C++ that is compiled by the machine's own compiler when it is first used, for the processor that is there."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from gato_agent.envs.files import write_files
+
+SOURCES = Path(__file__).parent  # of the C++ files
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+
+
+@cache
+def library(source: Path) -> ctypes.CDLL:
+    """Compile a C++ file, unless this machine did so before, and load it.
+
+    Raises:
+        OSError: there is no compiler, or it failed.
+    """
+    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not found:
+        raise OSError("no C++ compiler was found: install g++ or clang++")
+    compiler = shlex.split(found)
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato-agent"
+    except RuntimeError as error:
+        raise OSError("there is no home folder to keep compiled code in: set XDG_CACHE_HOME") from error
+    target = folder / f"{source.stem}-{_identity(compiler, source)}.so"
+    if _is_whole(target):
+        with suppress(OSError):  # what is there is broken: make it again
+            return ctypes.CDLL(str(target))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _compile(compiler, source, target)
+    write_files({_beside(target): _digest(target).encode()})
+    return ctypes.CDLL(str(target))
+
+
+def _is_whole(target: Path) -> bool:
+    """True if compiled code is what its digest beside it says; loading a file that was cut would end the process."""
+    try:
+        return _beside(target).read_bytes() == _digest(target).encode()
+    except OSError:
+        return False
+
+
+def _beside(target: Path) -> Path:
+    return target.with_suffix(".sha256")
+
+
+def _digest(target: Path) -> str:
+    return hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def _identity(compiler: Sequence[str], source: Path) -> str:
+    """Digest of all that the machine code depends on: the source, how it is compiled, and for which processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    able = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))})  # x86, then ARM
+    said = repr((FLAGS, compiler, platform.machine(), platform.processor(), able))
+    return hashlib.sha256(source.read_bytes() + said.encode()).hexdigest()[:16]
+
+
+def _compile(compiler: Sequence[str], source: Path, target: Path) -> None:
+    """Compile into a temporary file and move it into place, so that processes can do it at once."""
+    said = ""
+    for threads in (("-fopenmp",), ()):  # Apple's clang has no OpenMP
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            built = Path(folder) / target.name
+            command = [*compiler, *FLAGS, *threads, "-o", str(built), str(source)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise OSError(f"the C++ compiler {compiler[0]} cannot be run ({error.strerror})") from error
+            if done.returncode == 0:
+                with built.open("rb") as file:  # on disk before it has its name; each process has a file of its own
+                    os.fsync(file.fileno())
+                built.replace(target)
+                return
+            said = " ".join(done.stderr.split())[:200]
+    raise OSError(f"the C++ compiler {compiler[0]} failed: {said}")

@@ -1,0 +1,217 @@
+"""The leaves of a space as blocks of tokens: numbers, strings that are acted, images.
+
+Ids here count from the end of the text pieces: 1,024 bins, then 1,024 discrete values.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import MultiDiscrete, Space, Text
+from numpy.typing import NDArray
+
+from gato_agent.envs.spaces.flatten import Columns, Leaf, as_column, space_error
+from gato_agent.envs.spaces.values import HeldLeaf
+from gato_agent.tokens.image_layout import PATCH_SIZE
+from gato_agent.tokens.mu_law import BINS, Floats, Rules, compand, expand, rules_of
+
+POSITIONS = 128
+
+Tokens = NDArray[np.int64]
+
+
+def shape_of(leaf: Leaf) -> tuple[int, ...]:
+    """Shape of one value of a leaf that is not Text."""
+    assert leaf.space.shape is not None
+    return leaf.space.shape
+
+
+def is_floating(leaf: Leaf) -> bool:
+    """Whether the leaf holds floating numbers."""
+    return leaf.space.dtype is not None and leaf.space.dtype.kind == "f"
+
+
+def column_of(leaf: Leaf, columns: Columns, rows: int) -> NDArray[Any]:
+    """The column of a leaf, checked; raises SpaceError where it is missing or has another number of rows."""
+    if leaf.path not in columns:
+        raise space_error(leaf.path, "missing")
+    column = as_column(leaf, columns[leaf.path])
+    if len(column) != rows:
+        raise space_error(leaf.path, f"{len(column)} rows where other leaves have {rows}")
+    return column
+
+
+class Elements:
+    """All elements of some leaves side by side, one token each, coded in a few array operations.
+
+    Args:
+        found: leaves, all integer or all floating, with the place of their first token.
+        action: whether the leaves are acted (coded within their bounds) or observed.
+
+    Attributes:
+        slots: int64 [elements], the place of each element's token.
+        legal: int64 [elements, 2], half-open range of ids.
+    """
+
+    def __init__(self, found: Sequence[tuple[Leaf, int]], action: bool) -> None:
+        self.leaves, self._action = [leaf for leaf, _ in found], action
+        sizes = [math.prod(shape_of(leaf)) for leaf in self.leaves]
+        self.starts = np.cumsum([0, *sizes])
+        self.slots = np.concatenate([at + np.arange(n) for (_, at), n in zip(found, sizes, strict=True)])
+        rules = [rules_of(leaf, action) for leaf in self.leaves]
+        self.rules = Rules(*(np.concatenate(parts, axis=-1) for parts in zip(*rules, strict=True)))
+        self.kind = np.dtype(np.float64 if is_floating(self.leaves[0]) else np.uint64)
+        self.discrete = self.rules.choices > 0
+        self.first = np.where(self.discrete, BINS, 0)  # the id of bin 0, or of the smallest discrete value
+        last = np.where(self.discrete, self.rules.choices.astype(np.int64) - 1, self.rules.bins[1])
+        self.legal = np.stack((self.first + self.rules.bins[0], self.first + last + 1), axis=1)
+        self.any_companded, self.all_discrete = bool(self.rules.companded.any()), bool(self.discrete.all())
+
+    def encode(self, columns: Columns, rows: int) -> Tokens:
+        """Tokens [B, elements] of columns that each hold B rows.
+
+        Raises:
+            SpaceError: a number that is not finite, or none of the discrete values.
+        """
+        flat = [column_of(leaf, columns, rows).reshape(rows, math.prod(shape_of(leaf))) for leaf in self.leaves]
+        x = np.concatenate([part.astype(self.kind) for part in flat], axis=1)
+        if self.kind == np.float64:
+            self._refuse(~np.isfinite(x), flat)
+            return self._bins(np.clip(x, self.rules.low, self.rules.high) - self.rules.center)
+        x += self.rules.bias
+        offset = x.clip(self.rules.low, self.rules.high) - self.rules.base
+        self._refuse(self.discrete & (offset >= self.rules.choices), flat)
+        values = offset.view(np.int64)
+        if not self.all_discrete:
+            values = np.where(self.discrete, values, self._bins(values - self.rules.center))
+        return self.first + values
+
+    def _bins(self, offset: Floats) -> Tokens:
+        y = np.divide(offset, self.rules.half, out=np.zeros_like(offset), where=self.rules.half > 0)
+        if self.any_companded:
+            y = np.where(self.rules.companded, compand(y), y)
+        return np.clip(np.floor((y + 1) * (BINS / 2)).astype(np.int64), *self.rules.bins)
+
+    def decode(self, tokens: Tokens) -> Columns:
+        """Columns of legal tokens [B, elements]: the smallest value plus the index, or the middle of the bin."""
+        index = tokens - self.first
+        if self.kind == np.float64:
+            x: NDArray[Any] = self._middles(index)
+        else:
+            offset = index if self.all_discrete else np.where(self.discrete, index, self._rounded(index))
+            x = self.rules.base + offset.view(np.uint64) - self.rules.bias
+        return {
+            leaf.path: x[:, a:b].reshape(len(x), *shape_of(leaf)).astype(leaf.space.dtype)
+            for leaf, a, b in zip(self.leaves, self.starts, self.starts[1:], strict=False)
+        }
+
+    def _middles(self, index: Tokens) -> Floats:
+        v: NDArray[Any] = (index + 0.5) / (BINS / 2) - 1
+        if self.any_companded:
+            v = np.where(self.rules.companded, expand(v), v)
+        return np.asarray(self.rules.center + self.rules.half * v, np.float64)
+
+    def _rounded(self, index: Tokens) -> Tokens:
+        return np.rint(self._middles(np.where(self.discrete, 0, index))).astype(np.int64)
+
+    def _refuse(self, wrong: NDArray[np.bool_], flat: list[NDArray[Any]]) -> None:
+        """Raise SpaceError for the first wrong element of [B, elements], if there is one."""
+        if not wrong.any():
+            return
+        row, at = np.argwhere(wrong)[0].tolist()
+        part = int(np.searchsorted(self.starts, at, side="right")) - 1
+        leaf = self.leaves[part]
+        index = np.unravel_index(at - int(self.starts[part]), shape_of(leaf))
+        column = flat[part].reshape(-1, *shape_of(leaf))
+        HeldLeaf(leaf, self._action).refuse(column, [row, *map(int, index)])
+
+
+def side_by_side(leaves: list[Leaf], pack: int, grid_rows: bool) -> NDArray[np.int64]:
+    """Places of the values of some leaves, in their order, in packs that are laid end to end.
+
+    A grid's rows begin packs of their own, before all else: what is to be found in it is then looked for among a few
+    tokens that are read by the same matrix, and not among all cells by weights of their own.
+    """
+    places: dict[int, NDArray[np.int64]] = {}
+    end = 0
+    apart = [grid_rows and is_grid(leaf.space) for leaf in leaves]
+    for number in sorted(range(len(leaves)), key=lambda number: not apart[number]):
+        shape = shape_of(leaves[number])
+        at = end + np.arange(math.prod(shape))
+        if apart[number]:
+            row, column = np.indices(shape).reshape(2, -1)
+            at = pack * (-(-end // pack) + row * -(-shape[1] // pack)) + column
+        places[number], end = at, 1 + int(at.max(initial=end - 1))
+    return np.concatenate([np.zeros(0, np.int64), *(places[number] for number in range(len(leaves)))])
+
+
+def is_grid(space: Space[Any]) -> bool:
+    """Whether it is a MultiDiscrete of two dimensions, with more than one row and column."""
+    return isinstance(space, MultiDiscrete) and space.nvec.ndim == 2 and min(space.nvec.shape) > 1
+
+
+class Characters:
+    """A Text leaf as an action: one discrete token a character over the sorted charset, the end index last.
+
+    Attributes:
+        slots: int64 [max_length], the places of its tokens.
+        legal: int64 [max_length, 2], half-open range of ids; the end is not legal before min_length.
+    """
+
+    def __init__(self, leaf: Leaf, at: int) -> None:
+        assert isinstance(leaf.space, Text)
+        self.leaf, self.space = leaf, leaf.space
+        self.charset = sorted(leaf.space.character_set)
+        self.codes = np.array([ord(c) for c in self.charset], dtype=np.int64)
+        self.end = len(self.charset)
+        if self.end >= BINS or (self.end == 0 and self.space.min_length):
+            raise space_error(leaf.path, f"a charset of {self.end} characters, and 1 to {BINS - 1} can be acted")
+        place = np.arange(self.space.max_length)
+        self.slots = at + place
+        may_end = place >= self.space.min_length
+        self.legal = BINS + np.stack((np.zeros_like(place), self.end + may_end), axis=1)
+
+    def encode(self, columns: Columns, rows: int) -> Tokens:
+        """Tokens [B, max_length]; raises SpaceError where a string is not in the space."""
+        index = np.full((rows, self.space.max_length), self.end)
+        for row, text in enumerate(column_of(self.leaf, columns, rows)):
+            if not self.space.contains(text):
+                raise space_error(self.leaf.path, f"{text!a:.80} is not in {self.space!a:.200}", row)
+            index[row, : len(text)] = np.searchsorted(self.codes, [ord(c) for c in text])
+        return BINS + index
+
+    def decode(self, tokens: Tokens) -> Columns:
+        """Strings of legal tokens [B, max_length], each up to its first end index."""
+        column = np.empty(len(tokens), dtype=object)
+        for row, index in enumerate((tokens - BINS).tolist()):
+            stop = index.index(self.end) if self.end in index else len(index)
+            column[row] = "".join([self.charset[i] for i in index[:stop]])
+        return {self.leaf.path: column}
+
+
+def cut_patches(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut [B, h, w(, c)] into [B, k, 16, 16, 4] in raster order: zeros pad the sides, gray fills R, G and B."""
+    images = images.reshape(*images.shape[:3], -1)
+    count, height, width, channels = images.shape
+    rows, columns = -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
+    canvas = np.zeros((count, rows * PATCH_SIZE, columns * PATCH_SIZE, 4), dtype=np.uint8)
+    canvas[:, :height, :width, : 3 if channels == 1 else channels] = images
+    grid = canvas.reshape(count, rows, PATCH_SIZE, columns, PATCH_SIZE, 4)
+    return grid.swapaxes(2, 3).reshape(count, rows * columns, PATCH_SIZE, PATCH_SIZE, 4)
+
+
+def distinct(patches: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Patches without repetition, and where each of [k, ...] is among them: much of a picture stays as it was."""
+    flat = np.ascontiguousarray(patches).reshape(len(patches), -1)
+    _, first, place = np.unique(flat.view(np.dtype((np.void, flat.shape[1]))), return_index=True, return_inverse=True)
+    return patches[first], place.ravel()
+
+
+def intervals(height: int, width: int) -> NDArray[np.int32]:
+    """Place of each patch, [k, (row, column), (from, to)], in 128ths of the padded image."""
+    rows, columns = (
+        np.rint(np.linspace(0, POSITIONS, -(-side // PATCH_SIZE) + 1)).astype(np.int32) for side in (height, width)
+    )
+    row, column = np.indices((len(rows) - 1, len(columns) - 1)).reshape(2, -1)
+    return np.stack((rows[row], rows[row + 1], columns[column], columns[column + 1]), axis=1).reshape(-1, 2, 2)

@@ -1,0 +1,68 @@
+"""Operations that training takes by formula, and that the machine can do: their ratio is the utilisation.
+
+Counted is what the model needs: matrix products, attention within the context, the patch tower, and the logits of
+targets; a multiplication and an addition are two. Backward takes twice as much as forward (Kaplan et al. 2020).
+Attention is counted as if every window were one episode: packed short episodes need a little less.
+"""
+
+import time
+from functools import cache
+
+import torch
+
+from gato_agent.dataset.batches import Batch
+from gato_agent.model.action_decoder import STATE_WIDTH
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.embedding import VALUE_WIDTH
+from gato_agent.tokens.leaf_codecs import distinct
+from gato_agent.tokens.space_tokenizer import PATCH_SIZE
+
+
+def training_flops(config: GatoConfig, batch: Batch) -> float:
+    """Operations of one forward and backward pass over a batch."""
+    windows, length = batch.tokens.shape
+    seen = min(length, config.context)  # tokens that the last one sees; the first ones see fewer
+    pairs = windows * (length * seen - seen * (seen - 1) / 2)
+    matrices = config.layers * (4 * config.width**2 + config.feed_forward * config.width * 3 // 2)
+    forward = 2.0 * windows * length * matrices + 4 * pairs * config.layers * config.width
+    chain = config.action_decoder
+    state, split = (STATE_WIDTH, config.width * STATE_WIDTH) if chain else (config.width, 0)
+    for at, ranges in enumerate(batch.targets.ranges):
+        for low, high, rows, learned in ranges:
+            count = len(rows) + (len(learned) if chain and at else 0)  # marginal states, and conditional ones
+            forward += 2 * count * (split + state * (high - low))
+    if batch.patches is not None:
+        looked_at = distinct(batch.patches.numpy())[0] if batch.patches.device.type == "cpu" else batch.patches
+        forward += patch_flops(config) * len(looked_at)
+    if batch.packs is not None:
+        forward += 2.0 * batch.packs.numel() * VALUE_WIDTH * config.width
+    return 3 * forward
+
+
+def patch_flops(config: GatoConfig) -> float:
+    """Operations of embedding one patch."""
+    stem, *units = config.patch_channels
+    size = PATCH_SIZE // 2
+    total = 2.0 * 7 * 7 * 4 * stem * size**2
+    for channels, out in zip(config.patch_channels, units, strict=False):
+        total += 2 * 9 * channels * (out // 2) * size**2
+        size = (size + 1) // 2
+        total += 2 * (9 * (out // 2) + channels) * out * size**2
+    return total + (2 * units[-1] * config.width if units[-1] != config.width else 0)
+
+
+@cache
+def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second that a product of large square matrices reaches here: the best of a few, measured once."""
+    size = 1024 if device == "cpu" else 8192
+    x = torch.ones(size, size, dtype=dtype, device=device)
+    best, start = float("inf"), time.perf_counter()
+    for repeat in range(10):
+        began = time.perf_counter()
+        if device == "cpu" and repeat > 0 and began - start > 0.5:  # bfloat16 can take seconds
+            break
+        x @ x
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best

@@ -1,0 +1,155 @@
+"""A model that lies in parts on several devices: PyTorch's FSDP2, and its distributed checkpoints.
+
+A checkpoint is a folder of safetensors files, one a process, and `state.json`, which names the folder and is written
+last: what a killed run has begun to write beside it is nobody's.
+"""
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.files import below, make_folder, open_own, read_own, sync_folder, write_files
+from gato_agent.envs.io import plain
+from gato_agent.envs.io.strict_json import sealed, typed, unsealed
+from gato_agent.envs.io.tensor_file import read_header
+from gato_agent.model.gato import Gato
+from gato_agent.training.loss import ActionLoss
+
+POINTER = "state.json"
+PART = re.compile(r"state-\d+")
+State = dict[str, Tensor]
+
+
+def shard(loss: ActionLoss) -> nn.Module:
+    """Divide a model's parameters, and with them gradients and moments, among all processes; in place."""
+    device = loss.model.norm.weight.device.type
+    mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    for module in (*loss.model.blocks, loss):
+        fully_shard(module, mesh=mesh)
+        assert isinstance(module, FSDPModule)
+        module.set_force_sum_reduction_for_comms(device == "cpu")  # gloo has no mean
+    loss.set_reduce_scatter_unused_params(True)  # type: ignore[operator]  # one process may have images, another none
+    return loss
+
+
+def whole(model: Gato) -> Gato:
+    """A copy of a sharded model in one piece, on the first process; elsewhere an empty one. All must call this."""
+    tensors = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    copy = Gato.skeleton(model.config)
+    if distributed.get_rank() == 0:
+        copy.load_state_dict(tensors, assign=True)
+    return copy
+
+
+def save(folder: Path, step: int, state: State) -> None:
+    """Write what each process holds of `state`; all must call this, and return when all of it is on disk."""
+    part = folder / f"state-{step}"
+    if distributed.get_rank() == 0:
+        _remove(part)  # what a killed run left of it
+        make_folder(part)
+    distributed.barrier()
+    save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
+    distributed.barrier()
+    digests = {path.name: _sha256(path) for path in _own(sorted(part.glob("*.safetensors")))}
+    write_files({part / f"digests-{distributed.get_rank()}.json": sealed(digests)})
+    distributed.barrier()
+    if distributed.get_rank() == 0:
+        sync_folder(part)
+        write_files({folder / POINTER: sealed({"step": step, "folder": part.name})})
+        for other in folder.glob("state-*"):
+            if other != part:
+                _remove(other)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link that stands in its place."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def saved(folder: Path) -> tuple[int, Path] | None:
+    """Step and folder of the latest checkpoint that is whole; None where there is none.
+
+    Raises:
+        GatoError: the pointer is damaged.
+    """
+    path, way_out = folder / POINTER, "restore it, or train again into another --out"
+    if not path.exists():
+        return None
+    try:
+        about = unsealed(read_own(path))
+        step = typed(about["step"], int, "step")
+        return step, below(folder, plain.name(about["folder"], path, way_out, PART))
+    except (ValueError, TypeError, LookupError) as error:
+        raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
+
+
+def names(part: Path) -> set[str]:
+    """Names of a checkpoint's tensors, after its files are compared with their digests.
+
+    Raises:
+        GatoError: a file is missing or damaged.
+    """
+    try:
+        _check_digests(part)
+        for path in sorted(part.glob("*.safetensors")):
+            open_own(path).close()  # no link
+            read_header(path)
+        return set(_reader(part).read_metadata().state_dict_metadata)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _damaged(part, error) from error
+
+
+def load(part: Path, state: State) -> None:
+    """Fill the tensors of `state`, each process its own part of them; the number of processes may have changed.
+
+    Raises:
+        GatoError: a file is missing, truncated, or of another model.
+    """
+    try:
+        load_state(dict(state), storage_reader=_reader(part))
+    except (CheckpointException, OSError, RuntimeError, ValueError) as error:
+        raise _damaged(part, error) from error
+
+
+def _damaged(part: Path, error: BaseException) -> GatoError:
+    return GatoError(f"{part} is damaged, or of another model ({one_line(error)}): restore it, or train again into "
+                     "another --out")  # fmt: skip
+
+
+def _own(paths: list[Path]) -> list[Path]:
+    """Those that this process looks after."""
+    return paths[distributed.get_rank() :: distributed.get_world_size()] if distributed.is_initialized() else paths
+
+
+def _sha256(path: Path) -> str:
+    with open_own(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_digests(part: Path) -> None:
+    """Raise ValueError for a file that is not as it was written; checkpoints of earlier versions do not say it."""
+    known: dict[str, str] = {}
+    for path in sorted(part.glob("digests-*.json")):
+        known |= typed(unsealed(read_own(path)), dict[str, str], path.name)
+    paths = [part / plain.name(name, part, "train again into another --out") for name in sorted(known)]
+    for path in _own(paths):
+        if _sha256(path) != known[path.name]:
+            raise ValueError(f"{path.name} does not match its digest")
+
+
+def _reader(part: Path) -> HuggingFaceStorageReader:
+    return HuggingFaceStorageReader(str(part))

@@ -1,0 +1,243 @@
+"""Cross-entropy of action tokens: where an action is predicted, over the ids that are legal there, and nowhere else."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, Targets
+from gato_agent.model.gato import Gato
+
+CHUNK = 2**18  # scores that a CPU's caches hold
+
+
+class ActionLoss(nn.Module):
+    """`action_loss` as a module, so that processes can share it.
+
+    Args:
+        model: to be trained.
+        smooth_bins: standard deviation, in bins, by which targets of continuous actions are spread over neighbours.
+        precision: of matrix products; those of the patch tower and of the loss stay in float32.
+    """
+
+    def __init__(self, model: Gato, smooth_bins: float, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model, self.smooth_bins, self.precision = model, smooth_bins, precision
+
+    def forward(self, batch: Batch) -> "Losses":
+        """Sums over the targets of a batch."""
+        with torch.autocast(batch.tokens.device.type, self.precision, enabled=self.precision != torch.float32):
+            return action_loss(self.model, batch, self.smooth_bins)
+
+
+class Losses(NamedTuple):
+    """Sums over the action tokens of a batch, of cross-entropies in nats times the token's weight.
+
+    Attributes:
+        total: [], what is to be minimised: both losses of an action decoder, through separate parameters.
+        families: float32 [families], of the tokens of each family, each given those before it in its action.
+        weights: float32 [families], sums of the weights.
+        marginal: [], as `families.sum()`, but without regard to the tokens before; the same without an action decoder.
+    """
+
+    total: Tensor
+    families: Tensor
+    weights: Tensor
+    marginal: Tensor
+
+
+def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Losses:
+    """Cross-entropy of the action tokens, over the ids legal for each.
+
+    Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
+    """
+    hidden = model(
+        batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
+        index=batch.index, prefix_len=batch.prefix_len, until=batch.until, packs=batch.packs,
+    ).flatten(0, 1)  # fmt: skip
+    score = _Scorer(model, batch.targets, smooth_bins)
+    learn = _chain_losses if model.action_decoder else _stream_losses
+    total, marginal, conditional = learn(model, hidden, batch.targets, score)
+    families = torch.zeros(batch.targets.families, dtype=torch.float64, device=hidden.device)
+    weights = families.clone()
+    for loss in conditional:
+        rows = slice(0, len(loss))
+        families.index_add_(0, batch.targets.family[rows], loss.double())
+        weights.index_add_(0, batch.targets.family[rows], batch.targets.weight[rows].double())
+    return Losses(total, families.float(), weights.float(), marginal)
+
+
+def _stream_losses(
+    model: Gato, hidden: Tensor, targets: Targets, score: "_Scorer"
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Total, marginal sum, and for each action token the losses of the actions that have it; tokens of the stream."""
+    total, found = hidden.new_zeros((), dtype=torch.float32), []
+    offsets = torch.tensor(targets.offset, device=hidden.device)
+    places = [targets.position[: targets.count(at)] + offsets[at] for at in range(len(targets.offset))]
+    states = torch.split(hidden[torch.cat(places)], [len(place) for place in places]) if places else ()
+    for at, state in enumerate(states):
+        part, losses = score(at, state.float())
+        total = total + part
+        found.append(losses)
+    return total, total.detach(), found
+
+
+def _chain_losses(
+    model: Gato, hidden: Tensor, targets: Targets, score: "_Scorer"
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The same with an action decoder, whose chain reads the targets: see `ActionDecoder`."""
+    decoder, found = model.action_decoder, list[Tensor]()
+    assert decoder is not None
+    total = conditional = hidden.new_zeros((), dtype=torch.float32)
+    learned = slice(score.begin, None, score.every)  # the timesteps that the conditional part is trained on
+    state = detached = hidden[:0]
+    chain, group = decoder.begin(state), -1
+    for at, offset in enumerate(targets.offset):
+        count = targets.count(at)
+        if offset != group:  # the next token of the stream predicts from here on
+            group, state = offset, hidden[targets.position[:count] + offset]
+            detached = state.detach()[learned]
+        state = state[:count]
+        marginal = decoder.marginal_state(state, at)
+        part, losses = score(at, marginal.float())
+        total = total + part
+        given = marginal.detach()[learned]
+        detached, chain = detached[: len(given)], chain.first(len(given)) if at else decoder.begin(given)
+        if at:
+            part, losses = score.conditional(at, decoder.state(given, detached, chain, at).float(), count)
+            conditional = conditional + part
+        found.append(losses)
+        if at + 1 < len(targets.offset):
+            chain = decoder.extend(chain, targets.ids[:count, at][learned], at)
+    return total + conditional, total.detach(), found
+
+
+class _Scorer:
+    """Scores states of action tokens against their targets.
+
+    A smoothed target is a mean of rows of the table, so that its score is one product, not one for each id.
+
+    Attributes:
+        every, begin: in training the conditional part learns from timesteps `begin`, `begin + every`, ...
+    """
+
+    def __init__(self, model: Gato, targets: Targets, smooth_bins: float) -> None:
+        self.model, self.targets, self.smooth_bins = model, targets, smooth_bins
+        self.learning = torch.is_grad_enabled()
+        self.every = CONDITIONAL_EVERY if self.learning else 1
+        self.begin = targets.begin if self.learning else 0
+        self.rows: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, at: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sum [] and each loss times its weight, float32 [n], of states [n, width] of action token `at`."""
+        targets, ranges = self.targets, self.targets.ranges[at]
+        total, losses = states.new_zeros(()), states.new_empty(len(states))
+        for low, high, rows, _ in ranges:
+            some = states if len(ranges) == 1 else states[rows]
+            wanted = targets.ids[rows, at] - low
+            part, each = _cross_entropy(some, *self._table(low, high), wanted, targets.weight[rows], self.learning)
+            total = total + part
+            losses[rows] = each
+        return total, losses
+
+    def conditional(self, at: int, states: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The same for the states of timesteps `begin`, `begin + every`, ... of `count`, which stand for all.
+
+        The table is not trained. Losses are float32 [count], 0 where a timestep is left out.
+        """
+        targets, ranges = self.targets, self.targets.ranges[at]
+        total, losses = states.new_zeros(()), states.new_zeros(count)
+        for low, high, every, learned in ranges:
+            rows = learned if self.every > 1 else every
+            some = states if len(ranges) == 1 else states[(rows - self.begin) // self.every]
+            table, aims = self._table(low, high)
+            wanted, weight = targets.ids[rows, at] - low, targets.weight[rows] * self.every
+            part, each = _cross_entropy(some, table.detach(), aims.detach(), wanted, weight, self.learning, False)
+            total = total + part
+            losses[rows] = each
+        return total, losses
+
+    def _table(self, low: int, high: int) -> tuple[Tensor, Tensor]:
+        """Rows that score the ids [low, high), and their means around each id where bins are smoothed."""
+        if (low, high) not in self.rows:
+            rows = wanted = self.model.scored(low, high).float()
+            if self.smooth_bins and self.model.config.vocabulary.ordered(low):
+                with torch.autocast(rows.device.type, enabled=False):
+                    wanted = gaussian(high - low, self.smooth_bins, rows.device) @ rows
+            self.rows[low, high] = rows, wanted
+        return self.rows[low, high]
+
+
+def _cross_entropy(
+    states: Tensor, rows: Tensor, wanted: Tensor, target: Tensor, weight: Tensor, learning: bool, table: bool = True
+) -> tuple[Tensor, Tensor]:
+    """See `CrossEntropy.forward`."""
+    result: tuple[Tensor, Tensor] = CrossEntropy.apply(  # type: ignore[no-untyped-call]
+        states, rows, wanted, target, weight, learning, table
+    )
+    return result
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Sum over n states of their cross-entropy, whose scores are never all there at once.
+
+    Gradients are found in the forward pass, some rows at a time while their scores lie in a cache (as in Liger Kernel,
+    Hsu et al. 2024): one pass over memory instead of ten.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, rows: Tensor, wanted: Tensor, target: Tensor, weight: Tensor, learning: bool,
+        table: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Weighted sum [] and each loss times its weight [n], which has no gradient.
+
+        Args:
+            ctx: keeps the gradients.
+            states: float32 [n, width], of which each is scored.
+            rows: float32 [ids, width], that score them.
+            wanted: float32 [ids, width], rows, or means of rows, of which one is the target's.
+            target: int64 [n], index of it.
+            weight: float32 [n].
+            learning: True if gradients are wanted.
+            table: True if those of rows are.
+        """
+        losses = torch.empty(len(states), device=states.device)
+        kept = torch.empty_like(states), torch.zeros_like(rows), torch.zeros_like(wanted)
+        count = max(1, (CHUNK if states.device.type == "cpu" else 256 * CHUNK) // len(rows))
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
+            for begin in range(0, len(states), count):
+                part = slice(begin, begin + count)
+                some, aim, share = states[part], wanted[target[part]], weight[part].unsqueeze(1)
+                scores = some @ rows.T
+                top = scores.amax(1, keepdim=True)
+                shares = scores.sub_(top).exp_()
+                sums = shares.sum(1, keepdim=True)
+                losses[part] = ((sums.log() + top - (some * aim).sum(1, keepdim=True)) * share).squeeze(1)
+                if learning:
+                    shares *= share / sums
+                    torch.sub(shares @ rows, aim * share, out=kept[0][part])
+                    if table:
+                        kept[1].addmm_(shares.T, some)
+        if learning:
+            if table:
+                kept[2].index_add_(0, target, states * weight.unsqueeze(1), alpha=-1)
+            ctx.save_for_backward(*kept)
+            ctx.table = table
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of states and of both kinds of rows."""
+        states, rows, wanted = ctx.saved_tensors
+        rows, wanted = (x * scale if ctx.table else None for x in (rows, wanted))
+        return states * scale, rows, wanted, None, None, None, None
+
+
+@lru_cache
+def gaussian(bins: int, deviation: float, device: torch.device) -> Tensor:
+    """Row i: a discretised normal around bin i, in bins, normalised: [bins, bins]."""
+    index = torch.arange(bins, device=device)
+    return torch.softmax(-((index[:, None] - index) ** 2) / (2 * deviation**2), dim=1)

@@ -1,0 +1,115 @@
+"""What turns gradients into steps: AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gato_agent.model.gato import Gato
+from gato_agent.training.config import TrainConfig
+
+CORRECTION_RATE = 2.0  # learning rate of an action decoder's correction over that of all else
+KEPT = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # what optimizers remember of a parameter
+
+
+class Optimizers:
+    """Several optimizers as one, which share what is remembered of each parameter.
+
+    Attributes:
+        state: what is remembered, by parameter and name.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        self.state: dict[Tensor, dict[str, Any]] = parts[0].state
+        for part in parts[1:]:
+            part.state = parts[0].state
+
+    @property
+    def param_groups(self) -> Iterator[dict[str, Any]]:
+        """All groups of parameters."""
+        return (group for part in self.parts for group in part.param_groups)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        """Change all parameters that have a gradient."""
+        for part in self.parts:
+            part.step()
+
+
+def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
+    """The optimizer that a recipe names, at a learning rate of 0.
+
+    Muon's steps (Jordan et al. 2024) are scaled to the size of AdamW's (Liu et al. 2025), so that both take the same
+    learning rate and weight decay.
+    """
+    muon = config.optimizer == "muon"
+    matrices = [p for p in model.blocks.parameters() if muon and p.ndim == 2]
+    apart = list(model.action_decoder.corrections()) if model.action_decoder else []
+    rest = [p for p in model.parameters() if not any(p is other for other in (*matrices, *apart))]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": 1.0},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "rate": 1.0},
+    ]
+    if apart:
+        groups.append({"params": apart, "weight_decay": config.weight_decay, "rate": CORRECTION_RATE})
+    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)]
+    if muon:
+        parts.append(Muon(matrices, config.weight_decay))
+    return Optimizers(*parts)
+
+
+class Muon(torch.optim.Optimizer):
+    """What `torch.optim.Muon` does, with products in float32 on a CPU: those of bfloat16 can be far slower.
+
+    Args:
+        matrices: the parameters.
+        weight_decay: share of a weight, times the learning rate, that each step takes away.
+    """
+
+    momentum = 0.95
+
+    def __init__(self, matrices: Iterable[Tensor], weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "rate": 1.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change all matrices that have a gradient."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - self.momentum)
+                rate = group["lr"] * 0.2 * math.sqrt(max(matrix.shape))  # as large as AdamW's steps
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(orthogonal(matrix.grad.lerp(mean, self.momentum)), alpha=-rate)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The same directions, all about as long: five steps of Newton and Schulz (Jordan et al. 2024).
+
+    Matrix [m, n] in, and one of its shape and dtype out, with singular values of about 1.
+    """
+    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+
+
+@torch.no_grad()
+def average(mean: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move averaged weights towards the current ones: exponentially, and faster in the first steps of a run."""
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), share)

@@ -1,0 +1,69 @@
+"""A run is one folder: config.json, log.jsonl, and what `train` saves."""
+
+import io
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.files import append, read_own, write_files
+from gato_agent.envs.io.strict_json import sealed, unsealed
+
+
+def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:
+    """Write config.json, or check that a resumed run has the same one, and return what it was before.
+
+    Args:
+        folder: of the run.
+        config: arguments that shape its result.
+        resume: whether it may exist.
+        may_change: arguments that the caller checks himself.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` is off, or was made with other arguments.
+        GatoError: its config.json is damaged.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        write(folder, config)
+        return config
+    if not resume:
+        raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
+    try:
+        before = unsealed(path.read_bytes())
+        if wrong := [key for key in may_change if type(before.get(key)) is not type(config[key])]:
+            raise ValueError(f"it has no {wrong[0]}")
+    except (ValueError, TypeError) as error:
+        raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
+    changed = [f"{k} was {before.get(k)} and is {v}" for k, v in config.items() if before.get(k) != v]
+    if any(k not in may_change for k, v in config.items() if before.get(k) != v):
+        raise UsageError(f"cannot resume {folder} with other arguments: {'; '.join(changed)}; or choose another --out")
+    return before
+
+
+def write(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.json."""
+    write_files({folder / "config.json": sealed(config, indent=2)})
+
+
+class Log:
+    """One JSON object a line and step; on resume it is cut back to the checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        lines = read_own(path).decode(errors="replace").splitlines() if path.exists() else []
+        write_files({path: "".join(f"{line}\n" for line in lines[:step]).encode()})
+        self._file, self._path = io.TextIOWrapper(append(path)), path
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append one entry; a reader sees it at once."""
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.close()

@@ -1,0 +1,88 @@
+"""How far collecting is: one display for all tasks, a bar for each that is being played, or plain lines."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gato_agent.rollouts.storage.writer import Played
+
+
+@dataclass
+class Row:
+    """One task: how many episodes are wanted and there, and what an expert is known to score."""
+
+    env_id: str
+    total: int
+    done: int
+    score: str
+    returns: list[float] = field(default_factory=list)
+    bar: TaskID | None = None
+
+
+class Report:
+    """Reports episodes that are on disk; to be used as a context."""
+
+    def __init__(self, console: Console, rows: Sequence[Row]) -> None:
+        self._console, self._rows = console, rows
+        self._began, self._steps, self._new = time.monotonic(), 0, 0
+        self._missing = sum(row.total - row.done for row in rows)
+        columns = (
+            TextColumn("{task.fields[name]}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
+            TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._all = self._bars.add_task(
+            "", name="all", total=sum(row.total for row in rows), completed=sum(row.done for row in rows),
+            visible=len(rows) > 1,
+        )  # fmt: skip
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._bars)
+        for row in self._rows:
+            if row.done:
+                text = f"{row.env_id}: {row.done:,} of {row.total:,} episodes were there before"
+                self._console.print(text, highlight=False, soft_wrap=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, at)
+
+    def __call__(self, group: Sequence[Played]) -> None:
+        """Report episodes, each once; none is nothing to report."""
+        if not group:
+            return
+        self._steps += sum(played.steps for played in group)
+        self._new += len(group)
+        rate = f"{self._steps / (time.monotonic() - self._began):,.0f} steps/s"
+        for job in sorted({played.job for played in group}):
+            row = self._rows[job]
+            returns = [played.total for played in group if played.job == job]
+            row.returns += returns
+            row.done += len(returns)
+            text = f"{rate}, mean return {np.mean(row.returns):.2f}, catalogue expert {row.score}"
+            if self._console.is_terminal:
+                self._show(row, text)
+            else:
+                line = f"{row.env_id}: {row.done:,} of {row.total:,} episodes, {text}, {self._left()} left"
+                self._console.print(line, highlight=False, soft_wrap=True)
+        self._bars.update(self._all, advance=len(group), description=rate)
+
+    def _show(self, row: Row, text: str) -> None:
+        """Update a task's bar, which is there while it is played."""
+        if row.bar is None:
+            row.bar = self._bars.add_task("", name=row.env_id, total=row.total, completed=row.done)
+        self._bars.update(row.bar, completed=row.done, description=text)
+        if row.done == row.total and len(self._rows) > 1:
+            self._bars.remove_task(row.bar)
+
+    def _left(self) -> str:
+        seconds = (time.monotonic() - self._began) * (self._missing - self._new) / self._new
+        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

@@ -1,0 +1,1 @@
+"""Experts: scripted, trained, and from Stable-Baselines3."""

@@ -1,0 +1,124 @@
+"""Between an environment and an SB3 policy: observations as it saw them in training, and actions as they are taken.
+
+    observation ──▶ counted from 0 ──▶ wrappers ──▶ normalised, frames stacked ──▶ policy ──▶ action, from the start on
+
+SB3 counts all discrete values from 0, whatever `start` their space has. Statistics are of single frames or of stacked
+ones; their shape tells which, and so what comes first.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Space, Tuple
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.ownership import owned
+from gato_agent.rollouts.experts.forms import Spaces
+from gato_agent.rollouts.experts.sb3.obs_wrappers import Around
+from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer
+
+
+class Preprocess:
+    """Changes observations and actions on the way to a policy and back.
+
+    Attributes:
+        spaces: what the policy is made for.
+    """
+
+    def __init__(
+        self, spaces: Spaces, wrappers: Mapping[str, Mapping[str, int]], normalize: Normalizer | None, name: str
+    ) -> None:
+        """Work out what the policy sees; raises GatoError, naming the expert, where it cannot be."""
+        self._outer, self._normalize = spaces, normalize
+        self._around = Around(wrappers)
+        self._frame = self._around.space(from_zero(spaces.observation))
+        stack = self._stack = self._around.stack
+        seen = stack.space(self._frame) if stack else self._frame
+        self.spaces = Spaces(seen, from_zero(spaces.action))
+        self._normalize_first = not misfits(normalize, self._frame)
+        if not self._normalize_first and (wrong := misfits(normalize, seen)):
+            raise GatoError(f"expert {name} does not fit: {wrong}; are they another expert's?")
+        self._frames: Any = None
+
+    def reset(self, lanes: int) -> None:
+        """Every environment is at the start of an episode."""
+        self._around.reset(lanes)
+        self._frames = None
+
+    def observe(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """Batch of what the policy sees of a batch of observations; `start` is bool [lanes]."""
+        observation = self._around.apply(moved(self._outer.observation, observation, -1), start)
+        if self._normalize is not None and self._normalize_first:
+            observation = self._normalize(observation)
+        if self._stack is not None:
+            self._frames = self._stack.apply(observation, start, self._frame, self._frames)
+            observation = owned(self._frames)  # a user's policy may write into it
+        if self._normalize is not None and not self._normalize_first:
+            observation = self._normalize(observation)
+        return observation
+
+    def action(self, actions: Any) -> Any:
+        """Actions of the environment for those of the policy."""
+        return moved(self._outer.action, actions, 1)
+
+
+class CountsFromZero(gym.Wrapper[Any, Any, Any, Any]):
+    """Shows SB3 an environment whose discrete values count from 0, as it takes them to do."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Wrap an environment of any spaces."""
+        super().__init__(env)
+        self.observation_space, self.action_space = from_zero(env.observation_space), from_zero(env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return moved(self.env.observation_space, obs, -1), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        obs, *rest = self.env.step(moved(self.env.action_space, action, 1))
+        return moved(self.env.observation_space, obs, -1), *rest
+
+
+def from_zero(space: Space[Any]) -> Space[Any]:
+    """A space whose discrete values count from 0; the same one where they do."""
+    if isinstance(space, Discrete) and space.start != 0:
+        return Discrete(space.n)
+    if isinstance(space, MultiDiscrete) and np.any(space.start != 0):
+        return MultiDiscrete(space.nvec)
+    if isinstance(space, Dict):
+        return Dict([(key, from_zero(child)) for key, child in space.spaces.items()])  # a list keeps the order
+    if isinstance(space, Tuple):
+        return Tuple([from_zero(child) for child in space.spaces])
+    return space
+
+
+def moved(space: Space[Any], batch: Any, sign: int) -> Any:
+    """A batch or value of `space` with the starts of its discrete parts added, or with sign -1 taken away."""
+    if isinstance(space, Discrete | MultiDiscrete) and np.any(space.start != 0):
+        return np.asarray(batch) + np.asarray(sign * space.start, np.int64)
+    if isinstance(space, Dict):
+        return {key: moved(child, batch[key], sign) for key, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(moved(child, batch[i], sign) for i, child in enumerate(space.spaces))
+    return batch
+
+
+def starts_elsewhere(space: Any) -> bool:
+    """True if discrete values of a space count from another number than 0."""
+    return isinstance(space, Space) and from_zero(space) != space
+
+
+def misfits(normalize: Normalizer | None, space: gym.Space[Any]) -> str:
+    """What is wrong with statistics for observations of a space, as the end of a sentence; nothing if they fit."""
+    shapes = {key: entry.shape for key, entry in space.items()} if isinstance(space, Dict) else {"": space.shape}
+    for key, mean in normalize.mean.items() if normalize else ():
+        if shapes.get(key) != mean.shape:
+            has = shapes.get(key, "no such entry")
+            return (f"the observation statistics beside it have shape {mean.shape}, and observations"
+                    f"{key and ' ' + key} {has}")  # fmt: skip
+    return ""

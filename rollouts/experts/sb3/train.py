@@ -1,0 +1,192 @@
+"""Train an expert with Stable-Baselines3, now: `--expert train`.
+
+`tuned.py` holds the settings. One thread and one seed, so training repeats exactly on one machine.
+"""
+
+import io
+import json
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.files import write_files
+from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.progress import Update, progress
+from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.make import make
+from gato_agent.rollouts.experts.sb3.hyperparams import DEFAULT, TUNED, Settings
+from gato_agent.rollouts.experts.sb3.preprocess import CountsFromZero
+from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer, write_npz
+
+ABOUT = "training.json"
+OPTIONS = {"seed": "--seed", "steps": "--train-steps", "env_kwargs": "--env-kwargs"}  # what it holds
+KNOWN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)  # what SB3 can observe
+NATURE_CNN = 36  # pixels that SB3's convolutions need at least; smaller images are flattened
+EVERY_SECONDS = 2.0  # between two reports
+
+
+def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | None, folder: Path) -> Path:
+    """Train an expert, unless `folder` has one, and return the path of its SB3 zip.
+
+    Args:
+        env_id: what to train on.
+        env_kwargs: arguments of the environment, JSON.
+        seed: of everything random.
+        steps: environment steps; None for the task's settings.
+        folder: gets `model.zip`, `training.json` (seed, steps and env_kwargs) and, for normalised observations,
+            `obs_norm.npz`, whole or not at all.
+
+    Raises:
+        UsageError: Stable-Baselines3 cannot train in these spaces, or `folder` has an expert trained otherwise.
+        GatoError: `training.json` is damaged or missing.
+        EnvironmentFault: the environment raised.
+    """
+    path, console = folder / "model.zip", plain_console()
+    settings = TUNED.get(env_id, DEFAULT)
+    steps = settings.steps if steps is None else steps
+    asked = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}
+    if path.exists():
+        _check_same(folder, asked)
+        console.print(f"{env_id}: using the expert trained before ({path})", highlight=False, soft_wrap=True)
+        return path
+    with ExitStack() as stack:
+        model, envs = _prepared(env_id, env_kwargs, settings, seed, stack)
+        with progress(console, f"{env_id}: training an expert with {settings.algo}", steps, "steps") as update:
+            _learn(env_id, model, steps, _Report(update))
+    # The zip last: once it is there, all are.
+    normalizer = Normalizer.of(envs) if isinstance(envs, VecNormalize) else None
+    if normalizer is None:
+        model._last_original_obs = None  # whoever reads the zip without training.json is to look for no statistics
+    statistics = {folder / "obs_norm.npz": write_npz(normalizer)} if normalizer else {}
+    write_files({folder / ABOUT: sealed(asked, sort_keys=True), **statistics, path: _zip(model)})
+    return path
+
+
+def _check_same(folder: Path, asked: dict[str, Any]) -> None:
+    """Refuse an expert that was trained with other settings than those asked for."""
+    way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
+    try:
+        found = unsealed((folder / ABOUT).read_bytes())
+        differing = [
+            f"{OPTIONS[key]} {json.dumps(found[key])}, now {json.dumps(asked[key])}"
+            for key in OPTIONS
+            if found[key] != asked[key]
+        ]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise GatoError(f"{folder / ABOUT} does not say how its expert was trained ({error}): {way_out}") from error
+    if differing:
+        raise UsageError(f"the expert in {folder} was trained with {' and '.join(differing)}: {way_out}")
+
+
+def _prepared(
+    env_id: str, env_kwargs: Mapping[str, Any], settings: Settings, seed: int, stack: ExitStack
+) -> tuple[BaseAlgorithm, Any]:
+    """Make the algorithm and its environments, which `stack` closes.
+
+    Raises:
+        UsageError: SB3 cannot train in these spaces.
+        EnvironmentFault: the environment raised.
+    """
+    envs: list[gym.Env[Any, Any]] = []
+    for _ in range(settings.lanes):
+        env = CountsFromZero(make(env_id, env_kwargs=env_kwargs))
+        stack.callback(env.close)
+        envs.append(env)
+    observed = envs[0].observation_space
+    unknown = [path for path, leaf in _leaves(observed) if not isinstance(leaf, KNOWN)]
+    try:
+        if unknown:
+            raise ValueError(f"it cannot observe {', '.join(unknown)}")
+        venv: Any = DummyVecEnv([lambda env=env: Monitor(env) for env in envs])  # type: ignore[misc]
+        if settings.normalize:
+            venv = VecNormalize(venv, norm_obs=_floats(observed))
+        return _algorithm(settings, venv, seed), venv
+    except GatoError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{env_id}: Stable-Baselines3 cannot train in its spaces ({one_line(error)}); give an expert with "
+            "--expert PATH or --expert module:callable"
+        ) from error
+
+
+def _leaves(space: gym.Space[Any]) -> list[tuple[str, gym.Space[Any]]]:
+    """The parts of an observation as SB3 has them, with their names: entries of a Dict, or all of it."""
+    if isinstance(space, gym.spaces.Dict):
+        return [(f"{key!r}, {entry}", entry) for key, entry in space.items()]
+    return [(str(space), space)]
+
+
+def _algorithm(settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
+    """Make the algorithm with the policy that fits the observations; raises whatever SB3 does where none does."""
+    space = envs.observation_space
+    policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
+    if is_image_space(space) and min(sorted(space.shape)[1:]) >= NATURE_CNN:
+        policy = "CnnPolicy"
+    model: BaseAlgorithm = getattr(stable_baselines3, settings.algo)(
+        policy, envs, seed=seed, device="cpu", **settings.kwargs
+    )
+    return model
+
+
+def _learn(env_id: str, model: BaseAlgorithm, steps: int, callback: BaseCallback) -> None:
+    """Train; raises GatoError naming the environment for whatever goes wrong."""
+    try:
+        model.learn(steps, callback=callback)
+    except GatoError:
+        raise
+    except Exception as error:
+        raise GatoError(
+            f"{env_id}: training an expert raised {one_line(error)}; give one with --expert PATH or --expert "
+            "module:callable"
+        ) from error
+
+
+def _floats(space: gym.Space[Any]) -> bool:
+    """Whether observations are arrays of numbers, and no images."""
+    if isinstance(space, gym.spaces.Dict):
+        return all(_floats(entry) for entry in space.values())
+    return isinstance(space, gym.spaces.Box) and space.dtype != np.bool_ and not is_image_space(space)
+
+
+def _zip(model: BaseAlgorithm) -> bytes:
+    buffer = io.BytesIO()
+    model.save(buffer)
+    return buffer.getvalue()
+
+
+class _Report(BaseCallback):
+    """Tells how far training is, every few seconds."""
+
+    def __init__(self, update: Update) -> None:
+        super().__init__()
+        self._update = update
+        self._began = self._last = time.monotonic()
+
+    def _on_step(self) -> bool:
+        now = time.monotonic()
+        if now - self._last >= EVERY_SECONDS:
+            self._report(now)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._report(time.monotonic())
+
+    def _report(self, now: float) -> None:
+        self._last = now
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        mean = f"{np.mean(returns):.2f}" if returns else "not known yet"
+        done = min(self.num_timesteps, self.locals["total_timesteps"])
+        self._update(done, f"{self.num_timesteps / (now - self._began):,.0f} steps/s, mean return {mean}")

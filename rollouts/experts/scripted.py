@@ -1,0 +1,122 @@
+"""Experts that are programs: Meta-World's scripted policies, BabyAI's bot, and plans for small tables.
+
+All are functions of the state of the episode, without random numbers.
+"""
+
+import hashlib
+import inspect
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.rollouts.experts.load import Expert
+
+META_WORLD = "Meta-World/"
+DISCOUNT = 0.99
+
+
+def find_scripted(env_id: str, envs: Sequence[gym.Env[Any, Any]]) -> Expert:
+    """The program that solves this environment, as an Expert.
+
+    Args:
+        env_id: of the environments.
+        envs: one per lane, for the experts that look into them; none where they cannot be looked into.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if env_id.startswith(META_WORLD):
+        return MetaWorldExpert(env_id.removeprefix(META_WORLD))
+    inside: Any = envs[0].unwrapped if envs else None
+    if "minigrid" in sys.modules:  # otherwise no environment can be of it
+        from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
+
+        from gato_agent.rollouts.experts.babyai_bot import BabyAIExpert
+
+        if isinstance(inside, RoomGridLevel):
+            return BabyAIExpert(env_id, envs)
+    if isinstance(getattr(inside, "P", None), dict):
+        return PlannedExpert(env_id, [env.unwrapped for env in envs])
+    raise UsageError(
+        f"no scripted expert for {env_id}: there are some for Meta-World/..., BabyAI-..., and for environments with a "
+        "table of their transitions (unwrapped.P); train one with --expert train"
+    )
+
+
+class MetaWorldExpert:
+    """The policy that Meta-World ships for one of its tasks: a function of the 39 numbers that it observes."""
+
+    def __init__(self, task: str) -> None:
+        from metaworld.policies import ENV_POLICY_MAP
+
+        if task not in ENV_POLICY_MAP:
+            raise UsageError(f"Meta-World has no policy for {task}; it has: {', '.join(sorted(ENV_POLICY_MAP))}")
+        policy: Any = ENV_POLICY_MAP[task]  # its declared type is abstract
+        code = inspect.getsource(inspect.getmodule(policy) or policy).encode()
+        name = f"metaworld {policy.__name__}"
+        self.provenance = {"kind": "scripted", "source": name, "sha256": hashlib.sha256(code).hexdigest()}
+        self._policy = policy()
+
+    def seed(self, seed: int) -> None:
+        """Nothing to do."""
+
+    def reset(self, lanes: int) -> None:
+        """Nothing to do."""
+
+    def act(self, observation: NDArray[np.float64], start: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions [lanes, 4]; the policies ask for more than the arm can do, so they are cut to -1..1."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Constant")  # that they ask for more
+            # Copies, because two of the policies add to the numbers that they are given.
+            actions = np.array([self._policy.get_action(obs.copy()) for obs in observation], np.float32)
+        return actions.clip(-1, 1)
+
+
+class PlannedExpert:
+    """The best action for each state of a small table, by value iteration on the environment's own transitions."""
+
+    def __init__(self, env_id: str, envs: Sequence[Any]) -> None:
+        tables = [env.P for env in envs]
+        try:
+            first = _plan(tables[0])
+            plans = [first if table == tables[0] else _plan(table) for table in tables]
+        except (LookupError, TypeError, ValueError) as error:
+            raise GatoError(f"{env_id}: its table of transitions cannot be read ({one_line(error)})") from error
+        self._plans = np.stack(plans)
+        plan = self._plans[0].tobytes()
+        self.provenance = {"kind": "planned", "source": "value iteration", "sha256": hashlib.sha256(plan).hexdigest()}
+
+    def seed(self, seed: int) -> None:
+        """Nothing to do."""
+
+    def reset(self, lanes: int) -> None:
+        """Nothing to do."""
+
+    def act(self, observation: NDArray[np.int64], start: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Actions [lanes] for states [lanes]."""
+        return self._plans[np.arange(len(observation)), observation]
+
+
+def _plan(table: dict[int, dict[int, list[tuple[float, int, float, bool]]]]) -> NDArray[np.int64]:
+    """The action [S] of greatest value for each state, from state -> action -> (probability, next, reward, ends)."""
+    states, actions = len(table), len(table[0])
+    step = np.zeros((states, actions))
+    to = np.zeros((states, actions, states))
+    for state, choices in table.items():
+        for action, outcomes in choices.items():
+            for probability, following, reward, ends in outcomes:
+                step[state, action] += probability * reward
+                to[state, action, following] += probability * (not ends)
+    value, change = np.zeros(states), np.inf
+    while change > 1e-12:
+        better = (step + DISCOUNT * to @ value).max(1)
+        change, value = np.abs(better - value).max(), better
+    # Rounding lets actions of equal value differ by a hair; the first of them is taken.
+    plan: NDArray[np.int64] = np.round(step + DISCOUNT * to @ value, 9).argmax(1)
+    return plan

@@ -1,0 +1,361 @@
+"""A folder of episodes of one task by one expert; an episode's number is its seed.
+
+    data/CartPole-v1/task.json                                what, by whom, and how: all episodes share it
+    data/CartPole-v1/00000000-00000099.shard.safetensors      sealed: many episodes in a file that is mapped
+    data/CartPole-v1/00000100-00000173.group.safetensors ...  collected since, in about a second each
+    data/CartPole-v1/00000174.safetensors ...                 likewise, by earlier versions: one episode each
+
+Files are named by the first and last of their episodes. A file exists whole or not at all, so whatever a killed run
+left behind can be continued. An episode may for a while be in several files; they hold the same.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, Self
+from urllib.parse import quote
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Text
+
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
+from gato_agent.envs.files import below, lock_folder, read_own, write_files
+from gato_agent.envs.io import plain
+from gato_agent.envs.io.strict_json import parse, sealed, typed, without_digest
+from gato_agent.envs.spaces.flatten import leaves, space_from_json
+from gato_agent.envs.tasks.task import view_of
+from gato_agent.rollouts.storage.compression import Encoded
+from gato_agent.rollouts.storage.episode import Episode, Figures
+from gato_agent.rollouts.storage.shard import WAY_OUT, Shard, pack
+from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
+
+FORMAT = 1
+HEADER = "task.json"
+EPISODE = re.compile(r"(\d{8,})\.safetensors")
+SHARD = re.compile(r"\d{8,}-\d{8,}\.(shard|group)\.safetensors")
+SETTINGS = {  # what all episodes of a folder share, and how the user may name it
+    "env_id": "environment",
+    "env_kwargs": "--env-kwargs",
+    "observation_space": "observation space",
+    "action_space": "action space",
+    "expert": "--expert",
+    "noise": "--noise",
+}
+SPACES = ("observation_space", "action_space")
+TYPES: dict[str, Any] = {  # of what else is in the header
+    "env_kwargs": dict[str, Any], "expert": dict[str, Any], "noise": bool, "versions": dict[str, str],
+    "learner": dict[str, Any],
+}  # fmt: skip
+LEARNER = {"learner": "--dagger or --dagger-beta"}  # a setting that is there only if an agent acted
+
+
+class EpisodeStore:
+    """The episodes of one task. Reading needs no lock; writing goes through `create`.
+
+    Attributes:
+        folder: where the files are.
+        header: contents of task.json: format, env_id, env_kwargs, observation_space, action_space, expert
+            {kind, source, sha256}, noise, versions; and learner {kind, sha256, beta} where an agent acted.
+        observation_space: of single observations, rebuilt from JSON.
+        action_space: of single actions, likewise.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: IO[bytes] | None = None
+        self._shards: dict[Path, Shard] = {}
+        self._sealed: dict[int, Shard] = {}
+        self.header = _read_header(folder / HEADER)
+        self.observation_space, self.action_space = (_space(folder / HEADER, self.header, name) for name in SPACES)
+        self._kinds = {
+            group: {leaf.path: _kind(leaf.space) for leaf in leaves(space)}
+            for group, space in (("observations", self.observation_space), ("actions", self.action_space))
+        }
+
+    @classmethod
+    def create(cls, root: Path, header: dict[str, Any]) -> Self:
+        """Open the folder of `header["env_id"]` under `root` for writing, making it if need be.
+
+        Raises:
+            UsageError: another collector writes to the folder, it was made with other settings, it is a link, or the
+                id is none.
+        """
+        folder = _own_folder(root, header["env_id"])
+        with ExitStack() as stack:
+            lock = stack.enter_context(lock_folder(folder, "collect"))
+            if not (folder / HEADER).exists():
+                write_files({folder / HEADER: sealed({"format": FORMAT, **header}, indent=1, sort_keys=True)})
+            _check_same(folder, _read_header(folder / HEADER), header)
+            stack.pop_all()
+        return cls._writable(folder, lock)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a task's folder for writing; raises UsageError if it is none, or another process writes to it."""
+        _read_header(folder / HEADER)
+        return cls._writable(folder, lock_folder(folder, "collect"))
+
+    @classmethod
+    def _writable(cls, folder: Path, lock: IO[bytes]) -> Self:
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink()
+        store = cls(folder)
+        store._lock = lock
+        return store
+
+    def close(self) -> None:
+        """Let other collectors write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def env_id(self) -> str:
+        """The environment that the episodes were played in."""
+        return str(self.header["env_id"])
+
+    @property
+    def kind(self) -> str:
+        """Kind of who acted: that of the expert, or `dagger-` and that of the expert that says what it would do."""
+        learner = self.header.get("learner")
+        return f"{learner['kind']}-{self.header['expert']['kind']}" if learner else str(self.header["expert"]["kind"])
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Arguments that the environment was made with."""
+        return dict(self.header["env_kwargs"])
+
+    def commit(self, episodes: Sequence[Encoded]) -> None:
+        """Write episodes that are not there yet as a group; when this returns, they survive a crash of the machine.
+
+        Raises:
+            ValueError: none, or there is a group with the same first and last.
+        """
+        group = sorted(episodes, key=lambda each: each.seed)
+        path = self.folder / f"{group[0].seed:08d}-{group[-1].seed:08d}.group.safetensors"
+        if path.exists():
+            raise ValueError(f"{path} is there already")
+        self.write({path: pack(group)})
+
+    def write(self, files: Mapping[Path, bytes]) -> None:
+        """Write files of the folder as `write_files` does; raises ValueError for a store that was opened to be read."""
+        if self._lock is None:
+            raise ValueError("only a store opened by EpisodeStore.create or open may be written")
+        write_files(files)
+
+    def indices(self) -> list[int]:
+        """Numbers (= seeds) of the episodes that are there, ascending."""
+        return sorted({*self.single(), *(seed for shard in self.shards() for seed in shard.seeds)})
+
+    def loose(self) -> list[int]:
+        """Numbers of the episodes that are in no sealed file, ascending."""
+        found = {seed: is_group(shard.path) for shard in self.shards() for seed in shard.seeds}
+        return sorted([seed for seed, loose in found.items() if loose] + [s for s in self.single() if s not in found])
+
+    def single(self) -> list[int]:
+        """Numbers of the episodes that have a file of their own, ascending."""
+        return sorted(int(match[1]) for match in self._named(EPISODE))
+
+    def shards(self) -> list[Shard]:
+        """The files of several episodes, sealed or not, by name, opened once; raises GatoError if one is damaged."""
+        paths = self.shard_paths()
+        known = {path: shard for path, shard in self._shards.items() if path in paths and shard.is_current()}
+        self._shards = {path: known.get(path) or Shard(path) for path in paths}
+        self._sealed = {seed: shard for shard in self._shards.values() for seed in shard.seeds}
+        return list(self._shards.values())
+
+    def shard_paths(self) -> list[Path]:
+        """Where the files of several episodes are, in order."""
+        return sorted(self.folder / match[0] for match in self._named(SHARD))
+
+    def _named(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        with os.scandir(self.folder) as entries:
+            return [match for entry in entries if (match := pattern.fullmatch(entry.name))]
+
+    def read(self, index: int) -> Episode:
+        """Read one episode, whichever file it is in.
+
+        Raises:
+            GatoError: the file is missing, truncated or damaged; the message names it and what to do.
+        """
+        if index in self._sealed:
+            return self._sealed[index].read(index)
+        path = self.path(index)
+        try:
+            return Episode.from_bytes(read_own(path))
+        except FileNotFoundError:
+            self.shards()
+            if index in self._sealed:
+                return self._sealed[index].read(index)
+            raise GatoError(f"{path} does not exist: repeat the `gato-agent collect` command") from None
+        except GatoError as error:
+            raise GatoError(f"{path}: {error}; {WAY_OUT}") from error
+
+    def fitting(self, index: int) -> Episode:
+        """Read one episode to be used; raises GatoError as `read`, and where it does not fit the spaces."""
+        episode = self.read(index)
+        if problem := self.mismatch(episode):
+            raise GatoError(problem)
+        return episode
+
+    def mismatch(self, episode: Episode) -> str | None:
+        """A line on what of an episode's columns is not of the spaces' leaves, dtypes and shapes; None if all are."""
+        groups = {"observations": episode.observations, "actions": episode.actions, "labels": episode.targets}
+        for group, columns in groups.items():
+            kinds = {path: (column.dtype, column.shape[1:]) for path, column in columns.items()}
+            if kinds != self._kinds["observations" if group == "observations" else "actions"]:
+                return f"{self.folder}: episode {episode.seed} has other {group} than task.json says; {WAY_OUT}"
+        if episode.rewards.dtype != np.float64 or episode.rewards.ndim != 1:
+            return f"{self.folder}: episode {episode.seed} has rewards of {episode.rewards.dtype}; {WAY_OUT}"
+        return None
+
+    def encoded(self, index: int) -> Encoded:
+        """The arrays of one episode as they are in its file; raises GatoError as `read`."""
+        return self._sealed[index].encoded(index) if index in self._sealed else self.read(index).encode()
+
+    def figures(self, index: int) -> Figures:
+        """Length, return, success and noise of one episode; raises GatoError as `read`."""
+        return self._sealed[index].figures(index) if index in self._sealed else self.read(index).figures
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    def path(self, index: int) -> Path:
+        """The file of one episode, if it has one of its own."""
+        return self.folder / f"{index:08d}.safetensors"
+
+
+def is_group(path: Path) -> bool:
+    """Whether a file of several episodes is not sealed yet: a shard may come to be named by the same episodes."""
+    return path.name.endswith(".group.safetensors")
+
+
+def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+    """Raise UsageError for spaces that have no tokens, so that nothing is stored that nothing can learn from."""
+    try:
+        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=view_of(env_id, observation_space))
+    except SpaceError as error:
+        raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
+
+
+def folder_of(root: Path, env_id: str) -> Path:
+    """Folder of a task under `root`: its id with "/" as %2F."""
+    return root / quote(env_id, safe="")
+
+
+def _own_folder(root: Path, env_id: str) -> Path:
+    """Folder of a task under `root`; raises UsageError for a link there, and for what is no id."""
+    if not plain.is_env_id(env_id):
+        raise UsageError(f"{env_id!r} is no environment's registered id, such as CartPole-v1")
+    return below(root, folder_of(root, env_id).name)
+
+
+def indices_of(root: Path, env_id: str) -> list[int]:
+    """Numbers of a task's episodes under `root`, ascending; none where there is no such task.
+
+    Raises:
+        UsageError: its folder is a link, or the id is none.
+        GatoError: its folder is damaged.
+    """
+    folder = _own_folder(root, env_id)
+    return EpisodeStore(folder).indices() if (folder / HEADER).is_file() else []
+
+
+def task_folders(root: Path) -> list[Path]:
+    """Folders of tasks in `root`, by name; or `root` itself, if it is one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    headers = [root / HEADER] if (root / HEADER).is_file() else sorted(root.glob(f"*/{HEADER}"))
+    if not headers:
+        raise UsageError(f"no episodes in {root}: make some with `gato-agent collect --out {root}`")
+    return [header.parent for header in headers]
+
+
+def open_stores(root: Path) -> list[EpisodeStore]:
+    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does.
+
+    A task's folder may be a link, so that several data sets make one; it may then be read only, see `own_folder`.
+    """
+    return [EpisodeStore(folder) for folder in task_folders(root)]
+
+
+def own_folder(root: Path, store: EpisodeStore) -> Path:
+    """The folder of a store in `root`, to be written to or given away: not what a link in `root` leads to.
+
+    Raises:
+        UsageError: it is a link, and not the one that the user named.
+    """
+    return store.folder if store.folder == root else below(root, store.folder.name)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    way_out = "restore it, or collect into another --out"
+    try:
+        data = parse(read_own(path))
+        other = isinstance(data, dict) and data.get("format", FORMAT) != FORMAT  # whose digest may be another, too
+        header = data if other else without_digest(data)
+    except FileNotFoundError:
+        raise UsageError(f"no episodes in {path.parent}: make some with `gato-agent collect`") from None
+    except ValueError as error:
+        raise GatoError(f"{path} is damaged and does not describe a task ({error}): {way_out}") from error
+    if not SETTINGS.keys() <= header.keys():
+        raise GatoError(f"{path} does not describe a task: {way_out}")
+    if header.get("format") != FORMAT:
+        raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
+    try:
+        for key in sorted(TYPES.keys() & header.keys()):
+            typed(header[key], TYPES[key], key)
+        for key in ("kind", "source", "sha256"):
+            typed(header["expert"][key], str, f"expert {key}")
+        typed(header.get("learner", {"kind": ""})["kind"], str, "learner kind")
+    except (LookupError, ValueError) as error:
+        raise GatoError(f"{path} is damaged ({one_line(error)}): {way_out}") from error
+    plain.env_id(header["env_id"], path, way_out)
+    for actor in (header["expert"], header.get("learner", header["expert"])):  # the kind becomes part of names
+        plain.name(actor["kind"], path, way_out)
+    return header
+
+
+def _space(path: Path, header: dict[str, Any], name: str) -> gym.Space[Any]:
+    """A space of a header; raises GatoError naming the file."""
+    try:
+        return space_from_json(header[name])
+    except GatoError as error:
+        raise GatoError(f"{path}: {name} is {error}; restore it, or collect into another --out") from error
+
+
+def _kind(space: gym.Space[Any]) -> tuple[Any, tuple[int, ...]]:
+    """Dtype and shape of the rows of a leaf's column."""
+    return (np.dtype(object), ()) if isinstance(space, Text) else (space.dtype, space.shape or ())
+
+
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key, name in (SETTINGS | LEARNER).items():
+        then, now = found.get(key), wanted.get(key)
+        if then != now:
+            raise UsageError(
+                f"{folder} was collected with another {name} ({_short(then)}, now {_short(now)}): "
+                "repeat that, choose another --out, or delete the folder"
+            )
+
+
+def _short(value: Any) -> str:
+    """One setting in a few words."""
+    if isinstance(value, dict) and "sha256" in value:
+        parts = value["kind"], value.get("source"), value["sha256"][:8], value.get("beta")
+        return " ".join(str(part) for part in parts if part is not None)
+    text = "none" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,136 @@
+"""What the files of a Minari data set may be: regular files, and HDF5 that holds all of its data itself.
+
+HDF5 can take a group from another file (external link), numbers from any file (external storage) or from data sets of
+other files (virtual data set), and give one object many names. None of it is of use to a data set that is to be copied,
+and all of it reads where the user did not point, so it is refused by name before anything is read.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from gymnasium.spaces import Box, Space
+
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.spaces.flatten import leaves
+
+MOST_TIMES = 2**11  # that stored numbers grow when they are unpacked; gzip comes to 1,032
+SLACK = 2**16  # bytes of an array below which this is of no concern
+METADATA, ARRAYS = "metadata.json", "main_data.hdf5"
+ADVICE = "export or download the data set again"
+
+
+def check_files(folder: Path) -> None:
+    """Refuse what is no regular file or folder.
+
+    Raises:
+        GatoError: a link or a device is among the files of a data set; the message names it.
+    """
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                raise GatoError(f"{path} is a link to {path.readlink()}, which is not followed: {ADVICE}")
+            if not path.is_dir() and not path.is_file():
+                raise GatoError(f"{path} is no regular file: {ADVICE}")
+
+
+def check_arrays(path: Path) -> None:
+    """Refuse HDF5 that refers to anything but itself, or that says it holds more than it can.
+
+    Raises:
+        GatoError: a link, external storage, a virtual data set, or an array too large for what is stored of it; the
+            message names it.
+        OSError: the file is no HDF5, or damaged.
+    """
+    from h5py import File, h5l, h5o
+
+    with File(path, "r") as file:
+        waiting = [(f"{path}: ", file["/"].id)]  # of the lower interface: there may be many thousand
+        while waiting:
+            place, group = waiting.pop()
+            for name in group:
+                where = f"{place}/{name.decode(errors='replace')}"
+                if group.links.get_info(name).type != h5l.TYPE_HARD:
+                    raise GatoError(f"{where} is a link to another place or file, which is not followed: {ADVICE}")
+                about = h5o.get_info(group, name)
+                if about.rc > 1:
+                    raise GatoError(f"{where} has other names in the file too: {ADVICE}")
+                each = h5o.open(group, name)
+                if about.type == h5o.TYPE_GROUP:
+                    waiting.append((where, each))
+                elif about.type == h5o.TYPE_DATASET:
+                    _check_array(each, where)
+
+
+def _check_array(array: Any, where: str) -> None:
+    """Check one array, `h5py.h5d.DatasetID`."""
+    from h5py import h5d
+
+    how = array.get_create_plist()
+    if how.get_layout() == h5d.VIRTUAL or how.get_external_count():
+        raise GatoError(f"{where} keeps its numbers in other files, which are not read: {ADVICE}")
+    size, stored = array.get_space().get_simple_extent_npoints() * array.get_type().get_size(), array.get_storage_size()
+    if size > max(SLACK, MOST_TIMES * stored):
+        raise GatoError(f"{where} is said to have {size:,} bytes, of which {stored:,} are stored: {ADVICE}")
+
+
+def check_episodes(folder: Path, metadata: Mapping[str, Any]) -> range:
+    """The numbers of all episodes, as the metadata says how many there are.
+
+    Args:
+        folder: of the data set's files.
+        metadata: whose `total_episodes` are counted; its `data_format` is hdf5, or one with a folder for each episode.
+
+    Raises:
+        GatoError: this is no number of episodes, they are not there, or their arrays lie elsewhere (`check_arrays`).
+    """
+    count, hdf5 = metadata["total_episodes"], metadata.get("data_format", "hdf5") == "hdf5"
+    if hdf5:
+        check_arrays(folder / ARRAYS)
+    if type(count) is not int or count < 0:
+        raise GatoError(f"{folder / METADATA} has total_episodes {count!r:.80}, which is no number: {ADVICE}")
+    if hdf5:
+        import h5py
+
+        with h5py.File(folder / ARRAYS, "r") as file:
+            there = set(file)
+        names: Iterator[str] = (f"episode_{number}" for number in range(count))
+    else:
+        there = {path.name for path in folder.iterdir() if path.is_dir()}
+        names = map(str, range(count))
+    if count > len(there):
+        raise GatoError(f"{folder / METADATA} has total_episodes {count:,}, and {len(there):,} are there: {ADVICE}")
+    if missing := next((name for name in names if name not in there), None):
+        raise GatoError(f"{folder} has no {missing}, though total_episodes is {count:,}: {ADVICE}")
+    return range(count)
+
+
+@contextmanager
+def only_jpeg(spaces: tuple[Space[Any], ...]) -> Iterator[None]:
+    """Let Minari decode JPEG of the spaces' sizes and nothing else: Pillow tries formats that start other programs."""
+    from PIL import Image
+
+    places = (f"minari.dataset._storages.{name}_storage" for name in ("hdf5", "arrow"))
+    modules: list[Any] = [sys.modules[name] for name in places if name in sys.modules]
+
+    shapes = [leaf.space.shape for space in spaces for leaf in leaves(space) if isinstance(leaf.space, Box)]
+    sizes = {(shape[1], shape[0]) for shape in shapes if len(shape) in (2, 3)}
+
+    class Jpeg:
+        """Stands in for Pillow's module."""
+
+        @staticmethod
+        def open(file: Any) -> Image.Image:
+            image = Image.open(file, formats=("JPEG",))
+            if image.size not in sizes:
+                raise ValueError(f"a picture of {image.width} x {image.height}, which is no observation's size")
+            return image
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(patch.object(module, "Image", Jpeg))
+        yield

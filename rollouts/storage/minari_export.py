@@ -1,0 +1,226 @@
+"""Episodes to a Minari data set, exactly.
+
+A data set is written into a hidden folder, read back and compared, and then takes its place as a whole:
+
+    datasets/.gato-export-x7d2/gato/CartPole-v1/catalogue-v0    ->    datasets/gato/CartPole-v1/catalogue-v0
+
+A data set in its place was compared; the folder of a killed export is removed by the next export.
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Dict, Space, Text, Tuple
+
+from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
+from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
+from gato_agent.envs.make import find_spec
+from gato_agent.envs.spaces.flatten import batch
+from gato_agent.envs.tasks.task import find
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.filter import usable
+from gato_agent.rollouts.storage.minari_import import EXACT, SPACES, load_minari, open_storage, read_episode
+
+ROOT = "MINARI_DATASETS_PATH"
+BEGUN = ".gato-export-"  # how folders of data sets that are not complete begin; Minari lists none that is hidden
+
+
+def export(
+    store: EpisodeStore, namespace: str, root: Path | None = None, about: Mapping[str, str | None] | None = None
+) -> tuple[str, int]:
+    """Write the episodes that the folder's rule keeps as one HDF5 data set.
+
+    Observations, executed actions, rewards and ends are exact: all is read back and compared. The expert's own actions
+    are in the infos where noise or an agent's action was executed instead; success and noise are in the metadata of
+    episodes.
+
+    Args:
+        store: whose episodes.
+        namespace: first part of the id.
+        root: where Minari is to look for it.
+        about: author, author_email, code_permalink.
+
+    Returns:
+        Its id and the number of episodes.
+
+    Raises:
+        UsageError: Minari is missing, or has another data set of that id.
+        GatoError: Minari cannot hold these episodes.
+    """
+    minari = load_minari()
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{store.kind}") + "-v0"
+    for name in SPACES:
+        _check_keys(dataset_id, getattr(store, name))
+    numbers = usable(store)
+    root = (root or Path(get_dataset_path())).absolute()
+    target = _own_place(root, dataset_id)
+    make_folder(target.parent)
+    if not target.exists():
+        with temporary_folder(root, BEGUN) as begun:
+            with _root(begun), _named(dataset_id):
+                _write(minari, store, numbers, dataset_id, about or {})
+                _compare(store, numbers, begun / dataset_id / "data")
+            with _root(root), _named(dataset_id):
+                _register(dataset_id)
+            if place_folder(begun / dataset_id, target):
+                return dataset_id, len(numbers)
+    try:
+        _compare(store, numbers, target / "data")
+    except Exception as error:
+        raise UsageError(
+            f"{dataset_id}: a data set already exists in {target}, and it does not hold these episodes: delete it, or "
+            "give another --namespace"
+        ) from error
+    return dataset_id, len(numbers)
+
+
+def _write(
+    minari: Any, store: EpisodeStore, numbers: list[int], dataset_id: str, about: Mapping[str, str | None]
+) -> None:
+    """Write those episodes below the folder that Minari looks into."""
+    from minari.data_collector import EpisodeBuffer
+
+    def buffers() -> Iterator[Any]:
+        for episode in map(store.fitting, numbers):
+            last = np.arange(len(episode)) == len(episode) - 1
+            yield EpisodeBuffer(
+                seed=episode.seed,
+                observations=_nested(store.observation_space, batch(store.observation_space, episode.observations)),
+                actions=_nested(store.action_space, batch(store.action_space, episode.actions)),
+                rewards=episode.rewards,
+                terminations=last & episode.terminated,
+                truncations=last & episode.truncated,
+                infos=None if episode.labels is None else {
+                    "expert_action": _nested(store.action_space, batch(store.action_space, episode.labels))
+                },
+            )  # fmt: skip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of every field that is left out
+        dataset = minari.create_dataset_from_buffers(
+            dataset_id, buffers(), observation_space=store.observation_space, action_space=store.action_space,
+            algorithm_name=f"{store.kind}: {store.header['expert']['source']}", data_format="hdf5", jpeg_encoding=False,
+            description=f"collected with gato-agent in {json.dumps(store.header['versions'])}",
+            **{key: value for key, value in about.items() if value},
+        )  # fmt: skip
+        exact = {EXACT: {name: store.header[name] for name in SPACES}}
+        dataset.storage.update_metadata(_scores(store) | _spec(store) | exact)
+        figures = [store.figures(number) for number in numbers]
+        dataset.storage.update_episode_metadata([
+            {key: value for key, value in (("success", each.success), ("noise", each.noise)) if value is not None}
+            for each in figures
+        ])  # fmt: skip
+
+
+def _compare(store: EpisodeStore, numbers: list[int], data: Path) -> None:
+    """Raise GatoError if what can be read back is not what was to be written."""
+    spaces, places = (store.observation_space, store.action_space), range(len(numbers))
+    storage = open_storage(data)
+    if (storage.observation_space, storage.action_space) != spaces:
+        raise GatoError(f"Minari does not hold the spaces of {store.env_id} exactly, such as the dtype of a Discrete")
+    if storage.total_episodes != len(numbers):
+        raise GatoError(f"it holds {storage.total_episodes} episodes instead of {len(numbers)}")
+    for number, episode, more in zip(
+        numbers, storage.get_episodes(places), storage.get_episode_metadata(places), strict=True
+    ):
+        ours, theirs = store.read(number), read_episode(episode, more, spaces, {})
+        seeds = {"minari_seed": number} | ({"noise": ours.provenance["noise"]} if "noise" in ours.provenance else {})
+        same = replace(theirs, seed=number, provenance=ours.provenance).to_bytes() == ours.to_bytes()
+        if not same or theirs.provenance != seeds:
+            raise GatoError(f"Minari does not hold episode {number} of {store.env_id} exactly")
+
+
+def _check_keys(dataset_id: str, space: Space[Any]) -> None:
+    """Raise GatoError for a key that is no name in HDF5, which divides names at each "/"."""
+    entries = space.spaces.items() if isinstance(space, Dict) else enumerate(getattr(space, "spaces", ()))
+    for key, entry in entries:
+        if isinstance(key, str) and ("/" in key or "\0" in key or key in ("", ".", "..")):
+            raise GatoError(
+                f'{dataset_id}: the key {key!r} of a Dict cannot be written to HDF5, which divides names at "/": '
+                "name it otherwise in a wrapper of the environment, and collect again"
+            )
+        _check_keys(dataset_id, entry)
+
+
+@contextmanager
+def _named(dataset_id: str) -> Iterator[None]:
+    """Say of whatever goes wrong inside which data set cannot be written: Minari raises nearly anything."""
+    try:
+        yield
+    except GatoError as error:
+        raise GatoError(f"{dataset_id}: {error}") from error
+    except OSError as error:
+        raise GatoError(f"{dataset_id} cannot be written: {reason(error)}") from error
+    except Exception as error:
+        raise GatoError(f"{dataset_id}: Minari does not take these episodes: {one_line(error)}") from error
+
+
+def _register(dataset_id: str) -> None:
+    """Make the namespace of a data set known to Minari."""
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    namespace = dataset_id.rpartition("/")[0]
+    if namespace not in list_local_namespaces():
+        create_namespace(namespace)
+
+
+def _scores(store: EpisodeStore) -> dict[str, Any]:
+    """Reference scores of the catalogue, where it knows both and the environment is its own."""
+    task = None if store.env_kwargs else find(store.env_id)
+    if task is None or task.random is None or task.expert is None:
+        return {}
+    return {
+        "ref_min_score": task.random.mean,
+        "ref_max_score": task.expert.mean,
+        "num_episodes_average_score": task.expert.episodes,
+    }
+
+
+def _spec(store: EpisodeStore) -> dict[str, str]:
+    """The environment's id, and its whole spec where it is installed and JSON can hold it."""
+    named = {"env_id": store.env_id}
+    try:
+        spec = deepcopy(find_spec(store.env_id))
+        spec.kwargs |= store.env_kwargs
+        return named | {"env_spec": spec.to_json()}
+    except (GatoError, TypeError, ValueError):
+        return named
+
+
+def _nested(space: Space[Any], values: Any) -> Any:
+    """Minari takes a tuple for a Tuple, so texts must be a list."""
+    if isinstance(space, Dict):
+        return {key: _nested(entry, values[key]) for key, entry in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_nested(entry, value) for entry, value in zip(space.spaces, values, strict=True))
+    return list(values) if isinstance(space, Text) else values
+
+
+def _own_place(root: Path, dataset_id: str) -> Path:
+    """Folder of a data set; raises UsageError if one on the way to it is a link, which would be written through."""
+    folder = root
+    for name in dataset_id.split("/"):
+        folder = below(folder, name)
+    return folder
+
+
+@contextmanager
+def _root(root: Path) -> Iterator[None]:
+    """Let Minari look there; it has no argument for it."""
+    before = os.environ.get(ROOT)
+    os.environ[ROOT] = str(root)
+    try:
+        yield
+    finally:
+        os.environ.pop(ROOT) if before is None else os.environ.update({ROOT: before})

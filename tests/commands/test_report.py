@@ -1,0 +1,198 @@
+"""The report: what it says, what it may take from elsewhere (nothing), and how it behaves in a browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gato_agent.commands.evaluate import EvaluateConfig, evaluate
+from gato_agent.commands.report import ReportConfig, report, write_report
+from gato_agent.envs.errors import GatoError
+from gato_agent.evaluation.report.videos import FRAMES, LARGEST, LONGEST, encode
+from gato_agent.evaluation.results import Outcome, Results, score
+
+TASKS = ("CartPole-v1", "Pendulum-v1", "FrozenLake-v1")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a random player, with films, beside better results of the same tasks."""
+    pytest.importorskip("pygame")
+    folder = tmp_path_factory.mktemp("report")
+    found = evaluate(EvaluateConfig(
+        env=TASKS, expert="random", episodes=4, workers=0, out=folder / "random", report=folder / "page",
+    ))  # fmt: skip
+    better = Results("a better player", None, None, found.settings, found.versions)
+    for name, task in found.tasks.items():
+        outcomes = [Outcome(seed, total + 50, 9, None) for seed, total in enumerate(task.returns)]
+        better.tasks[name] = score(name, outcomes)
+    better.failed = {"Taxi-v4": "Taxi-v4: it <broke>"}
+    better.save(folder / "better.json")
+    report(ReportConfig((folder / "random", folder / "better.json"), folder / "two", videos=False))
+    return folder
+
+
+def test_the_page_is_whole_without_network_and_its_films_are_small(folder: Path) -> None:
+    page = (folder / "page" / "index.html").read_text()
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|url\(|@import", page)
+    assert "$" not in re.sub(r"<script>.*</script>", "", page, flags=re.S)  # every part was filled in
+    linked = set(re.findall(r'src="(videos/[^"]+)"', page))
+    assert linked == {f"videos/{task}.{kind}" for task in TASKS for kind in ("mp4", "jpg")}
+    assert all(0 < (folder / "page" / name).stat().st_size <= LARGEST for name in linked)
+    assert {path.name for path in (folder / "page").iterdir()} >= {"families.png", "tasks.svg", "profile.png"}
+
+
+def test_tables_in_markdown_have_every_family_and_task(folder: Path) -> None:
+    families, tasks = (folder / "two" / "tables.md").read_text().split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in families.splitlines()]
+    assert rows[0][5:8] == ["above 0.5", "above 0.8", "above 0.9"] and set(rows[1]) == {"---", "---:"}
+    assert [(row[0], row[1]) for row in rows[2:]] == [("classic, Box2D, toy text", "3"), ("all", "3")]
+    found = Results.load(folder / "random").tasks
+    shown = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in tasks.splitlines()[2:]}
+    assert shown == {name: f"{each.normalized:.3f}" for name, each in found.items()}
+
+
+def test_a_film_shows_the_first_episode(folder: Path) -> None:
+    manifest = json.loads((folder / "page" / "videos" / "videos.json").read_text())["films"]
+    found = Results.load(folder / "random")
+    for task in TASKS:
+        assert (manifest[task]["steps"], manifest[task]["return"]) == (
+            found.tasks[task].lengths[0], pytest.approx(found.tasks[task].returns[0]),
+        )  # fmt: skip
+        _, seconds = imageio_ffmpeg.count_frames_and_secs(str(folder / "page" / "videos" / manifest[task]["file"]))
+        assert 1.5 <= seconds <= LONGEST + 0.5
+
+
+def test_films_that_are_there_are_kept_and_those_of_others_are_not(folder: Path, monkeypatch: Any) -> None:
+    found = Results.load(folder / "random")
+    before = {path: path.stat().st_mtime_ns for path in (folder / "page" / "videos").glob("*.mp4")}
+    write_report([found], folder / "page", Console())
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    other = Results("someone else", None, "00", found.settings, found.versions, found.tasks)
+    write_report([other], folder / "page", Console(), videos=False)
+    assert "<video preload" not in (folder / "page" / "index.html").read_text()
+    write_report([found], folder / "page", Console())
+    assert (folder / "page" / "index.html").read_text().count("<video preload") == len(TASKS)
+
+
+def test_an_environment_that_cannot_be_drawn_is_said_and_has_no_film(tmp_path: Path, capsys: Any) -> None:
+    found = evaluate(EvaluateConfig(env=("CartPole-v1",), expert="random", episodes=1, out=tmp_path / "r"))
+    found.tasks["Gone-v0"] = score("Gone-v0", [Outcome(0, 1.0, 3, None)])
+    write_report([found], tmp_path / "p", Console())
+    assert "no video: unknown environment Gone-v0" in capsys.readouterr().out
+    page = (tmp_path / "p" / "index.html").read_text()
+    assert "Gone-v0" in page and "videos/Gone-v0.mp4" not in page and "videos/CartPole-v1.mp4" in page
+
+
+def test_even_noise_becomes_a_small_film() -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (210, 160, 3), dtype=np.uint8) for _ in range(FRAMES)]
+    assert 10_000 < len(encode(noise, FRAMES / LONGEST)) <= LARGEST
+    with pytest.raises(GatoError, match="no frame was written"):
+        encode([], 10.0)
+
+
+def test_what_users_may_name_is_escaped(folder: Path) -> None:
+    page = (folder / "two" / "index.html").read_text()
+    assert "a better player" in page
+    report(ReportConfig((folder / "better.json",), folder / "escaped", videos=False))
+    page = (folder / "escaped" / "index.html").read_text()
+    assert "it &lt;broke&gt;" in page and "<broke>" not in page
+
+
+def test_a_comparison_names_published_figures_and_their_environments(folder: Path, capsys: Any) -> None:
+    found = Results.load(folder / "random")
+    found.tasks["Hopper-v5"] = score("Hopper-v5", [Outcome(0, 3000.0, 3, None), Outcome(1, 3100.0, 3, None)])
+    found.save(folder / "hopper.json")
+    report(ReportConfig((folder / "hopper.json", folder / "better.json")))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "0.850" in shown and "11 tasks, *-v4" in shown
+    assert "probability that an episode of random beats one of" in shown
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium with its driver here: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def shown(browser: Any) -> list[str]:
+    script = "return [...document.querySelectorAll('.tasks tbody tr')].filter(r => !r.hidden).map(r => r.dataset.task)"
+    return list(browser.execute_script(script))
+
+
+def clean(browser: Any) -> bool:
+    """Whether nothing was said on the console; a later page must not be blamed for it."""
+    return not browser.get_log("browser")
+
+
+def test_the_table_sorts_and_filters(folder: Path, browser: Any) -> None:
+    browser.get((folder / "page" / "index.html").as_uri())
+    heads = {
+        each.text.split()[0]: each for each in browser.find_elements("css selector", ".tasks thead th") if each.text
+    }
+    heads["task"].find_element("tag name", "button").click()
+    assert shown(browser) == sorted(TASKS)
+    assert heads["task"].get_attribute("aria-sort") == "ascending"
+    heads["task"].find_element("tag name", "button").click()
+    assert shown(browser) == sorted(TASKS, reverse=True)
+    tasks = Results.load(folder / "random").tasks
+    heads["return"].find_element("tag name", "button").click()
+    assert shown(browser) == sorted(TASKS, key=lambda task: -tasks[task].mean)
+    assert heads["task"].get_attribute("aria-sort") == "none"
+    browser.find_element("id", "search").send_keys("cart")
+    assert shown(browser) == ["CartPole-v1"]
+    assert browser.find_element("id", "count").text == "1 of 3 tasks"
+    cards = "return [...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => c.dataset.task)"
+    assert browser.execute_script(cards) == ["CartPole-v1"]
+    assert clean(browser)
+
+
+def test_a_film_is_fetched_when_it_is_played(folder: Path, browser: Any) -> None:
+    browser.get((folder / "page" / "index.html").as_uri())
+    states = "return [...document.querySelectorAll('.card video')].map(v => [v.preload, v.networkState, v.currentTime])"
+    assert all(state[0] == "none" and state[2] == 0 for state in browser.execute_script(states))
+    browser.execute_script("document.querySelector('.card .play').click()")
+    wait(browser, "return document.querySelector('.card video').currentTime > 0.2")
+    assert [state[2] for state in browser.execute_script(states)][1:] == [0, 0]
+    browser.execute_script("document.querySelector('.tasks .watch').click()")
+    wait(browser, "return document.querySelector('#cinema video').currentTime > 0.2")
+    assert clean(browser)
+
+
+def wait(browser: Any, script: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(script))
+
+
+@pytest.mark.parametrize("page", ["page", "two"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(folder: Path, browser: Any, width: int, page: str) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get((folder / page / "index.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    before = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    browser.find_element("id", "theme").click()
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") != before
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert clean(browser)

@@ -1,0 +1,15 @@
+"""An environment that takes the arguments of a faulty one and does nothing wrong; workers import it by name."""
+
+import gymnasium as gym
+
+from tests.helpers.faulty_env import WorkerEnv
+
+
+class CalmEnv(WorkerEnv):
+    """Ends after 5 steps, whatever it is told."""
+
+    def __init__(self, fault: str = "", seed: int = -1, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+
+
+gym.register("Calm-v0", entry_point=CalmEnv)

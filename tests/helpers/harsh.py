@@ -1,0 +1,23 @@
+"""A model that no test is kind to."""
+
+import torch
+from torch import nn
+
+from gato_agent.model.config import GatoConfig
+from gato_agent.model.gato import Gato
+
+
+def harsh(config: GatoConfig) -> Gato:
+    """Random weights that attend sharply, and with an action decoder that reads what was chosen before.
+
+    Untrained attention is nearly uniform, and an untrained correction is zero: both would hide mistakes.
+    """
+    torch.manual_seed(0)
+    model = Gato(config).eval()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.qkv.weight[: 2 * config.width] *= 2
+    if model.action_decoder is not None:
+        for layer in model.action_decoder.correction.out:
+            nn.init.normal_(layer.weight, std=0.5)
+    return model

@@ -1,0 +1,142 @@
+"""Play shows the model the very stream that it was trained on: at every choice the logits are the same."""
+
+import dataclasses
+from collections.abc import Callable
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Text
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.task_tokens import TokenizedTask
+from gato_agent.envs.spaces.flatten import Columns, columns
+from gato_agent.inference import agent as agent_module
+from gato_agent.inference.agent import Agent
+from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.model.gato import Gato
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.tokens.space_tokenizer import PACK, PAD, PATCH
+from gato_agent.tokens.text_tokenizer import TextTokenizer
+from tests.helpers.driving import teacher_forced
+from tests.helpers.harsh import harsh
+from tests.helpers.shapes import NANO
+from tests.helpers.taped import Taped
+
+SMALL = dataclasses.replace(NANO, context=48, layers=2)
+OBSERVATION = Dict({
+    "camera": Box(0, 255, (20, 32, 3), np.uint8),  # four patches of different intervals
+    "goal": Text(4, charset="abc"),  # at most four pieces of six
+    "near": Discrete(3),
+    "x": Box(-np.inf, np.inf, (2,)),
+})  # fmt: skip
+ACTION = Dict({"grip": Discrete(3), "move": Box(-1, 2, (2,))})
+STEPS, RESTART = 40, 23  # lane 1 plays two episodes
+TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
+
+
+@pytest.fixture(
+    params=[
+        {},
+        {"pack": 2},
+        {"past_actions": True},
+        {"past_actions": True, "pack": 2},
+        {"action_decoder": True},
+        {"action_decoder": True, "pack": 2},
+        {"action_decoder": True, "pack": 64},
+    ],
+    ids=str,
+)
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
+    """With a token for each value or for several, in all layouts."""
+    model = harsh(dataclasses.replace(SMALL, **request.param))
+    return Checkpoint(model, {TASK.id: TASK}, TextTokenizer.train(["abc"], 300))
+
+
+def recording(kind: type[TorchDecoder | Engine], seen: list[Tensor]) -> Callable[..., Decoder]:
+    """A `make_decoder` whose decoders keep their logits."""
+
+    def make(model: Gato, legal: Legal, precision: Precision, *, compiled: bool) -> Decoder:
+        decoder: Decoder = kind(model, legal)
+        step = decoder.step
+
+        def recorded(prefill: Prefill, options: StepOptions) -> Tensor:
+            action = step(prefill, options)
+            seen.extend(logits.clone() for logits in decoder.logits)
+            return action
+
+        decoder.step = recorded  # type: ignore[method-assign]
+        return decoder
+
+    return make
+
+
+def lane_of(batches: list[Columns], lane: int) -> Columns:
+    return {path: np.stack([batch[path][lane] for batch in batches]) for path in batches[0]}
+
+
+def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
+    """Logits of all action tokens in order, from the one window that holds the whole episode and nothing else."""
+    tokenizer = TASK.tokenizer(checkpoint.model.config, checkpoint.text)
+    task = TokenizedTask.of(TASK.id, tokenizer, [episode])
+    windows = Windows([task], window=task.tokens, batch_size=1)
+    batch = next(batch for batch in map(windows.batch, count()) if batch.segment.max() == batch.segment.min())
+    assert {PAD, PATCH} < set(batch.tokens[0].tolist())
+    assert (PACK in batch.tokens) == (checkpoint.model.config.pack > 1)
+    model = checkpoint.model
+    with torch.inference_mode():
+        hidden = model(
+            batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
+            index=batch.index, until=batch.until, packs=batch.packs,
+        )[0]  # fmt: skip
+        targets, legal = batch.targets, [(int(low), int(high)) for low, high in tokenizer.legal]
+        assert targets.position.tolist() == sorted(targets.position.tolist())
+        states = [hidden[targets.position + offset] for offset in targets.offset]
+        logits = list(teacher_forced(model, states, targets.ids, legal))
+    return [part[step] for step in range(len(targets.position)) for part in logits]
+
+
+@pytest.mark.parametrize(("kind", "followed"), [
+    (TorchDecoder, False), (TorchDecoder, True), (Engine, False), (Engine, True), (Taped, True)
+])  # fmt: skip
+def test_logits_in_play_are_those_of_training(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], followed: bool
+) -> None:
+    """Also where others than the agent have acted, in the first step and in a third of the others."""
+    seen: list[Tensor] = []
+    monkeypatch.setattr(agent_module, "make_decoder", recording(kind, seen))
+    agent = Agent(checkpoint, TASK, temperature=1.0)
+    agent.reset(2)
+    space = batch_space(OBSERVATION, 2)
+    space.seed(0)
+    observations = [space.sample() for _ in range(STEPS + 1)]
+    others = batch_space(ACTION, 2)
+    others.seed(1)
+    actions = []
+    for t, observation in enumerate(observations[:-1]):
+        start = np.array([t == 0, t in (0, RESTART)])
+        if followed and t % 3 == 0:
+            actions.append(others.sample())
+            agent.follow(observation, actions[-1], start)
+        else:
+            actions.append(agent.act(observation, start))
+
+    n_act, worst = len(agent.tokenizer.legal), 0.0
+    assert n_act == 3
+    assert len(seen) == STEPS * n_act
+    for lane, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
+        episode = Episode(
+            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], lane),
+            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], lane),
+            labels=None, rewards=np.ones(end - begin), terminated=True, truncated=False, success=None, seed=0,
+        )  # fmt: skip
+        played = seen[begin * n_act : end * n_act]
+        for cached, expected in zip(played, uncached(checkpoint, episode), strict=True):
+            scale = max(1.0, expected.abs().max().item())
+            worst = max(worst, (cached[lane] - expected).abs().max().item() / scale)
+    assert worst < 1e-5

@@ -1,0 +1,95 @@
+"""The paper's filter, and what it does where it was not thought of."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.storage.episode import Figures
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
+from gato_agent.rollouts.storage.filter import Rule, expert_return, kept, read_rule, usable, write_rule
+from tests.rollouts.storage.test_compact import varied
+from tests.rollouts.storage.test_episode_store import HEADER
+
+
+def figures(returns, success=None):
+    return [Figures(1, float(total), success, 0.0) for total in returns]
+
+
+def test_the_experts_return_is_the_best_mean_of_a_tenth_in_a_row():
+    returns = np.zeros(40)
+    returns[10:14] = 8, 9, 10, 9
+    returns[30] = 30
+    assert expert_return(returns) == 9.0
+    assert expert_return(np.array([3.0, 5.0, 4.0])) == 5.0
+    many = np.concatenate([np.zeros(19_000), np.ones(1000)])
+    assert expert_return(many) == 1.0  # at most 1,000 in a row
+
+
+@pytest.mark.parametrize(
+    ("returns", "kept"),
+    [
+        ([100, 80, 79.9, 0], [True, True, False, False]),
+        ([-100, -119, -121, -200], [True, True, False, False]),  # a fifth below, as above
+        ([0, 0, -1], [True, True, False]),
+        ([5], [True]),
+        ([], []),
+    ],
+)
+def test_episodes_near_the_experts_return_are_kept(returns, kept):
+    assert Rule(keep_above=0.8).apply(figures(returns)) == kept
+
+
+def test_success_counts_where_there_is_such_a_thing():
+    assert Rule(success_only=True).apply([*figures([1], True), *figures([2], False), *figures([3])]) == [
+        True,
+        False,
+        False,
+    ]
+    assert Rule(success_only=True).apply(figures([1, 2])) == [True, True]
+    both = Rule(keep_above=0.8, success_only=True)
+    assert both.apply([*figures([10, 1], True), *figures([10], False)]) == [True, False, False]
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.1, float("nan")])
+def test_shares_that_cannot_be_are_refused(tmp_path, share):
+    with pytest.raises(UsageError, match=r"--keep-above .*: it must be above 0, and at most 1"):
+        collect(CollectConfig(env=("CartPole-v1",), keep_above=share, out=tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_collecting_marks_and_nothing_is_lost(tmp_path):
+    settings = {"env": ("CartPole-v1",), "expert": "random", "workers": 0, "out": tmp_path}
+    collect(CollectConfig(**settings, episodes=30, keep_above=0.8))
+    (store,) = open_stores(tmp_path)
+    assert store.indices() == list(range(30))
+    some = kept(store)
+    bound = 0.8 * expert_return(np.array([store.figures(i).total for i in range(30)]))
+    assert some == [i for i in range(30) if store.figures(i).total >= bound]
+    assert 0 < len(some) < 30
+    collect(CollectConfig(**settings, episodes=40))  # the rule stays, and looks at all of them
+    assert read_rule(store.folder) == Rule(keep_above=0.8)
+    assert len(kept(store)) != len(some)
+    (store.folder / "keep.json").unlink()
+    assert kept(store) == list(range(40))
+
+
+def test_a_rule_that_keeps_nothing_is_named(tmp_path):
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit([varied(2).encode()])
+        write_rule(store, Rule(success_only=True))
+        assert kept(store) == []
+        with pytest.raises(UsageError, match=r"keep\.json keeps none of its episodes: delete it"):
+            usable(store)
+
+
+DAMAGED = [{"keep_above": 7}, {"code": "print()"}, {"keep_above": True}, {"success_only": 1}]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 9999, *map(json.dumps, DAMAGED)])
+def test_a_damaged_rule_is_named(tmp_path, text):
+    (tmp_path / "keep.json").write_text(text)
+    with pytest.raises(GatoError, match=r"keep\.json is damaged .*delete it"):
+        read_rule(tmp_path)

@@ -1,0 +1,264 @@
+"""The verbs, as a person types them: what they print, write and answer to mistakes."""
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import gymnasium as gym
+import imageio_ffmpeg
+import pytest
+
+from gato_agent.cli import VERBS, main
+from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.progress import progress
+from tests.helpers.paths import ROOT
+
+CHECKPOINT_BYTES = 1000
+
+
+def cli(
+    line: str, expect: int = 0, cwd: Path | None = None, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with `path` to import from."""
+    command = [sys.executable, "-m", "gato_agent", *shlex.split(line)]
+    variables = {**os.environ, "PYTHONPATH": str(path)} if path else None
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, env=variables)
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result
+
+
+def fails(capsys: pytest.CaptureFixture[str], line: str, code: int) -> str:
+    """Run a command that must fail with one clear line; returns it."""
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line))
+    captured = capsys.readouterr()
+    assert stop.value.code == code, captured.err
+    assert "Traceback" not in captured.err
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set and a run, made by the verbs."""
+    folder = tmp_path_factory.mktemp("user")
+    cli("collect --env CartPole-v1 --episodes 3 --out data", cwd=folder)
+    cli("train --data data --out runs/cartpole --steps 2 --batch-size 1 --num-threads 1", cwd=folder)
+    return folder
+
+
+def test_a_bare_command_shows_its_verbs_and_imports_nothing_heavy() -> None:
+    assert all(verb in cli("").stdout for verb in VERBS)
+    heavy = "{'torch', 'gymnasium', 'stable_baselines3', 'tyro', 'rich'}"
+    probe = f"import sys, gato_agent.cli as cli; cli.run([]); print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.endswith("set()\n")
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--version").stdout[0].isdigit()
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as stop:
+            main([*verb.split(), "--help"])
+        assert stop.value.code == 0
+        assert "--" in capsys.readouterr().out
+
+
+def test_play_writes_a_video_and_json(trained: Path) -> None:
+    line = "play --env CartPole-v1 --checkpoint runs/cartpole --render video --video v/cart.mp4"
+    shown = cli(f"{line} --episodes 2 --seed 5 --json play.json", cwd=trained).stdout
+    assert "v/cart.mp4" in shown
+    result = json.loads((trained / "play.json").read_text())
+    assert set(result) == {"env", "checkpoint", "device", "episodes", "mean_return", "steps_per_second"}
+    assert [e["seed"] for e in result["episodes"]] == [5, 6]
+    assert all(e["return"] == e["length"] for e in result["episodes"])
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(trained / "v/cart.mp4"))
+    assert frames == sum(e["length"] for e in result["episodes"])
+
+
+def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
+    common = "--checkpoint runs/cartpole --env CartPole-v1 --episodes 4"
+    cli(f"evaluate {common} --n-envs 3 --json scores.json", cwd=trained)
+    (task,) = json.loads((trained / "scores.json").read_text())["tasks"]
+    assert {"task", "episodes", "mean", "std", "ci95", "random", "expert", "normalized", "success"} < set(task)
+    cli(f"play {common} --render none --json p.json", cwd=trained)
+    played = json.loads((trained / "p.json").read_text())
+    assert [e["seed"] for e in played["episodes"]] == list(range(1_000_000, 1_000_004))  # never those of collection
+    assert task["mean"] == played["mean_return"]
+    assert task["returns"] == [e["return"] for e in played["episodes"]]
+    assert task["steps"] == sum(task["lengths"]) == sum(e["length"] for e in played["episodes"])
+    shown = cli(f"play {common} --render none --n-envs 3 --hz 5000 --json q.json", cwd=trained).stdout
+    together = json.loads((trained / "q.json").read_text())
+    by_seed = sorted(together["episodes"], key=lambda e: e["seed"])
+    assert [e["return"] for e in by_seed] == [e["return"] for e in played["episodes"]]
+    assert f"{together['missed_deadlines']} of {together['control_steps']} deadlines missed at 5000 Hz" in shown
+    assert task["expert"] == 500.0
+    assert task["normalized"] == pytest.approx((task["mean"] - task["random"]) / (task["expert"] - task["random"]))
+
+
+def test_experts_are_evaluated_like_agents(tmp_path: Path) -> None:
+    cli("evaluate --expert catalogue --env CartPole-v1 --episodes 3 --json s.json", cwd=tmp_path)
+    (task,) = json.loads((tmp_path / "s.json").read_text())["tasks"]
+    assert (task["mean"], task["normalized"]) == (500.0, 1.0)
+
+
+def test_info(trained: Path) -> None:
+    shown = cli("info --size large").stdout
+    assert "1,085,345,792" in shown
+    assert "1,180,000,000" in shown
+    shown = cli("info --checkpoint runs/cartpole --env CartPole-v1", cwd=trained).stdout
+    assert "CartPole-v1" in shown
+    assert "1 token per timestep" in shown and "512.0 steps" in shown  # of a nano, with a context of 512
+    assert "6 tokens per timestep" in shown and "256.0 steps" in shown  # of the paper's sizes, four of which stay
+
+
+MISTAKES = [
+    ("play --env CartPole-v9", 2, "did you mean CartPole-v1"),
+    ("play --env Acrobot-v1 --checkpoint {run}", 2, "Acrobot-v1"),
+    ("play --env CartPole-v1 --checkpoint nowhere", 2, "no checkpoint at nowhere"),
+    ("play --env CartPole-v1 --checkpoint {truncated}", 1, "damaged"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --env-kwargs nonsense", 2, "not JSON"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --env-kwargs [1]", 2, "not a JSON object"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --episodes 0", 2, "at least 1"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --n-envs 0", 2, "--n-envs 0: at least 1"),
+    ("play --env CartPole-v1 --checkpoint {run} --render none --hz -1", 2, "--hz -1.0: at least 0"),
+    ("evaluate --checkpoint {run} --env Nothing-v0", 2, "unknown environment Nothing-v0"),
+    ("evaluate --checkpoint {run} --episodes 0", 2, "at least 1"),
+    ("evaluate --expert random", 2, "--env"),
+    ("collect --env CartPole-v1 --expert nowhere.zip --out {out}", 2, "nowhere.zip"),
+    ("collect --env CartPole-v1 --episodes 0 --out {out}", 2, "at least 1"),
+    ("train --data {out}/empty --out {out}/run", 2, "gato-agent collect"),
+    ("train --data {data} --out {out}/run --steps 0", 2, "--steps 0: at least 1"),
+    ("train --data {data} --out {out}/run --save-every 0", 2, "--save-every 0: at least 1"),
+    ("train --data {data} --out {out}/run --learning-rate 0", 2, "--learning-rate 0"),
+    ("train --data {data} --out {out}/run --device gpu", 2, "--device gpu"),
+    ("train --data {data} --out {out}/run --text-model {out}/no.model", 2, "no.model"),
+    ("evaluate --checkpoint {run} --n-envs 0", 2, "--n-envs 0: at least 1"),
+    ("evaluate --checkpoint {run} --seed -5", 2, "--seed -5: at least 0"),
+    ("evaluate --expert train --env CartPole-v1", 2, "collect"),
+    ("evaluate --checkpoint {run} --env CartPole-v1 Nothing-v0", 2, "Nothing-v0"),
+    ("train --data {data} --out {run}", 2, "--resume"),
+    ("info", 2, "--size"),
+    ("evaluate --checkpoint {run} --env CartPole-v1 --env Acrobot-v1", 2, "--env is given twice"),
+    ("train --data {data} --out {out}/file/run --steps 1", 1, "/file"),
+    ("fly", 2, "no verb 'fly'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"), MISTAKES, ids=[m[0].split(" -")[0] + "-" + m[2] for m in MISTAKES]
+)
+def test_mistakes_are_answered_in_one_line(
+    command: str, code: int, says: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (trained / "runs/cartpole/model.safetensors").read_bytes()
+    (tmp_path / "truncated.safetensors").write_bytes(whole[:-CHECKPOINT_BYTES])
+    (tmp_path / "file").write_bytes(b"")
+    places = {
+        "run": trained / "runs/cartpole",
+        "data": trained / "data",
+        "out": tmp_path,
+        "truncated": tmp_path / "truncated.safetensors",
+    }
+    assert says in fails(capsys, command.format(**places), code)
+
+
+def test_wrong_options_are_usage_errors() -> None:
+    result = cli("play --env CartPole-v1 --no-such-option", expect=2)
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("fault", "says"), [("nan", "not a finite number"), ("raise", "raised")])
+def test_a_failing_environment_is_named(
+    fault: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fails(
+        capsys,
+        f"collect --env tests.helpers.testing_env:Burning-v0 --expert random --episodes 2 --out {tmp_path} "
+        f"--env-kwargs '{json.dumps({'fault': fault, 'fault_step': 3})}'",
+        code=1,
+    )
+    assert says in line and "Burning-v0" in line and "seed 0" in line and "step 3" in line
+
+
+def test_one_failing_task_keeps_the_others(tmp_path: Path) -> None:
+    line = "evaluate --expert random --env tests.helpers.testing_env:Burning-v0 CartPole-v1 --episodes 2 --json s.json"
+    result = cli(line, expect=1, cwd=tmp_path, path=ROOT)
+    assert "the motor is on fire" in result.stderr
+    data = json.loads((tmp_path / "s.json").read_text())
+    assert [task["task"] for task in data["tasks"]] == ["CartPole-v1"]
+    assert list(data["failed"]) == ["Burning-v0"]
+
+
+def test_a_fault_in_a_later_episode_keeps_the_earlier_ones(tmp_path: Path) -> None:
+    collect = """collect --env tests.helpers.testing_env:Burning-v0 --expert random --episodes 2 --out d --env-kwargs"""
+    cli(f"""{collect} '{{"fault": "none"}}'""", cwd=tmp_path, path=ROOT)
+    cli("train --data d --out r --steps 1 --batch-size 1", cwd=tmp_path)
+    line = "play --env tests.helpers.testing_env:Burning-v0 --checkpoint r --episodes 5 --seed 7 --json p.json"
+    kwargs = """--env-kwargs '{"fault": "raise", "fault_seed": 9}'"""
+    result = cli(f"{line} {kwargs}", expect=1, cwd=tmp_path, path=ROOT)
+    assert "step 3 of seed 9" in result.stderr
+    assert "video: videos/Burning-v0.mp4" in result.stdout
+    assert [e["seed"] for e in json.loads((tmp_path / "p.json").read_text())["episodes"]] == [7, 8]
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = cli("play --env CartPole-v9 --debug", expect=1)
+    assert "Traceback" in result.stderr
+
+
+ODD = "[/x] [bold]{0} :smile:"  # what rich, str.format and a shell would each make something else of
+
+
+def test_paths_and_ids_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / ODD)
+    for arguments, shown in (
+        (["collect", "--env", "CartPole-v1", "--expert", "random", "--episodes", "2", "--workers", "0"], "out"),
+        (["train", "--data", out, "--steps", "1", "--batch-size", "1", "--num-threads", "1"], "out"),
+        (["evaluate", "--env", "CartPole-v1", "--checkpoint", out, "--episodes", "1", "--workers", "0"], "checkpoint"),
+        (["data", "verify", out], None),
+        (["data", "seal", out], None),
+        (["data", "show", out], None),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, *(["--out", out] if shown else [])])
+        said = capsys.readouterr()
+        assert stop.value.code == 0, said.err
+        name = "CartPole-v1: 2 episodes" if arguments[:2] == ["data", "seal"] else ODD
+        assert " ".join(name.split()) in " ".join(said.out.split()), said.out
+
+
+def test_bars_on_a_terminal_take_any_title() -> None:
+    console = plain_console(force_terminal=True, file=io.StringIO(), width=200)
+    with progress(console, ODD, 2, "[/steps]") as update:
+        update(2, ODD)
+    assert console.file.getvalue().count(ODD) >= 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), BaseException("gone"), OSError(9, "Bad file desc")])
+def test_nothing_ends_a_verb_in_silence(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gato_agent.commands.catalogue.envs", MagicMock(side_effect=error))
+    line = fails(capsys, "envs", 1)
+    assert ("sys.exit(0)" if isinstance(error, SystemExit) else "") in line
+    assert ("--workers 1" in line) is isinstance(error, OSError)
+
+
+def test_auto_plays_without_pictures_where_there_are_none(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = gym.make("CartPole-v1").unwrapped
+    blind = type("Blind", (type(env),), {"metadata": {"render_modes": None}})
+    monkeypatch.setitem(gym.registry, "CartPole-v1", gym.envs.registration.EnvSpec("CartPole-v1", entry_point=blind))
+    line = f"play --env CartPole-v1 --checkpoint {trained / 'runs/cartpole'}"
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line))
+    assert stop.value.code == 0
+    assert "played without pictures: CartPole-v1 cannot render" in capsys.readouterr().out
+    assert "play it with --render none" in fails(capsys, f"{line} --render video", 2)
