@@ -24,7 +24,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.files import write_files
 from gato_agent.tokens.space_tokenizer import BINS
-from gato_agent.training.validation import play_shortly
+from gato_agent.training.validation import validate_in_env
 
 TASKS = ("LunarLander-v3", "Hopper-v5", "Meta-World/push-v3", "BabyAI-GoToLocal-v0", "Pendulum-v1")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -35,13 +35,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "muon, rate x 2": {"optimizer": "muon", "learning_rate": 2e-3},
     "muon, rate x 4": {"optimizer": "muon", "learning_rate": 4e-3},
     "actions read": {"shape": '{"action_decoder": false, "past_actions": true}'},
-    "a token for each value": {"shape": '{"pack": 1}'},
-    "the paper's tokens": {"shape": '{"action_decoder": false, "past_actions": true, "pack": 1}'},
-    "fragments from 16 tokens": {"shortest_fragment": 16},
+    "a token for each value": {"shape": '{"values_per_token": 1}'},
+    "the paper's tokens": {"shape": '{"action_decoder": false, "past_actions": true, "values_per_token": 1}'},
+    "segments from 16 tokens": {"min_segment": 16},
     "timesteps count alike": {"loss_over": "timesteps"},
     "episodes without noise": {"clean": True},
-    "no smoothing": {"smooth_bins": 0.0},
-    "smoothing over 8 bins": {"smooth_bins": 8.0},
+    "no smoothing": {"bin_label_smoothing": 0.0},
+    "smoothing over 8 bins": {"bin_label_smoothing": 8.0},
     "tables begin at random": {"random_tables": True},
     "context 256": {"shape": '{"context": 256}', "batch_size": 8},
     "8 layers of 96": {"shape": '{"layers": 8, "width": 96, "heads": 3, "feed_forward": 384}'},
@@ -92,7 +92,7 @@ def options(config: Ablations, name: str, seed: int) -> TrainConfig:
 
 def random_tables() -> AbstractContextManager[object]:
     """Neighbouring bins have nothing in common when training begins."""
-    return patch("gato_agent.model.init.smooth_bins", lambda width: torch.randn(BINS, width))
+    return patch("gato_agent.model.init.smooth_bin_table", lambda width: torch.randn(BINS, width))
 
 
 def measure(config: Ablations, name: str, seed: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def measure(config: Ablations, name: str, seed: int) -> dict[str, Any]:
     spent = time.process_time() - began
     checkpoint = Checkpoint.load(path)
     torch.manual_seed(0)
-    returns = play_shortly(checkpoint, config.tasks, config.episodes, "cpu", lambda text: None)
+    returns = validate_in_env(checkpoint, config.tasks, config.episodes, "cpu", lambda text: None)
     found = {
         "variant": name, "seed": seed, "steps": config.steps, "cpu_seconds": spent,
         "loss": checkpoint.training["held_out_loss"], "returns": {task: s.mean for task, s in returns.tasks.items()},

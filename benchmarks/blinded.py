@@ -40,9 +40,9 @@ class Blinded:
     def __init__(self, actor: Actor, hidden: NDArray[np.bool_]) -> None:
         self._actor, self._hidden = actor, hidden
 
-    def reset(self, lanes: int = 1) -> None:
+    def reset(self, num_envs: int = 1) -> None:
         """As the actor's own."""
-        self._actor.reset(lanes)
+        self._actor.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """The actor's action for what is left to see."""

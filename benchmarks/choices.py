@@ -18,7 +18,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.inference import agent
 from gato_agent.inference import decoder as decode
 from gato_agent.inference.sampling import choose
-from gato_agent.training.validation import play_shortly
+from gato_agent.training.validation import validate_in_env
 
 Choice = Callable[..., Tensor]  # see `gato_agent.inference.sampling.choose`
 
@@ -61,7 +61,7 @@ def main(config: Config) -> None:
         scores = []
         for choice in CHOICES.values():
             setattr(decode, "choose", choice)  # noqa: B010
-            found = play_shortly(checkpoint, [task], config.episodes, "cpu", lambda line: None)
+            found = validate_in_env(checkpoint, [task], config.episodes, "cpu", lambda line: None)
             scores.append("failed" if task in found.failed else f"{found.tasks[task].normalized:.2f}")
         console.print(f"| {task} | {' | '.join(scores)} |", highlight=False)
 

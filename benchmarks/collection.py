@@ -28,7 +28,7 @@ from gato_agent.envs.make import make_vector
 from gato_agent.envs.spaces.batch_of_one import batch_of_one, only_one
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.experts.load import load_expert
-from gato_agent.rollouts.storage.compact import seal
+from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 
@@ -183,7 +183,7 @@ def reading(config: Config, console: Console) -> None:
             with EpisodeStore.create(Path(folder), HEADER) as store:
                 for begin in range(0, count, 100):
                     store.commit([made(kind, i).encode() for i in range(begin, min(count, begin + 100))])
-                seal(store)
+                compact(store)
             memory, disk = sum(sum(shard.sizes) for shard in store.shards()), store.size()
             speeds: dict[str, list[float]] = {key: [] for key in ("cached", "file", "cold", "cold file")}
             for _ in range(config.rounds):

@@ -22,9 +22,9 @@ from rich.console import Console
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
 from gato_agent.envs.spaces.flatten import Columns, leaves, stack
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.rollouts.storage.episode_store import open_stores
-from gato_agent.rollouts.storage.filter import usable
+from gato_agent.rollouts.storage.filter import selected
 
 Floats = NDArray[np.float64]
 PAST = 8  # actions that the next one is predicted from
@@ -79,7 +79,7 @@ def expert_error(env_id: str, data: Path, episodes: int) -> float:
     found: list[Floats] = []
     for store in open_stores(data):
         if store.env_id == env_id:
-            for index in usable(store)[: episodes - len(found)]:
+            for index in selected(store)[: episodes - len(found)]:
                 episode = store.read(index)
                 found.append(vectors(store.action_space, episode.targets))
     return error(found)
@@ -88,7 +88,7 @@ def expert_error(env_id: str, data: Path, episodes: int) -> float:
 def agent_error(checkpoint: Checkpoint, env_id: str, episodes: int) -> float:
     """Error of predicting the agent's own actions."""
     acted: dict[int, list[object]] = {}
-    with seat(checkpoint, env_id, 1, temperature=0.0) as (agent, envs):
+    with make_agent_and_envs(checkpoint, env_id, 1, temperature=0.0) as (agent, envs):
         for step in steps(agent, envs, range(900_000, 900_000 + episodes)):
             acted.setdefault(step.seed, []).append(step.action)
         space = envs.single_action_space

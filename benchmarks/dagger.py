@@ -49,7 +49,7 @@ def verb(*arguments: object) -> None:
 
 def steps_of(folder: Path) -> int:
     """Steps of all episodes in a folder."""
-    return sum(store.figures(seed).steps for store in open_stores(folder) for seed in store.indices())
+    return sum(store.stats(seed).steps for store in open_stores(folder) for seed in store.indices())
 
 
 def fill(config: Config, folder: Path, steps: int, *options: object) -> None:

@@ -16,8 +16,8 @@ python -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version
 step large --size large --task 17/7 --compiled
 step small --size small --task 4/1 17/7
 # 1,024 environments at once: >= 100,000 steps a second.
-step lanes --size tiny --task 4/1 --lanes 1024
-step lanes-128 --size tiny --task 4/1 --lanes 1024 --context 128
+step envs --size tiny --task 4/1 --n-envs 1024
+step envs-128 --size tiny --task 4/1 --n-envs 1024 --context 128
 # The shipped shape with an instruction, as most of its tasks have.
 step prompt --size tiny --task 4/1 17/6 --prompt 7
 # What bfloat16 changes: >= 99.9% of greedy actions are the same.

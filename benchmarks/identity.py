@@ -23,7 +23,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.loop import steps
 from gato_agent.envs.spaces.flatten import leaves, stack
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 
 SPACES: dict[str, Space[Any]] = {
@@ -86,7 +86,7 @@ class Expert:
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         self.spaces = observation_space, action_space
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Has nothing to forget."""
 
     def act(self, observation: Any, start: Any) -> Any:
@@ -163,7 +163,7 @@ def registered(name: str) -> Iterator[str]:
 
 def play(checkpoint: Checkpoint, env_id: str) -> tuple[float | None, float | None]:
     """Share of discrete values that are right, and the mean error of continuous ones, over ten unseen episodes."""
-    with seat(checkpoint, env_id, 10) as (agent, envs):
+    with make_agent_and_envs(checkpoint, env_id, 10) as (agent, envs):
         taken = list(steps(agent, envs, range(1_000_000, 1_000_010)))
     space = agent.task.action_space
     given, wanted = (stack(space, each) for each in zip(*((s.action, right(s.obs)) for s in taken), strict=True))

@@ -22,7 +22,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
 from gato_agent.envs.spaces.flatten import columns
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 
 Reduced = Literal["bfloat16", "int8"]
 
@@ -51,10 +51,10 @@ class Watched:
         self.off: list[list[NDArray[Any]]] = [[] for _ in others]  # bins between the actions' tokens
         self.worst = [0.0] * len(others)
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """See `Actor`."""
         for agent in (self.agent, *self.others):
-            agent.reset(lanes)
+            agent.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """See `Actor`."""
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
     console.print("| task | weights | same | near | largest error of a logit |", "|---|---|---:|---:|---:|", sep="\n")
     for env in config.env:
         how: dict[str, Any] = {"device": config.device, "temperature": 0.0}
-        with seat(checkpoint, env, 10, **how) as (agent, envs):
+        with make_agent_and_envs(checkpoint, env, 10, **how) as (agent, envs):
             others = [Agent(checkpoint, agent.task, precision=each, **how) for each in config.precision]
             watched = Watched(agent, others)
             for _ in islice(steps(watched, envs, count(1_000_000)), config.steps):

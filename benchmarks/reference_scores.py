@@ -6,8 +6,8 @@
     python benchmarks/reference_scores.py --suites metaworld --players random
     python benchmarks/reference_scores.py --tasks CartPole-v1 --players expert --expert model.zip
 
-One lane, one episode a seed, from seed 1,000,000 on, as in every evaluation. A family whose episodes end at success but
-could go on (Meta-World) is played to the horizon once, and both returns are read from that.
+One environment, one episode a seed, from seed 1,000,000 on, as in every evaluation. A family whose episodes end
+at success but could go on (Meta-World) is played to the horizon once, and both returns are read from that.
 """
 
 import json

@@ -18,12 +18,12 @@ import torch
 import tyro
 
 from gato_agent.checkpoints.checkpoint import TEXT_PIECES, Checkpoint, TrainedTask
-from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.spaces.views import EVERYTHING, View
 from gato_agent.envs.tasks.task import Task, find
 from gato_agent.evaluation.worker import play_episodes
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.rollouts.storage.episode import Episode
@@ -35,7 +35,7 @@ from gato_agent.training.trainer import Trainer
 
 CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
 
-SIZE = replace(GatoConfig.nano(), pack=1, action_decoder=False)  # a view says what becomes a token each
+SIZE = replace(GatoConfig.nano(), values_per_token=1, action_decoder=False)  # a view says what becomes a token each
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def learn(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]
     """Train a nano model."""
     torch.manual_seed(0)
     trainer = Trainer(TrainConfig(steps=steps, warmup=min(50, steps // 4)), Gato(SIZE))
-    windows = Windows([tokenized(task, text, episodes)], window=2 * SIZE.context, batch_size=4)
+    windows = BatchSampler([tokenized(task, text, episodes)], window=2 * SIZE.context, batch_size=4)
     for step in range(steps):
         trainer.update(windows.batch(step))
     return trainer.model.eval()
@@ -103,7 +103,7 @@ def learn(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]
 @torch.no_grad()
 def asked(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, float]:
     """Loss per action token in nats, and the likeliest token's distance from the right one as a share of all."""
-    windows = Windows([task], window=2 * model.config.context, batch_size=4, seed=1)
+    windows = BatchSampler([task], window=2 * model.config.context, batch_size=4, seed=1)
     losses, errors = [], []
     for step in range(batches):
         batch = windows.batch(step)
@@ -124,7 +124,7 @@ def asked(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, f
 def played(model: Gato, task: TrainedTask, text: TextTokenizer | None, episodes: int) -> str:
     """Mean return of greedy play."""
     checkpoint, seeds = Checkpoint(model, {task.id: task}, text), range(1_000_000, 1_000_000 + episodes)
-    with seat(checkpoint, task.id, 16) as (agent, envs):
+    with make_agent_and_envs(checkpoint, task.id, 16) as (agent, envs):
         returns = [each.total for each in play_episodes(agent, envs, seeds, task.id)]
     return f"; return {np.mean(returns):.3f} +- {np.std(returns) / episodes**0.5:.3f}"
 

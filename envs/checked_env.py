@@ -28,7 +28,7 @@ STEP = "step(self, action) returns (observation, reward, terminated, truncated, 
 _log = logging.getLogger(__name__)
 
 
-class Guard(gym.Wrapper[Any, Any, Any, Any]):
+class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     """A wrapper that casts observations and actions to their spaces' dtypes, and raises what it cannot cast.
 
     Faults are one `EnvironmentFault` each, such as `CartPole-v1: step 17 of seed 3 raised ValueError: ...`. What can be

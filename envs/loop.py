@@ -1,10 +1,10 @@
 """One loop for every actor: playing, collecting and evaluating only consume its stream of steps.
 
-    lane 0:  Step(seed=0, t=0) Step(seed=0, t=1, terminated) Step(seed=2, t=0) ...
-    lane 1:  Step(seed=1, t=0) Step(seed=1, t=1)             Step(seed=1, t=2, truncated) ...
+    environment 0:  Step(seed=0, t=0) Step(seed=0, t=1, terminated) Step(seed=2, t=0) ...
+    environment 1:  Step(seed=1, t=0) Step(seed=1, t=1)             Step(seed=1, t=2, truncated) ...
 
-Every episode has a seed of its own; a lane that finishes takes the next seed while the others play on. The loop is the
-border between environments, actors and receivers of steps: each gets copies of its own, see ownership.py.
+Every episode has a seed of its own; an environment that finishes takes the next seed while the others play on. The
+loop is the border between environments, actors and receivers of steps: each gets copies of its own, see ownership.py.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,16 +23,16 @@ from gato_agent.envs.vector import INFOS, SeparateInfos
 class Actor(Protocol):
     """Whatever turns observations into actions: an expert, the agent, a random policy."""
 
-    def reset(self, lanes: int) -> None:
-        """Forget everything and prepare for `lanes` environments."""
+    def reset(self, num_envs: int) -> None:
+        """Forget everything and prepare for `environments` environments."""
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Choose one action per lane.
+        """Choose one action per environment.
 
         Args:
-            observation: batch in the form of `VectorEnv.observation_space`, leading size `lanes`. It belongs to the
-                actor, which may keep it or write into it.
-            start: bool [lanes], true where this is the first observation of an episode; likewise.
+            observation: batch in the form of `VectorEnv.observation_space`, leading size `num_envs`. It belongs to
+                the actor, which may keep it or write into it.
+            start: bool [num_envs], true where this is the first observation of an episode; likewise.
 
         Returns:
             Batch in the form of `VectorEnv.action_space`. It stays the actor's, which may use it again: the loop copies
@@ -41,9 +41,9 @@ class Actor(Protocol):
 
 
 class Step(NamedTuple):
-    """One transition of one lane; `t` counts from 0 within the episode. Its arrays belong to the receiver."""
+    """One transition of one environment; `t` counts from 0 within the episode. Its arrays belong to the receiver."""
 
-    lane: int
+    env_index: int
     seed: int
     t: int
     obs: Any
@@ -61,45 +61,47 @@ class Step(NamedTuple):
 
 
 def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) -> Iterator[Step]:
-    """Play one episode per seed and yield every step, lanes interleaved.
+    """Play one episode per seed and yield every step, environments interleaved.
 
     Args:
-        actor: reset once with the number of lanes, then asked for one batch of actions per step.
+        actor: reset once with the number of environments, then asked for one batch of actions per step.
         envs: vectorised environments as `make_vector` makes them.
-        seeds: one environment seed per episode, taken in order as lanes become free.
+        seeds: one environment seed per episode, taken in order as environments become free.
 
     Raises:
         GatoError: the actor or an environment failed; the message names environment, seed and step.
-        ValueError: if `envs` resets its lanes by itself, which would hide final observations, or batches infos.
+        ValueError: if `envs` resets its environments by itself, which would hide final observations, or batches infos.
     """
     if not isinstance(envs, SeparateInfos):
         raise ValueError("steps() resets environments itself, and takes their infos apart: make them with make_vector")
     if envs.num_envs == 1:
-        yield from _one_lane(actor, envs, seeds)
+        yield from _one_env(actor, envs, seeds)
         return
-    queue, lanes = iter(seeds), envs.num_envs
-    seed = [next(queue, None) for _ in range(lanes)]  # None: the lane has nothing left to play
+    queue, num_envs = iter(seeds), envs.num_envs
+    seed = [next(queue, None) for _ in range(num_envs)]  # None: the environment has nothing left to play
     if seed[0] is None:
         return
-    # A vector environment steps every lane, so a lane without a seed replays the first one, unseen.
-    spare, t, start = seed[0], [0] * lanes, np.ones(lanes, dtype=np.bool_)
+    # A vector environment steps every environment, so an environment without a seed replays the first one, unseen.
+    spare, t, start = seed[0], [0] * num_envs, np.ones(num_envs, dtype=np.bool_)
     reset: Any = envs.reset  # its declared type lacks the list of seeds
     _begin(actor, envs, seed)
     observed = owned(reset(seed=[spare if s is None else s for s in seed])[0])
     while True:
-        obs = each_one(envs.single_observation_space, owned(observed), lanes)
+        obs = each_one(envs.single_observation_space, owned(observed), num_envs)
         actions, acted = _asked(actor, envs, observed, start.copy(), seed, t)
         batch, rewards, terminated, truncated, infos = envs.step(owned(actions))
         observed = owned(batch)
-        next_obs = each_one(envs.single_observation_space, owned(observed), lanes)
+        next_obs = each_one(envs.single_observation_space, owned(observed), num_envs)
         results = zip(acted, rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
-        for lane, (action, reward, terminal, cut) in enumerate(results):
-            if (s := seed[lane]) is not None:
-                info = infos[INFOS][lane]
-                yield Step(lane, s, t[lane], obs[lane], action, reward, terminal, cut, info, next_obs[lane])
-            t[lane] += 1
+        for env_index, (action, reward, terminal, cut) in enumerate(results):
+            if (s := seed[env_index]) is not None:
+                info = infos[INFOS][env_index]
+                yield Step(
+                    env_index, s, t[env_index], obs[env_index], action, reward, terminal, cut, info, next_obs[env_index]
+                )
+            t[env_index] += 1
             if terminal or cut:
-                seed[lane], t[lane] = next(queue, None), 0
+                seed[env_index], t[env_index] = next(queue, None), 0
         start = np.logical_or(terminated, truncated)
         if start.any():
             if all(s is None for s in seed):
@@ -108,8 +110,8 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
             observed = owned(reset(seed=again, options={"reset_mask": start.copy()})[0])
 
 
-def _one_lane(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterator[Step]:
-    """Play one lane past its vector environment: the same stream in a fraction of the time."""
+def _one_env(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterator[Step]:
+    """Play one environment past its vector environment: the same stream in a fraction of the time."""
     env = envs.envs[0]
     batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_observation_space, copy=True)
     acted = only_one(envs.single_action_space, copy=True)

@@ -15,11 +15,18 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version
 
-from gato_agent.envs.checked_env import Guard
+from gato_agent.envs.checked_env import CheckedEnv
 from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, UsageError, one_line
 from gato_agent.envs.io.strict_json import parse
-from gato_agent.envs.recreate import FORGETFUL, Fresh
-from gato_agent.envs.tasks.packages import bring_missing, bring_suite, hushed, import_named, register_suite, suite_of
+from gato_agent.envs.recreate import STATEFUL_RESET, RecreateOnReset
+from gato_agent.envs.tasks.packages import (
+    import_named,
+    missing_install_hint,
+    register_suite,
+    suite_install_hint,
+    suite_of,
+    suppress_output,
+)
 from gato_agent.envs.tasks.task import find
 from gato_agent.envs.vector import SeparateInfos
 
@@ -29,7 +36,7 @@ _log = logging.getLogger(__name__)
 def make(
     env_id: str, *, render_mode: str | None = None, env_kwargs: Mapping[str, Any] | None = None
 ) -> gym.Env[Any, Any]:
-    """Make the environment as `gymnasium.make(env_id)` does, inside a `Guard`.
+    """Make the environment as `gymnasium.make(env_id)` does, inside a `CheckedEnv`.
 
     Args:
         env_id: a registered id, or `module:Env-v0` to import `module`, which registers it.
@@ -47,19 +54,21 @@ def make(
 def make_vector(
     env_id: str, n: int, *, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None
 ) -> SeparateInfos:
-    """Make `n` lanes for `steps()`, which resets them itself; only lane 0 is rendered.
+    """Make `n` environments for `steps()`, which resets them itself; only environment 0 is rendered.
 
     Raises:
-        UsageError: as `make` does, or fewer than one lane.
-        EnvironmentFault: as `make` does, or the lanes differ in their spaces.
+        UsageError: as `make` does, or fewer than one environment.
+        EnvironmentFault: as `make` does, or the environments differ in their spaces.
     """
     if n < 1:
         raise UsageError(f"{env_id}: {n} environments were asked for; at least 1 is needed")
     spec = find_spec(env_id)
     # Gymnasium's vector environment keeps what several return until all have stepped; the loop steps one by itself.
-    lanes = [partial(_make, spec, render_mode if lane == 0 else None, env_kwargs or {}, n > 1) for lane in range(n)]
+    makers = [
+        partial(_make, spec, render_mode if env_index == 0 else None, env_kwargs or {}, n > 1) for env_index in range(n)
+    ]
     try:
-        return SeparateInfos(lanes)
+        return SeparateInfos(makers)
     except RuntimeError as error:
         raise EnvironmentFault(f"{env_id}: its spaces differ from one instance to the next; use one lane") from error
 
@@ -88,7 +97,7 @@ def find_spec(env_id: str) -> EnvSpec:
 
 
 def _hint(name: str) -> str:
-    if command := bring_suite(name):
+    if command := suite_install_hint(name):
         return f"it comes with {command}"
     close = difflib.get_close_matches(name, gym.registry, n=3)
     return f"did you mean {' or '.join(close)}?" if close else "module:Env-v0 imports the module that registers it"
@@ -103,7 +112,7 @@ def _make(
     for name in ("observation_space", "action_space"):
         if not isinstance(space := getattr(env, name, None), gym.Space):
             raise EnvironmentFault(f"{spec.id}: its {name} is {space!r:.80}, and must be a gymnasium.spaces.Space")
-    guarded = Guard(env, spec.id, copies)
+    guarded = CheckedEnv(env, spec.id, copies)
     modes = list(env.metadata.get("render_modes") or [])
     if render_mode is not None and render_mode not in modes:
         guarded.close()
@@ -123,7 +132,7 @@ def _constructed(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str
             warnings.filterwarnings("ignore", message=".*render")  # said by `_make`, as an error
             return _adapted(spec, kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise UsageError(f"{spec.id} needs a package that is missing: {bring_missing(error)}") from error
+        raise UsageError(f"{spec.id} needs a package that is missing: {missing_install_hint(error)}") from error
     except (TypeError, gym.error.Error) as error:
         if render_mode is not None and "render_mode" in str(error):
             raise _cannot_render(spec.id, render_mode, []) from error
@@ -149,8 +158,8 @@ def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     # Gymnasium's checker costs more than most steps; the guard does what is needed of it.
     plain = partial(gym.make, spec, disable_env_checker=True, **kwargs)
     suite = suite_of(spec.id)
-    with hushed() if suite else nullcontext():
-        env = Fresh(plain) if FORGETFUL.match(spec.id) else plain()
+    with suppress_output() if suite else nullcontext():
+        env = RecreateOnReset(plain) if STATEFUL_RESET.match(spec.id) else plain()
     if suite and suite.package == "minigrid":
         from gato_agent.envs.adapters.minigrid import MiniGrid
 

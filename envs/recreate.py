@@ -7,14 +7,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from gato_agent.envs.tasks.packages import hushed
+from gato_agent.envs.tasks.packages import suppress_output
 
 # What an episode holds must hang on its seed alone, or nothing collected could be collected again. These keep the
 # order of bodies (Box2D), contacts (Bullet) or the last action (MinAtar, whose actions stick) from one to the next.
-FORGETFUL = re.compile(r"BipedalWalker|\w+BulletEnv-|MinAtar/")
+STATEFUL_RESET = re.compile(r"BipedalWalker|\w+BulletEnv-|MinAtar/")
 
 
-class Fresh(gym.Wrapper[Any, Any, Any, Any]):
+class RecreateOnReset(gym.Wrapper[Any, Any, Any, Any]):
     """Make the environment again at every reset but the first."""
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]]) -> None:
@@ -35,5 +35,5 @@ class Fresh(gym.Wrapper[Any, Any, Any, Any]):
             seed = int(self._seeds.integers(2**31))
         else:
             self._seeds = np.random.default_rng(seed)
-        with hushed():  # Bullet says how it was started
+        with suppress_output():  # Bullet says how it was started
             return self.env.reset(seed=seed, options=options)

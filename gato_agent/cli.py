@@ -46,6 +46,12 @@ VERBS = {
     "info": Verb("gato_agent.commands.info", "InfoConfig", "info", "sizes of models, checkpoints and environments"),
 }
 
+RENAMED_OPTIONS = {
+    ("bench", "--lanes"): "--n-envs",
+    ("train", "--shortest-fragment"): "--min-segment",
+    ("train", "--smooth-bins"): "--bin-label-smoothing",
+}
+
 
 def usage() -> str:
     """The overview that a bare `gato-agent` prints."""
@@ -106,6 +112,16 @@ def _told(error: OSError) -> str:
     return reason(error)
 
 
+def _renamed(verb: str, argument: str) -> str:
+    """An option under the name of this version, with a hint where the user wrote the former one."""
+    flag, equals, value = argument.partition("=")
+    new = RENAMED_OPTIONS.get((verb, flag.replace("_", "-")))
+    if new is None:
+        return argument
+    print(f"gato-agent: {flag} is called {new}; the former name goes in the next release", file=sys.stderr)
+    return new + equals + value
+
+
 def run(arguments: list[str]) -> int:
     """Run one verb; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -129,7 +145,7 @@ def run(arguments: list[str]) -> int:
     name = " ".join(arguments[:words])
     verb = VERBS[name]
     module = import_module(verb.module)
-    given = arguments[words:]
+    given = [_renamed(name, argument) for argument in arguments[words:]]
     default = {"default": module.defaults(given)} if hasattr(module, "defaults") else {}  # some follow from others
     config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=given, **default)
     try:

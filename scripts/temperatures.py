@@ -78,8 +78,8 @@ def chosen(scores: Sequence[Mapping[str, float]], tried: Sequence[float]) -> dic
     family = [fmean(each.values()) for each in scores]
     best = {}
     for task in scores[0]:
-        worth = [each[task] + mean for each, mean in zip(scores, family, strict=True)]
-        best[task] = tried[worth.index(max(worth))]
+        selection_metric = [each[task] + mean for each, mean in zip(scores, family, strict=True)]
+        best[task] = tried[selection_metric.index(max(selection_metric))]
     return best
 
 

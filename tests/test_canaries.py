@@ -34,13 +34,13 @@ from gato_agent.evaluation.results import Outcome, Results, score
 from gato_agent.inference.make_agent import seat
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
-from gato_agent.rollouts.collection.episode_worker import idle_pulse
+from gato_agent.rollouts.collection.episode_worker import idle_heartbeat
 from gato_agent.rollouts.experts.load import SHIPPED, load_expert
 from gato_agent.rollouts.experts.sb3.policy import Policy
 from gato_agent.rollouts.storage.data_command import Export, Seal, Show, Verify
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import read_rule
+from gato_agent.rollouts.storage.filter import read_filter
 from gato_agent.tokens.prompt import Prompt
 from gato_agent.training import run_folder
 from gato_agent.training.loggers import run_id
@@ -51,7 +51,7 @@ NAME = "canary_module"
 SPACES = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
 PROGRAMS = re.compile(
     r"(.*/)?(ffmpeg[^/]*|c\+\+|g\+\+|gcc|ld|ldconfig|objdump|uname)"
-)  # films, the engine, its libraries
+)  # videos, the engine, its libraries
 FILES = ("open", "os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link")
 SEEN: list[str] | None = None  # what is watched; None where nobody watches
 OUTSIDE = ""
@@ -137,7 +137,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
 def played_here(jobs: Sequence[Any], seeds: Sequence[Sequence[int]], *_: Any, players: Any, **__: Any) -> Iterator[Any]:
     """In place of the processes, which nobody would watch."""
     for number, each in enumerate(seeds):
-        yield list(players(jobs).play(number, each, idle_pulse()))
+        yield list(players(jobs).play(number, each, idle_heartbeat()))
 
 
 def texts(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -212,7 +212,7 @@ def test_the_list_of_films(here: Here) -> None:
 
 
 def small(**more: Any) -> Checkpoint:
-    config = GatoConfig(1, 1, 32, 64, 64, 260, (32, 64), local_positions=64, pack=64, action_decoder=True)
+    config = GatoConfig(1, 1, 32, 64, 64, 260, (32, 64), local_positions=64, values_per_token=64, action_decoder=True)
     with closing(make_vector("CartPole-v1", 1)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
     task = TrainedTask("CartPole-v1", *spaces, env_kwargs={"sutton_barto_reward": ["word"]}, prompt=Prompt())
@@ -381,7 +381,7 @@ def test_run_folders(here: Here) -> None:
         Path("log.jsonl").write_text(json.dumps(data))
         run_folder.Log(Path("log.jsonl"), 1).close()
         Path("keep.json").write_text(json.dumps({"keep_above": data["keep"], "success_only": data["keep"]}))
-        read_rule(Path())
+        read_filter(Path())
 
     config = {"size": "nano", "device": "cpu"}
     here.try_all({"config": config, "id": "run-12", "folder": "state-1", "keep": "x"}, use)
@@ -408,7 +408,7 @@ def test_what_is_watched_would_be_seen(here: Here) -> None:
 
 
 def test_a_fresh_process_reports_on_somebody_elses_results(tmp_path: Path) -> None:
-    """All that no file may name at once, with the real processes that film; the hub would be on this machine."""
+    """All that no file may name at once, with the real processes that video; the hub would be on this machine."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / f"{NAME}.py").write_text(f"import pathlib; pathlib.Path({str(outside / 'sung')!r}).touch()")

@@ -31,7 +31,7 @@ from gato_agent.commands.report import _kept
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.envs.spaces.flatten import space_to_json, stack
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.report.html_page import page
@@ -46,8 +46,8 @@ from gato_agent.rollouts.experts.sb3.policy import Policy, build
 from gato_agent.rollouts.experts.sb3.zip_model import read_zip
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import Rule, kept, read_rule, write_rule
-from gato_agent.rollouts.storage.shard import open_arrays, pack, pieces_of
+from gato_agent.rollouts.storage.filter import EpisodeFilter, kept, read_filter, write_filter
+from gato_agent.rollouts.storage.shard import open_arrays, pieces_of, values_per_token
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from gato_agent.training import run_folder
 from gato_agent.training.fsdp import saved
@@ -56,7 +56,7 @@ SECONDS, MEMORY = 60, 2**32  # for one file, far above what any takes
 SPACE = Dict({"grid": MultiDiscrete([3, 4]), "image": Box(0, 255, (20, 18, 3), np.uint8), "say": Text(8, charset="ab"),
               "x": Box(-2.0, np.inf, (3,))})  # fmt: skip
 ACTION = Dict({"move": Box(-1, 1, (2,)), "turn": Discrete(3, start=1)})
-CONFIG = GatoConfig(1, 1, 32, 64, 64, 300, (32, 64), pack=4, action_decoder=True)
+CONFIG = GatoConfig(1, 1, 32, 64, 64, 300, (32, 64), values_per_token=4, action_decoder=True)
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,18 @@ def store(folder: Path) -> Path:
     }  # fmt: skip
     with EpisodeStore.create(folder, header) as made:
         made.commit([each.encode() for each in episodes()])
-        write_rule(made, Rule(success_only=True))
+        write_filter(made, EpisodeFilter(success_only=True))
         return made.folder
 
 
 def all_of(path: Path) -> Any:
     """Everything that a folder of episodes says, used as training and `data show` use it."""
     opened = EpisodeStore(path if path.is_dir() else path.parent)
-    read_rule(opened.folder)
+    read_filter(opened.folder)
     TrainedTask(opened.env_id, opened.observation_space, opened.action_space).tokenizer(CONFIG, None)
     indices = opened.indices()
-    figures = [opened.figures(index) for index in indices]
-    return opened.header, opened.kind, kept(opened), figures, [opened.fitting(index).to_bytes() for index in indices]
+    stats = [opened.stats(index) for index in indices]
+    return opened.header, opened.kind, kept(opened), stats, [opened.fitting(index).to_bytes() for index in indices]
 
 
 def single(folder: Path) -> Path:
@@ -190,17 +190,17 @@ def manifest(folder: Path) -> Path:
     found = Results("someone", None, "ab", {})
     of = json.dumps([found.sha256, found.settings], sort_keys=True)
     entry = {"file": "CartPole-v1.mp4", "poster": "CartPole-v1.jpg", "return": 1.0, "steps": 3, "seconds": 2.0}
-    (folder / "videos" / "videos.json").write_bytes(sealed({"of": of, "films": {"CartPole-v1": entry}}, indent=1))
+    (folder / "videos" / "videos.json").write_bytes(with_digest({"of": of, "films": {"CartPole-v1": entry}}, indent=1))
     return folder / "videos" / "videos.json"
 
 
 def about_training(folder: Path) -> Path:
-    (folder / "training.json").write_bytes(sealed({"seed": 0, "steps": 5, "env_kwargs": {}}, sort_keys=True))
+    (folder / "training.json").write_bytes(with_digest({"seed": 0, "steps": 5, "env_kwargs": {}}, sort_keys=True))
     return folder / "training.json"
 
 
 def pointer(folder: Path) -> Path:
-    (folder / "state.json").write_bytes(sealed({"step": 5, "folder": "state-5"}))
+    (folder / "state.json").write_bytes(with_digest({"step": 5, "folder": "state-5"}))
     return folder / "state.json"
 
 
@@ -292,7 +292,7 @@ def read_tokens(path: Path) -> Any:
 
 
 def to_json(data: Any, _: bytes) -> bytes:
-    return sealed({key: value for key, value in data.items() if key != "digest"})
+    return with_digest({key: value for key, value in data.items() if key != "digest"})
 
 
 KINDS = {
@@ -446,5 +446,7 @@ def test_much_forgery_is_named_or_can_be_used(name: str, tmp_path: Path) -> None
 
 
 def test_what_is_packed_again_is_the_same() -> None:
-    assert pack([each.encode() for each in episodes()]) == pack([each.encode() for each in episodes()])
-    assert unsealed(sealed({"a": 1})) == {"a": 1}
+    assert values_per_token([each.encode() for each in episodes()]) == values_per_token(
+        [each.encode() for each in episodes()]
+    )
+    assert checked_digest(with_digest({"a": 1})) == {"a": 1}

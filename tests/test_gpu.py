@@ -73,12 +73,12 @@ def test_it_samples_what_the_cpu_samples(layout: str) -> None:
 
 def job_steps(decoder: Decoder, job: Job, steps: int) -> int:
     """Step with random observations; returns how many pieces of memory the last half of them asked for."""
-    decoder.reset(job.lanes, max(job.passes[0], job.layout.rewound))
-    decoder.reset_envs(torch.ones(job.lanes, dtype=torch.bool))
+    decoder.reset(job.num_envs, max(job.passes[0], job.layout.rewound))
+    decoder.reset_envs(torch.ones(job.num_envs, dtype=torch.bool))
     asked = 0
     generator = torch.Generator().manual_seed(0)
     for t in range(steps):
-        decoder.reset_envs(torch.rand(job.lanes, generator=generator) < 0.01)
+        decoder.reset_envs(torch.rand(job.num_envs, generator=generator) < 0.01)
         asked = torch.cuda.memory_stats()["allocation.all.allocated"] if t == steps // 2 else asked
         decoder.step(job.prefill())
     return int(torch.cuda.memory_stats()["allocation.all.allocated"] - asked)

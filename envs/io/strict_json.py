@@ -100,14 +100,14 @@ def digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sealed(data: Mapping[str, Any], indent: int | None = None, *, sort_keys: bool = False) -> bytes:
+def with_digest(data: Mapping[str, Any], indent: int | None = None, *, sort_keys: bool = False) -> bytes:
     """JSON text of an object after its digest, which no cut within the text removes; equal data give equal bytes."""
     plain = json.loads(json.dumps(data, sort_keys=sort_keys, allow_nan=False))
     return f"{json.dumps({DIGEST: digest(data), **plain}, indent=indent)}\n".encode()
 
 
-def unsealed(text: bytes) -> dict[str, Any]:
-    """Object of a text that `sealed` made, or of an earlier one without a digest.
+def checked_digest(text: bytes) -> dict[str, Any]:
+    """Object of a text that `with_digest` made, or of an earlier one without a digest.
 
     Raises:
         ValueError: not a JSON object, or not what its digest says.
@@ -116,7 +116,7 @@ def unsealed(text: bytes) -> dict[str, Any]:
 
 
 def without_digest(data: Any) -> dict[str, Any]:
-    """Object without its digest, which must match; an earlier file has none. Raises ValueError as `unsealed`."""
+    """Object without its digest, which must match; an earlier file has none. Raises ValueError as `checked_digest`."""
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
     if DIGEST in data:

@@ -104,7 +104,7 @@ def _strings(path: str, values: Any) -> NDArray[Any]:
 
 
 def columns(space: Space[Any], batch: Any) -> Columns:
-    """Split a batch in the form of `gymnasium.vector` (B lanes or timesteps) into columns.
+    """Split a batch in the form of `gymnasium.vector` (B environments or timesteps) into columns.
 
     Raises:
         SpaceError: the structure, a shape or a dtype is not that of `space`.

@@ -79,7 +79,7 @@ def register_suite(env_id: str) -> None:
     """
     suite = suite_of(env_id)
     if suite is not None and installed(suite.package):
-        with hushed():
+        with suppress_output():
             import_named(suite.register, env_id)
 
 
@@ -104,7 +104,7 @@ def import_named(module: str, named: str) -> ModuleType:
         raise GatoError(f"{named}: importing {module} raised {one_line(error)}") from error
 
 
-def bring_missing(error: Exception) -> str:
+def missing_install_hint(error: Exception) -> str:
     """Name the command that installs what `error` misses."""
     extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))  # Gymnasium names the extra of its own that is needed
     if extra is None:
@@ -113,7 +113,7 @@ def bring_missing(error: Exception) -> str:
     return f"pip install '{'gato-agent' if extra[1] in ours else 'gymnasium'}[{extra[1]}]'"
 
 
-def bring_suite(env_id: str) -> str | None:
+def suite_install_hint(env_id: str) -> str | None:
     """Name the command that installs the suite of an id; None if it is installed, or of no suite known here."""
     suite = suite_of(env_id)
     return None if suite is None or installed(suite.package) else _bring(suite.package)
@@ -125,7 +125,7 @@ def _bring(module: str | None) -> str:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Drop what is printed meanwhile, by Python or by a library in C: banners, build times, arguments of a server."""
     with Path(os.devnull).open("w") as void, redirect_stdout(void), redirect_stderr(void):
         kept = [(stream, os.dup(stream)) for stream in (1, 2)]

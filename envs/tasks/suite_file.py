@@ -13,7 +13,7 @@
     expert_kind = "catalogue"
     expert_source = "stable-baselines3 ppo, rl-trained-agents"
     view = [{ select = "", index = [0, 1, 2] }]  # as in views.py
-    packed_view = []                    # likewise, for models whose tokens hold many values
+    grouped_view = []                    # likewise, for models whose tokens hold many values
 
     [tasks."LunarLander-v3".expert]     # and .random
     mean = 242.1
@@ -41,7 +41,7 @@ from gato_agent.envs.spaces.views import View
 from gato_agent.envs.tasks.task import Score, Task
 
 WORDS = ("observes", "acts", "instruction", "success", "expert_kind", "expert_source")
-SHARED: dict[str, type] = {**dict.fromkeys(WORDS, str), "view": list, "packed_view": list}
+SHARED: dict[str, type] = {**dict.fromkeys(WORDS, str), "view": list, "grouped_view": list}
 TASK = {"horizon": int, "text_pieces": int, "tokens_per_timestep": int, **SHARED}
 SCORE = {"mean": float, "std": float, "episodes": int, "seeds": list, "how": str, "versions": dict}
 EXTRAS = {"success": float, "horizon_mean": float, "horizon_std": float}
@@ -70,7 +70,7 @@ def _task(env_id: str, table: Any, where: str, suite: str, shared: Mapping[str, 
     known = _checked(table, where, required={}, optional={**TASK, "random": dict, "expert": dict})
     entries: dict[str, Any] = {**shared, **known}
     entries |= {name: _score(known[name], f"{where}{name}.") for name in ("random", "expert") if name in known}
-    for key in ("view", "packed_view"):
+    for key in ("view", "grouped_view"):
         try:
             entries |= {key: View.from_json(entries[key])} if key in entries else {}
         except GatoError as error:

@@ -55,7 +55,7 @@ class Task:
         horizon: steps that an episode can have at most; `make` sees to it where Gymnasium has no limit.
         extra: extra of this package that installs the suite.
         view: what of an observation becomes tokens, without steps all of it.
-        packed_view: what becomes tokens where one holds many values, if that is to be another.
+        grouped_view: what becomes tokens where one holds many values, if that is to be another.
         instruction: path of the text in its observation that stays the same all through an episode.
         text_pieces: tokens that an observed text is given, where a task needs fewer or more than 32.
         observes: its observation space in a few words.
@@ -75,7 +75,7 @@ class Task:
     expert: Score | None = None
     extra: str | None = None
     view: View = EVERYTHING
-    packed_view: View | None = None
+    grouped_view: View | None = None
     instruction: str | None = None
     text_pieces: int | None = None
     observes: str | None = None
@@ -103,7 +103,7 @@ def find(env_id: str) -> Task | None:
     return catalogue().get(env_id)
 
 
-def bring(env_id: str) -> str | None:
+def install_hint(env_id: str) -> str | None:
     """The command that installs a known task; None if it is installed, or not known here."""
     task = find(env_id)
     return None if task is None or is_installed(task) else f"pip install 'gato-agent[{task.extra}]'"
@@ -114,18 +114,18 @@ def is_installed(task: Task) -> bool:
     return all(installed(package) for package, extra in EXTRAS.items() if extra == task.extra)
 
 
-def view_of(env_id: str, observation_space: Space[Any], packed: bool = False) -> View:
+def view_of(env_id: str, observation_space: Space[Any], grouped: bool = False) -> View:
     """The catalogue's view of that environment where it suits the space, which other arguments may have changed.
 
     Args:
         env_id: what Gymnasium calls it.
         observation_space: its observation space.
-        packed: whether one token holds many values.
+        grouped: whether one token holds many values.
     """
     task = find(env_id)
     if task is None:
         return EVERYTHING
-    view = task.packed_view if packed and task.packed_view else task.view
+    view = task.grouped_view if grouped and task.grouped_view else task.view
     try:
         view.space(observation_space)
     except SpaceError:

@@ -61,7 +61,7 @@ class TrainedTask:
             text.encode if text else None,
             self.text_pieces,
             self.view,
-            config.pack,
+            config.values_per_token,
             config.action_decoder,
             config.grid_rows,
             config.past_actions,
@@ -228,11 +228,17 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of version 0.1 under their names of this version, with those of the optimizer."""
+    return {name.replace("embedding.pack.", "embedding.value_group."): tensor for name, tensor in tensors.items()}
+
+
 def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
     """Weights of version 0.1, whose numbers of an action were predicted at once, with a correction that is zero.
 
     Other weights are returned as they are.
     """
+    tensors = renamed(tensors)
     if model.action_decoder is None or not any(name.startswith("actions.") for name in tensors):
         return tensors
     names = {"actions.split.": "action_decoder.marginal.", "actions.table.": "action_decoder.table."}

@@ -6,7 +6,7 @@ from typing import Any
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError, UsageError, one_line
-from gato_agent.envs.io.strict_json import unsealed
+from gato_agent.envs.io.strict_json import checked_digest
 from gato_agent.rollouts.experts.hub import load_hub
 
 CARD = """# {name}
@@ -95,7 +95,7 @@ def read_scores(evaluation: Path) -> list[dict[str, Any]]:
     """Each task's scores; raises GatoError for anything but what `gato-agent evaluate` writes."""
     path = evaluation / "results.json" if evaluation.is_dir() else evaluation
     try:
-        scores = [dict(task) for task in unsealed(path.read_bytes())["tasks"]]
+        scores = [dict(task) for task in checked_digest(path.read_bytes())["tasks"]]
         any(f"{_row(score)} {score['std']:.2f}" for score in scores)  # all that is shown can be
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise GatoError(f"{path} is no JSON of `gato-agent evaluate` ({one_line(error)})") from error

@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from gato_agent.commands.roofline import WARM_UP, Machine, timed
+from gato_agent.commands.roofline import WARM_UP, Roofline, timed
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
@@ -31,7 +31,7 @@ from gato_agent.model.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import VALUE_WIDTH
 from gato_agent.model.gato import Gato
-from gato_agent.tokens.space_tokenizer import BINS, PACK, PAD
+from gato_agent.tokens.space_tokenizer import BINS, PAD, VALUES
 from gato_agent.tokens.timestep_layout import TimestepLayout
 
 
@@ -44,17 +44,17 @@ class BenchConfig:
     size: tuple[str, ...] = ("nano", "tiny")
     """nano, tiny, small, baseline or large; one or several."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON: {"pack": 64, "action_decoder": true}."""
+    """Fields of each size to change, as JSON: {"values_per_token": 64, "action_decoder": true}."""
     task: tuple[str, ...] = ("4/1", "17/6")
     """Values of an observation / action tokens."""
-    lanes: tuple[int, ...] = (1,)
+    n_envs: tuple[int, ...] = (1,)
     """Environments at once."""
     precision: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
     """Of the weights; int8 on a CPU only."""
     context: int | None = None
     """Filled context in tokens; by default all of it."""
     prompt: int = 0
-    """Tokens that are pinned before it, as instructions are."""
+    """Tokens that are kept as prefix before it, as instructions are."""
     device: str = "auto"
     """auto, cpu or cuda."""
     num_threads: int = 1
@@ -70,12 +70,12 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
-class StepFigures:
-    """One row; times in milliseconds a step, of all lanes together; None where it was not measured."""
+class StepTiming:
+    """One row; times in milliseconds a step, of all environments together; None where it was not measured."""
 
     size: str
     task: str
-    lanes: int
+    n_envs: int
     decoder: str
     context: int
     median: float
@@ -88,25 +88,27 @@ class StepFigures:
     steps_per_second: float
 
 
-def bench(config: BenchConfig) -> list[StepFigures]:
+def bench(config: BenchConfig) -> list[StepTiming]:
     """Run the benchmark, print its table, and write `--json`.
 
     Raises:
         UsageError: an unknown size or task.
     """
     at_least(0, prompt=config.prompt)
-    at_least(1, lanes=min(config.lanes), num_threads=config.num_threads, repeats=config.repeats, context=config.context)
+    at_least(
+        1, n_envs=min(config.n_envs), num_threads=config.num_threads, repeats=config.repeats, context=config.context
+    )
     torch.set_num_threads(config.num_threads)
     device, console = resolve_device(config.device), plain_console(soft_wrap=True)
-    rows: list[StepFigures] = []
-    machine = Machine(device)
+    rows: list[StepTiming] = []
+    roofline = Roofline(device)
     for size in config.size:
         torch.manual_seed(0)
         with torch.device(device):
             model = Gato(GatoConfig.named(size).reshaped(config.shape)).eval()
         for task in config.task:
-            for lanes in config.lanes:
-                rows += measure(config, machine, size, model, Job(model.config, *counts(task), lanes, device))
+            for n_envs in config.n_envs:
+                rows += measure(config, roofline, size, model, BenchCase(model.config, *counts(task), n_envs, device))
     console.print(table(rows))
     if config.json:
         data = {
@@ -125,24 +127,24 @@ def counts(task: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-class Job:
+class BenchCase:
     """Control steps of one shape, with random observations."""
 
-    def __init__(self, config: GatoConfig, observations: int, actions: int, lanes: int, device: str) -> None:
-        packs = -(-observations // config.pack) if config.pack > 1 else 0
+    def __init__(self, config: GatoConfig, observations: int, actions: int, n_envs: int, device: str) -> None:
+        value_groups = -(-observations // config.values_per_token) if config.values_per_token > 1 else 0
         first = config.vocabulary.continuous
-        self.config, self.lanes, self.device = config, lanes, device
+        self.config, self.n_envs, self.device = config, n_envs, device
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
-        self.packs, count = packs, packs or observations
-        layout = TimestepLayout(count, actions, config.action_decoder, config.past_actions, packs)
+        self.value_groups, count = value_groups, value_groups or observations
+        layout = TimestepLayout(count, actions, config.action_decoder, config.past_actions, value_groups)
         local = [-1] * layout.carried + layout.local[: layout.n_prefill].tolist()
         if max(local) >= config.local_positions:
             raise UsageError(
                 f"--task {observations}/{actions}: a model of this size has {config.local_positions} places"
             )
         self.layout = layout
-        self.local = torch.tensor([local]).repeat(lanes, 1)
+        self.local = torch.tensor([local]).repeat(n_envs, 1)
         self.passes = [len(local)] + [1] * (0 if config.action_decoder else actions - 1)  # tokens of each in a step
         chain = (
             config.width * STATE_WIDTH + STATE_WIDTH**2 + CHOSEN_WIDTH * STATE_WIDTH
@@ -150,25 +152,27 @@ class Job:
         heads = (actions * config.width + BINS) * STATE_WIDTH + (actions - 1) * chain
         heads = heads if config.action_decoder else BINS * config.width
         self.read = [heads] * len(self.passes)  # weights of each pass besides those of the blocks
-        self.read[0] += observations * VALUE_WIDTH * config.width if packs else 0
+        self.read[0] += observations * VALUE_WIDTH * config.width if value_groups else 0
 
     def prefill(self) -> Prefill:
         """The next observation."""
         tokens = torch.randint(0, self.config.vocabulary.size, self.local.shape)
-        if not self.packs:
+        if not self.value_groups:
             return Prefill(tokens, self.local, None, None)
         begin = self.layout.carried
-        tokens[:, begin : begin + self.packs] = PACK
-        packs = torch.full((self.lanes, self.packs * self.config.pack), PAD, dtype=torch.int16)
-        packs[:, : self.observations] = torch.randint(0, BINS, (self.lanes, self.observations))
-        return Prefill(tokens, self.local, None, None, packs.view(-1, self.config.pack))
+        tokens[:, begin : begin + self.value_groups] = VALUES
+        value_groups = torch.full(
+            (self.n_envs, self.value_groups * self.config.values_per_token), PAD, dtype=torch.int16
+        )
+        value_groups[:, : self.observations] = torch.randint(0, BINS, (self.n_envs, self.observations))
+        return Prefill(tokens, self.local, None, None, value_groups.view(-1, self.config.values_per_token))
 
     def fill(self, decoder: Decoder, context: int, prompt: int = 0) -> None:
         """Start anew and step until `context` tokens are held, the prompt's among them."""
-        decoder.reset(self.lanes, self.layout.written, prompt)
+        decoder.reset(self.n_envs, self.layout.written, prompt)
         if prompt:
-            tokens = torch.randint(0, self.config.vocabulary.size, (self.lanes, prompt))
-            every = torch.ones(self.lanes, dtype=torch.bool)
+            tokens = torch.randint(0, self.config.vocabulary.size, (self.n_envs, prompt))
+            every = torch.ones(self.n_envs, dtype=torch.bool)
             decoder.prefill_prefix(every, Prefill(tokens, torch.full_like(tokens, -1), None, None))
             decoder.reset_envs(every, prompt)
         for _ in range(math.ceil((context - prompt) / self.layout.span)):
@@ -176,7 +180,7 @@ class Job:
 
     def rerun(self, model: Gato) -> Callable[[], None]:
         """A step without a cache: everything is computed again for every action token."""
-        shape = self.lanes, self.config.context
+        shape = self.n_envs, self.config.context
         window = torch.randint(0, self.config.vocabulary.size, shape, device=self.device)
         local = torch.arange(shape[1], device=self.device).remainder(self.observations + 1 + self.actions).expand(shape)
 
@@ -187,7 +191,7 @@ class Job:
         return step
 
 
-def floor_of(machine: Machine, job: Job, context: int, precision: Precision) -> float:
+def floor_of(roofline: Roofline, job: BenchCase, context: int, precision: Precision) -> float:
     """The least that a step can take, in seconds, when `context` tokens are held.
 
     Sums are of float32 on a CPU whatever the weights are. On a GPU it is at least the launch of a graph.
@@ -197,33 +201,33 @@ def floor_of(machine: Machine, job: Job, context: int, precision: Precision) -> 
     parameters = c.layers * (4 * c.width**2 + c.width * c.feed_forward + c.width * c.feed_forward // 2)
     total = 0.0
     for n, read in zip(job.passes, job.read, strict=True):
-        cached = 2 * job.lanes * c.layers * min(context, c.context) * c.width
+        cached = 2 * job.n_envs * c.layers * min(context, c.context) * c.width
         size = (parameters + read) * weight + cached * kept
-        operations = 2 * job.lanes * n * parameters + 2 * n * cached
-        peak = machine.peak(torch.float32 if machine.device == "cpu" else getattr(torch, precision))
-        total += max(size / machine.bandwidth(size), operations / peak)
-    return max(total, machine.launch)
+        operations = 2 * job.n_envs * n * parameters + 2 * n * cached
+        peak = roofline.peak(torch.float32 if roofline.device == "cpu" else getattr(torch, precision))
+        total += max(size / roofline.bandwidth(size), operations / peak)
+    return max(total, roofline.launch)
 
 
 @torch.inference_mode()
-def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: Job) -> list[StepFigures]:
+def measure(config: BenchConfig, roofline: Roofline, size: str, model: Gato, job: BenchCase) -> list[StepTiming]:
     """Every way to take one step, each on a context that it filled itself."""
     context = min(config.context or model.config.context, model.config.context)
 
     def row(
         name: str, step: Callable[[], object], precision: Precision = "float32", share: int = 1, held: int = context
-    ) -> StepFigures:
+    ) -> StepTiming:
         walls, cpus = timed(step, max(5, config.repeats // share), job.device)
         median = statistics.median(walls)
-        floor, cpu = floor_of(machine, job, held, precision), statistics.median(cpus)
+        floor, cpu = floor_of(roofline, job, held, precision), statistics.median(cpus)
         taken = cpu if job.device == "cpu" and config.num_threads == 1 else median
-        return StepFigures(
-            size, f"{job.observations}/{job.actions}", job.lanes, name, context, median * 1e3,
+        return StepTiming(
+            size, f"{job.observations}/{job.actions}", job.n_envs, name, context, median * 1e3,
             sorted(walls)[math.ceil(0.99 * len(walls)) - 1] * 1e3, cpu * 1e3, floor * 1e3, taken / floor,
-            job.lanes / median,
+            job.n_envs / median,
         )  # fmt: skip
 
-    def cached(name: str, decoder: Decoder, precision: Precision = "float32") -> StepFigures:
+    def cached(name: str, decoder: Decoder, precision: Precision = "float32") -> StepTiming:
         more = 0 if context == model.config.context else (config.repeats + WARM_UP) * job.layout.span
         begin = max(context - more, config.prompt + 1)  # so that it is filled in the end
         job.fill(decoder, begin, config.prompt)
@@ -232,7 +236,7 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
     rows = [cached(f"{name} {precision}", decoder, precision) for name, decoder, precision in fast(config, model, job)]
     if config.compare or not rows:
         rows.append(cached("pytorch", TorchDecoder(model, job.legal)))
-    if model.config.action_decoder or model.config.pack > 1:  # others have nothing like it
+    if model.config.action_decoder or model.config.values_per_token > 1:  # others have nothing like it
         return rows
     if config.compare and context == model.config.context:
         rows.append(row("uncached", job.rerun(model), share=10))
@@ -241,7 +245,7 @@ def measure(config: BenchConfig, machine: Machine, size: str, model: Gato, job: 
     return rows
 
 
-def fast(config: BenchConfig, model: Gato, job: Job) -> Iterator[tuple[str, Decoder, Precision]]:
+def fast(config: BenchConfig, model: Gato, job: BenchCase) -> Iterator[tuple[str, Decoder, Precision]]:
     """The decoders that agents play with here, and their names."""
     for precision in config.precision:
         if job.device != "cpu" and precision == "int8":
@@ -255,7 +259,7 @@ def fast(config: BenchConfig, model: Gato, job: Job) -> Iterator[tuple[str, Deco
                 yield "compiled", GraphDecoder(model, job.legal, precision, compiled=True), precision
 
 
-def gpt2(job: Job, context: int) -> Callable[[], None] | None:
+def gpt2(job: BenchCase, context: int) -> Callable[[], None] | None:
     """A step of an equally shaped GPT-2 of Hugging Face with its own cache; None where it is not installed."""
     try:
         from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
@@ -269,7 +273,9 @@ def gpt2(job: Job, context: int) -> Callable[[], None] | None:
     )  # fmt: skip
     peer, state = GPT2LMHeadModel(shape), DynamicCache()
     torch.nn.Module.to(peer, job.device).train(False)
-    peer(torch.zeros(job.lanes, context, dtype=torch.int64, device=job.device), past_key_values=state, logits_to_keep=1)
+    peer(
+        torch.zeros(job.n_envs, context, dtype=torch.int64, device=job.device), past_key_values=state, logits_to_keep=1
+    )
 
     def step() -> None:
         tokens: Tensor = job.prefill().tokens.to(job.device)
@@ -281,17 +287,17 @@ def gpt2(job: Job, context: int) -> Callable[[], None] | None:
     return step
 
 
-def table(rows: list[StepFigures]) -> Table:
+def table(rows: list[StepTiming]) -> Table:
     """The figures as a person reads them."""
     shown = Table("model", "task", title="control steps", box=box.SIMPLE, padding=0, collapse_padding=True)
-    for name in ("lanes", "decoder", "ms", "p99", "CPU-ms", "floor", "over it", "steps/s", "slower"):
+    for name in ("n-envs", "decoder", "ms", "p99", "CPU-ms", "floor", "over it", "steps/s", "slower"):
         shown.add_column(name, justify="left" if name == "decoder" else "right", no_wrap=True)
     best: dict[tuple[str, str, int], float] = {}
     for r in rows:
         taken = r.over_floor * r.floor
-        first = best.setdefault((r.size, r.task, r.lanes), taken)
+        first = best.setdefault((r.size, r.task, r.n_envs), taken)
         shown.add_row(
-            r.size, r.task, str(r.lanes), r.decoder, f"{r.median:.2f}", f"{r.p99:.2f}", f"{r.cpu:.2f}",
+            r.size, r.task, str(r.n_envs), r.decoder, f"{r.median:.2f}", f"{r.p99:.2f}", f"{r.cpu:.2f}",
             f"{r.floor:.2f}", f"{r.over_floor:.1f}x", f"{r.steps_per_second:,.0f}", f"{taken / first:.1f}x",
         )  # fmt: skip
     shown.caption = "over it: CPU-ms (with threads: ms) over the floor; slower: over the first row of the same job"

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.checkpoints.checkpoint import TrainedTask
-from gato_agent.commands.roofline import Machine, timed
-from gato_agent.dataset.batches import Batch, Windows
+from gato_agent.commands.roofline import Roofline, timed
+from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
@@ -45,7 +45,8 @@ class TrainBenchConfig:
     precision: tuple[Precision, ...] = ("float32", "bfloat16")
     """Of matrix products."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON: {"pack": 1, "action_decoder": false} are the paper's tokens."""
+    """Fields of each size to change, as JSON.
+    {"values_per_token": 1, "action_decoder": false} are the paper's tokens."""
     batch_size: int = 4
     """Windows per step."""
     optimizer: str = "adamw"
@@ -67,7 +68,7 @@ class TrainBenchConfig:
 
 
 @dataclass(frozen=True)
-class TrainFigures:
+class TrainTiming:
     """One row; seconds are processor time where one CPU thread is used, else wall time."""
 
     size: str
@@ -88,12 +89,12 @@ class TrainFigures:
     """A step with logits of all ids at all positions over one with those of the targets: 34k ids, one window."""
 
 
-def bench_train(config: TrainBenchConfig) -> list[TrainFigures]:
+def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
     """Run the benchmark, print its table, and write `--json`."""
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
-    machine = Machine(device)
-    rows = [measure(config, machine, size, precision) for size in config.size for precision in config.precision]
+    roofline = Roofline(device)
+    rows = [measure(config, roofline, size, precision) for size in config.size for precision in config.precision]
     plain_console(soft_wrap=True).print(table(rows))
     if config.json:
         data = {
@@ -104,9 +105,9 @@ def bench_train(config: TrainBenchConfig) -> list[TrainFigures]:
     return rows
 
 
-def measure(config: TrainBenchConfig, machine: Machine, size: str, precision: Precision) -> TrainFigures:
+def measure(config: TrainBenchConfig, roofline: Roofline, size: str, precision: Precision) -> TrainTiming:
     """All figures of one size and precision."""
-    shape, device = GatoConfig.named(size).reshaped(config.shape), machine.device
+    shape, device = GatoConfig.named(size).reshaped(config.shape), roofline.device
     recipe = TrainConfig(size=size, precision=precision, compile=config.compile, optimizer=config.optimizer)  # type: ignore[arg-type]
     windows = made_up(config, shape)
     batches = [windows.batch(i).to(device) for i in range(2)]
@@ -128,8 +129,8 @@ def measure(config: TrainBenchConfig, machine: Machine, size: str, precision: Pr
     masked, unmasked = (PlainLoop(shape, device, precision, batches[0], causal) for causal in (False, True))
     ours, with_mask, without = clock(lambda: trainer.update(batches[next(turn) % 2]), masked.step, unmasked.step)
     (load,) = clock(lambda: windows.batch(next(turn)))
-    peak = machine.peak(getattr(torch, precision))
-    return TrainFigures(
+    peak = roofline.peak(getattr(torch, precision))
+    return TrainTiming(
         size, precision, ours, batches[0].tokens.numel() / ours, training_flops(shape, batches[0]) / ours / peak, peak,
         with_mask / ours, without / ours, load / ours, logits_ratio(config, recipe, shape, device, clock),
     )  # fmt: skip
@@ -149,7 +150,7 @@ def logits_ratio(
     return everywhere / aimed
 
 
-def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
+def made_up(config: TrainBenchConfig, shape: GatoConfig) -> BatchSampler:
     """Windows of long episodes with random observations and actions."""
     observed, acted = (gym.spaces.Box(-1, 1, (n,), np.float32) for n in (config.observations, config.actions))
     tokenizer = TrainedTask("made-up", observed, acted).tokenizer(shape, None)
@@ -164,7 +165,7 @@ def made_up(config: TrainBenchConfig, shape: GatoConfig) -> Windows:
         for seed in range(4)
     ]  # fmt: skip
     task = TokenizedTask.of("made-up", tokenizer, episodes)
-    return Windows([task], window=2 * shape.context, batch_size=config.batch_size)
+    return BatchSampler([task], window=2 * shape.context, batch_size=config.batch_size)
 
 
 class PlainLoop:
@@ -254,7 +255,7 @@ class PlainLoop:
         self.optimizer.step()
 
 
-def table(rows: list[TrainFigures]) -> Table:
+def table(rows: list[TrainTiming]) -> Table:
     """The figures as a person reads them."""
     shown = Table("model", "precision", title="training steps", box=box.SIMPLE, padding=0, collapse_padding=True)
     names = "tokens/s", "of peak", "peak GFLOP/s", "x plain, same mask", "x plain, no mask", "loader", "full logits"

@@ -16,18 +16,18 @@ from gato_agent.commands.report import write_report
 from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.make import find_spec, parse_kwargs
-from gato_agent.envs.tasks.packages import bring_suite
-from gato_agent.envs.tasks.task import bring, catalogue, find
+from gato_agent.envs.tasks.packages import suite_install_hint
+from gato_agent.envs.tasks.task import catalogue, find, install_hint
 from gato_agent.envs.tasks.task import families as suites
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.metrics import FIRST_SEED
-from gato_agent.evaluation.progress_table import Board, families, table, wide_console
+from gato_agent.evaluation.progress_table import ProgressTable, families, table, wide_console
 from gato_agent.evaluation.recorded import Given
 from gato_agent.evaluation.results import FILE, Outcome, Results, score, to_csv
-from gato_agent.evaluation.worker import Conditions, Job, Measurers, expert_sha256
+from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker, expert_sha256
 from gato_agent.inference.agent import resolve_device
 from gato_agent.inference.decoder import Precision
-from gato_agent.rollouts.collection.episode_worker import Failed, Result, idle_pulse
+from gato_agent.rollouts.collection.episode_worker import Failed, Result, idle_heartbeat
 from gato_agent.rollouts.collection.like_random import EPISODES, warning
 from gato_agent.rollouts.collection.process_pool import play_in_processes
 from gato_agent.rollouts.collection.ray_pool import play_on_ray
@@ -120,15 +120,15 @@ def evaluate(config: EvaluateConfig) -> Results:
     config.check()
     checkpoint = None if config.expert else Checkpoint.load(config.checkpoint, "cpu")
     wanted, absent = _wanted(config, checkpoint)
-    conditions = _conditions(config, checkpoint)
+    settings_of_run = _conditions(config, checkpoint)
     name = config.expert or (checkpoint.name if checkpoint else "")
     console = wide_console()
     with ExitStack() as stack:
         if config.out:
             stack.enter_context(lock_folder(config.out, "evaluate"))
-        results = _begin(config, name, conditions)
+        results = _begin(config, name, settings_of_run)
         results.not_evaluated |= {task: why for task, why in absent.items() if task not in results.tasks}
-        jobs = [Job(env, task, conditions) for task, env in wanted.items() if task not in results.tasks]
+        jobs = [EvaluationJob(env, task, settings_of_run) for task, env in wanted.items() if task not in results.tasks]
         try:
             _play(config, jobs, results, console, [task for task in wanted if task in results.tasks])
         finally:
@@ -155,16 +155,16 @@ def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict
     absent: dict[str, str] = {}
     for name in names:
         task = name.rpartition(":")[2]
-        if command := bring(task) or bring_suite(task):
+        if command := install_hint(task) or suite_install_hint(task):
             absent[task] = f"{task} is not installed: {command}"
         else:
             wanted.setdefault(find_spec(name).id, name)
     return wanted, absent
 
 
-def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Conditions:
+def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> EvaluationSettings:
     own = (checkpoint.temperatures() if checkpoint else {}) or 0.0
-    return Conditions(
+    return EvaluationSettings(
         config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else expert_sha256(config.expert),
         config.episodes, config.seed, config.n_envs, own if config.temperature is None else config.temperature,
         resolve_device(config.device), config.precision, config.prompt, config.demo, config.num_threads,
@@ -172,9 +172,9 @@ def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Condit
     )  # fmt: skip
 
 
-def _begin(config: EvaluateConfig, actor: str, conditions: Conditions) -> Results:
+def _begin(config: EvaluateConfig, actor: str, settings_of_run: EvaluationSettings) -> Results:
     """Results to be completed: those of --out, or new ones."""
-    fresh = Results(actor, conditions.checkpoint, conditions.sha256, conditions.settings(), _versions())
+    fresh = Results(actor, settings_of_run.checkpoint, settings_of_run.sha256, settings_of_run.settings(), _versions())
     if config.out is None or not (config.out / FILE).exists():
         return fresh
     kept = Results.load(config.out)
@@ -201,46 +201,50 @@ def _versions() -> dict[str, str]:
 
 
 def _play(
-    config: EvaluateConfig, jobs: Sequence[Job], results: Results, console: Console, before: Sequence[str]
+    config: EvaluateConfig, jobs: Sequence[EvaluationJob], results: Results, console: Console, before: Sequence[str]
 ) -> None:
     """Play what is missing, and keep every result as it comes."""
     done = [results.tasks[task] for task in before]
     names = [job.env_id for job in jobs]
-    with Board(console, names, results.actor, done, config.episodes) as board:
+    with ProgressTable(console, names, results.actor, done, config.episodes) as progress_table:
         for reason in results.not_evaluated.values():
-            board.say(f"not evaluated: {reason}")
-        with closing(_way_to_play(config, jobs, board)) as groups:
+            progress_table.say(f"not evaluated: {reason}")
+        with closing(_way_to_play(config, jobs, progress_table)) as groups:
             for group in groups:
                 for result in group:
                     _note(result, jobs[result.job], results)
                 if group:
                     _keep(config, results)
                 for result in group:  # now that they are kept
-                    _show(result.job, names[result.job], results, board)
+                    _show(result.job, names[result.job], results, progress_table)
 
 
-def _way_to_play(config: EvaluateConfig, jobs: Sequence[Job], board: Board) -> Generator[list[Result], None, None]:
+def _way_to_play(
+    config: EvaluateConfig, jobs: Sequence[EvaluationJob], progress_table: ProgressTable
+) -> Generator[list[Result], None, None]:
     seeds = [[config.seed] for _ in jobs]  # one a job: a task is played whole
     if config.ray:
-        return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=Measurers)
+        return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=EvaluationWorker)
     workers = config.workers
     if workers == 0:
-        return _play_here(jobs, board)
+        return _play_here(jobs, progress_table)
     if workers is None:
-        workers = (os.cpu_count() or 1) if jobs and jobs[0].conditions.device == "cpu" else 1
-    return play_in_processes(jobs, seeds, workers, config.timeout, players=Measurers, ahead=1, watch=board.watch)
+        workers = (os.cpu_count() or 1) if jobs and jobs[0].settings_of_run.device == "cpu" else 1
+    return play_in_processes(
+        jobs, seeds, workers, config.timeout, players=EvaluationWorker, ahead=1, watch=progress_table.watch
+    )
 
 
-def _play_here(jobs: Sequence[Job], board: Board) -> Generator[list[Result], None, None]:
+def _play_here(jobs: Sequence[EvaluationJob], progress_table: ProgressTable) -> Generator[list[Result], None, None]:
     """Play one task after the other in this process."""
-    players = Measurers(jobs)
+    players = EvaluationWorker(jobs)
     for number, job in enumerate(jobs):
-        pulse = board.follow(number, idle_pulse())
-        for result in players.play(number, [job.conditions.seed], pulse):
+        heartbeat = progress_table.follow(number, idle_heartbeat())
+        for result in players.play(number, [job.settings_of_run.seed], heartbeat):
             yield [result]
 
 
-def _note(result: Result, job: Job, results: Results) -> None:
+def _note(result: Result, job: EvaluationJob, results: Results) -> None:
     """Enter what came of a task."""
     if isinstance(result, Failed):
         results.failed[job.env_id] = result.reason
@@ -250,22 +254,22 @@ def _note(result: Result, job: Job, results: Results) -> None:
         results.not_evaluated[job.env_id] = outcome["skipped"]
         return
     episodes = [Outcome(*each) for each in outcome["episodes"]]
-    comparable = not job.conditions.env_kwargs
+    comparable = not job.settings_of_run.env_kwargs
     try:
         results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
     except GatoError as error:
         results.failed[job.env_id] = str(error)
 
 
-def _show(job: int, task: str, results: Results, board: Board) -> None:
+def _show(job: int, task: str, results: Results, progress_table: ProgressTable) -> None:
     if task in results.tasks:
-        board.add(job, results.tasks[task])
+        progress_table.add(job, results.tasks[task])
         if said := _like_random(task, results):
-            board.say(f"warning: {said}")
+            progress_table.say(f"warning: {said}")
     elif task in results.failed:
-        board.broken(job, f"failed: {results.failed[task]}")
+        progress_table.broken(job, f"failed: {results.failed[task]}")
     else:
-        board.broken(job, f"not evaluated: {results.not_evaluated[task]}")
+        progress_table.broken(job, f"not evaluated: {results.not_evaluated[task]}")
 
 
 def _like_random(task: str, results: Results) -> str | None:

@@ -56,8 +56,8 @@ def size_table(size: str) -> Table:
         "blocks": model.blocks,
         "final norm": model.norm,
     }
-    if config.pack > 1:
-        parts[f"up to {config.pack} values in a token"] = model.embedding.pack
+    if config.values_per_token > 1:
+        parts[f"up to {config.values_per_token} values in a token"] = model.embedding.value_group
     if model.action_decoder is not None:
         parts["action decoder"] = model.action_decoder
     for name, module in parts.items():
@@ -109,14 +109,14 @@ def env_table(env: str, env_kwargs: str) -> Table:
     shown.add_row("actions", str(spaces[1]))
     for size in SIZES:
         config = GatoConfig.named(size)
-        view = view_of(env, spaces[0], config.pack > 1)
+        view = view_of(env, spaces[0], config.values_per_token > 1)
         tokenizer = SpaceTokenizer(
             *spaces,
             config.vocabulary,
             lambda _: [],
             known.text_pieces or 32,
             view,
-            config.pack,
+            config.values_per_token,
             config.action_decoder,
             config.grid_rows,
             config.past_actions,

@@ -27,8 +27,8 @@ from gato_agent.envs.video import VideoWriter
 from gato_agent.evaluation.metrics import FIRST_SEED
 from gato_agent.inference.agent import Agent, resolve_device
 from gato_agent.inference.decoder import Precision
-from gato_agent.inference.make_agent import seat
-from gato_agent.inference.real_time import Paced
+from gato_agent.inference.make_agent import make_agent_and_envs
+from gato_agent.inference.real_time import RealTimeActor
 
 DEFAULT_FPS = 30
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
@@ -76,7 +76,7 @@ class PlayConfig:
 
 
 def play(config: PlayConfig) -> dict[str, Any]:
-    """Play episodes, one after the other in each lane; returns what `--json` writes.
+    """Play episodes, one after the other in each environment; returns what `--json` writes.
 
     Raises:
         UsageError: unknown environment or checkpoint, or one that does not know the environment.
@@ -93,8 +93,8 @@ def play(config: PlayConfig) -> dict[str, Any]:
     say(f"{env_id} with {checkpoint.name} on {device}")
     episodes: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        agent, envs, render = _seated(config, checkpoint, env_id, device, stack)
-        paced = Paced(agent, config.hz)
+        agent, envs, render = _actor_and_envs(config, checkpoint, env_id, device, stack)
+        paced = RealTimeActor(agent, config.hz)
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS
         began = time.perf_counter()
         try:
@@ -117,13 +117,13 @@ def play(config: PlayConfig) -> dict[str, Any]:
     return result
 
 
-def _seated(
+def _actor_and_envs(
     config: PlayConfig, checkpoint: Checkpoint, env_id: str, device: str, stack: ExitStack
 ) -> tuple[Agent, VectorEnv[Any, Any, Any], str]:
     """The agent, its environments and how they are shown; with auto not at all, where they cannot be."""
 
     def with_mode(render: str) -> tuple[Agent, VectorEnv[Any, Any, Any], str]:
-        agent, envs = stack.enter_context(seat(
+        agent, envs = stack.enter_context(make_agent_and_envs(
             checkpoint, env_id, min(config.n_envs, config.episodes), env_kwargs=parse_kwargs(config.env_kwargs),
             render_mode=MODES[render], device=device, temperature=config.temperature, seed=config.seed,
             precision=config.precision, prompt=config.prompt, demo=config.demo,
@@ -142,11 +142,11 @@ def _seated(
 def _episodes(
     actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: range, video: VideoWriter | None
 ) -> Iterator[dict[str, Any]]:
-    """Play and film, yielding each episode's seed, return and length; what is filmed is the first lane."""
+    """Play and video, yielding each episode's seed, return and length; what is recorded is the first environment."""
     totals: dict[int, float] = defaultdict(float)
     for step in steps(actor, envs, seeds):
         totals[step.seed] += step.reward
-        if video is not None and step.lane == 0:
+        if video is not None and step.env_index == 0:
             frames = envs.render() or ()
             video.write(np.asarray(frames[0]))
         if step.done:

@@ -19,7 +19,7 @@ from gato_agent.envs.errors import GatoError, at_least
 from gato_agent.envs.files import below, lock_folder, read_own, write_files
 from gato_agent.envs.io import plain
 from gato_agent.envs.io.progress import progress
-from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.evaluation.aggregate import by_group, compare
 from gato_agent.evaluation.metrics import Interval, Sample
@@ -28,7 +28,7 @@ from gato_agent.evaluation.recorded import Given, recorded
 from gato_agent.evaluation.report.html_page import Films, page
 from gato_agent.evaluation.report.markdown import markdown
 from gato_agent.evaluation.report.plots import plots
-from gato_agent.evaluation.report.videos import Filmers, Scene, poster, scenes
+from gato_agent.evaluation.report.videos import VideoJob, VideoRecorder, poster, video_jobs
 from gato_agent.evaluation.results import Results, to_csv
 from gato_agent.inference.agent import resolve_device
 from gato_agent.rollouts.collection.episode_worker import Failed
@@ -51,13 +51,13 @@ class ReportConfig:
     videos: bool = True
     """Film the first episode of each task, but for those that are there; takes the checkpoint."""
     workers: int | None = None
-    """Processes that film; by default one for each core."""
+    """Processes that video; by default one for each core."""
     checkpoint: str | None = None
     """The checkpoint that was evaluated first, where its results do not name it by a path below this folder."""
     expert: str | None = None
     """The expert that was evaluated first, if it is module:callable, hub:ORG/NAME, or a file elsewhere."""
     env: tuple[str, ...] = ()
-    """Environments of your own, as module:Env-v0: the module is imported to film them."""
+    """Environments of your own, as module:Env-v0: the module is imported to video them."""
     env_kwargs: str | None = None
     """The arguments of the first evaluation's environments, as JSON, if they are more than numbers and words."""
     expert_statistics: str | None = None
@@ -72,7 +72,7 @@ def report(config: ReportConfig) -> None:
     """Print the comparison and write the report.
 
     Nothing is imported, downloaded or read because a results file names it, unless it is a plain name: what it takes to
-    film beyond that comes from the options.
+    video beyond that comes from the options.
 
     Raises:
         UsageError: no results, results that are not there, or options that do not suit them.
@@ -151,21 +151,21 @@ def write_report(
         out: folder, which is made.
         console: for progress.
         given: what the user names of the first evaluation, which its results may not.
-        videos: whether to film what is not there yet.
+        videos: whether to video what is not there yet.
         named: tasks that the user named with a module to import.
-        workers: processes that film.
+        workers: processes that video.
 
     Raises:
         UsageError: another process writes to `out`, its videos are a link, or `given` does not suit the results.
     """
     with lock_folder(out, "report"):
-        films = _kept(results[0], out)
+        recorded_videos = _kept(results[0], out)
         if videos:
-            jobs = _scenes(results[0], films, given, named or {}, console)
-            films |= _films(results[0], out, console, jobs, films, workers)
+            jobs = _video_jobs(results[0], recorded_videos, given, named or {}, console)
+            recorded_videos |= _record_videos(results[0], out, console, jobs, recorded_videos, workers)
         samples = [(each.actor, _samples(each)) for each in results]
         written = {
-            out / PAGE: page(results, samples, films, published()).encode(),
+            out / PAGE: page(results, samples, recorded_videos, published()).encode(),
             out / "results.csv": to_csv(results[0]),
             out / TABLES: markdown(results[0]).encode(),
         }
@@ -180,7 +180,7 @@ def _samples(results: Results) -> list[Sample]:
 
 
 def _identity(results: Results) -> str:
-    """What a film must be of to be kept."""
+    """What a video must be of to be kept."""
     return json.dumps([results.actor if results.sha256 is None else results.sha256, results.settings], sort_keys=True)
 
 
@@ -189,39 +189,46 @@ def _kept(results: Results, out: Path) -> Films:
     folder = below(out, VIDEOS)
     path, way_out = folder / MANIFEST, "delete it, and the report is made anew"
     try:
-        manifest = unsealed(read_own(path)) if path.exists() else {}
+        manifest = checked_digest(read_own(path)) if path.exists() else {}
         entries = manifest["films"] if manifest.get("of") == _identity(results) else {}
-        films = {}
+        recorded_videos = {}
         for task, each in entries.items():
             names = {key: plain.name(each[key], path, way_out, [name]) for key, name in _names(task).items()}
             figures = {key: float(each[key]) for key in ("return", "seconds")} | {"steps": int(each["steps"])}
             if (folder / names["file"]).is_file():
-                films[task] = names | figures
-        return films
+                recorded_videos[task] = names | figures
+        return recorded_videos
     except (LookupError, OverflowError, TypeError, ValueError, AttributeError) as error:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
-def _scenes(results: Results, films: Films, given: Given, named: Mapping[str, str], console: Console) -> list[Scene]:
-    """A scene of each task that has no film; none, which is said, where the results name what only the user may."""
-    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in films}
+def _video_jobs(
+    results: Results, recorded_videos: Films, given: Given, named: Mapping[str, str], console: Console
+) -> list[VideoJob]:
+    """A scene of each task that has no video; none, which is said, where the results name what only the user may."""
+    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in recorded_videos}
     if not lengths:
         return []
     try:
-        conditions = replace(recorded(results, given), num_threads=1, device=resolve_device("cpu"))
+        settings_of_run = replace(recorded(results, given), num_threads=1, device=resolve_device("cpu"))
     except plain.NotPlain as error:
         console.print(f"no more videos: {error}", highlight=False, markup=False, soft_wrap=True)
         return []
-    return scenes(conditions, lengths, dict(named))
+    return video_jobs(settings_of_run, lengths, dict(named))
 
 
-def _films(
-    results: Results, out: Path, console: Console, jobs: Sequence[Scene], films: Films, workers: int | None
+def _record_videos(
+    results: Results, out: Path, console: Console, jobs: Sequence[VideoJob], recorded_videos: Films, workers: int | None
 ) -> Films:
-    """Film what is missing, keep it beside the other films as it comes, and say of which tasks there is no video."""
-    films = dict(films)
+    """Film what is missing, keep it beside the other videos as it comes, and say of which tasks there is no video."""
+    recorded_videos = dict(recorded_videos)
     playing = play_in_processes(
-        jobs, [[job.conditions.seed] for job in jobs], workers or os.cpu_count() or 1, TIMEOUT, players=Filmers, ahead=1
+        jobs,
+        [[job.settings_of_run.seed] for job in jobs],
+        workers or os.cpu_count() or 1,
+        TIMEOUT,
+        players=VideoRecorder,
+        ahead=1,
     )
     with progress(console, "filming", len(jobs), "tasks", every=10.0) as update, closing(playing):
         done = 0
@@ -233,18 +240,18 @@ def _films(
                     if isinstance(result, Failed):
                         raise GatoError(result.reason)
                     entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
-                    films[task] = _store(out / VIDEOS, task, result.episode) | entry
+                    recorded_videos[task] = _store(out / VIDEOS, task, result.episode) | entry
                 except GatoError as error:  # the report does without
                     console.print(f"no video: {error}", highlight=False, markup=False, soft_wrap=True)
             if group:
-                manifest = {"of": _identity(results), "films": dict(sorted(films.items()))}
-                write_files({out / VIDEOS / MANIFEST: sealed(manifest, indent=1)})
-                update(done, f"{len(films)} in place")
-    return films
+                manifest = {"of": _identity(results), "films": dict(sorted(recorded_videos.items()))}
+                write_files({out / VIDEOS / MANIFEST: with_digest(manifest, indent=1)})
+                update(done, f"{len(recorded_videos)} in place")
+    return recorded_videos
 
 
 def _store(folder: Path, task: str, data: bytes) -> dict[str, Any]:
-    """Write a film and a picture of it; returns their names."""
+    """Write a video and a picture of it; returns their names."""
     names = _names(task)
     write_files({folder / names["file"]: data})
     write_files({folder / names["poster"]: poster(folder / names["file"])})
@@ -252,6 +259,6 @@ def _store(folder: Path, task: str, data: bytes) -> dict[str, Any]:
 
 
 def _names(task: str) -> dict[str, str]:
-    """The files of a task's film and of a picture of it; a page would have to write each % as %25."""
+    """The files of a task's video and of a picture of it; a page would have to write each % as %25."""
     name = quote(task, safe="").replace("%", "_")
     return {"file": f"{name}.mp4", "poster": f"{name}.jpg"}

@@ -7,12 +7,12 @@ from functools import cached_property
 
 import torch
 
-from gato_agent.inference.cuda_graphs import CudaGraphs, Run
+from gato_agent.inference.cuda_graphs import CudaGraphs, GraphStep
 
 WARM_UP = 3  # calls that are not counted
 
 
-class Machine:
+class Roofline:
     """A device as it is measured when it is first asked; later answers are the same."""
 
     def __init__(self, device: str) -> None:
@@ -28,7 +28,7 @@ class Machine:
             if self.device == "cpu":
                 walls, _ = timed(lambda: torch.dot(x, x), max(50, 2**31 // rounded), self.device)
             else:  # many in a call: starting one and waiting for it takes longer than to read a little
-                sums = self._recorded(lambda: [x.sum() for _ in range(20)])
+                sums = self._captured(lambda: [x.sum() for _ in range(20)])
                 walls = [wall / 20 for wall in timed(sums, 20, self.device)[0]]
             self._bandwidth[rounded] = rounded / min(walls)
         return self._bandwidth[rounded]
@@ -48,10 +48,10 @@ class Machine:
         if self.device == "cpu":
             return 0.0
         x = torch.zeros(1, device=self.device)
-        return min(timed(self._recorded(lambda: [x.add_(1)]), 50, self.device)[0])
+        return min(timed(self._captured(lambda: [x.add_(1)]), 50, self.device)[0])
 
     @staticmethod
-    def _recorded(work: Run) -> Run:
+    def _captured(work: GraphStep) -> GraphStep:
         """Work as a CUDA graph, after it was done once."""
         work()
         return CudaGraphs()(work)

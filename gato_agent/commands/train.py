@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, locate, read
-from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data, mixture
 from gato_agent.dataset.token_file import FILE as TOKENS
 from gato_agent.dataset.token_file import Data
@@ -22,7 +22,7 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.training import run_folder
 from gato_agent.training.config import TrainConfig
-from gato_agent.training.distributed import Ranks, join
+from gato_agent.training.distributed import Distributed, join
 from gato_agent.training.loggers import package
 from gato_agent.training.run import Run
 from gato_agent.training.trainer import Trainer, compiles
@@ -59,12 +59,12 @@ def train(config: TrainConfig) -> Path:
     with closing(lock_folder(config.out, "train")) if ranks.first else nullcontext():
         with ranks.first_alone():
             if ranks.first:
-                shaping = _shaping(config, size, start, data, device, ranks)
-                before = run_folder.prepare(config.out, shaping, resume=config.resume, may_change=schedule)
+                fingerprint = _fingerprint(config, size, start, data, device, ranks)
+                before = run_folder.prepare(config.out, fingerprint, resume=config.resume, may_change=schedule)
                 data = data.mapped(config.out / TOKENS, size)
         if not ranks.first:
             data = _data(config, size, start)
-            before = shaping = _shaping(config, size, start, data, device, ranks)
+            before = fingerprint = _fingerprint(config, size, start, data, device, ranks)
         if any(other != data.sha256 for other in ranks.gather(data.sha256)):
             raise GatoError(f"{config.data} is not the same in all processes: wait until nothing writes to it")
         windows = _windows(config, size, data)
@@ -74,10 +74,10 @@ def train(config: TrainConfig) -> Path:
         trainer = Trainer(config, model, ranks)
         trainer.load_latest(config.out)
         config.check_past(before, trainer.step)
-        if before != shaping:
-            run_folder.write(config.out, shaping)
+        if before != fingerprint:
+            run_folder.write(config.out, fingerprint)
         ranks.wait()  # nobody writes before all have read
-        path = Run(trainer, windows, data, shaping, device).to_the_end()
+        path = Run(trainer, windows, data, fingerprint, device).to_the_end()
     ranks.leave()
     return path
 
@@ -96,23 +96,23 @@ def _data(config: TrainConfig, size: GatoConfig, start: Checkpoint | None) -> Da
     return data
 
 
-def _windows(config: TrainConfig, size: GatoConfig, data: Data) -> Windows:
+def _windows(config: TrainConfig, size: GatoConfig, data: Data) -> BatchSampler:
     """Where what is learned from comes from, step by step."""
-    return Windows(
+    return BatchSampler(
         data.tokenized, window=2 * size.context, batch_size=config.batch_size, seed=config.seed,
-        weights=mixture(config.mixture, list(data.tasks)), shortest=config.shortest_fragment,
-        by_timestep=config.loss_over == "timesteps",
+        weights=mixture(config.mixture, list(data.tasks)), shortest=config.min_segment,
+        loss_per_timestep=config.loss_over == "timesteps",
     )  # fmt: skip
 
 
-def _shaping(
-    config: TrainConfig, size: GatoConfig, start: Checkpoint | None, data: Data, device: str, ranks: Ranks
+def _fingerprint(
+    config: TrainConfig, size: GatoConfig, start: Checkpoint | None, data: Data, device: str, ranks: Distributed
 ) -> dict[str, Any]:
     """All that makes a run what it is, to the bit."""
-    shaping = {**config.shaping(), "num_threads": torch.get_num_threads(), "device": device}
-    shaping["compile"] = compiles(config, size, torch.device(device)) or None
-    shaping |= {"data_sha256": data.sha256, **({"init_sha256": start.sha256()} if start else {})}
-    return shaping | ({"processes": ranks.size, "device": config.device} if ranks.size > 1 else {})
+    fingerprint = {**config.fingerprint(), "num_threads": torch.get_num_threads(), "device": device}
+    fingerprint["compile"] = compiles(config, size, torch.device(device)) or None
+    fingerprint |= {"data_sha256": data.sha256, **({"init_sha256": start.sha256()} if start else {})}
+    return fingerprint | ({"processes": ranks.size, "device": config.device} if ranks.size > 1 else {})
 
 
 def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: Mapping[str, TrainedTask]) -> None:

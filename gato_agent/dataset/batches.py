@@ -1,4 +1,4 @@
-"""Windows of tokens for training, of fragments of episodes; which is where is a pure function of (seed, step)."""
+"""Windows of tokens for training, of segments of episodes; which is where is a pure function of (seed, step)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gato_agent.dataset.task_tokens import NO_ONE, Opening, TokenizedTask
+from gato_agent.dataset.task_tokens import NO_ONE, PrefixTokens, TokenizedTask
 from gato_agent.tokens.prompt import DEMO_SHARE
-from gato_agent.tokens.space_tokenizer import PACK, PAD, PATCH
+from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ALWAYS
 
 
@@ -81,16 +81,16 @@ CONDITIONAL_EVERY = 2  # actions per one that trains the conditional part, which
 class Batch:
     """Windows of tokens, and what is to be predicted in them."""
 
-    tokens: Tensor  # int64 [batch, window]; ids, PAD, PATCH or PACK
+    tokens: Tensor  # int64 [batch, window]; ids, PAD, PATCH or VALUES
     local: Tensor  # int64 [batch, window]; -1 where a token has no place in an observation
-    segment: Tensor  # int64 [batch, window]; episode fragment that a token belongs to
+    segment: Tensor  # int64 [batch, window]; episode segment that a token belongs to
     patches: Tensor | None  # uint8 [k, 16, 16, 4]
     intervals: Tensor | None  # int64 [k, 2, 2]
     targets: Targets
-    index: Tensor | None = None  # int64 [batch, window], position in its fragment; None where it is that in the window
-    prefix_len: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its fragment begins with
+    index: Tensor | None = None  # int64 [batch, window], position in its segment; None where it is that in the window
+    prefix_len: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its segment begins with
     until: Tensor | None = None  # int64 [batch, window], place of the last token that may attend to it
-    packs: Tensor | None = None  # int16 [p, pack]
+    value_groups: Tensor | None = None  # int16 [p, values_per_token]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
@@ -99,10 +99,10 @@ class Batch:
         return replace(self, targets=self.targets.to(device), **moved)
 
 
-class Windows:
+class BatchSampler:
     """Batches of windows, mixed from tasks; `batch(step)` depends on the seed and the step alone.
 
-    Tasks are drawn fragment by fragment, those with short fragments more often.
+    Tasks are drawn segment by segment, those with short segments more often.
 
     Args:
         tasks: tokenized tasks.
@@ -110,21 +110,22 @@ class Windows:
         window: tokens per window.
         batch_size: windows per batch.
         seed: of all choices.
-        demos: share of the fragments that begin with a demonstration, of tasks that have such prompts.
-        shortest: tokens of the shortest fragments; their lengths are log-uniform up to a window. 0: as long as there is
-            room. Timesteps that follow each other teach much the same, so many short fragments teach more.
-        by_timestep: whether all timesteps weigh the same in the loss, and not all action tokens.
+        demos: share of the segments that begin with a demonstration, of tasks that have such prompts.
+        shortest: tokens of the shortest segments; their lengths are log-uniform up to a window. 0: as long as there is
+            room. Timesteps that follow each other teach much the same, so many short segments teach more.
+        loss_per_timestep: whether all timesteps weigh the same in the loss, and not all action tokens.
     """
 
     def __init__(
         self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, shortest: int = 0, by_timestep: bool = False,
+        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, shortest: int = 0,
+        loss_per_timestep: bool = False,
     ) -> None:  # fmt: skip
         self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
-        self.shortest, self.by_timestep = min(shortest, window) or window, by_timestep
+        self.shortest, self.loss_per_timestep = min(shortest, window) or window, loss_per_timestep
         lengths = self.shortest * (window / self.shortest) ** ((np.arange(20) + 0.5) / 20)
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
-        share /= [np.mean([task.mean_fragment(int(length)) for length in lengths]) for task in self.tasks]
+        share /= [np.mean([task.mean_segment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
         self.hidden = any(task.tokenizer.layout.hides_actions for task in self.tasks)
@@ -135,7 +136,7 @@ class Windows:
         windows = [_Window(self, rng) for _ in range(self.batch_size)][part::parts]
         patches = [patch for w in windows for patch in w.patches]
         intervals = [interval for w in windows for interval in w.intervals]
-        packs = [pack for w in windows for pack in w.packs]
+        value_groups = [values_per_token for w in windows for values_per_token in w.value_groups]
         tokens, local, segment, index, prefix_len, until = (
             torch.from_numpy(np.stack(streams))
             for streams in zip(
@@ -152,7 +153,7 @@ class Windows:
             index if self.prompted or self.hidden else None,
             prefix_len if self.prompted else None,
             until if self.hidden else None,
-            torch.from_numpy(np.concatenate(packs)) if packs else None,
+            torch.from_numpy(np.concatenate(value_groups)) if value_groups else None,
         )
 
     def _targets(self, windows: "list[_Window]", begin_at: int) -> Targets:
@@ -194,7 +195,7 @@ def _range(low: int, high: int, rows: list[NDArray[np.int64]], begin: int) -> Id
 
 
 class _Part(NamedTuple):
-    """Actions of a fragment whose first token is predicted within the window."""
+    """Actions of a segment whose first token is predicted within the window."""
 
     legal: list[tuple[int, int]]
     family: int
@@ -204,50 +205,54 @@ class _Part(NamedTuple):
 
 
 class _Window:
-    """One window under construction: fragments of episodes, one after the other, until it is full."""
+    """One window under construction: segments of episodes, one after the other, until it is full."""
 
-    def __init__(self, source: Windows, rng: np.random.Generator) -> None:
+    def __init__(self, source: BatchSampler, rng: np.random.Generator) -> None:
         self.tokens = np.full(source.window, PAD, dtype=np.int64)
         self.local = np.full(source.window, -1, dtype=np.int64)
         self.segment, self.index, self.prefix_len = np.zeros((3, source.window), dtype=np.int64)
         self.until = np.full(source.window, ALWAYS, dtype=np.int64)
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
-        self.packs: list[NDArray[np.int16]] = []
+        self.value_groups: list[NDArray[np.int16]] = []
         self.targets: list[_Part] = []
-        self.by_timestep = source.by_timestep
+        self.loss_per_timestep = source.loss_per_timestep
         at = number = 0
         while at < source.window:
             task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
             longest = source.window
             if source.shortest < longest:
                 longest = round(source.shortest * (longest / source.shortest) ** rng.random())
-            where = task.fragment(rng, min(longest, source.window - at))
-            at += self._append(task, where, task.opening(rng, where, source.demos), at, number)
+            where = task.segment_at(rng, min(longest, source.window - at))
+            at += self._append(task, where, task.prefix(rng, where, source.demos), at, number)
             number += 1
 
-    def _append(self, task: TokenizedTask, where: slice, opening: Opening, at: int, number: int) -> int:
-        """Write a fragment and its prompt at a position, cut where the window ends; return its length in tokens."""
+    def _append(self, task: TokenizedTask, where: slice, prefix: PrefixTokens, at: int, number: int) -> int:
+        """Write a segment and its prompt at a position, cut where the window ends; return its length in tokens."""
         rows, room = task.rows[where], len(self.tokens) - at
-        tokens = np.concatenate((opening.tokens, rows.reshape(-1)))[:room]
+        tokens = np.concatenate((prefix.tokens, rows.reshape(-1)))[:room]
         place = slice(at, at + len(tokens))
-        self.tokens[place], self.segment[place], self.prefix_len[place] = tokens, number, opening.pinned
+        self.tokens[place], self.segment[place], self.prefix_len[place] = tokens, number, prefix.prefix_len
         layout, steps = task.tokenizer.layout, np.arange(len(rows))[:, None]
-        self.local[place] = np.concatenate((opening.local, np.tile(layout.local, len(rows))))[:room]
-        index = opening.pinned + steps * layout.span + np.arange(layout.length)
-        self.index[place] = np.concatenate((opening.index, index.ravel()))[:room]
-        start = at + len(opening.tokens)
+        self.local[place] = np.concatenate((prefix.local, np.tile(layout.local, len(rows))))[:room]
+        index = prefix.prefix_len + steps * layout.span + np.arange(layout.length)
+        self.index[place] = np.concatenate((prefix.index, index.ravel()))[:room]
+        start = at + len(prefix.tokens)
         until = np.minimum(start + steps * layout.length + layout.until, ALWAYS)
-        self.until[place] = np.concatenate((np.full(len(opening.tokens), ALWAYS), until.ravel()))[:room]
-        patches, packs = task.seen(where)
-        if packed := int((tokens == PACK).sum()):
-            self.packs.append((np.concatenate((opening.packs, packs)) if len(opening.packs) else packs)[:packed])
+        self.until[place] = np.concatenate((np.full(len(prefix.tokens), ALWAYS), until.ravel()))[:room]
+        patches, value_groups = task.seen(where)
+        if grouped := int((tokens == VALUES).sum()):
+            self.value_groups.append(
+                (np.concatenate((prefix.value_groups, value_groups)) if len(prefix.value_groups) else value_groups)[
+                    :grouped
+                ]
+            )
         if shown := int((tokens == PATCH).sum()):
-            patches = np.concatenate((opening.patches, patches))
+            patches = np.concatenate((prefix.patches, patches))
             self.patches.append(patches[:shown])
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
-        weight = 1 / task.tokenizer.n_act if self.by_timestep else 1.0
+        weight = 1 / task.tokenizer.n_act if self.loss_per_timestep else 1.0
         # Of a timestep that the window cuts before its last action token nothing is learned.
         last = layout.predictor(layout.n_act - 1) - layout.first
         position = np.arange(start + layout.first, at + len(tokens) - last, layout.length)

@@ -21,7 +21,7 @@ from gato_agent.envs.tasks.task import Task, find, view_of
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
-from gato_agent.rollouts.storage.filter import usable
+from gato_agent.rollouts.storage.filter import selected
 from gato_agent.tokens.prompt import Kind, Prompt, demonstration, instruction_of, names_of, without
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 
@@ -56,7 +56,7 @@ def load_data(
         GatoError: an episode is damaged, or holds what cannot be tokenized.
     """
     stores = _by_task([folders] if isinstance(folders, Path) else folders)
-    tasks = _prompted([_trained(same[0], text_pieces, config.pack > 1) for same in stores.values()], prompt)
+    tasks = _prompted([_trained(same[0], text_pieces, config.values_per_token > 1) for same in stores.values()], prompt)
     text = text or _given(text_model, config)
     mark = _mark(stores, tasks, config, text_pieces, text, holdout)
     if file and (kept := Data.load(file, mark, config)):
@@ -67,7 +67,7 @@ def load_data(
     pieces = text.encode if text else None
     tokenized, held_out = [], []
     for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
-        parts = [[store.fitting(i) for i in usable(store)] for store in same]
+        parts = [[store.fitting(i) for i in selected(store)] for store in same]
         ends = [len(many) - int(holdout * len(many)) for many in parts]
         learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
         last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
@@ -89,7 +89,7 @@ def _mark(
     files = [stated for same in stores.values() for store in same for stated in _stated(store.folder)]
     pieces = hashlib.sha256(text.model if text else b"").hexdigest()
     layout = config.action_decoder, config.past_actions
-    shape = config.pack, *layout, config.grid_rows, config.text, config.context
+    shape = config.values_per_token, *layout, config.grid_rows, config.text, config.context
     about = [files, [task.to_json() for task in tasks], shape, text_pieces, pieces, TOKEN_FORMAT, holdout]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
@@ -118,12 +118,12 @@ def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
     return stores
 
 
-def _trained(store: EpisodeStore, text_pieces: int | None, packed: bool) -> TrainedTask:
+def _trained(store: EpisodeStore, text_pieces: int | None, grouped: bool) -> TrainedTask:
     """A store's task, seen as the catalogue says if it is known there."""
     known = find(store.env_id) or Task(store.env_id, "")
     pieces = text_pieces or known.text_pieces or TEXT_PIECES
     space = store.observation_space
-    view = view_of(store.env_id, space, packed)
+    view = view_of(store.env_id, space, grouped)
     return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
 
 
@@ -131,7 +131,7 @@ def _said(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
     """All texts that the task's episodes hold, and what they are prompted with."""
     if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
         for store in stores:
-            for i in usable(store):
+            for i in selected(store):
                 columns = store.fitting(i).observations.values()
                 yield from (text for column in columns if column.dtype == object for text in column)
     if task.prompt.text:

@@ -1,4 +1,4 @@
-"""Episodes of one task -> tokens, one row a timestep; and what fragments of them are, with their prompts."""
+"""Episodes of one task -> tokens, one row a timestep; and what segments of them are, with their prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,29 +20,29 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What stands before the timesteps of a fragment: its prompt, without the pads.
+class PrefixTokens:
+    """What stands before the timesteps of a segment: its prompt, without the pads.
 
     Attributes:
-        pinned: tokens of the prompt, pads included; 0 without one.
+        kept as prefix: tokens of the prompt, pads included; 0 without one.
         tokens: int32 [k].
         index: int64 [k], places in the prompt.
         local: int64 [k].
         patches: uint8 [k, 16, 16, 4].
-        packs: int16 [p, pack].
+        value_groups: int16 [p, values_per_token].
     """
 
-    pinned: int
+    prefix_len: int
     tokens: NDArray[np.int32]
     index: NDArray[np.int64]
     local: NDArray[np.int64]
     patches: NDArray[np.uint8]
-    packs: NDArray[np.int16]
+    value_groups: NDArray[np.int16]
 
 
 NO_ONE = np.zeros(0, np.int64)
-NO_PATCHES, NO_PACKS = np.zeros((0, 16, 16, 4), np.uint8), np.zeros((0, 1), np.int16)
-NOTHING = Opening(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, NO_PATCHES, NO_PACKS)
+NO_PATCHES, NO_VALUE_GROUPS = np.zeros((0, 16, 16, 4), np.uint8), np.zeros((0, 1), np.int16)
+NOTHING = PrefixTokens(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, NO_PATCHES, NO_VALUE_GROUPS)
 
 
 class Arrays(NamedTuple):
@@ -54,7 +54,7 @@ class Arrays(NamedTuple):
         labels: int32 [timesteps, n_act]: the expert's action.
         patches: uint8 [k, 16, 16, 4], each once: much of a picture stays as it was.
         places: int32 [timesteps, patches of an observation], where they are among these.
-        packs: int16 [timesteps, p, values of the widest pack].
+        value_groups: int16 [timesteps, p, values of the widest values_per_token].
         ends: int64 [episodes], one past each episode's last row.
         texts: int32 [episodes, prompt.tokens], what each episode is prompted with, where that is a text.
     """
@@ -63,13 +63,13 @@ class Arrays(NamedTuple):
     labels: NDArray[np.int32]
     patches: NDArray[np.uint8]
     places: NDArray[np.int32]
-    packs: NDArray[np.int16]
+    value_groups: NDArray[np.int16]
     ends: NDArray[np.int64]
     texts: NDArray[np.int32]
 
 
 class TokenizedTask:
-    """The episodes of one task as tokens, and what fragments of them are.
+    """The episodes of one task as tokens, and what segments of them are.
 
     Args:
         name: of the task.
@@ -109,20 +109,20 @@ class TokenizedTask:
             raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
         patches = _Distinct()
         parts = [_tokenize(name, tokenizer, patches, episode) for episode in episodes]
-        rows, labels, places, packs = (np.concatenate(part) for part in zip(*parts, strict=True))
+        rows, labels, places, value_groups = (np.concatenate(part) for part in zip(*parts, strict=True))
         ends = np.cumsum([len(part) for part, *_ in parts])
         texts = _texts(name, episodes, prompt, pieces)
-        return cls(name, tokenizer, Arrays(rows, labels, patches.all(), places, packs, ends, texts), prompt)
+        return cls(name, tokenizer, Arrays(rows, labels, patches.all(), places, value_groups, ends, texts), prompt)
 
     @property
     def tokens(self) -> int:
         """Number of tokens in all episodes."""
         return self.rows.size
 
-    def fragment(self, rng: np.random.Generator, length: int) -> slice:
+    def segment_at(self, rng: np.random.Generator, length: int) -> slice:
         """Rows of one episode, at most `length` tokens of whole timesteps and at least one timestep.
 
-        Starts are uniform over all positions where a fragment of this length would touch an episode, moved to the
+        Starts are uniform over all positions where a segment of this length would touch an episode, moved to the
         episode's beginning where they lie before it: every timestep of every episode is seen equally often, but for
         the first ones, which are seen up to twice as often and mostly without a past, as they are in play.
         """
@@ -135,41 +135,41 @@ class TokenizedTask:
         start = max(begin, position - before * (episode + 1))
         return slice(start, min(end, start + count))
 
-    def mean_fragment(self, length: int) -> float:
-        """Tokens that fragments of at most `length` tokens have on average, without their prompts."""
+    def mean_segment(self, length: int) -> float:
+        """Tokens that segments of at most `length` tokens have on average, without their prompts."""
         count, width = max(1, length // self.rows.shape[1]), self.rows.shape[1]
         steps = np.diff(self.ends, prepend=0).astype(np.float64)
         inside = np.minimum(steps - 1, count)  # starts after an episode's first row: count, ..., count, ..., 2, 1 rows
         rows = count * np.minimum(steps, count) + inside * (inside + 1) / 2 + (steps - 1 - inside) * count
         return float(width * rows.sum() / (steps + count - 1).sum())
 
-    def opening(self, rng: np.random.Generator, where: slice, demos: float = DEMO_SHARE) -> Opening:
-        """The prompt of a fragment: its episode's text, or now and then a piece of another episode, or nothing."""
+    def prefix(self, rng: np.random.Generator, where: slice, demos: float = DEMO_SHARE) -> PrefixTokens:
+        """The prompt of a segment: its episode's text, or now and then a piece of another episode, or nothing."""
         if self.prompt.kind == "none":
             return NOTHING
         episode = int(np.searchsorted(self.ends, where.start, side="right"))
         if self.prompt.kind == "text":
             tokens = self.texts[episode]
-            return self._opening(tokens, np.full(len(tokens), -1), NO_PATCHES, NO_PACKS)
+            return self._prefix_tokens(tokens, np.full(len(tokens), -1), NO_PATCHES, NO_VALUE_GROUPS)
         if len(self.ends) == 1 or rng.random() >= demos:
             return NOTHING
         shown = self._piece(rng, (episode + int(rng.integers(1, len(self.ends)))) % len(self.ends))
         local = np.tile(self.local, shown.stop - shown.start)
-        return self._opening(self.rows[shown].reshape(-1), local, *self.seen(shown))
+        return self._prefix_tokens(self.rows[shown].reshape(-1), local, *self.seen(shown))
 
-    def last(self, length: int) -> Opening:
+    def last(self, length: int) -> PrefixTokens:
         """The last timesteps of all, `length` tokens of them; what is missing is padded."""
         rows = slice(max(0, len(self.rows) - length // self.rows.shape[1]), None)
         tokens, local = np.full(length, PAD, np.int32), np.full(length, -1)
         shown = self.rows[rows].reshape(-1)
         tokens[: len(shown)], local[: len(shown)] = shown, np.tile(self.local, len(self.rows[rows]))
-        return Opening(length, tokens, np.arange(length), local, *self.seen(rows))
+        return PrefixTokens(length, tokens, np.arange(length), local, *self.seen(rows))
 
     def seen(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-        """All patches [k, 16, 16, 4] and all packs [p, pack] of some timesteps."""
-        packs = flat(self.arrays.packs[rows])
-        padded = np.full((len(packs), self.tokenizer.pack), PAD, np.int16)
-        padded[:, : packs.shape[1]] = packs
+        """All patches [k, 16, 16, 4] and all value groups [p, values_per_token] of some timesteps."""
+        value_groups = flat(self.arrays.value_groups[rows])
+        padded = np.full((len(value_groups), self.tokenizer.values_per_token), PAD, np.int16)
+        padded[:, : value_groups.shape[1]] = value_groups
         return self.arrays.patches[self.arrays.places[rows].ravel()], padded
 
     def _piece(self, rng: np.random.Generator, episode: int) -> slice:
@@ -179,11 +179,15 @@ class TokenizedTask:
         start = last if rng.random() < 0.5 else int(rng.integers(begin, last + 1))
         return slice(start, min(end, start + self.prompt.tokens // self.rows.shape[1]))
 
-    def _opening(
-        self, tokens: NDArray[np.int32], local: NDArray[np.int64], patches: NDArray[np.uint8], packs: NDArray[np.int16]
-    ) -> Opening:
+    def _prefix_tokens(
+        self,
+        tokens: NDArray[np.int32],
+        local: NDArray[np.int64],
+        patches: NDArray[np.uint8],
+        value_groups: NDArray[np.int16],
+    ) -> PrefixTokens:
         index = np.flatnonzero(tokens != PAD)
-        return Opening(self.prompt.tokens, tokens[index], index, local[index], patches, packs)
+        return PrefixTokens(self.prompt.tokens, tokens[index], index, local[index], patches, value_groups)
 
 
 def flat(parts: NDArray[Scalar]) -> NDArray[Scalar]:
@@ -213,17 +217,17 @@ def _texts(
 def _tokenize(
     name: str, tokenizer: SpaceTokenizer, patches: "_Distinct", episode: Episode
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int16]]:
-    """Rows, labels, places of patches, and packs; the final observation leads to no action and is left out."""
+    """Rows, labels, places of patches, and value groups; the final observation leads to no action and is left out."""
     try:
         seen = tokenizer.encode_observations({k: v[:-1] for k, v in episode.observations.items()})
         actions = tokenizer.encode_actions(episode.actions)
         labels = actions if episode.labels is None else tokenizer.encode_actions(episode.labels)
     except SpaceError as error:
         raise GatoError(f"{name}: seed {episode.seed}, step {error.row}: {error}") from error
-    packs = seen.packs[:, :, : tokenizer.widest].copy()
+    value_groups = seen.value_groups[:, :, : tokenizer.widest].copy()
     # Action tokens that end with their timestep are read by its own action alone, which is the expert's.
     read = labels if tokenizer.layout.hides_actions else actions
-    return tokenizer.timesteps(seen.tokens, read), labels, patches.places(seen.patches), packs
+    return tokenizer.timesteps(seen.tokens, read), labels, patches.places(seen.patches), value_groups
 
 
 class _Distinct:

@@ -21,7 +21,7 @@ WIDE = 110  # columns that all figures take
 FRAME = 9  # lines that the live display needs beside tasks
 
 
-class Board:
+class ProgressTable:
     """Shows tasks as they finish; to be used as a context.
 
     Args:
@@ -39,7 +39,7 @@ class Board:
         self._scores = list(done)
         self._before, self._broken, self._began = len(done), 0, time.monotonic()
         self.playing: dict[int, int] = {}  # task -> episodes that have ended
-        self._pulse: tuple[int, Sequence[int]] | None = None
+        self._heartbeat: tuple[int, Sequence[int]] | None = None
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True,
             redirect_stdout=False, redirect_stderr=False,
@@ -59,10 +59,10 @@ class Board:
         """Note how far a task is."""
         self.playing[job] = episodes
 
-    def follow(self, job: int, pulse: list[int]) -> list[int]:
-        """Show what a pulse in this process says of a task; returns the pulse."""
-        self._pulse = job, pulse
-        return pulse
+    def follow(self, job: int, heartbeat: list[int]) -> list[int]:
+        """Show what a heartbeat in this process says of a task; returns the heartbeat."""
+        self._heartbeat = job, heartbeat
+        return heartbeat
 
     def add(self, job: int, score: TaskScore) -> None:
         """Show a task that has finished."""
@@ -96,8 +96,8 @@ class Board:
         return f"{text}, about {int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02} left"
 
     def _render(self) -> RenderableType:
-        if self._pulse is not None and self._pulse[1][JOB] != NOTHING:
-            self.playing[self._pulse[0]] = self._pulse[1][STEP]
+        if self._heartbeat is not None and self._heartbeat[1][JOB] != NOTHING:
+            self.playing[self._heartbeat[0]] = self._heartbeat[1][STEP]
         playing = [f"{self._names[job]} ({done} of {self._episodes})" for job, done in sorted(self.playing.items())]
         room = max(3, self._console.height - FRAME - len(playing))
         shown = table(self._scores[-room:], self._title, self._console)

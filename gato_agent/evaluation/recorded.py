@@ -1,4 +1,4 @@
-"""Recorded results played again, for their films: what only a user may name is asked of the user.
+"""Recorded results played again, for their videos: what only a user may name is asked of the user.
 
 A results file says who played, and how. It may come from elsewhere, so all of it passes the gate (`envs.plain`).
 """
@@ -13,7 +13,7 @@ from typing import Any, get_args
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.io import plain
 from gato_agent.evaluation.results import Results
-from gato_agent.evaluation.worker import Conditions, expert_sha256
+from gato_agent.evaluation.worker import EvaluationSettings, expert_sha256
 from gato_agent.inference.decoder import Precision
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers, check_wrappers
 from gato_agent.rollouts.experts.sb3.run_files import NONE
@@ -41,7 +41,7 @@ class Given:
     wrappers: Wrappers | None = None
 
 
-def recorded(results: Results, given: Given) -> Conditions:
+def recorded(results: Results, given: Given) -> EvaluationSettings:
     """The conditions of recorded results, to play them again: what only a user may name has to be given.
 
     Args:
@@ -74,7 +74,7 @@ def recorded(results: Results, given: Given) -> Conditions:
     if checkpoint is None and expert is None:
         checkpoint = plain.checkpoint(results.checkpoint, file, "name it with --checkpoint")
     known = {key: how[key] for key in ("temperature", "precision", "prompt", "n_envs") if key in how}
-    return Conditions(
+    return EvaluationSettings(
         checkpoint, expert, results.sha256, how["episodes"], how["seed"], demo=demo, env_kwargs=kwargs,
         statistics=statistics, wrappers=wrappers, **{"n_envs": 1, **known},
     )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io import plain
-from gato_agent.envs.io.strict_json import parse, record, sealed, typed, without_digest
+from gato_agent.envs.io.strict_json import parse, record, typed, with_digest, without_digest
 from gato_agent.envs.tasks.task import Task, families, find
 from gato_agent.evaluation.metrics import Interval, Sample, ci95, normalized
 
@@ -156,7 +156,7 @@ class Results:
 
     def save(self, path: Path, more: Mapping[str, Any] | None = None) -> None:
         """Write the JSON file, whole or not at all; `more` is for those who read it and is not read back."""
-        write_files({path: sealed({**self.to_json(), **(more or {})}, indent=1)})
+        write_files({path: with_digest({**self.to_json(), **(more or {})}, indent=1)})
 
     @classmethod
     def load(cls, path: Path) -> Self:

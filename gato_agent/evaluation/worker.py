@@ -24,9 +24,9 @@ from gato_agent.envs.tasks.task import Task, find
 from gato_agent.evaluation.results import Outcome
 from gato_agent.inference.agent import resolve_device
 from gato_agent.inference.decoder import Precision
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.rollouts.collection import episode_worker as player
-from gato_agent.rollouts.collection.episode_worker import BEATS, JOB, NOTHING, SEED, STEP, Failed
+from gato_agent.rollouts.collection.episode_worker import BEAT, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.rollouts.experts.load import Expert, load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.storage.writer import Played
@@ -34,11 +34,11 @@ from gato_agent.tokens.prompt import Kind
 
 _log = logging.getLogger(__name__)
 
-Seat = contextlib.AbstractContextManager[tuple[Actor, VectorEnv[Any, Any, Any]]]
+ActorAndEnvs = contextlib.AbstractContextManager[tuple[Actor, VectorEnv[Any, Any, Any]]]
 
 
 @dataclass(frozen=True)
-class Conditions:
+class EvaluationSettings:
     """Who plays, and how: the same for every task of an evaluation.
 
     Attributes:
@@ -47,12 +47,12 @@ class Conditions:
         sha256: digest of the weights; others are not played.
         episodes: of each task.
         seed: of the first episode.
-        n_envs: lanes at most.
+        n_envs: environments at most.
         temperature: as `Agent` takes it, or each task's own: those above 0 by task.
         device: as `Agent` takes it, like precision and prompt.
         precision: see device.
         prompt: see device.
-        demo: folder with demonstrations, as `seat` takes it.
+        demo: folder with demonstrations, as `make_agent_and_envs` takes it.
         num_threads: of torch; None leaves them as they are.
         env_kwargs: arguments of the environments; by default those that the agent was trained with.
         statistics: of an SB3 expert, as `load_expert` takes them.
@@ -78,14 +78,14 @@ class Conditions:
     def settings(self) -> dict[str, Any]:
         """What decides the figures, but for the weights: results of others are not mixed with these."""
         names = ["expert", "episodes", "seed", "temperature", "precision", "prompt", "env_kwargs"]
-        if self.temperature:  # a lane's noise goes on from episode to episode
+        if self.temperature:  # an environment's noise goes on from episode to episode
             names.append("n_envs")
         if self.expert:
             names += ["statistics", "wrappers"]
         return {**{name: getattr(self, name) for name in names}, "demo": None if self.demo is None else str(self.demo)}
 
-    def lanes(self) -> int:
-        """Lanes that share the episodes evenly: a lane that has none left costs as much as one that plays."""
+    def num_envs(self) -> int:
+        """Environments that share the episodes evenly: one that has none left costs as much as one that plays."""
         rounds = -(-self.episodes // self.n_envs)
         return -(-self.episodes // rounds)
 
@@ -97,32 +97,32 @@ def expert_sha256(expert: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """A task to be played; `env` is as the user named it, perhaps with a module to import."""
 
     env: str
     env_id: str
-    conditions: Conditions
+    settings_of_run: EvaluationSettings
 
     def where(self, seed: int, step: int) -> str:
         """How far it was, in a message."""
-        return f"after {step} of {self.conditions.episodes} episodes it"
+        return f"after {step} of {self.settings_of_run.episodes} episodes it"
 
 
-class Seats:
+class ActorFactory:
     """Makes actors and their environments; a checkpoint is loaded once."""
 
     def __init__(self) -> None:
         self._checkpoint: Checkpoint | None = None
 
-    def seat(self, job: Job, lanes: int, render_mode: str | None = None) -> Seat:
+    def make(self, job: EvaluationJob, num_envs: int, render_mode: str | None = None) -> ActorAndEnvs:
         """The actor of a job and its environments, which are closed afterwards.
 
         Raises:
             UsageError: what is asked cannot be: an unknown task, a missing package, a render mode that there is not.
             GatoError: the environment cannot be made, or the weights are no longer those of the job.
         """
-        how = job.conditions
+        how = job.settings_of_run
         if how.num_threads:
             torch.set_num_threads(how.num_threads)
         find_spec(job.env)  # imports the module that the user named
@@ -133,12 +133,12 @@ class Seats:
         temperature = None if isinstance(how.temperature, dict) else how.temperature
         if job.env_id not in checkpoint.tasks:
             _check_spaces(checkpoint, job)
-        return seat(
-            checkpoint, job.env_id, lanes, env_kwargs=how.env_kwargs, render_mode=render_mode, device=device,
+        return make_agent_and_envs(
+            checkpoint, job.env_id, num_envs, env_kwargs=how.env_kwargs, render_mode=render_mode, device=device,
             temperature=temperature, seed=how.seed, precision=how.precision, prompt=how.prompt, demo=how.demo,
         )  # fmt: skip
 
-    def _load(self, how: Conditions, device: str) -> Checkpoint:
+    def _load(self, how: EvaluationSettings, device: str) -> Checkpoint:
         if self._checkpoint is None:
             loaded = Checkpoint.load(how.checkpoint, device)
             if how.sha256 not in (None, loaded.sha256()):
@@ -147,9 +147,9 @@ class Seats:
         return self._checkpoint
 
 
-def _check_spaces(checkpoint: Checkpoint, job: Job) -> None:
+def _check_spaces(checkpoint: Checkpoint, job: EvaluationJob) -> None:
     """Raise UsageError unless an unknown task has a known one's spaces; one environment tells, and many take long."""
-    with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=job.conditions.env_kwargs)) as envs:
+    with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=job.settings_of_run.env_kwargs)) as envs:
         try:
             find_task(checkpoint, envs)
         except UsageError as error:
@@ -157,9 +157,9 @@ def _check_spaces(checkpoint: Checkpoint, job: Job) -> None:
 
 
 @contextlib.contextmanager
-def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
-    """An expert and its environment: one lane, as it is collected from."""
-    how, kwargs = job.conditions, job.conditions.env_kwargs
+def _expert(job: EvaluationJob, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
+    """An expert and its environment: one environment, as it is collected from."""
+    how, kwargs = job.settings_of_run, job.settings_of_run.env_kwargs
     if how.sha256 not in (None, expert_sha256(how.expert)):
         raise GatoError(f"the expert {how.expert} is no longer the one that was evaluated: evaluate it again")
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
@@ -172,22 +172,22 @@ def _expert(job: Job, render_mode: str | None) -> Iterator[tuple[Actor, VectorEn
         yield expert, envs
 
 
-class Measurers:
+class EvaluationWorker:
     """Measures any of several tasks, one after the other."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs, self._seats = jobs, Seats()
+    def __init__(self, jobs: Sequence[EvaluationJob]) -> None:
+        self._jobs, self._actors = jobs, ActorFactory()
 
-    def play(self, job: int, seeds: Sequence[int], pulse: MutableSequence[int]) -> Iterator[player.Result]:
+    def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[player.Result]:
         """Yield the one result of a task, as JSON: its episodes, or why they cannot be had."""
-        pulse[JOB], pulse[SEED], pulse[STEP] = job, NOTHING, 0
+        heartbeat[JOB], heartbeat[SEED], heartbeat[STEP] = job, NOTHING, 0
         task, began = self._jobs[job], time.perf_counter()
         outcome: dict[str, Any] = {}
         try:
-            with self._seats.seat(task, task.conditions.lanes()) as (actor, envs):
-                pulse[BEATS] += 1
-                pulse[SEED], began = seeds[0], time.perf_counter()
-                outcome = {"episodes": _played(task, actor, envs, pulse), "seconds": time.perf_counter() - began}
+            with self._actors.make(task, task.settings_of_run.num_envs()) as (actor, envs):
+                heartbeat[BEAT] += 1
+                heartbeat[SEED], began = seeds[0], time.perf_counter()
+                outcome = {"episodes": _played(task, actor, envs, heartbeat), "seconds": time.perf_counter() - began}
         except Exception as error:  # noqa: BLE001  # said with its task; all others go on
             if outcome:  # all is played, and only closing the environments failed
                 _log.warning("%s", named(task.env_id, error))
@@ -197,7 +197,7 @@ class Measurers:
                 yield Failed(job, seeds[0], named(task.env_id, error))
                 return
         finally:
-            pulse[JOB] = pulse[SEED] = NOTHING
+            heartbeat[JOB] = heartbeat[SEED] = NOTHING
         yield Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)
 
 
@@ -206,16 +206,18 @@ def named(env_id: str, error: Exception) -> str:
     return str(error) if isinstance(error, GatoError) else f"{env_id}: {one_line(error)}"
 
 
-def _played(job: Job, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> list[Outcome]:
+def _played(
+    job: EvaluationJob, actor: Actor, envs: VectorEnv[Any, Any, Any], heartbeat: MutableSequence[int]
+) -> list[Outcome]:
     """Play a task's episodes; they are in the order of their seeds."""
-    how, episodes = job.conditions, list[Outcome]()
+    how, episodes = job.settings_of_run, list[Outcome]()
     seeds = range(how.seed, how.seed + how.episodes)
     for group in [[seed] for seed in seeds] if how.expert else [seeds]:
         if how.expert:
             cast(Expert, actor).seed(group[0])  # as when it is collected from
-        for episode in play_episodes(actor, envs, group, job.env_id, pulse):
+        for episode in play_episodes(actor, envs, group, job.env_id, heartbeat):
             episodes.append(episode)
-            pulse[STEP] = len(episodes)
+            heartbeat[STEP] = len(episodes)
     return sorted(episodes)
 
 
@@ -224,15 +226,15 @@ def play_episodes(
     envs: VectorEnv[Any, Any, Any],
     seeds: Iterable[int],
     task: str,
-    pulse: MutableSequence[int] | None = None,
+    heartbeat: MutableSequence[int] | None = None,
 ) -> Iterator[Outcome]:
-    """Play one episode per seed and yield each as it ends; the pulse moves with every step."""
+    """Play one episode per seed and yield each as it ends; the heartbeat moves with every step."""
     counts = (find(task) or Task(task, "")).success is not None  # where it counts, none reported is none reached
-    pulse = [0] * 4 if pulse is None else pulse
+    heartbeat = [0] * 4 if heartbeat is None else heartbeat
     total: dict[int, float] = defaultdict(float)
     reached: dict[int, bool | None] = defaultdict(lambda: False if counts else None)
     for step in steps(actor, envs, seeds):
-        pulse[BEATS] += 1
+        heartbeat[BEAT] += 1
         total[step.seed] += step.reward
         if (reported := success_of(step.info)) is not None:
             reached[step.seed] = bool(reached[step.seed]) or reported

@@ -33,7 +33,7 @@ class Agent:
     """Plays one task, in any number of environments at once, each with a memory of its own episode.
 
         agent = Agent.from_pretrained("runs/cartpole", env)
-        agent.reset(lanes=1)
+        agent.reset(environments=1)
         action = agent.act(observations)        # batched, as gymnasium.vector has them
 
     Args:
@@ -42,7 +42,7 @@ class Agent:
         device: `cpu`, `cuda`, ... where the model is.
         temperature: 0 for the likeliest action token, or the median of bins; otherwise tokens are sampled from
             softmax(logits / temperature). By default what the checkpoint has for the task.
-        seed: of the sampling; lane i has its own stream.
+        seed: of the sampling; environment i has its own stream.
         precision: of the weights that are played with; int8 on a CPU only.
         compiled: whether a GPU's steps are compiled first, which takes a minute and is for large models.
         prompt: what episodes begin with: none, or by default what the task was trained with.
@@ -80,7 +80,7 @@ class Agent:
         self._carried = layout.carried  # action tokens that enter with the next observation
         self._masks = ActionMasks(task.action_space, self.tokenizer)
         self._allowed: NDArray[np.bool_] | None = None
-        self._lanes = 0  # none before the first reset
+        self._num_envs = 0  # none before the first reset
 
     @classmethod
     def from_pretrained(
@@ -131,44 +131,44 @@ class Agent:
         """Upload the checkpoint with a card of its scores (`checkpoints.hub.push`); returns its address."""
         return push(self.checkpoint, repo, evaluation, private=private, token=token)
 
-    def reset(self, lanes: int = 1) -> None:
-        """Forget everything and prepare for `lanes` environments."""
-        at_least(1, lanes=lanes)
+    def reset(self, num_envs: int = 1) -> None:
+        """Forget everything and prepare for `environments` environments."""
+        at_least(1, num_envs=num_envs)
         layout, separator = self.tokenizer.layout, self.config.vocabulary.separator
         local = np.concatenate((np.full(layout.carried, -1), layout.local[: layout.n_prefill]))
-        self._decoder.reset(lanes, layout.written, self._prompter.tokens)
-        self._pin(np.ones(lanes, dtype=np.bool_), self._prompter.reset(lanes))
-        self._lanes = lanes
+        self._decoder.reset(num_envs, layout.written, self._prompter.tokens)
+        self._pin(np.ones(num_envs, dtype=np.bool_), self._prompter.reset(num_envs))
+        self._num_envs = num_envs
         # Tokens that enter the model in each step: the last action token if it is carried, observation, separators.
-        self._tokens = torch.full((lanes, len(local)), separator)
-        self._local = torch.from_numpy(local).repeat(lanes, 1)
-        self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).repeat(lanes, 1, 1)
-        self._fresh = np.ones(lanes, dtype=np.bool_)
-        self._steps = np.zeros(lanes, dtype=np.int64)
-        generators = [torch.Generator().manual_seed(self.seed + lane) for lane in range(lanes)]
+        self._tokens = torch.full((num_envs, len(local)), separator)
+        self._local = torch.from_numpy(local).repeat(num_envs, 1)
+        self._intervals = torch.from_numpy(self.tokenizer.patch_intervals).repeat(num_envs, 1, 1)
+        self._fresh = np.ones(num_envs, dtype=np.bool_)
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        generators = [torch.Generator().manual_seed(self.seed + env_index) for env_index in range(num_envs)]
         self._sampler = Sampler(self.temperature, generators)
 
     def act(
         self, observation: Any, start: NDArray[np.bool_] | None = None, *, masks: Sequence[Any] | None = None,
         return_log_prob: bool = False,
     ) -> Any:  # fmt: skip
-        """Choose one action per lane.
+        """Choose one action per environment.
 
         Args:
             observation: batch in the form of `VectorEnv.observation_space`.
-            start: bool [lanes], where an episode begins; by default all lanes begin at the first call after `reset`.
-                Without a `reset`, the first call prepares as many lanes as the batch has.
-            masks: action mask of each lane, see `ActionMasks`; by default those of the agent's `masks`, if it has any.
+            start: bool [num_envs], where an episode begins; by default in all at the first call after `reset`.
+                Without a `reset`, the first call prepares as many environments as the batch has.
+            masks: action mask of each environment, see `ActionMasks`; by default those of the agent's `masks`.
             return_log_prob: True to return the log-probability of each action too.
 
         Returns:
-            Batch in the form of `VectorEnv.action_space`; with `return_log_prob` that and a float64 array [lanes], the
+            Batch in the form of `VectorEnv.action_space`; with `return_log_prob` that and a float64 array [num_envs],
             log-probability under the distribution at the agent's temperature (1 where it is greedy). A number of a Box
             has that of its bin.
 
         Raises:
             GatoError: an observation does not belong to the space, or a mask allows nothing; names environment, key,
-                lane and step.
+                environment and step.
         """
         masks = self._mask_source() if masks is None and self._mask_source else masks
         action = self._act(columns(self.task.observation_space, observation), start, masks=masks)
@@ -199,8 +199,8 @@ class Agent:
         """
         forced = None if given is None else self._encode_action(given)
         seen = columns(self.task.observation_space, observation)
-        if not self._lanes:
-            self.reset(lanes_of(seen))
+        if not self._num_envs:
+            self.reset(num_envs_of(seen))
         before = self._tokens.clone(), self._steps.copy(), self._fresh.copy()
         self._act(seen, start, greedy=True, forced=forced, masks=masks, marginal=given is None)
         logits = [part.clone() for part in self._decoder.logits]
@@ -220,7 +220,7 @@ class Agent:
             GatoError: an observation or action does not belong to its space.
         """
         forced = self._encode_action(action)
-        if not self._lanes:
+        if not self._num_envs:
             self.reset(len(forced))
         self._act(columns(self.task.observation_space, observation), start, forced=forced)
 
@@ -247,7 +247,7 @@ class Agent:
         single = is_single(space, observation)
         given = stack(space, [observation]) if single else columns(space, observation)
         if state is None:
-            self.reset(lanes_of(given))
+            self.reset(num_envs_of(given))
             episode_start = None
         actions = self._act(given, episode_start, greedy=deterministic)
         return row(action_space, actions, 0) if single else batch(action_space, actions), self._decoder
@@ -257,19 +257,23 @@ class Agent:
         forced: torch.Tensor | None = None, masks: Sequence[Any] | None = None, marginal: bool | None = None,
     ) -> Columns:  # fmt: skip
         """Encode, decode, decode again: observations -> tokens -> action tokens -> actions."""
-        if not self._lanes:
-            self.reset(lanes_of(observation))
-        lanes = self._lanes
-        if lanes_of(observation) != lanes:
-            raise UsageError(f"{self.task.id}: {lanes_of(observation)} observations for {lanes} lanes: call reset(n)")
+        if not self._num_envs:
+            self.reset(num_envs_of(observation))
+        num_envs = self._num_envs
+        if num_envs_of(observation) != num_envs:
+            raise UsageError(
+                f"{self.task.id}: {num_envs_of(observation)} observations for {num_envs} environments: call reset(n)"
+            )
         start = np.array(self._fresh if start is None else start, dtype=np.bool_)
-        if start.shape != (lanes,):
-            raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {lanes} lanes")
+        if start.shape != (num_envs,):
+            raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {num_envs} environments")
         self._restart(start)
         seen = self._encode(observation, start)
         self._tokens[:, self._carried : self._carried + self.tokenizer.n_obs] = torch.from_numpy(seen.tokens)
-        patches, packs = (torch.from_numpy(flat(part)) if part.size else None for part in (seen.patches, seen.packs))
-        prefill = Prefill(self._tokens, self._local, patches, self._intervals, packs)
+        patches, value_groups = (
+            torch.from_numpy(flat(part)) if part.size else None for part in (seen.patches, seen.value_groups)
+        )
+        prefill = Prefill(self._tokens, self._local, patches, self._intervals, value_groups)
         sampler = Sampler() if greedy or forced is not None else self._sampler
         self._allowed = self._allow(masks)
         allowed = None if self._allowed is None else torch.from_numpy(self._allowed)
@@ -286,12 +290,12 @@ class Agent:
         return self.tokenizer.decode_actions(action.numpy())
 
     def _allow(self, masks: Sequence[Any] | None) -> NDArray[np.bool_] | None:
-        """Ids that the action masks of the lanes allow, bool [lanes, sum of legal ids]; None for all."""
+        """Ids that the action masks of the environments allow, bool [num_envs, sum of legal ids]; None for all."""
         if masks is None:
             return None
-        if len(masks) != self._lanes:
+        if len(masks) != self._num_envs:
             raise UsageError(
-                f"{self.task.id}: {len(masks)} action masks for {self._lanes} lanes: give one each, or None"
+                f"{self.task.id}: {len(masks)} action masks for {self._num_envs} environments: give one each, or None"
             )
         try:
             return self._masks.allowed(masks)
@@ -300,7 +304,7 @@ class Agent:
             raise GatoError(f"{self.task.id}: action mask{where}: {error}") from error
 
     def _encode_action(self, action: Any) -> torch.Tensor:
-        """Tokens of an action in the form of `VectorEnv.action_space`: int64 [lanes, A]."""
+        """Tokens of an action in the form of `VectorEnv.action_space`: int64 [num_envs, A]."""
         try:
             tokens = self.tokenizer.encode_actions(columns(self.task.action_space, action))
         except SpaceError as error:
@@ -308,8 +312,8 @@ class Agent:
         return torch.from_numpy(tokens).long()
 
     def _log_prob(self) -> NDArray[np.float64]:
-        """Log-probability of the latest action of each lane, float64 [lanes]."""
-        total, at = np.zeros(self._lanes), 0
+        """Log-probability of the latest action of each environment, float64 [num_envs]."""
+        total, at = np.zeros(self._num_envs), 0
         for token, logits in enumerate(self._decoder.logits):
             end = at + logits.shape[1]
             allowed = None if self._allowed is None else torch.from_numpy(self._allowed[:, at:end])
@@ -319,22 +323,22 @@ class Agent:
         return total
 
     def _restart(self, start: NDArray[np.bool_]) -> None:
-        """Begin new episodes in some lanes; in their first pass a PAD stands where the last action token would."""
+        """Begin episodes in some environments; in their first pass a PAD stands where the last action token would."""
         if start.any():
-            lanes = torch.from_numpy(start)
+            num_envs = torch.from_numpy(start)
             age = self._prompter.tokens  # where the observation begins; the PAD goes before it
-            self._decoder.reset_envs(lanes, age - self._carried)
-            self._tokens[:, : self._carried].masked_fill_(lanes.unsqueeze(1), PAD)
+            self._decoder.reset_envs(num_envs, age - self._carried)
+            self._tokens[:, : self._carried].masked_fill_(num_envs.unsqueeze(1), PAD)
             self._steps[start] = 0
             self._fresh[:] = False
 
-    def _pin(self, lanes: NDArray[np.bool_], prompts: Prefill | None) -> None:
-        """Give lanes the prompts of their episodes, if there are any."""
+    def _pin(self, num_envs: NDArray[np.bool_], prompts: Prefill | None) -> None:
+        """Give environments the prompts of their episodes, if there are any."""
         if prompts is not None:
-            self._decoder.prefill_prefix(torch.from_numpy(lanes), prompts)
+            self._decoder.prefill_prefix(torch.from_numpy(num_envs), prompts)
 
     def _encode(self, observation: Columns, start: NDArray[np.bool_]) -> Observed:
-        """Tokens, patches and packs of the lanes' observations; pins prompts of new episodes."""
+        """Tokens, patches and value groups of the environments' observations; pins prompts of new episodes."""
         try:
             self._pin(start, self._prompter.begin(observation, start))
             return self.tokenizer.encode_observations(observation)
@@ -361,7 +365,7 @@ def _is_single(space: gym.Space[Any], observation: Any) -> bool | None:
     return bool(np.ndim(observation) == len(space.shape or ()))
 
 
-def lanes_of(observation: Columns) -> int:
+def num_envs_of(observation: Columns) -> int:
     """Number of observations in a batch."""
     return len(next(iter(observation.values())))
 

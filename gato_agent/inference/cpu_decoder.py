@@ -21,7 +21,7 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Block, Gato
 from gato_agent.model.kv_cache import EMPTY
 from gato_agent.native.build import SOURCES, library
-from gato_agent.tokens.space_tokenizer import BINS, PACK, PAD, PATCH
+from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
 SOURCE = SOURCES / "cpu_decoder.cpp"
@@ -55,7 +55,7 @@ class _Layer(_Struct):
 class _Model(_Struct):
     _fields_ = [
         *((name, INT32) for name in ("layers", "heads", "width", "feed_forward", "context", "kind")),
-        *((name, INT32) for name in ("pack", "decoder", "rewound", "first_id")),
+        *((name, INT32) for name in ("values_per_token", "decoder", "rewound", "first_id")),
         *((name, POINTER) for name in ("layer", "norm", "bias", "table", "local", "values", "chosen")),
         ("mix", _Matrix), ("carry", _Matrix),
     ]  # fmt: skip
@@ -63,8 +63,8 @@ class _Model(_Struct):
 
 class _Ring(_Struct):
     _fields_ = [
-        *((name, INT32) for name in ("lanes", "slots", "rolling", "prompt", "threads")),
-        *((name, POINTER) for name in ("keys", "values", "index", "age")),
+        *((name, INT32) for name in ("num_envs", "slots", "rolling", "prompt", "threads")),
+        *((name, POINTER) for name in ("keys", "values", "index", "next_position")),
     ]
 
 
@@ -78,8 +78,8 @@ class _Choice(_Struct):
 
 class _Request(ctypes.Structure):
     _fields_ = [
-        *((name, INT32) for name in ("lane", "count", "actions", "marginal", "allowed_stride")),
-        *((name, POINTER) for name in ("tokens", "local", "patches", "packs", "choices")),
+        *((name, INT32) for name in ("env_index", "count", "actions", "marginal", "allowed_stride")),
+        *((name, POINTER) for name in ("tokens", "local", "patches", "value_groups", "choices")),
         *((name, POINTER) for name in ("uniforms", "forced", "allowed")),
         ("inverse_temperature", ctypes.c_double), ("chosen", POINTER),
     ]  # fmt: skip
@@ -121,15 +121,15 @@ class Engine:
         self._layers = layers, (_Layer * len(layers))(*layers)
         stream = not (config.action_decoder or config.past_actions)
         decoder = model.action_decoder.correction if model.action_decoder else None
-        self._packed = _Model(
+        self._grouped = _Model(
             config.layers, config.heads, config.width, config.feed_forward, config.context,
-            get_args(Precision).index(precision), config.pack, config.action_decoder, stream * len(legal),
+            get_args(Precision).index(precision), config.values_per_token, config.action_decoder, stream * len(legal),
             config.vocabulary.continuous, ctypes.addressof(self._layers[1]),
             *map(_copy, (model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight)),
             *_values(model, precision, decoder.chosen if decoder else None),
-            pack(decoder.carry.weight, precision) if decoder else NO_MATRIX,
+            panels(decoder.carry.weight, precision) if decoder else NO_MATRIX,
         )  # fmt: skip
-        heads = {(low, high): pack(model.scored(low, high), precision) for low, high in legal}
+        heads = {(low, high): panels(model.scored(low, high), precision) for low, high in legal}
         parts = _decoder_parts(model.action_decoder, len(legal), precision)
         self._heads = [(low, high, part, heads[low, high]) for (low, high), part in zip(legal, parts, strict=True)]
         self._legal = torch.tensor([[low, high] for low, high in legal])
@@ -165,7 +165,7 @@ class Engine:
         ]
         self._choices = choices, (_Choice * len(choices))(*choices)
         self._request = _Request(choices=ctypes.addressof(self._choices[1]), chosen=self._actions.data_ptr())
-        parts = self._packed, self._ring, self._request
+        parts = self._grouped, self._ring, self._request
         self._model_at, self._ring_at, self._request_at = (ctypes.byref(part) for part in parts)
 
     def reset_envs(self, envs: Tensor, position: int = 0) -> None:
@@ -183,21 +183,21 @@ class Engine:
     def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
         rows = envs.nonzero().flatten().tolist()
-        tokens, local, patches, packs = self._checked(prompts, len(rows), self._ring.prompt)
+        tokens, local, patches, value_groups = self._checked(prompts, len(rows), self._ring.prompt)
         if tokens.shape[1] != self._ring.prompt:
             raise ValueError(f"prompts of {tokens.shape[1]} tokens, and reset prepared for {self._ring.prompt}")
-        shown, packed = ([0, *(tokens == kind).sum(1).cumsum(0).tolist()] for kind in (PATCH, PACK))
+        shown, grouped = ([0, *(tokens == kind).sum(1).cumsum(0).tolist()] for kind in (PATCH, VALUES))
         for row, env in enumerate(rows):
             own = None if patches is None else patches[shown[row] : shown[row + 1]]
-            values = None if packs is None else packs[packed[row] : packed[row + 1]]
+            values = None if value_groups is None else value_groups[grouped[row] : grouped[row + 1]]
             self._call(env, tokens[row], local[row], own, values, 0, GREEDY)
 
     @torch.inference_mode()
     def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
         """See `Decoder`; the next step overwrites the logits."""
-        seen = self._checked(prefill, self._ring.lanes, self._longest)
+        seen = self._checked(prefill, self._ring.num_envs, self._longest)
         groups = -(-len(self._heads) // ACTION_GROUP)
-        if self._packed.decoder and seen[0].shape[1] < groups:
+        if self._grouped.decoder and seen[0].shape[1] < groups:
             raise ValueError(f"{seen[0].shape[1]} tokens cannot predict {len(self._heads)}: it takes {groups}")
         if options.forced is not None and not self._is_legal(options.forced):
             raise ValueError("forced action tokens must be among the ids that are legal for each")
@@ -212,8 +212,8 @@ class Engine:
     def _checked(
         self, prefill: Prefill, rows: int, longest: int
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Tokens, local positions, vectors of patches, and packs, as C++ may read them; else raises ValueError."""
-        tokens, local, patches, intervals, packs = prefill
+        """Tokens, local positions, patch vectors and value groups, as C++ may read them; else raises ValueError."""
+        tokens, local, patches, intervals, value_groups = prefill
         if tokens.shape[0] != rows or tokens.shape[1] > longest or tokens.dtype != torch.int64:
             raise ValueError(
                 f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
@@ -224,29 +224,38 @@ class Engine:
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
         ids = tokens.numpy()  # whose operations cost a tenth of a tensor's, of so few values
-        if ids.size and (ids.max() >= self._ids or ids.min() < PACK):
+        if ids.size and (ids.max() >= self._ids or ids.min() < VALUES):
             raise ValueError(f"token ids from {ids.min()} to {ids.max()}: the vocabulary has {self._ids}")
-        for name, given, kind in (("patches", patches, PATCH), ("packs", packs, PACK)):
+        for name, given, kind in (("patches", patches, PATCH), ("value_groups", value_groups, VALUES)):
             count, places = 0 if given is None else len(given), np.count_nonzero(ids == kind)
             if count != places:
                 raise ValueError(f"{count} {name} for {places} places among the tokens")
-        if packs is not None:
-            shape, values = list(packs.shape[1:]), packs.numpy()
-            if self._packed.pack == 1 or shape != [self._packed.pack] or values.min() < PAD or values.max() >= 2 * BINS:
-                raise ValueError(f"packs of {shape} values: the model has {self._packed.pack}, PAD or below {2 * BINS}")
-            packs = packs.to(torch.int16).contiguous()
+        if value_groups is not None:
+            shape, values = list(value_groups.shape[1:]), value_groups.numpy()
+            if (
+                self._grouped.values_per_token == 1
+                or shape != [self._grouped.values_per_token]
+                or values.min() < PAD
+                or values.max() >= 2 * BINS
+            ):
+                raise ValueError(
+                    f"value groups of {shape} values: the model has {self._grouped.values_per_token}, "
+                    f"PAD or below {2 * BINS}"
+                )
+            value_groups = value_groups.to(torch.int16).contiguous()
         seen = None if patches is None else self._patch(patches, intervals, self._known).float().contiguous()
-        return tokens.contiguous(), local.contiguous(), seen, packs
+        return tokens.contiguous(), local.contiguous(), seen, value_groups
 
     def _call(
-        self, lane: int, tokens: Tensor, local: Tensor, patches: Tensor | None, packs: Tensor | None, actions: int,
+        self, env_index: int, tokens: Tensor, local: Tensor, patches: Tensor | None, value_groups: Tensor | None,
+        actions: int,
         options: StepOptions,
     ) -> None:  # fmt: skip
-        """Run C++: a step of all environments, or with a lane the pass over its prompt."""
+        """Run C++: a step of all environments, or with an environment the pass over its prompt."""
         request = self._request
-        request.lane, request.count, request.actions = lane, tokens.shape[-1], actions
+        request.env_index, request.count, request.actions = env_index, tokens.shape[-1], actions
         request.tokens, request.local = tokens.data_ptr(), local.data_ptr()
-        request.patches, request.packs = _pointer(patches), _pointer(packs)
+        request.patches, request.value_groups = _pointer(patches), _pointer(value_groups)
         kept = self._choose_by(options, actions)  # what the request points into stays alive
         self._function(self._model_at, self._ring_at, self._request_at)
         del kept
@@ -262,9 +271,9 @@ class Engine:
         uniforms, forced = (None if x is None else x.contiguous() for x in (options.uniforms, options.forced))
         shapes = (uniforms, actions, torch.float64), (forced, actions, torch.int64), (allowed, self._width, torch.uint8)
         for given, width, dtype in shapes:
-            if given is not None and (given.shape != (self._ring.lanes, width) or given.dtype != dtype):
+            if given is not None and (given.shape != (self._ring.num_envs, width) or given.dtype != dtype):
                 what = f"options of a step, {given.dtype} {list(given.shape)}"
-                raise ValueError(f"{what}: {dtype} [{self._ring.lanes}, {width}] fits")
+                raise ValueError(f"{what}: {dtype} [{self._ring.num_envs}, {width}] fits")
         if allowed is not None and not all(part.any(1).all() for part in torch.split(allowed, self._sizes, 1)):
             raise ValueError("a mask of a step must allow an id of each action token")
         request.uniforms, request.forced, request.allowed = _pointer(uniforms), _pointer(forced), _pointer(allowed)
@@ -309,7 +318,7 @@ def make_decoder(
         return TorchDecoder(model, legal)
 
 
-def pack(weight: Tensor, precision: Precision) -> _Matrix:
+def panels(weight: Tensor, precision: Precision) -> _Matrix:
     """Store a matrix [outputs, inputs] as engine.cpp reads it: [outputs / 64, inputs, 64], padded with zeros."""
     outputs, inputs = weight.shape
     padded = F.pad(weight.detach().float(), (0, 0, 0, -outputs % PANEL))
@@ -324,18 +333,22 @@ def pack(weight: Tensor, precision: Precision) -> _Matrix:
 def _layer(block: Block, precision: Precision) -> _Layer:
     first, second = block.attention_norm, block.feed_forward_norm
     linears = block.attention.qkv, block.attention.out, block.feed_forward.hidden, block.feed_forward.out
-    matrices = [pack(linear.weight, precision) for linear in linears]
+    matrices = [panels(linear.weight, precision) for linear in linears]
     return _Layer(*map(_copy, (first.weight, first.bias, second.weight, second.bias)), *matrices)
 
 
 def _values(
     model: Gato, precision: Precision, chosen: torch.nn.Embedding | None
 ) -> tuple[Tensor | None, Tensor | None, _Matrix]:
-    """The table of values in packs, that of chosen ids, and the matrix that reads a pack."""
+    """The table of values in value groups, that of chosen ids, and the matrix that reads a value group."""
     taken = _copy(chosen.weight) if chosen else None
-    if model.config.pack == 1:
+    if model.config.values_per_token == 1:
         return None, taken, NO_MATRIX
-    return _copy(model.embedding.pack.value.weight), taken, pack(model.embedding.pack.mix.weight, precision)
+    return (
+        _copy(model.embedding.value_group.value.weight),
+        taken,
+        panels(model.embedding.value_group.mix.weight, precision),
+    )
 
 
 def _decoder_parts(
@@ -348,8 +361,8 @@ def _decoder_parts(
     layers = zip(
         *(list(x.parameters())[:count] for x in (decoder.marginal, part.state, part.out, part.read)), strict=True
     )
-    packed = [tuple(pack(weight, precision) for weight in weights) for weights in layers]
-    return [packed[at % ACTION_GROUP] for at in range(actions)]  # type: ignore[misc]  # four each
+    grouped = [tuple(panels(weight, precision) for weight in weights) for weights in layers]
+    return [grouped[at % ACTION_GROUP] for at in range(actions)]  # type: ignore[misc]  # four each
 
 
 def _copy(tensor: Tensor) -> Tensor:

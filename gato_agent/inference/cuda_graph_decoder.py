@@ -1,9 +1,8 @@
 """The control step as one CUDA graph: prefill, all passes, and the choice of every token, without Python between them.
 
-A step is recorded when inputs of a shape first come, once for each bucket of filled slots, after an ordinary run that
-warms up what is to be warmed up; afterwards each is one launch. What enters reaches the device in one copy from pinned
-memory, and the action returns in another. Prompts, which come once an episode, are ordinary passes. Not measured: no
-GPU was at hand.
+A step is captured at the first inputs of a shape, once for each bucket of filled slots, after an ordinary run that
+warms up; afterwards a step is one launch. Inputs reach the device in one copy from pinned memory, and the action
+returns in another. Prompts are ordinary passes. Not measured: no GPU was at hand.
 """
 
 import copy
@@ -16,13 +15,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gato_agent.envs.errors import UsageError
-from gato_agent.inference.cuda_graphs import CudaGraphs, Inputs, Layout, Run
+from gato_agent.inference.cuda_graphs import CudaGraphs, GraphStep, Inputs, InputSpec
 from gato_agent.inference.decoder import GREEDY, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.model.bf16_linear import halve
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import EMPTY, KVCache
 
-RECOMPILED = 64  # times that a block may be compiled: for each number of tokens, of lanes, and of filled slots
+RECOMPILED = 64  # times that a block may be compiled: for each number of tokens, of environments, and of filled slots
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class GraphDecoder(TorchDecoder):
         legal: half-open id range of each action token.
         precision: of weights and cache; bfloat16 takes a copy of the weights.
         compiled: whether blocks are compiled first, which fuses what surrounds their products; takes a copy, too.
-        record: makes a replayable step of one; by default a CUDA graph.
+        capture: makes a replayable step of one; by default a CUDA graph.
 
     Raises:
         UsageError: int8, which is for CPUs.
@@ -45,7 +44,7 @@ class GraphDecoder(TorchDecoder):
 
     def __init__(
         self, model: Gato, legal: Legal, precision: Precision = "float32", *, compiled: bool = False,
-        record: Callable[[Run], Run] | None = None,
+        capture: Callable[[GraphStep], GraphStep] | None = None,
     ) -> None:  # fmt: skip
         if precision == "int8":
             raise UsageError("--precision int8 is for CPUs: use bfloat16 on a GPU")
@@ -53,7 +52,7 @@ class GraphDecoder(TorchDecoder):
         if precision == "bfloat16" or compiled:
             model = copy.deepcopy(model)
         if precision == "bfloat16":
-            for part in (model.blocks, model.action_decoder, getattr(model.embedding, "pack", None)):
+            for part in (model.blocks, model.action_decoder, getattr(model.embedding, "value_group", None)):
                 if part is not None:  # the patch tower stays as it is
                     halve(part)
         if compiled:
@@ -61,7 +60,7 @@ class GraphDecoder(TorchDecoder):
             for block in model.blocks:
                 block.compile(fullgraph=True, dynamic=False)
         super().__init__(model, legal)
-        self._record: Callable[[Run], Run] | None = record or CudaGraphs()
+        self._capture: Callable[[GraphStep], GraphStep] | None = capture or CudaGraphs()
         self._shape = (0, 0, 0)
 
     def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
@@ -76,8 +75,8 @@ class GraphDecoder(TorchDecoder):
         self._begin: Tensor = torch.full((num_envs,), EMPTY)  # position of environments that begin with the next step
         self._action = torch.zeros(shape, dtype=torch.int64, device=self.device)
         self._answer = torch.zeros(shape, dtype=torch.int64, pin_memory=self.device.type == "cuda")
-        self._inputs: dict[Layout, Inputs] = {}
-        self._steps: dict[tuple[Layout, int], Run] = {}  # by layout and bucket
+        self._inputs: dict[InputSpec, Inputs] = {}
+        self._steps: dict[tuple[InputSpec, int], GraphStep] = {}  # by layout and bucket
 
     @torch.inference_mode()
     def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
@@ -99,7 +98,7 @@ class GraphDecoder(TorchDecoder):
             if isinstance(part, Tensor)
         }
         shapes = tuple((name, part.shape, part.dtype) for name, part in parts.items())
-        layout: Layout = (*shapes, *([("marginal", torch.Size(), torch.bool)] if options.marginal else []))
+        layout: InputSpec = (*shapes, *([("marginal", torch.Size(), torch.bool)] if options.marginal else []))
         inputs = self._inputs.get(layout) or Inputs(layout, self.device)
         inputs.fill(parts)
         if layout not in self._inputs:
@@ -113,7 +112,7 @@ class GraphDecoder(TorchDecoder):
             torch.cuda.current_stream().synchronize()
         return self._answer.clone()
 
-    def _prepare(self, layout: Layout, inputs: Inputs, marginal: bool) -> None:
+    def _prepare(self, layout: InputSpec, inputs: Inputs, marginal: bool) -> None:
         """Record the step for every bucket, and leave the cache as it was, so that no later step waits for it."""
         cache, step = self.cache, self._step(inputs, marginal)
         state = [cache.index, cache.next_position, cache.k, cache.v]
@@ -123,9 +122,9 @@ class GraphDecoder(TorchDecoder):
             step()
             for part, before in zip(state, kept, strict=True):
                 part.copy_(before)
-            self._steps[layout, bucket] = self._recorded(step)
+            self._steps[layout, bucket] = self._captured(step)
 
-    def _step(self, inputs: Inputs, marginal: bool) -> Run:
+    def _step(self, inputs: Inputs, marginal: bool) -> GraphStep:
         """A step as PyTorch runs it, one operator after the other."""
         there = inputs.there
         prefill = Prefill(*(there.get(name) for name in Prefill._fields))  # type: ignore[arg-type]
@@ -142,14 +141,14 @@ class GraphDecoder(TorchDecoder):
 
         return step
 
-    def _recorded(self, step: Run) -> Run:
+    def _captured(self, step: GraphStep) -> GraphStep:
         """A step to be replayed, or as it was where it cannot be recorded."""
-        if self._record is not None:
+        if self._capture is not None:
             try:
-                return self._record(step)
+                return self._capture(step)
             except RuntimeError as error:
                 _log.warning("playing without CUDA graphs: %s", error)
-                self._record = None
+                self._capture = None
         return step
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-Run = Callable[[], list[Tensor]]  # one step; returns its logits
-Layout = tuple[tuple[str, torch.Size, torch.dtype], ...]  # names, shapes and types of what enters
+GraphStep = Callable[[], list[Tensor]]  # one step; returns its logits
+InputSpec = tuple[tuple[str, torch.Size, torch.dtype], ...]  # names, shapes and types of what enters
 ALIGNED = 16  # bytes
 
 
@@ -17,7 +17,7 @@ class Inputs:
         there: by name, at their fixed place on the device.
     """
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, layout: InputSpec, device: torch.device) -> None:
         sizes = [shape.numel() * dtype.itemsize for _, shape, dtype in layout]
         ends = torch.tensor([-(-size // ALIGNED) * ALIGNED for size in sizes]).cumsum(0).tolist()
         self._host = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
@@ -50,7 +50,7 @@ class CudaGraphs:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, step: Run) -> Run:
+    def __call__(self, step: GraphStep) -> GraphStep:
         """Record a step; raises RuntimeError for what cannot be recorded."""
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:

@@ -27,7 +27,7 @@ class Prefill(NamedTuple):
     local: Tensor  # int64, the same shape
     patches: Tensor | None  # uint8 [env * k, 16, 16, 4]
     intervals: Tensor | None  # integer [env * k, 2, 2]
-    packs: Tensor | None = None  # integer [env * p, pack]
+    value_groups: Tensor | None = None  # integer [env * p, values_per_token]
 
     def to(self, device: torch.device | str) -> Self:
         """The same on a device."""
@@ -126,9 +126,9 @@ class TorchDecoder:
     @torch.inference_mode()
     def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
-        tokens, local, patches, intervals, packs = prompts.to(self.device)
+        tokens, local, patches, intervals, value_groups = prompts.to(self.device)
         prefix = PrefixTokens(self.cache, envs.to(self.device))
-        self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=prefix)
+        self.model(tokens, patches, local=local, intervals=intervals, value_groups=value_groups, cache=prefix)
 
     @torch.inference_mode()
     def reset_envs(self, envs: Tensor, position: int = 0) -> None:
@@ -151,8 +151,10 @@ class TorchDecoder:
 
     def decode(self, prefill: Prefill, options: StepOptions) -> Tensor:
         """A step, from and to the device of the model."""
-        tokens, local, patches, intervals, packs = prefill
-        hidden = self.model(tokens, patches, local=local, intervals=intervals, packs=packs, cache=self.cache)
+        tokens, local, patches, intervals, value_groups = prefill
+        hidden = self.model(
+            tokens, patches, local=local, intervals=intervals, value_groups=value_groups, cache=self.cache
+        )
         self.logits = []
         chosen = (
             self._decode_chain(hidden, options) if self.model.action_decoder else self._decode_stream(hidden, options)

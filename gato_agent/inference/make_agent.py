@@ -18,13 +18,13 @@ from gato_agent.inference.agent import Agent
 from gato_agent.inference.decoder import Precision
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import open_stores
-from gato_agent.rollouts.storage.filter import usable
+from gato_agent.rollouts.storage.filter import selected
 from gato_agent.tokens.prompt import Kind
 
 
 @contextmanager
-def seat(
-    checkpoint: Checkpoint, env_id: str, lanes: int, *, env_kwargs: Mapping[str, Any] | None = None,
+def make_agent_and_envs(
+    checkpoint: Checkpoint, env_id: str, num_envs: int, *, env_kwargs: Mapping[str, Any] | None = None,
     render_mode: str | None = None, device: str = "cpu", temperature: float | None = None, seed: int = 0,
     precision: Precision = "float32", prompt: Kind | None = None, demo: Path | None = None,
     option: str = "--env-kwargs",
@@ -34,7 +34,7 @@ def seat(
     Args:
         checkpoint: must know the environment.
         env_id: plain id of the environment.
-        lanes: number of environments.
+        num_envs: number of environments.
         env_kwargs: their arguments; by default those that the agent was trained with, if they are plain.
         render_mode: of the first of them.
         device: see `Agent`.
@@ -53,7 +53,7 @@ def seat(
         trained = checkpoint.tasks[env_id].env_kwargs
         way_out = f"where it is to be trusted, give {option} {shlex.quote(json.dumps(trained))}"
         env_kwargs = plain.env_kwargs(trained, f"{env_id} in {checkpoint.name}", way_out)
-    with closing(make_vector(env_id, lanes, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
+    with closing(make_vector(env_id, num_envs, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
         task = find_task(checkpoint, envs)
         shown = demonstration(demo, task.id) if demo is not None and prompt != "none" else None
         yield Agent(
@@ -70,7 +70,7 @@ def demonstration(folder: Path, env_id: str) -> Episode:
     """
     for store in open_stores(folder):
         if store.env_id == env_id:
-            episodes = [store.fitting(index) for index in usable(store)]
+            episodes = [store.fitting(index) for index in selected(store)]
             for episode in sorted(episodes, key=lambda episode: not episode.success):
                 return episode
     raise UsageError(f"--demo {folder} has no episode of {env_id}: make one with `gato-agent collect --env {env_id} "

@@ -1,4 +1,4 @@
-"""What the lanes of an agent are prompted with: as in training, the same for all or an instruction an episode."""
+"""Prompts of an agent's environments: as in training, the same for all or an instruction an episode."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,7 +27,7 @@ class Prompter:
         demonstration: an episode of the task, whose last timesteps are shown where demonstrations are.
 
     Attributes:
-        tokens: how many are pinned in each lane.
+        tokens: how many are kept as prefix in each environment.
 
     Raises:
         UsageError: another kind than that of training, or a demonstration too few or too many.
@@ -44,24 +44,24 @@ class Prompter:
             self._shown = TokenizedTask.of(task.id, tokenizer, [demonstration], self._prompt)
         self._said = np.zeros(0, dtype=object)
 
-    def reset(self, lanes: int) -> Prefill | None:
-        """Prepare for episodes; what all lanes are prompted with for good, or None if each episode is asked for."""
-        self._said = np.full(lanes, "", dtype=object)
+    def reset(self, num_envs: int) -> Prefill | None:
+        """Prepare for episodes; returns the prompt of all environments, or None if each episode has its own."""
+        self._said = np.full(num_envs, "", dtype=object)
         if not self.tokens or self._prompt.instruction is not None:
             return None
         if self._shown is None:
-            return self._text([self._prompt.text] * lanes)
-        opening, patches, places = self._shown.last(self.tokens), None, None
-        tokens, local = (torch.from_numpy(part).long().repeat(lanes, 1) for part in (opening.tokens, opening.local))
-        if len(opening.patches):
-            count = len(opening.patches) // len(self._shown.tokenizer.patch_intervals)
-            patches = torch.from_numpy(opening.patches).repeat(lanes, 1, 1, 1)
-            places = torch.from_numpy(self._shown.tokenizer.patch_intervals).repeat(lanes * count, 1, 1)
-        packs = torch.from_numpy(opening.packs).repeat(lanes, 1) if len(opening.packs) else None
-        return Prefill(tokens, local, patches, places, packs)
+            return self._text([self._prompt.text] * num_envs)
+        prefix, patches, places = self._shown.last(self.tokens), None, None
+        tokens, local = (torch.from_numpy(part).long().repeat(num_envs, 1) for part in (prefix.tokens, prefix.local))
+        if len(prefix.patches):
+            count = len(prefix.patches) // len(self._shown.tokenizer.patch_intervals)
+            patches = torch.from_numpy(prefix.patches).repeat(num_envs, 1, 1, 1)
+            places = torch.from_numpy(self._shown.tokenizer.patch_intervals).repeat(num_envs * count, 1, 1)
+        value_groups = torch.from_numpy(prefix.value_groups).repeat(num_envs, 1) if len(prefix.value_groups) else None
+        return Prefill(tokens, local, patches, places, value_groups)
 
     def begin(self, observation: Columns, start: NDArray[np.bool_]) -> Prefill | None:
-        """Prompts of the lanes, bool [lane], whose episodes begin with this observation, if each has its own.
+        """Prompts of the environments whose episodes begin with this observation, bool [num_envs], if each has its own.
 
         Raises:
             SpaceError: an episode says something else than at its beginning, or more than there is room for.
@@ -70,8 +70,8 @@ class Prompter:
         if path is None:
             return None
         said = observation[path]
-        for lane in np.flatnonzero((said != self._said) & ~start).tolist():
-            raise space_error("", self._prompt.changed(self._said[lane], said[lane]), lane)
+        for env_index in np.flatnonzero((said != self._said) & ~start).tolist():
+            raise space_error("", self._prompt.changed(self._said[env_index], said[env_index]), env_index)
         self._said = said.copy()
         if not start.any():
             return None

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from gato_agent.envs.loop import Actor
 
 
-class Paced:
+class RealTimeActor:
     """Lets another actor act `hertz` times a second: early actions wait for their deadline, late ones are counted.
 
     A deadline comes one period after the one before, or after a late action: lateness is not made up for by hurry.
@@ -29,9 +29,9 @@ class Paced:
         self._actor, self._period = actor, 1 / hertz if hertz else 0.0
         self._deadline = 0.0  # of the next action; 0 before the first one
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Pass the reset on."""
-        self._actor.reset(lanes)
+        self._actor.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[Any]) -> Any:
         """Decide, then wait for the deadline."""

@@ -12,10 +12,11 @@ from gato_agent.tokens.space_tokenizer import Vocabulary
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
 # What our small sizes do otherwise than the paper.
-OWN: dict[str, Any] = {"stochastic_depth": 0.0, "pack": 64, "action_decoder": True}
+RENAMED = {"pack": "values_per_token"}  # fields by their names in version 0.1
+SMALL_OVERRIDES: dict[str, Any] = {"stochastic_depth": 0.0, "values_per_token": 64, "action_decoder": True}
 LIMITS = {  # far above any model, and low enough that no size overflows
     "layers": 2**12, "heads": 2**12, "width": 2**18, "feed_forward": 2**20, "context": 2**17, "text": 2**20,
-    "local_positions": 2**17, "pack": 2**12,
+    "local_positions": 2**17, "values_per_token": 2**12,
 }  # fmt: skip
 PUBLISHED_PARAMETERS = {"small": 79e6, "baseline": 364e6, "large": 1.18e9}  # Gato paper, table 5
 
@@ -37,7 +38,7 @@ class GatoConfig:
     """Channels of the patch tower: the stem, a multiple of 32, then one residual unit each, multiples of 64."""
     local_positions: int = 512
     """Longest observation in tokens."""
-    pack: int = 1
+    values_per_token: int = 1
     """Values of an observation that share one token, side by side and read by one matrix; 1 as in the paper."""
     grid_rows: bool = True
     """Whether each row of a grid, a two-dimensional MultiDiscrete, begins a token of its own where values share tokens,
@@ -86,12 +87,12 @@ class GatoConfig:
     @classmethod
     def nano(cls) -> Self:
         """About two million parameters: trains in minutes on two cores."""
-        return cls(4, 4, 128, 512, 512, 512, (32, 64, 64, 128), **OWN)
+        return cls(4, 4, 128, 512, 512, 512, (32, 64, 64, 128), **SMALL_OVERRIDES)
 
     @classmethod
     def tiny(cls) -> Self:
         """About five million parameters: a generalist for a laptop."""
-        return cls(4, 8, 256, 1024, 1024, 512, (32, 64, 128, 256), **OWN)
+        return cls(4, 8, 256, 1024, 1024, 512, (32, 64, 128, 256), **SMALL_OVERRIDES)
 
     @classmethod
     def small(cls) -> Self:
@@ -150,14 +151,14 @@ class GatoConfig:
         """Inverse of `to_json`; raises UsageError on unknown or missing fields."""
         data = {"grid_rows": False, **data}  # files without the field have no rows of grids
         try:
-            return cls(**{**_without_parallel_actions(data), "patch_channels": tuple(data["patch_channels"])})
+            return cls(**{**_of_this_version(data), "patch_channels": tuple(data["patch_channels"])})
         except (TypeError, KeyError) as error:
             raise UsageError(f"not a model configuration of this version: {error}") from error
 
 
-def _without_parallel_actions(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a file of version 0.1, whose actions were predicted at once or stayed visible, as those of this one."""
-    fields = dict(data)
+def _of_this_version(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a file of version 0.1 under their names of this version."""
+    fields = {RENAMED.get(name, name): value for name, value in data.items()}
     former = fields.pop("parallel_actions", None)
     if former is None:
         return fields

@@ -6,12 +6,12 @@ from torch.nn import functional as F
 
 from gato_agent.model.config import GatoConfig
 from gato_agent.tokens.leaf_codecs import distinct
-from gato_agent.tokens.space_tokenizer import BINS, PACK, PAD, PATCH, PATCH_SIZE, POSITIONS
+from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, PATCH_SIZE, POSITIONS, VALUES
 
 NORM_GROUPS = 32
 CHANNELS = 4
 KNOWN = 10_000  # patches that are remembered in play, about 1 kB of pixels and as much of vectors each
-VALUE_WIDTH = 16  # of the vector of one value in a pack
+VALUE_WIDTH = 16  # of the vector of one value in a value group
 
 
 class ResidualUnit(nn.Module):
@@ -91,43 +91,43 @@ class PatchEmbedding(nn.Module):
         return position.clamp(max=self.row.num_embeddings - 1)
 
 
-class PackEmbedding(nn.Module):
-    """The values of a pack -> one vector: each looked up in a narrow table, all side by side, through one matrix."""
+class ValueGroupEmbedding(nn.Module):
+    """The values of a value group -> one vector: each from a narrow table, side by side, through one matrix."""
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
         self.value = nn.Embedding(1 + 2 * BINS, VALUE_WIDTH, padding_idx=0)
-        self.mix = nn.Linear(config.pack * VALUE_WIDTH, config.width, bias=False)
+        self.mix = nn.Linear(config.values_per_token * VALUE_WIDTH, config.width, bias=False)
 
-    def forward(self, packs: Tensor) -> Tensor:
-        """Integer [k, pack], ids from the first bin on or PAD -> [k, width]."""
-        return self.mix(self.value(packs.int() - PAD).flatten(1))  # type: ignore[no-any-return]
+    def forward(self, value_groups: Tensor) -> Tensor:
+        """Integer [k, values_per_token], ids from the first bin on or PAD -> [k, width]."""
+        return self.mix(self.value(value_groups.int() - PAD).flatten(1))  # type: ignore[no-any-return]
 
 
 class Embedding(nn.Module):
-    """One table for text, values and separator; patches and packs where the stream says so; local positions."""
+    """One table for text, values and separator; patches and value groups where the stream says so; local positions."""
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
         self.table = nn.Embedding(config.vocabulary.size, config.width)
         self.local = nn.Embedding(config.local_positions, config.width)
         self.patch = PatchEmbedding(config)
-        if config.pack > 1:
-            self.pack = PackEmbedding(config)
+        if config.values_per_token > 1:
+            self.value_group = ValueGroupEmbedding(config)
 
     def forward(
         self, tokens: Tensor, local: Tensor | None, patches: Tensor | None, intervals: Tensor | None,
-        packs: Tensor | None = None,
+        value_groups: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Embed a stream of tokens.
 
         Args:
-            tokens: integer [batch, length]; ids, PAD, PATCH or PACK.
+            tokens: integer [batch, length]; ids, PAD, PATCH or VALUES.
             local: integer [batch, length]; position within the observation, -1 for separator and actions; None for no
                 observations at all.
             patches: uint8 [k, 16, 16, 4], one per PATCH in `tokens`, in row-major order; None if there are none.
             intervals: integer [k, 2, 2], the place of each patch in its image.
-            packs: integer [p, pack], one per PACK, likewise.
+            value_groups: integer [p, values_per_token], one per VALUES, likewise.
 
         Returns:
             [batch, length, width]
@@ -137,8 +137,8 @@ class Embedding(nn.Module):
         if patches is not None and len(patches):
             assert intervals is not None
             x = x.masked_scatter((tokens == PATCH).unsqueeze(-1), self.patch(patches, intervals).to(x.dtype))
-        if packs is not None and len(packs):
-            x = x.masked_scatter((tokens == PACK).unsqueeze(-1), self.pack(packs).to(x.dtype))
+        if value_groups is not None and len(value_groups):
+            x = x.masked_scatter((tokens == VALUES).unsqueeze(-1), self.value_group(value_groups).to(x.dtype))
         if local is not None:
             x = x + self.local(local.clamp(min=0)) * (local >= 0).unsqueeze(-1)
         return x  # type: ignore[no-any-return]

@@ -146,14 +146,14 @@ class Gato(nn.Module):
         index: Tensor | None = None,
         prefix_len: Tensor | None = None,
         until: Tensor | None = None,
-        packs: Tensor | None = None,
+        value_groups: Tensor | None = None,
         cache: KVCache | PrefixTokens | None = None,
     ) -> Tensor:
         """Run the transformer over whole sequences, or over the next tokens of cached ones.
 
         Args:
             tokens: integer [batch, length]; ids, PAD (-1: never attended to), PATCH (-2: the next patch) or
-                PACK (-3: the next pack).
+                VALUES (-3: the next value group).
             patches: uint8 [k, 16, 16, 4], one per PATCH, row-major.
             local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
             intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
@@ -161,7 +161,7 @@ class Gato(nn.Module):
             index: integer [batch, length], position in its episode; by default each row is one from its beginning.
             prefix_len: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
             until: integer [batch, length], place of the last token that may attend to it; by default the last one.
-            packs: integer [p, pack], one per PACK, row-major.
+            value_groups: integer [p, values_per_token], one per VALUES, row-major.
             cache: holds the tokens before; each row is then one episode, and the arguments from `segment` to `until`
                 are None.
 
@@ -171,7 +171,7 @@ class Gato(nn.Module):
         if patches is not None and intervals is None:
             whole = torch.tensor([[0, POSITIONS]] * 2, device=tokens.device)
             intervals = whole.expand(len(patches), 2, 2)
-        x = self.embedding(tokens, local, patches, intervals, packs)
+        x = self.embedding(tokens, local, patches, intervals, value_groups)
         if cache is None:
             context = self.config.context
             visibility = Visibility.of(

@@ -33,26 +33,26 @@ def initialise(model: "Gato") -> None:
             nn.init.kaiming_normal_(module.weight)
     vocabulary = model.config.vocabulary
     with torch.no_grad():
-        model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bins(
+        model.embedding.table.weight[vocabulary.continuous : vocabulary.discrete] = 0.02 * smooth_bin_table(
             model.config.width
         )
-        if model.config.pack > 1:
-            values = model.embedding.pack.value.weight
+        if model.config.values_per_token > 1:
+            values = model.embedding.value_group.value.weight
             values.normal_()
             values[0] = 0  # of PAD
-            values[1 : 1 + BINS] = smooth_bins(values.shape[1])
+            values[1 : 1 + BINS] = smooth_bin_table(values.shape[1])
         if model.action_decoder is not None:
             scores = model.action_decoder.table.weight
-            scores[:BINS] = smooth_bins(scores.shape[1])
+            scores[:BINS] = smooth_bin_table(scores.shape[1])
             scores[BINS:].normal_()
             scores *= 0.03  # scores spread about as much as those of wider states over the common table
             chosen = model.action_decoder.correction.chosen.weight
-            chosen[:BINS] = smooth_bins(chosen.shape[1])
+            chosen[:BINS] = smooth_bin_table(chosen.shape[1])
             chosen[BINS:].normal_()
             model.action_decoder.initialise()
 
 
-def smooth_bins(width: int) -> Tensor:
+def smooth_bin_table(width: int) -> Tensor:
     """Initial embeddings of the 1,024 bins, of unit variance: neighbours start alike and so learn from each other.
 
     Random Fourier features (Rahimi & Recht 2007) of the bin's centre, from one to a hundred waves across [-1, 1].

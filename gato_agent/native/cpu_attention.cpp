@@ -1,7 +1,7 @@
 // Attention of whole windows on a CPU, forward and backward: sliding, within episodes, towards pinned prompts too.
 //
 // Which keys a query may attend to is known from five places a token, so no mask is read and no key outside is touched. Scores of one
-// block of queries to all its keys stay in the processor's cache. A thread has a lane's head to itself: sums come out the
+// block of queries to all its keys stay in the processor's cache. A thread has a environment's head to itself: sums come out the
 // same whatever the number of threads.
 
 #include <algorithm>
@@ -165,7 +165,7 @@ struct Windows {
 
 namespace {
 
-// One head of one lane: its tokens as floats, turned by their place, and what products with them need.
+// One head of one env: its tokens as floats, turned by their place, and what products with them need.
 template <class T>
 struct Head {
     typedef typename Kind<T>::Type E;
@@ -177,13 +177,13 @@ struct Head {
     std::vector<E> k_panels, v_panels, k_space, v_space;
     const E *k_down, *v_down;
 
-    Head(const Windows &w, int lane, int head, const T *qkv, bool backward)
-        : w(w), n(w.length), padded((n + PANEL - 1) / PANEL * PANEL), size(w.size), index(w.index + long(lane) * n),
-          segment(w.segment + long(lane) * n), first(w.first + long(lane) * n),
-          prefix_first(w.prefix_first + long(lane) * n), prefix_end(w.prefix_end + long(lane) * n),
-          until(w.until + long(lane) * n, w.until + long(lane) * n + n), q(long(padded) * size), far(q.size()), k(q.size()), v(q.size()) {
+    Head(const Windows &w, int env, int head, const T *qkv, bool backward)
+        : w(w), n(w.length), padded((n + PANEL - 1) / PANEL * PANEL), size(w.size), index(w.index + long(env) * n),
+          segment(w.segment + long(env) * n), first(w.first + long(env) * n),
+          prefix_first(w.prefix_first + long(env) * n), prefix_end(w.prefix_end + long(env) * n),
+          until(w.until + long(env) * n, w.until + long(env) * n + n), q(long(padded) * size), far(q.size()), k(q.size()), v(q.size()) {
         const long row = 3L * w.heads * size;
-        const T *from = qkv + lane * n * row + head * size;
+        const T *from = qkv + env * n * row + head * size;
         const float scale = 1 / std::sqrt(float(size));
         until.resize(padded, -1);
         for (int i = 0; i < n; i++, from += row) {
@@ -259,12 +259,12 @@ void blocks(const Head<T> &h, Work work) {
 // Makes scores NOWHERE where a key is not seen: those of a panel of keys, for all queries of a block.
 template <class T>
 void hide(const Head<T> &h, const Block &b, int key, bool distant, float *s, long lds) {
-    Integers lanes;
-    for (int j = 0; j < WIDE; j++) lanes[j] = j;
+    Integers num_envs;
+    for (int j = 0; j < WIDE; j++) num_envs[j] = j;
     for (int i = b.first; i < b.last; i++, s += lds) {
         const int from = distant ? h.prefix_first[i] : h.first[i], end = distant ? h.prefix_end[i] : i + 1;
         for (int j = 0; j < PANEL; j += WIDE) {
-            const Integers at = lanes + (key + j);
+            const Integers at = num_envs + (key + j);
             Integers until;
             std::memcpy(&until, &h.until[key + j], sizeof until);
             const Integers seen = (at >= from) & (at < end) & (until >= i);
@@ -300,13 +300,13 @@ struct Rows {
 };
 
 template <class T>
-void forward(const Windows &w, int lane, int head, const T *qkv, T *y, float *sums) {
+void forward(const Windows &w, int env, int head, const T *qkv, T *y, float *sums) {
     typedef typename Kind<T>::Type E;
-    const Head<T> h(w, lane, head, qkv, false);
+    const Head<T> h(w, env, head, qkv, false);
     const int size = w.size, terms = size / HELD<E>;
     const long row = long(w.heads) * size;
-    sums += (long(lane) * w.heads + head) * w.length;
-    y += lane * w.length * row + head * size;
+    sums += (long(env) * w.heads + head) * w.length;
+    y += env * w.length * row + head * size;
     std::vector<float> s(long(ROWS) * 2 * h.padded), out(ROWS * size);
     std::vector<E> q_space, far_space, s_space;
     Rows q_rows(size), far_rows(size);
@@ -341,14 +341,14 @@ void forward(const Windows &w, int lane, int head, const T *qkv, T *y, float *su
 }
 
 template <class T>
-void backward(const Windows &w, int lane, int head, const T *qkv, const T *y, const float *sums, const T *dy, T *dqkv) {
+void backward(const Windows &w, int env, int head, const T *qkv, const T *y, const float *sums, const T *dy, T *dqkv) {
     typedef typename Kind<T>::Type E;
-    const Head<T> h(w, lane, head, qkv, true);
+    const Head<T> h(w, env, head, qkv, true);
     const int size = w.size, terms = size / HELD<E>;
     const long row = long(w.heads) * size;
-    sums += (long(lane) * w.heads + head) * w.length;
-    y += lane * w.length * row + head * size, dy += lane * w.length * row + head * size;
-    dqkv += lane * w.length * 3 * row + head * size;
+    sums += (long(env) * w.heads + head) * w.length;
+    y += env * w.length * row + head * size, dy += env * w.length * row + head * size;
+    dqkv += env * w.length * 3 * row + head * size;
     const float scale = 1 / std::sqrt(float(size));
     std::vector<float> s(long(ROWS) * 2 * h.padded), d(s.size()), dq(ROWS * size), dk(h.k.size()), dv(dk.size()), turned(size);
     std::vector<E> space[8];
@@ -415,9 +415,9 @@ extern "C" {
 // qkv [batch][length][3][heads][size] -> y [batch][length][heads][size], sums [batch][heads][length]: log of the sum of
 // exponentials. `half`: qkv and y are bfloat16.
 void gato_attend(const Windows *w, int32_t half, const void *qkv, void *y, float *sums) {
-    each_head(*w, [&](int lane, int head) {
-        if (half) forward(*w, lane, head, (const bf16 *)qkv, (bf16 *)y, sums);
-        else forward(*w, lane, head, (const float *)qkv, (float *)y, sums);
+    each_head(*w, [&](int env, int head) {
+        if (half) forward(*w, env, head, (const bf16 *)qkv, (bf16 *)y, sums);
+        else forward(*w, env, head, (const float *)qkv, (float *)y, sums);
     });
 }
 
@@ -425,9 +425,9 @@ void gato_attend(const Windows *w, int32_t half, const void *qkv, void *y, float
 void gato_attend_backward(
     const Windows *w, int32_t half, const void *qkv, const void *y, const float *sums, const void *dy, void *dqkv
 ) {
-    each_head(*w, [&](int lane, int head) {
-        if (half) backward(*w, lane, head, (const bf16 *)qkv, (const bf16 *)y, sums, (const bf16 *)dy, (bf16 *)dqkv);
-        else backward(*w, lane, head, (const float *)qkv, (const float *)y, sums, (const float *)dy, (float *)dqkv);
+    each_head(*w, [&](int env, int head) {
+        if (half) backward(*w, env, head, (const bf16 *)qkv, (const bf16 *)y, sums, (const bf16 *)dy, (bf16 *)dqkv);
+        else backward(*w, env, head, (const float *)qkv, (const float *)y, sums, (const float *)dy, (float *)dqkv);
     });
 }
 }

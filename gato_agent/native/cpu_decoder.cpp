@@ -2,7 +2,7 @@
 //
 // Everything heavy is one product, y[M, N] = x[M, K] w: for weights, for keys and for values alike. What it streams is
 // stored in panels of NR units, [N / (16 NR)][K][16 NR], so each byte is read once for up to six rows of x.
-// Sums run over k in order whatever M is: a lane's numbers do not depend on how many others there are.
+// Sums run over k in order whatever M is: a environment's numbers do not depend on how many others there are.
 
 #include <algorithm>
 #include <cmath>
@@ -32,10 +32,10 @@ typedef int16_t Shorts __attribute__((vector_size(2 * WIDE)));
 typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
 
 constexpr int UNIT = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a unit, floats a panel, rows of x at a time
-constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths of a value in a pack, of an action token's state, of a chosen id
+constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths of a value in a value group, of an action token's state, of a chosen id
 constexpr int GROUP = 32;                       // action tokens that one hidden state predicts
 constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
-constexpr int64_t PAD = -1, PATCH = -2, PACK = -3;  // tokens that are no ids
+constexpr int64_t PAD = -1, PATCH = -2, VALUES = -3;  // tokens that are no ids
 constexpr int64_t EMPTY = INT64_MIN / 2;            // position of a slot that holds no key
 
 struct bf16 { uint16_t bits; };
@@ -185,41 +185,41 @@ struct Layer {
 
 struct Model {
     int32_t layers, heads, width, feed_forward, context, kind;  // kind of weights and cache: 0 float32, 1 bfloat16, 2 int8
-    int32_t pack, decoder;  // values of a pack; whether an action decoder decodes, else action tokens are tokens of the stream
+    int32_t values_per_token, decoder;  // values of a value group; whether an action decoder decodes, else action tokens are tokens of the stream
     int32_t rewound, first_id;  // tokens that a step takes out of the ring again; id of the action decoder's first row
     const Layer *layer;
     const float *norm, *bias, *table, *local, *values;  // table [ids][width], local [positions][width], values [1 + ids of values][VALUE]
     const float *chosen;  // [ids from first_id][CHOSEN]
-    Matrix mix;    // of a pack's values, pack VALUE -> width
+    Matrix mix;    // of a value group's values, values_per_token VALUE -> width
     Matrix carry;  // of what was read of a group of action tokens, STATE -> STATE
 };
 
-// keys [layer][lane][head][slots / 64][size][64], values [layer][lane][head][size / 16 NR][slots][16 NR]; the first
+// keys [layer][env][head][slots / 64][size][64], values [layer][env][head][size / 16 NR][slots][16 NR]; the first
 // `rolling` slots are overwritten again and again, the others hold prompts of `prompt` tokens, which stay.
 struct Ring {
-    int32_t lanes, slots, rolling, prompt, threads;
+    int32_t num_envs, slots, rolling, prompt, threads;
     void *keys, *values;
-    int64_t *index, *age;  // [lane][slots], [lane]: position of each slot's key, and of the next token
+    int64_t *index, *next_position;  // [env][slots], [env]: position of each slot's key, and of the next token
 };
 
 struct Choice {  // one action token: its legal ids, and what scores them
     int32_t low, count, ordered;  // ordered: greedy is not the likeliest, but the median
     Matrix marginal, state, out, read;  // of the action decoder: width -> STATE, the same, STATE -> STATE, CHOSEN -> STATE
     Matrix head;    // of the legal rows of the table
-    float *logits;  // [lane][count rounded up to PANEL], written
+    float *logits;  // [env][count rounded up to PANEL], written
 };
 
-struct Request {  // a step of all lanes; or, without choices, the pass over the prompt of one
-    int32_t lane, count, actions, marginal, allowed_stride;  // marginal: without regard to the tokens before
-    const int64_t *tokens, *local;  // [lane][count]
+struct Request {  // a step of all num_envs; or, without choices, the pass over the prompt of one
+    int32_t env, count, actions, marginal, allowed_stride;  // marginal: without regard to the tokens before
+    const int64_t *tokens, *local;  // [env][count]
     const float *patches;           // vectors, one a PATCH
-    const int16_t *packs;           // [packs][pack]
+    const int16_t *value_groups;           // [value_groups][values_per_token]
     const Choice *choices;          // [actions]
-    const double *uniforms;         // [lane][actions] in [0, 1), or null for greedy
-    const int64_t *forced;          // [lane][actions], or null
-    const uint8_t *allowed;         // [lane][allowed_stride], of all legal ids of all action tokens; or null
+    const double *uniforms;         // [env][actions] in [0, 1), or null for greedy
+    const int64_t *forced;          // [env][actions], or null
+    const uint8_t *allowed;         // [env][allowed_stride], of all legal ids of all action tokens; or null
     double inverse_temperature;
-    int64_t *chosen;                // [lane][actions], written
+    int64_t *chosen;                // [env][actions], written
 };
 }
 
@@ -229,12 +229,12 @@ struct Span { int slot, count; };  // slots side by side in one panel, in whole 
 
 struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
     std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
-    std::vector<float> read, mixed, shares;  // values of packs side by side, packs as tokens; shares of an action token's ids
+    std::vector<float> read, mixed, shares;  // values of value_groups side by side, value_groups as tokens; shares of an action token's ids
     std::vector<float> score, state, chain, taken;  // of an action token: what scores it, hidden units, what was read before, embedded ids
-    std::vector<int64_t> position;  // of the pass's first token, by lane
+    std::vector<int64_t> position;  // of the pass's first token, by env
     std::vector<double> speed;  // radians a token of each pair of dimensions
-    std::vector<Span> live;     // slots that somebody sees, of all lanes
-    std::vector<int> begins;    // where each lane's begin among them, and the end
+    std::vector<Span> live;     // slots that somebody sees, of all num_envs
+    std::vector<int> begins;    // where each environment's begin among them, and the end
     std::vector<int64_t> last;  // tokens chosen last
 };
 
@@ -243,12 +243,12 @@ struct Step : Scratch {
     const Model &m;
     Ring &ring;
     const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / UNIT;
-    const int base, lanes;  // which of the ring's lanes
+    const int base, num_envs;  // which of the ring's num_envs
     const bool pinning, parallel;  // whether it reads a prompt, and with all of the ring's threads
     int n = 0, wanted = 1;  // tokens of a pass, and how many of the last ones are asked for their states
 
     Step(const Model &model, Ring &r, int first, int count, bool pins, bool shared, Scratch &&kept)
-        : Scratch(std::move(kept)), m(model), ring(r), base(first), lanes(count), pinning(pins), parallel(shared) {
+        : Scratch(std::move(kept)), m(model), ring(r), base(first), num_envs(count), pinning(pins), parallel(shared) {
         speed.resize(S / 2);
         for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
     }
@@ -263,39 +263,39 @@ struct Step : Scratch {
                   w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
     }
 
-    // Make room for n tokens a lane: their indices, angles, and who sees whom.
+    // Make room for n tokens a env: their indices, angles, and who sees whom.
     void advance(const int64_t *tokens, int count) {
         n = count;
         const int slots = ring.slots, half = S / 2;
-        bias.resize(long(lanes) * n * slots), cos.resize(long(lanes) * n * half), sin.resize(cos.size());
-        if (ring.prompt) far.resize(long(lanes) * n * D), far_cos.resize(cos.size()), far_sin.resize(cos.size());
-        live.clear(), begins.assign(1, 0), position.resize(lanes);
+        bias.resize(long(num_envs) * n * slots), cos.resize(long(num_envs) * n * half), sin.resize(cos.size());
+        if (ring.prompt) far.resize(long(num_envs) * n * D), far_cos.resize(cos.size()), far_sin.resize(cos.size());
+        live.clear(), begins.assign(1, 0), position.resize(num_envs);
         const int64_t reach = pinning ? 0 : m.context - ring.prompt;
-        for (int lane = 0; lane < lanes; lane++) {
-            int64_t *index = ring.index + long(base + lane) * slots;
-            const int64_t age = position[lane] = pinning ? 0 : ring.age[base + lane];
-            for (int t = 0; t < n; t++) index[slot(lane, t)] = tokens[lane * n + t] == PAD ? EMPTY : age + t;
+        for (int env = 0; env < num_envs; env++) {
+            int64_t *index = ring.index + long(base + env) * slots;
+            const int64_t next_position = position[env] = pinning ? 0 : ring.next_position[base + env];
+            for (int t = 0; t < n; t++) index[slot(env, t)] = tokens[env * n + t] == PAD ? EMPTY : next_position + t;
             for (int t = 0; t < n; t++) {
-                const int64_t query = age + t;
-                float *row = &bias[(long(lane) * n + t) * slots];
+                const int64_t query = next_position + t;
+                float *row = &bias[(long(env) * n + t) * slots];
                 for (int s = 0; s < ring.rolling; s++) {
                     const int64_t distance = query - index[s];
                     row[s] = (distance >= 0) & (distance < reach) ? 0.0f : NOWHERE;
                 }
                 for (int s = ring.rolling; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : NOWHERE;
-                row[slot(lane, t)] = 0.0f;  // a PAD sees itself
-                turn(query, &cos[(long(lane) * n + t) * half], &sin[(long(lane) * n + t) * half]);
+                row[slot(env, t)] = 0.0f;  // a PAD sees itself
+                turn(query, &cos[(long(env) * n + t) * half], &sin[(long(env) * n + t) * half]);
                 if (ring.prompt)
-                    turn(std::min<int64_t>(query, m.context - 1), &far_cos[(long(lane) * n + t) * half],
-                         &far_sin[(long(lane) * n + t) * half]);
+                    turn(std::min<int64_t>(query, m.context - 1), &far_cos[(long(env) * n + t) * half],
+                         &far_sin[(long(env) * n + t) * half]);
             }
-            look(&bias[long(lane) * n * slots]);
+            look(&bias[long(env) * n * slots]);
             begins.push_back(int(live.size()));
-            if (!pinning) ring.age[base + lane] += n;
+            if (!pinning) ring.next_position[base + env] += n;
         }
     }
 
-    // Of each panel the slots from the first to the last unit in which one of a lane's tokens sees something.
+    // Of each panel the slots from the first to the last unit in which one of a environment's tokens sees something.
     void look(const float *rows) {
         for (int panel = 0; panel < ring.slots; panel += PANEL) {
             int first = PANEL, end = 0;
@@ -317,33 +317,33 @@ struct Step : Scratch {
     }
 
     // A token's slot follows from its position, which is at least -1: an episode's sums are in the same order always.
-    int slot(int lane, int t) const { return pinning ? ring.rolling + t : int((position[lane] + t + 1) % ring.rolling); }
+    int slot(int env, int t) const { return pinning ? ring.rolling + t : int((position[env] + t + 1) % ring.rolling); }
 
-    void rewind(int count) {  // the last tokens of every lane are taken out of the ring
-        for (int lane = 0; lane < lanes; lane++) {
-            int64_t &next = ring.age[base + lane];
+    void rewind(int count) {  // the last tokens of every env are taken out of the ring
+        for (int env = 0; env < num_envs; env++) {
+            int64_t &next = ring.next_position[base + env];
             next -= count;
             for (int t = 0; t < count; t++)
-                ring.index[long(base + lane) * ring.slots + (next + t + 1) % ring.rolling] = EMPTY;
+                ring.index[long(base + env) * ring.slots + (next + t + 1) % ring.rolling] = EMPTY;
         }
     }
 
-    long head_of(int layer, int lane, int head) const {  // where a head's keys and values begin
-        return ((long(layer) * ring.lanes + base + lane) * H + head) * ring.slots * S;
+    long head_of(int layer, int env, int head) const {  // where a head's keys and values begin
+        return ((long(layer) * ring.num_envs + base + env) * H + head) * ring.slots * S;
     }
 
     // Rotate a head's queries and keys in place and put keys and values into the ring.
-    void remember(int layer, int lane, int head, float *qkv) {
+    void remember(int layer, int env, int head, float *qkv) {
         const int slots = ring.slots, half = S / 2;
-        C *keys = static_cast<C *>(ring.keys) + head_of(layer, lane, head);
-        C *values = static_cast<C *>(ring.values) + head_of(layer, lane, head);
+        C *keys = static_cast<C *>(ring.keys) + head_of(layer, env, head);
+        C *values = static_cast<C *>(ring.values) + head_of(layer, env, head);
         const float scale = 1.0f / std::sqrt(float(S));
         for (int t = 0; t < n; t++) {
             float *q = qkv + t * 3L * D + head * S, *k = q + D, *v = k + D;
-            const float *c = &cos[(long(lane) * n + t) * half], *s = &sin[(long(lane) * n + t) * half];
+            const float *c = &cos[(long(env) * n + t) * half], *s = &sin[(long(env) * n + t) * half];
             if (ring.prompt) {
-                float *to = &far[(long(lane) * n + t) * D + head * S];
-                const float *a = &far_cos[(long(lane) * n + t) * half], *b = &far_sin[(long(lane) * n + t) * half];
+                float *to = &far[(long(env) * n + t) * D + head * S];
+                const float *a = &far_cos[(long(env) * n + t) * half], *b = &far_sin[(long(env) * n + t) * half];
                 for (int j = 0; j < half; j++) {
                     to[j] = (q[j] * a[j] - q[j + half] * b[j]) * scale;
                     to[j + half] = (q[j + half] * a[j] + q[j] * b[j]) * scale;
@@ -354,7 +354,7 @@ struct Step : Scratch {
                 q[j] = (q1 * c[j] - q2 * s[j]) * scale, q[j + half] = (q2 * c[j] + q1 * s[j]) * scale;
                 k[j] = k1 * c[j] - k2 * s[j], k[j + half] = k2 * c[j] + k1 * s[j];
             }
-            const int at = slot(lane, t), block = NR * UNIT;
+            const int at = slot(env, t), block = NR * UNIT;
             for (int j = 0; j < S; j++) {
                 put(keys + (long(at / PANEL) * S + j) * PANEL + at % PANEL, k[j]);
                 put(values + (long(j / block) * slots + at) * block + j % block, v[j]);
@@ -363,15 +363,15 @@ struct Step : Scratch {
     }
 
     // Attention of one head's queries from `first` on, over the panels of slots that hold something to see.
-    void attend(int layer, int lane, int head, const float *qkv, int first, float *to) {
+    void attend(int layer, int env, int head, const float *qkv, int first, float *to) {
         const int slots = ring.slots, rows = n - first, block = NR * UNIT;
-        const Span *begin = &live[begins[lane]], *end = &live[begins[lane + 1]];
+        const Span *begin = &live[begins[env]], *end = &live[begins[env + 1]];
         int used = 0;
         for (const Span *a = begin; a < end; a++) used += a->count;
-        const C *keys = static_cast<C *>(ring.keys) + head_of(layer, lane, head);
-        const C *values = static_cast<C *>(ring.values) + head_of(layer, lane, head);
+        const C *keys = static_cast<C *>(ring.keys) + head_of(layer, env, head);
+        const C *values = static_cast<C *>(ring.values) + head_of(layer, env, head);
         const float *q = qkv + first * 3L * D + head * S;
-        const float *clamped = ring.prompt ? &far[(long(lane) * n + first) * D + head * S] : nullptr;
+        const float *clamped = ring.prompt ? &far[(long(env) * n + first) * D + head * S] : nullptr;
         thread_local std::vector<float> weight, whole;
         weight.resize(long(rows) * used), whole.resize(rows);
         float *w = weight.data();
@@ -381,7 +381,7 @@ struct Step : Scratch {
                   keys + long(a->slot / PANEL) * S * PANEL + a->slot % PANEL, PANEL, nullptr, w, used, false);
         }
         for (int t = 0; t < rows; t++) {
-            const float *b = &bias[(long(lane) * n + first + t) * slots];
+            const float *b = &bias[(long(env) * n + first + t) * slots];
             float top = NOWHERE, total = 0;
             w = &weight[long(t) * used];
             for (const Span *a = begin; a < end; w += a->count, a++)
@@ -407,10 +407,10 @@ struct Step : Scratch {
         for (int r = 0; r < rows; r++) layer_norm(&x[long(r) * D], weight, shift, D, &y[long(r) * D]);
     }
 
-    // The transformer over x [lane][n][width]; afterwards y [lane][wanted][width] has the normed states of each lane's last tokens.
+    // The transformer over x [env][n][width]; afterwards y [env][wanted][width] has the normed states of each environment's last tokens.
     void pass(const int64_t *tokens, int count) {
         advance(tokens, count);
-        const int F = m.feed_forward, tall = lanes * n;
+        const int F = m.feed_forward, tall = num_envs * n;
         y.resize(long(tall) * std::max(D, F / 2)), wide.resize(long(tall) * std::max(3 * D, F));
         int rows = n;
         for (int l = 0; l < m.layers; l++) {
@@ -420,16 +420,16 @@ struct Step : Scratch {
             const int first = l + 1 < m.layers ? 0 : n - wanted;  // of the last layer only the last tokens are wanted
             rows = n - first;
 #pragma omp parallel for collapse(2) num_threads(ring.threads) if (parallel)
-            for (int lane = 0; lane < lanes; lane++)
+            for (int env = 0; env < num_envs; env++)
                 for (int head = 0; head < H; head++) {
-                    float *qkv = &wide[long(lane) * n * 3 * D];
-                    remember(l, lane, head, qkv);
-                    attend(l, lane, head, qkv, first, &y[long(lane) * rows * D]);
+                    float *qkv = &wide[long(env) * n * 3 * D];
+                    remember(l, env, head, qkv);
+                    attend(l, env, head, qkv, first, &y[long(env) * rows * D]);
                 }
             if (first)
-                for (int lane = 0; lane < lanes; lane++)
-                    std::memmove(&x[long(lane) * rows * D], &x[(long(lane) * n + first) * D], rows * D * sizeof(float));
-            const int M = lanes * rows;
+                for (int env = 0; env < num_envs; env++)
+                    std::memmove(&x[long(env) * rows * D], &x[(long(env) * n + first) * D], rows * D * sizeof(float));
+            const int M = num_envs * rows;
             product(y.data(), M, D, layer.out, D, x.data(), true);
             norms(layer.norm2, layer.bias2, M);
             product(y.data(), M, D, layer.hidden, F, wide.data(), false);
@@ -439,30 +439,30 @@ struct Step : Scratch {
                     y[long(r) * (F / 2) + j] = wide[long(r) * F + j] * gelu(wide[long(r) * F + F / 2 + j]);
             product(y.data(), M, F / 2, layer.down, D, x.data(), true);
         }
-        norms(m.norm, m.bias, lanes * wanted);
+        norms(m.norm, m.bias, num_envs * wanted);
     }
 
     // Packs as tokens, `mixed`: their values side by side, as far as there are any, through one matrix.
-    void mix(const int16_t *packs, int count) {
+    void mix(const int16_t *value_groups, int count) {
         int used = 1;
         for (int p = 0; p < count; p++)
-            for (int i = used; i < m.pack; i++)
-                if (packs[long(p) * m.pack + i] != -1) used = i + 1;
+            for (int i = used; i < m.values_per_token; i++)
+                if (value_groups[long(p) * m.values_per_token + i] != -1) used = i + 1;
         read.resize(long(count) * used * VALUE), mixed.resize(long(count) * D);
         for (int p = 0; p < count; p++)
             for (int i = 0; i < used; i++)
-                std::memcpy(&read[(long(p) * used + i) * VALUE], m.values + (packs[long(p) * m.pack + i] + 1L) * VALUE,
+                std::memcpy(&read[(long(p) * used + i) * VALUE], m.values + (value_groups[long(p) * m.values_per_token + i] + 1L) * VALUE,
                             VALUE * sizeof(float));
-        product(read.data(), count, used * VALUE, m.mix, D, mixed.data(), false, 0, m.pack * VALUE);
+        product(read.data(), count, used * VALUE, m.mix, D, mixed.data(), false, 0, m.values_per_token * VALUE);
     }
 
     void embed(const int64_t *tokens, const int64_t *local, const float *patches, int count) {
-        x.resize(long(lanes) * count * D);
+        x.resize(long(num_envs) * count * D);
         const float *packed = mixed.data();
-        for (long r = 0; r < long(lanes) * count; r++) {
+        for (long r = 0; r < long(num_envs) * count; r++) {
             float *to = &x[r * D];
             if (tokens[r] == PATCH && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
-            else if (tokens[r] == PACK && m.values) std::memcpy(to, packed, D * sizeof(float)), packed += D;
+            else if (tokens[r] == VALUES && m.values) std::memcpy(to, packed, D * sizeof(float)), packed += D;
             else std::memcpy(to, m.table + std::max<int64_t>(tokens[r], 0) * D, D * sizeof(float));
             const int64_t place = local ? local[r] : -1;
             for (int j = 0; place >= 0 && j < D; j++) to[j] += m.local[place * D + j];
@@ -495,26 +495,26 @@ struct Step : Scratch {
         return at;
     }
 
-    // Action token `a` of each lane, from the state of the wanted token `slot`; `offset` is that of its ids in a mask.
+    // Action token `a` of each env, from the state of the wanted token `slot`; `offset` is that of its ids in a mask.
     void choose(const Request &r, int a, int slot, int offset) {
         const Choice &c = r.choices[a];
         const float *from = &y[long(slot) * D];
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
         float *scores = c.logits + base * row;
         if (m.decoder) {
-            score.resize(long(lanes) * STATE), state.resize(score.size());
-            product(from, lanes, D, c.marginal, STATE, score.data(), false, long(wanted) * D);
+            score.resize(long(num_envs) * STATE), state.resize(score.size());
+            product(from, num_envs, D, c.marginal, STATE, score.data(), false, long(wanted) * D);
             if (a && !r.marginal) {
-                product(from, lanes, D, c.state, STATE, state.data(), false, long(wanted) * D);
+                product(from, num_envs, D, c.state, STATE, state.data(), false, long(wanted) * D);
                 for (size_t i = 0; i < state.size(); i++) state[i] = gelu(state[i] + chain[i]);
-                product(state.data(), lanes, STATE, c.out, STATE, score.data(), true);
+                product(state.data(), num_envs, STATE, c.out, STATE, score.data(), true);
             }
-            product(score.data(), lanes, STATE, c.head, c.count, scores, false);
-        } else product(from, lanes, D, c.head, c.count, scores, false, long(wanted) * D);
-        for (int lane = 0; lane < lanes; lane++) {
-            const float *logits = scores + lane * row;
-            const long at = long(base + lane) * r.actions + a;
-            const uint8_t *allowed = r.allowed ? r.allowed + long(base + lane) * r.allowed_stride + offset : nullptr;
+            product(score.data(), num_envs, STATE, c.head, c.count, scores, false);
+        } else product(from, num_envs, D, c.head, c.count, scores, false, long(wanted) * D);
+        for (int env = 0; env < num_envs; env++) {
+            const float *logits = scores + env * row;
+            const long at = long(base + env) * r.actions + a;
+            const uint8_t *allowed = r.allowed ? r.allowed + long(base + env) * r.allowed_stride + offset : nullptr;
             if (r.forced) r.chosen[at] = r.forced[at];
             else if (r.uniforms) r.chosen[at] = c.low + cut(logits, c.count, allowed, float(r.inverse_temperature), r.uniforms[at], false);
             else if (c.ordered) r.chosen[at] = c.low + cut(logits, c.count, allowed, 1, 0.5, true);
@@ -525,32 +525,32 @@ struct Step : Scratch {
 
     // Read the chosen ids of action token `a` for those after it.
     void extend(const Request &r, int a) {
-        taken.resize(long(lanes) * CHOSEN);
-        if (!a) chain.assign(long(lanes) * STATE, 0.0f);
-        for (int lane = 0; lane < lanes; lane++)
-            std::memcpy(&taken[long(lane) * CHOSEN], m.chosen + (r.chosen[long(base + lane) * r.actions + a] - m.first_id) * CHOSEN,
+        taken.resize(long(num_envs) * CHOSEN);
+        if (!a) chain.assign(long(num_envs) * STATE, 0.0f);
+        for (int env = 0; env < num_envs; env++)
+            std::memcpy(&taken[long(env) * CHOSEN], m.chosen + (r.chosen[long(base + env) * r.actions + a] - m.first_id) * CHOSEN,
                         CHOSEN * sizeof(float));
-        product(taken.data(), lanes, CHOSEN, r.choices[a].read, STATE, chain.data(), true);
+        product(taken.data(), num_envs, CHOSEN, r.choices[a].read, STATE, chain.data(), true);
         if (a % GROUP == GROUP - 1) {
             state = chain;
-            product(state.data(), lanes, STATE, m.carry, STATE, chain.data(), false);
+            product(state.data(), num_envs, STATE, m.carry, STATE, chain.data(), false);
         }
     }
 };
 
 template <class W, class C>
 void step(const Model &m, Ring &ring, const Request &r) {
-    const bool pinning = r.lane >= 0;
-    const int lanes = pinning ? 1 : ring.lanes;
-    // Of few lanes the threads share each product; of many each has its own, and they meet only at the end.
-    const int parts = lanes >= ROWS * ring.threads ? ring.threads : 1;
+    const bool pinning = r.env >= 0;
+    const int num_envs = pinning ? 1 : ring.num_envs;
+    // Of few num_envs the threads share each product; of many each has its own, and they meet only at the end.
+    const int parts = num_envs >= ROWS * ring.threads ? ring.threads : 1;
     const auto work = [&](int part) {
         thread_local Scratch kept;
-        const int first = lanes * part / parts, own = lanes * (part + 1) / parts - first;
-        Step<W, C> run(m, ring, pinning ? r.lane : first, own, pinning, ring.threads > parts, std::move(kept));
+        const int first = num_envs * part / parts, own = num_envs * (part + 1) / parts - first;
+        Step<W, C> run(m, ring, pinning ? r.env : first, own, pinning, ring.threads > parts, std::move(kept));
         run.wanted = m.decoder && r.actions ? (r.actions + GROUP - 1) / GROUP : 1;
         const int64_t *read = r.tokens + long(first) * r.count, *end = read + long(own) * r.count;
-        if (r.packs) run.mix(r.packs + std::count(r.tokens, read, PACK) * m.pack, std::count(read, end, PACK));
+        if (r.value_groups) run.mix(r.value_groups + std::count(r.tokens, read, VALUES) * m.values_per_token, std::count(read, end, VALUES));
         const float *seen = r.patches ? r.patches + std::count(r.tokens, read, PATCH) * m.width : nullptr;
         run.embed(read, r.local + long(first) * r.count, seen, r.count);
         run.pass(read, r.count);
@@ -575,8 +575,8 @@ void step(const Model &m, Ring &ring, const Request &r) {
 
 }  // namespace
 
-// A control step of all lanes, whose action tokens are decoded one after the other, each fed back before the next; or,
-// with a lane and no actions, the pass over that lane's prompt.
+// A control step of all num_envs, whose action tokens are decoded one after the other, each fed back before the next; or,
+// with a env and no actions, the pass over that environment's prompt.
 extern "C" void gato_step(const Model *m, Ring *ring, const Request *request) {
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
     run(*m, *ring, *request);

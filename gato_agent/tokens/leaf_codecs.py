@@ -127,10 +127,10 @@ class Elements:
         HeldLeaf(leaf, self._action).refuse(column, [row, *map(int, index)])
 
 
-def side_by_side(leaves: list[Leaf], pack: int, grid_rows: bool) -> NDArray[np.int64]:
-    """Places of the values of some leaves, in their order, in packs that are laid end to end.
+def side_by_side(leaves: list[Leaf], values_per_token: int, grid_rows: bool) -> NDArray[np.int64]:
+    """Places of the values of some leaves, in their order, in value groups that are laid end to end.
 
-    A grid's rows begin packs of their own, before all else: what is to be found in it is then looked for among a few
+    A grid's rows begin value groups of their own, before all else: what is to be found in it is then among a few
     tokens that are read by the same matrix, and not among all cells by weights of their own.
     """
     places: dict[int, NDArray[np.int64]] = {}
@@ -141,7 +141,7 @@ def side_by_side(leaves: list[Leaf], pack: int, grid_rows: bool) -> NDArray[np.i
         at = end + np.arange(math.prod(shape))
         if apart[number]:
             row, column = np.indices(shape).reshape(2, -1)
-            at = pack * (-(-end // pack) + row * -(-shape[1] // pack)) + column
+            at = values_per_token * (-(-end // values_per_token) + row * -(-shape[1] // values_per_token)) + column
         places[number], end = at, 1 + int(at.max(initial=end - 1))
     return np.concatenate([np.zeros(0, np.int64), *(places[number] for number in range(len(leaves)))])
 

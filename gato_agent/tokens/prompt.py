@@ -1,4 +1,4 @@
-"""Prompts: what stands at the beginning of an episode, pinned, so that every later token of it sees it for ever.
+"""Prompts: prefixes of an episode, which every later token of it sees.
 
     text    the instruction of the episode, said once and left out of all observations; else the name of the task
     demo    a piece of another episode of the same task, whole timesteps
@@ -23,7 +23,7 @@ from gato_agent.envs.tasks.task import find
 from gato_agent.tokens.space_tokenizer import PAD
 
 Kind = Literal["none", "text", "demo"]
-DEMO_SHARE = 0.25  # of fragments that begin with a demonstration (Gato paper, section 2.2)
+DEMO_SHARE = 0.25  # of segments that begin with a demonstration (Gato paper, section 2.2)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Prompt:
 
     Attributes:
         kind: none, text or demo.
-        tokens: how many are pinned, pads included.
+        tokens: how many are kept as prefix, pads included.
         text: of all episodes, where they have no instruction.
         instruction: path of the observation's leaf that says it, constant in an episode.
     """

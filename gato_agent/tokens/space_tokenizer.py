@@ -2,7 +2,7 @@
 
     vocabulary     text pieces | 1,024 continuous bins | 1,024 discrete values | separator
     one timestep   text leaves, image leaves, then all other leaves, each by path | separator | action leaves by path
-    packed         the values of those other leaves are no tokens of their own: up to `pack` of them share one; each row
+    grouped        those other leaves have no tokens of their own: up to `values_per_token` values share one; each row
                    of a grid, which is a two-dimensional MultiDiscrete, begins a token, the other values follow the last
 
 Where these stand in a timestep is said by `TimestepLayout`.
@@ -44,10 +44,10 @@ from gato_agent.tokens.leaf_codecs import (
 from gato_agent.tokens.mu_law import BINS
 from gato_agent.tokens.timestep_layout import TimestepLayout
 
-__all__ = ["BINS", "PACK", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "Observed", "SpaceTokenizer", "Vocabulary"]
+__all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "VALUES", "Observed", "SpaceTokenizer", "Vocabulary"]
 
 MOST_OBSERVED, MOST_ACTED = 2**20, 2**16  # elements of one observation and of one action
-PAD, PATCH, PACK = -1, -2, -3  # in token arrays, where there is no id: nothing, an image patch, several values
+PAD, PATCH, VALUES = -1, -2, -3  # in token arrays, where there is no id: nothing, an image patch, several values
 
 
 class Vocabulary(NamedTuple):
@@ -84,14 +84,15 @@ class Observed(NamedTuple):
     """B observations as tokens.
 
     Attributes:
-        tokens: int32 [B, n_obs]: ids, PAD, PATCH or PACK.
+        tokens: int32 [B, n_obs]: ids, PAD, PATCH or VALUES.
         patches: uint8 [B, k, 16, 16, 4] in the order of PATCH.
-        packs: int16 [B, p, pack] in the order of PACK: ids from the first bin on, PAD beyond the last value of each.
+        value_groups: int16 [B, p, values_per_token] in the order of VALUES: ids from the first bin on, PAD beyond the
+            last value of each.
     """
 
     tokens: NDArray[np.int32]
     patches: NDArray[np.uint8]
-    packs: NDArray[np.int16]
+    value_groups: NDArray[np.int16]
 
 
 class SpaceTokenizer:
@@ -104,15 +105,15 @@ class SpaceTokenizer:
         text: string -> piece ids; without it, an observation with text cannot be encoded.
         text_pieces: tokens of an observed text, which is padded to that length.
         view: what of an observation is seen.
-        pack: values of an observation that share one token; 1 for a token each.
+        values_per_token: values of an observation that share one token; 1 for a token each.
         action_decoder: whether an action decoder predicts the action, which is then not in the stream.
         past_actions: whether actions in the stream stay visible to later timesteps.
         grid_rows: whether each row of a grid begins a token where values share them.
 
     Attributes:
-        pack: as given.
+        values_per_token: as given.
         n_obs: tokens of an observation.
-        n_packs: how many of them are packs.
+        n_value_groups: how many of them are value groups.
         widest: values in the fullest of them.
         layout: places of tokens in a timestep.
         n_act: tokens of an action.
@@ -128,7 +129,7 @@ class SpaceTokenizer:
     def __init__(
         self, observation_space: Space[Any], action_space: Space[Any], vocabulary: Vocabulary,
         text: Callable[[str], Sequence[int]] | None = None, text_pieces: int = 32, view: View | None = None,
-        pack: int = 1, action_decoder: bool = False, grid_rows: bool = True, past_actions: bool = False,
+        values_per_token: int = 1, action_decoder: bool = False, grid_rows: bool = True, past_actions: bool = False,
     ) -> None:  # fmt: skip
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
@@ -140,12 +141,12 @@ class SpaceTokenizer:
         self._texts, pictures, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
         self._tensors = _elements(tensors, action=False)
         values = sum(math.prod(shape_of(leaf)) for leaf, _ in tensors)
-        self._values, self.pack = self.n_obs - values, pack  # where the values begin
-        leaves_packed = [leaf for leaf, _ in tensors] if pack > 1 else []
-        self._packed = side_by_side(leaves_packed, pack, grid_rows)
-        self.n_packs = -(-(1 + int(self._packed.max(initial=-1))) // pack)
-        self.widest = 1 + int((self._packed % pack).max(initial=-1))
-        self.n_obs = self._values + self.n_packs if pack > 1 else self.n_obs
+        self._values, self.values_per_token = self.n_obs - values, values_per_token  # where the values begin
+        grouped_leaves = [leaf for leaf, _ in tensors] if values_per_token > 1 else []
+        self._grouped = side_by_side(grouped_leaves, values_per_token, grid_rows)
+        self.n_value_groups = -(-(1 + int(self._grouped.max(initial=-1))) // values_per_token)
+        self.widest = 1 + int((self._grouped % values_per_token).max(initial=-1))
+        self.n_obs = self._values + self.n_value_groups if values_per_token > 1 else self.n_obs
         self._images = [(leaf, layout) for leaf, _ in pictures if (layout := image_layout(leaf.space))]
         images = [np.tile(intervals(each.height, each.width), (each.sets, 1, 1)) for _, each in self._images]
         slots = [at + np.arange(len(image)) for (_, at), image in zip(pictures, images, strict=True)]
@@ -164,7 +165,7 @@ class SpaceTokenizer:
         self.legal = np.zeros((self.n_act, 2), dtype=np.int32)
         for part in self._actions:
             self.legal[part.slots] = self._offset + part.legal
-        self.layout = TimestepLayout(self.n_obs, self.n_act, action_decoder, past_actions, self.n_packs)
+        self.layout = TimestepLayout(self.n_obs, self.n_act, action_decoder, past_actions, self.n_value_groups)
         wrappers = ("TransformObservation(env, lambda _: 0", "TransformAction(env, lambda _: env.action_space.sample()")
         for space, count, way_out in zip(
             (observation_space, action_space), (self.n_obs, self.n_act), wrappers, strict=True
@@ -199,16 +200,20 @@ class SpaceTokenizer:
             for leaf, layout in self._images
             for part in layout.arrange(column_of(leaf, columns, rows)).swapaxes(0, 1)
         ]
-        packs = np.full((rows, self.n_packs * self.pack), PAD, dtype=np.int16)
-        if self.n_packs:
-            tokens[:, self._values :] = PACK
+        value_groups = np.full((rows, self.n_value_groups * self.values_per_token), PAD, dtype=np.int16)
+        if self.n_value_groups:
+            tokens[:, self._values :] = VALUES
         for part in self._tensors:
-            if self.n_packs:
-                packs[:, self._packed[part.slots - self._values]] = part.encode(columns, rows)
+            if self.n_value_groups:
+                value_groups[:, self._grouped[part.slots - self._values]] = part.encode(columns, rows)
             else:
                 tokens[:, part.slots] = self._offset + part.encode(columns, rows)
         none = np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8)
-        return Observed(tokens, np.concatenate([none, *patches], axis=1), packs.reshape(rows, self.n_packs, self.pack))
+        return Observed(
+            tokens,
+            np.concatenate([none, *patches], axis=1),
+            value_groups.reshape(rows, self.n_value_groups, self.values_per_token),
+        )
 
     def _encode_text(self, path: str, text: str, row: int) -> Sequence[int]:
         if self._pieces is None:

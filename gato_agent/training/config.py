@@ -13,19 +13,19 @@ from gato_agent.envs.errors import UsageError, at_least
 
 Precision = Literal["float32", "bfloat16"]
 Size = Literal["nano", "tiny", "small", "baseline", "large"]
-LATER = {
+DEFAULTS_ADDED = {
     "optimizer": "adamw",
     "accumulate": 1,
     "ema": 0.0,
-    "shortest_fragment": 0,
+    "min_segment": 0,
     "loss_over": "tokens",
 }  # what runs were before there was a choice
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
 # Adam at a constant rate, as the paper does it (appendix). For our own sizes the rate is that of training from nothing:
 # measured with nano, whose loss then falls faster than with a tenth or a third of it (docs/your-own-environment.md).
 FINE_TUNING: dict[str, Any] = {"schedule": "wsd", "warmup": 0, "weight_decay": 0.0}
-PAPERS: dict[str, Any] = {"learning_rate": 1e-5, "batch_size": 64, "steps": 10_000, "dropout": 0.1}
-OURS: dict[str, Any] = {"batch_size": 4, "steps": 200}
+PAPER_FINETUNE: dict[str, Any] = {"learning_rate": 1e-5, "batch_size": 64, "steps": 10_000, "dropout": 0.1}
+SMALL_FINETUNE: dict[str, Any] = {"batch_size": 4, "steps": 200}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TrainConfig:
     """Optimizer steps; the schedule depends on them."""
     batch_size: int = 4
     """Windows per step; a window is twice the context long."""
-    shortest_fragment: int = 0
+    min_segment: int = 0
     """Tokens of the shortest pieces of episodes that fill windows; their lengths are random, up to a window, so that a
     batch holds more of them. 0: as long as there is room."""
     accumulate: int = 1
@@ -70,7 +70,7 @@ class TrainConfig:
     """Of matrices, as in AdamW."""
     dropout: float = 0.0
     """Share of the values that each sub-layer adds which is left out in training."""
-    smooth_bins: float = 4.0
+    bin_label_smoothing: float = 4.0
     """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
     loss_over: Literal["tokens", "timesteps"] = "tokens"
     """What counts alike in the loss: action tokens, or timesteps, whatever their number of action tokens, of which a
@@ -126,17 +126,23 @@ class TrainConfig:
     @classmethod
     def fine_tuning(cls, size: str, init: str, **given: Any) -> Self:
         """The defaults for going on from a checkpoint of that size, and what was given instead of them."""
-        own = OURS if size in ("nano", "tiny") else PAPERS
+        own = SMALL_FINETUNE if size in ("nano", "tiny") else PAPER_FINETUNE
         return cls(**{**FINE_TUNING, **own, "size": size, "init": init, **given})
 
     def check(self) -> None:
         """Raise UsageError for an option that cannot be."""
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
         at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
-        at_least(0, shortest_fragment=self.shortest_fragment)
+        at_least(0, min_segment=self.min_segment)
         if not 0 <= self.ema < 1:
             raise UsageError(f"--ema {self.ema}: at least 0 and below 1")
-        at_least(0, warmup=self.warmup, seed=self.seed, smooth_bins=self.smooth_bins, weight_decay=self.weight_decay)
+        at_least(
+            0,
+            warmup=self.warmup,
+            seed=self.seed,
+            bin_label_smoothing=self.bin_label_smoothing,
+            weight_decay=self.weight_decay,
+        )
         at_least(
             0, decay_steps=self.decay_steps, holdout=self.holdout, minutes=self.minutes, eval_every=self.eval_every
         )
@@ -172,12 +178,12 @@ class TrainConfig:
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
         return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
-    def shaping(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """The arguments that shape the result, as JSON; not where its files are, nor when it stops to go on later."""
         places = ("data", "out", "resume", "text_model", "init", "minutes", "logger")
         watched = ("eval_every", "eval_env", "eval_episodes", "eval_env_kwargs")
         found = {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
-        return found | {key: None for key, value in LATER.items() if found[key] == value}
+        return found | {key: None for key, value in DEFAULTS_ADDED.items() if found[key] == value}
 
     def check_past(self, before: Mapping[str, Any], step: int) -> None:
         """Raise UsageError if fewer steps are asked for than were taken, or if those would have had other rates."""

@@ -16,7 +16,7 @@ PATIENCE = timedelta(hours=6)  # the others wait while the first process tokeniz
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Distributed:
     """This process among those that torchrun started; alone by default."""
 
     rank: int = 0
@@ -63,7 +63,7 @@ class Ranks:
             distributed.destroy_process_group()
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float, ranks: Ranks) -> Tensor:
+def clip(parameters: Iterable[nn.Parameter], largest: float, ranks: Distributed) -> Tensor:
     """Scale gradients down to a norm of at most `largest`; returns the norm that they had.
 
     Squares are summed in float64, so that the norm and with it the step is the same however the gradients are divided
@@ -83,7 +83,7 @@ def clip(parameters: Iterable[nn.Parameter], largest: float, ranks: Ranks) -> Te
     return norm
 
 
-def join(device: str) -> tuple[Ranks, str]:
+def join(device: str) -> tuple[Distributed, str]:
     """Join the processes that torchrun started, if it did, and choose this one's device.
 
     Args:
@@ -94,7 +94,7 @@ def join(device: str) -> tuple[Ranks, str]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Ranks(), device
+        return Distributed(), device
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -104,4 +104,4 @@ def join(device: str) -> tuple[Ranks, str]:
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if device != "cpu" else "gloo", timeout=PATIENCE)
-    return Ranks(distributed.get_rank(), size), device
+    return Distributed(distributed.get_rank(), size), device

@@ -34,8 +34,8 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
     if batch.patches is not None:
         looked_at = distinct(batch.patches.numpy())[0] if batch.patches.device.type == "cpu" else batch.patches
         forward += patch_flops(config) * len(looked_at)
-    if batch.packs is not None:
-        forward += 2.0 * batch.packs.numel() * VALUE_WIDTH * config.width
+    if batch.value_groups is not None:
+        forward += 2.0 * batch.value_groups.numel() * VALUE_WIDTH * config.width
     return 3 * forward
 
 

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.files import below, make_folder, open_own, read_own, sync_folder, write_files
 from gato_agent.envs.io import plain
-from gato_agent.envs.io.strict_json import sealed, typed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, typed, with_digest
 from gato_agent.envs.io.tensor_file import read_header
 from gato_agent.model.gato import Gato
 from gato_agent.training.loss import ActionLoss
@@ -62,11 +62,11 @@ def save(folder: Path, step: int, state: State) -> None:
     save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
     distributed.barrier()
     digests = {path.name: _sha256(path) for path in _own(sorted(part.glob("*.safetensors")))}
-    write_files({part / f"digests-{distributed.get_rank()}.json": sealed(digests)})
+    write_files({part / f"digests-{distributed.get_rank()}.json": with_digest(digests)})
     distributed.barrier()
     if distributed.get_rank() == 0:
         sync_folder(part)
-        write_files({folder / POINTER: sealed({"step": step, "folder": part.name})})
+        write_files({folder / POINTER: with_digest({"step": step, "folder": part.name})})
         for other in folder.glob("state-*"):
             if other != part:
                 _remove(other)
@@ -90,7 +90,7 @@ def saved(folder: Path) -> tuple[int, Path] | None:
     if not path.exists():
         return None
     try:
-        about = unsealed(read_own(path))
+        about = checked_digest(read_own(path))
         step = typed(about["step"], int, "step")
         return step, below(folder, plain.name(about["folder"], path, way_out, PART))
     except (ValueError, TypeError, LookupError) as error:
@@ -144,7 +144,7 @@ def _check_digests(part: Path) -> None:
     """Raise ValueError for a file that is not as it was written; checkpoints of earlier versions do not say it."""
     known: dict[str, str] = {}
     for path in sorted(part.glob("digests-*.json")):
-        known |= typed(unsealed(read_own(path)), dict[str, str], path.name)
+        known |= typed(checked_digest(read_own(path)), dict[str, str], path.name)
     paths = [part / plain.name(name, part, "train again into another --out") for name in sorted(known)]
     for path in _own(paths):
         if _sha256(path) != known[path.name]:

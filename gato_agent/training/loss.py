@@ -17,18 +17,19 @@ class ActionLoss(nn.Module):
 
     Args:
         model: to be trained.
-        smooth_bins: standard deviation, in bins, by which targets of continuous actions are spread over neighbours.
+        bin_label_smoothing: standard deviation, in bins, of the spread of continuous targets over their
+            neighbours.
         precision: of matrix products; those of the patch tower and of the loss stay in float32.
     """
 
-    def __init__(self, model: Gato, smooth_bins: float, precision: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Gato, bin_label_smoothing: float, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.model, self.smooth_bins, self.precision = model, smooth_bins, precision
+        self.model, self.bin_label_smoothing, self.precision = model, bin_label_smoothing, precision
 
     def forward(self, batch: Batch) -> "Losses":
         """Sums over the targets of a batch."""
         with torch.autocast(batch.tokens.device.type, self.precision, enabled=self.precision != torch.float32):
-            return action_loss(self.model, batch, self.smooth_bins)
+            return action_loss(self.model, batch, self.bin_label_smoothing)
 
 
 class Losses(NamedTuple):
@@ -47,16 +48,16 @@ class Losses(NamedTuple):
     marginal: Tensor
 
 
-def action_loss(model: Gato, batch: Batch, smooth_bins: float = 0.0) -> Losses:
+def action_loss(model: Gato, batch: Batch, bin_label_smoothing: float = 0.0) -> Losses:
     """Cross-entropy of the action tokens, over the ids legal for each.
 
     Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
     """
     hidden = model(
         batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
-        index=batch.index, prefix_len=batch.prefix_len, until=batch.until, packs=batch.packs,
+        index=batch.index, prefix_len=batch.prefix_len, until=batch.until, value_groups=batch.value_groups,
     ).flatten(0, 1)  # fmt: skip
-    score = _Scorer(model, batch.targets, smooth_bins)
+    score = _Scorer(model, batch.targets, bin_label_smoothing)
     learn = _chain_losses if model.action_decoder else _stream_losses
     total, marginal, conditional = learn(model, hidden, batch.targets, score)
     families = torch.zeros(batch.targets.families, dtype=torch.float64, device=hidden.device)
@@ -122,8 +123,8 @@ class _Scorer:
         every, begin: in training the conditional part learns from timesteps `begin`, `begin + every`, ...
     """
 
-    def __init__(self, model: Gato, targets: Targets, smooth_bins: float) -> None:
-        self.model, self.targets, self.smooth_bins = model, targets, smooth_bins
+    def __init__(self, model: Gato, targets: Targets, bin_label_smoothing: float) -> None:
+        self.model, self.targets, self.bin_label_smoothing = model, targets, bin_label_smoothing
         self.learning = torch.is_grad_enabled()
         self.every = CONDITIONAL_EVERY if self.learning else 1
         self.begin = targets.begin if self.learning else 0
@@ -162,9 +163,9 @@ class _Scorer:
         """Rows that score the ids [low, high), and their means around each id where bins are smoothed."""
         if (low, high) not in self.rows:
             rows = wanted = self.model.scored(low, high).float()
-            if self.smooth_bins and self.model.config.vocabulary.ordered(low):
+            if self.bin_label_smoothing and self.model.config.vocabulary.ordered(low):
                 with torch.autocast(rows.device.type, enabled=False):
-                    wanted = gaussian(high - low, self.smooth_bins, rows.device) @ rows
+                    wanted = gaussian(high - low, self.bin_label_smoothing, rows.device) @ rows
             self.rows[low, high] = rows, wanted
         return self.rows[low, high]
 

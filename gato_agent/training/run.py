@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gato_agent.checkpoints.checkpoint import FILE, Checkpoint, read
-from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.token_file import FILE as TOKENS
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError
@@ -21,8 +21,8 @@ from gato_agent.envs.io.progress import progress
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.training.flops import peak_flops, training_flops
 from gato_agent.training.loggers import Loggers
-from gato_agent.training.trainer import STATE, Figures, Trainer
-from gato_agent.training.validation import play_shortly
+from gato_agent.training.trainer import STATE, StepMetrics, Trainer
+from gato_agent.training.validation import validate_in_env
 
 JUDGED = ("held_out_loss", "returns", "worth")  # what a checkpoint keeps of what was measured of it
 BEST = "best"  # folder of the model with the highest returns, or else the lowest loss on held-out episodes
@@ -35,16 +35,28 @@ class Run:
         trainer: the model as it is, and what moves it.
         windows: what is learned from.
         data: where these come from, with the held-out episodes.
-        shaping: all that makes the run what it is, for its files.
+        fingerprint: all that makes the run what it is, for its files.
         device: cpu or cuda.
     """
 
-    def __init__(self, trainer: Trainer, windows: Windows, data: Data, shaping: dict[str, Any], device: str) -> None:
-        self.trainer, self.windows, self.data, self.shaping, self.device = trainer, windows, data, shaping, device
+    def __init__(
+        self, trainer: Trainer, windows: BatchSampler, data: Data, fingerprint: dict[str, Any], device: str
+    ) -> None:
+        self.trainer, self.windows, self.data, self.fingerprint, self.device = (
+            trainer,
+            windows,
+            data,
+            fingerprint,
+            device,
+        )
         self.config, self.ranks = trainer.config, trainer.ranks
         held = data.held_out
-        window, by_timestep = windows.window, windows.by_timestep
-        self.held_out = Windows(held, window=window, batch_size=1, demos=1.0, by_timestep=by_timestep) if held else None
+        window, loss_per_timestep = windows.window, windows.loss_per_timestep
+        self.held_out = (
+            BatchSampler(held, window=window, batch_size=1, demos=1.0, loss_per_timestep=loss_per_timestep)
+            if held
+            else None
+        )
         self.families = sorted(set(data.families))
         self._disk = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
@@ -68,7 +80,7 @@ class Run:
         bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
         first = self.ranks.first
-        log = Loggers(config.logger, config.out, self.shaping, trainer.step) if first else nullcontext()
+        log = Loggers(config.logger, config.out, self.fingerprint, trainer.step) if first else nullcontext()
         with self._disk, log as lines, bar as update:
             for entry in self.steps():
                 late = self._any(time.monotonic() >= deadline) if config.minutes is not None else False
@@ -77,7 +89,7 @@ class Run:
                 if lines is not None:
                     still_there(config.out)  # rather than at the end, when all would be lost
                     if checkpoint:
-                        entry |= self.judge(checkpoint, play, lambda text: update(trainer.step, text))
+                        entry |= self.evaluate(checkpoint, play, lambda text: update(trainer.step, text))
                     lines.log(entry)
                     update(trainer.step, ", ".join(_said(entry)))
                 if checkpoint:
@@ -86,7 +98,7 @@ class Run:
                     break
             if self._at != trainer.step and not self._complete():
                 checkpoint = self.checkpoint()
-                self.save(checkpoint, self.judge(checkpoint, False, lambda text: None) if first else {})
+                self.save(checkpoint, self.evaluate(checkpoint, False, lambda text: None) if first else {})
             self._wait()
         finished = trainer.step >= config.steps
         if finished and first:
@@ -101,10 +113,10 @@ class Run:
 
     def checkpoint(self) -> Checkpoint:
         """The model as it is now; all processes must ask for it together, and the first one has it."""
-        training = {"config": self.shaping, "step": self.trainer.step}
+        training = {"config": self.fingerprint, "step": self.trainer.step}
         return Checkpoint(self.trainer.whole(), self.data.tasks, self.data.text, training, str(self.config.out))
 
-    def judge(self, checkpoint: Checkpoint, play: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    def evaluate(self, checkpoint: Checkpoint, play: bool, say: Callable[[str], None]) -> dict[str, Any]:
         """What is measured at a checkpoint: the loss on held-out episodes, and returns where they are wanted."""
         found: dict[str, Any] = {}
         if self.held_out or play:
@@ -114,10 +126,10 @@ class Run:
         if play:
             tasks = [find_spec(env).id for env in self.config.eval_env] or list(self.data.tasks)
             kwargs = parse_kwargs(self.config.eval_env_kwargs, "--eval-env-kwargs")
-            returns = play_shortly(checkpoint, tasks, self.config.eval_episodes, self.device, say, kwargs)
+            returns = validate_in_env(checkpoint, tasks, self.config.eval_episodes, self.device, say, kwargs)
             found["returns"] = {task: score.mean for task, score in returns.tasks.items()}
             found["scores"] = {task: score.normalized for task, score in returns.tasks.items()}
-            found |= {"worth": returns.worth} if returns.tasks else {}
+            found |= {"worth": returns.selection_metric} if returns.tasks else {}
             found |= {"not_played": returns.failed} if returns.failed else {}
         return found
 
@@ -130,24 +142,24 @@ class Run:
             began = time.perf_counter()
             n = self.config.accumulate
             parts = [self.windows.batch(trainer.step, ranks.rank + ranks.size * i, ranks.size * n) for i in range(n)]
-            figures = trainer.update(*(part.to(self.device) for part in parts))
+            metrics = trainer.update(*(part.to(self.device) for part in parts))
             now = time.perf_counter()
             speed = {
                 "tokens_per_second": ranks.size * sum(part.tokens.numel() for part in parts) / (now - began),
                 "utilisation": sum(training_flops(trainer.model.config, part) for part in parts) / (now - began) / peak,
                 "seconds_left": (now - start) / (trainer.step - first) * (self.config.steps - trainer.step),
             }
-            yield self._entry(figures) | speed
+            yield self._entry(metrics) | speed
 
-    def _entry(self, figures: Figures) -> dict[str, Any]:
+    def _entry(self, metrics: StepMetrics) -> dict[str, Any]:
         """What the log says of a step, but for its speed."""
-        losses = dict(zip(self.families, figures.families, strict=True))
+        losses = dict(zip(self.families, metrics.families, strict=True))
         return {
             "step": self.trainer.step,
-            "loss": figures.loss,
-            **({"marginal_loss": figures.marginal} if self.trainer.model.action_decoder else {}),
+            "loss": metrics.loss,
+            **({"marginal_loss": metrics.marginal} if self.trainer.model.action_decoder else {}),
             "family_loss": {family: loss for family, loss in losses.items() if loss is not None},
-            "gradient_norm": figures.norm,
+            "gradient_norm": metrics.norm,
             "learning_rate": self.config.rate(self.trainer.step - 1),
         }
 

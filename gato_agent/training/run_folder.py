@@ -8,7 +8,9 @@ from typing import Any
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import append, read_own, write_files
-from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, with_digest
+
+RENAMED = {"shortest_fragment": "min_segment", "smooth_bins": "bin_label_smoothing"}  # of version 0.1
 
 
 def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
     if not resume:
         raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
     try:
-        before = unsealed(path.read_bytes())
+        before = {RENAMED.get(key, key): value for key, value in checked_digest(path.read_bytes()).items()}
         if wrong := [key for key in may_change if type(before.get(key)) is not type(config[key])]:
             raise ValueError(f"it has no {wrong[0]}")
     except (ValueError, TypeError) as error:
@@ -44,7 +46,7 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
 
 def write(folder: Path, config: dict[str, Any]) -> None:
     """Write config.json."""
-    write_files({folder / "config.json": sealed(config, indent=2)})
+    write_files({folder / "config.json": with_digest(config, indent=2)})
 
 
 class Log:

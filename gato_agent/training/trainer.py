@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gato_agent.checkpoints.checkpoint import not_finite, read, to_bytes
-from gato_agent.dataset.batches import Batch, Windows
+from gato_agent.checkpoints.checkpoint import not_finite, read, renamed, to_bytes
+from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.envs.errors import GatoError
 from gato_agent.model import cpu_attention as band
 from gato_agent.model import flex_attention as flex
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato, StochasticDepth
 from gato_agent.training.config import TrainConfig
-from gato_agent.training.distributed import Ranks, clip
+from gato_agent.training.distributed import Distributed, clip
 from gato_agent.training.loss import ActionLoss, action_loss
 from gato_agent.training.optimizer import KEPT, average, make_optimizer
 
@@ -38,7 +38,7 @@ def compiles(config: TrainConfig, size: GatoConfig, device: torch.device) -> boo
     return config.compile and (band.fits(size, device.type) or flex.fits(size, device.type))
 
 
-class Figures(NamedTuple):
+class StepMetrics(NamedTuple):
     """What one optimizer step was like, over the whole batch, of which each process is given its part."""
 
     loss: float
@@ -60,14 +60,14 @@ class Trainer:
         ranks: processes that share the work: each sees a part of every batch, and all take the same steps.
     """
 
-    def __init__(self, config: TrainConfig, model: Gato, ranks: Ranks | None = None) -> None:
-        self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Ranks()
+    def __init__(self, config: TrainConfig, model: Gato, ranks: Distributed | None = None) -> None:
+        self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Distributed()
         self.device = model.norm.weight.device
         model.compiled = compiles(config, model.config, self.device)
         for module in model.modules():
             if isinstance(module, StochasticDepth):
                 module.dropout = config.dropout
-        loss = ActionLoss(model, config.smooth_bins, getattr(torch, config.precision))
+        loss = ActionLoss(model, config.bin_label_smoothing, getattr(torch, config.precision))
         self._loss: nn.Module = loss
         if config.fsdp:
             self._loss = _sharded().shard(loss)
@@ -81,7 +81,7 @@ class Trainer:
         """What training is for: the averaged model if there is one, else the model."""
         return self.mean or self.model
 
-    def update(self, *parts: Batch) -> Figures:
+    def update(self, *parts: Batch) -> StepMetrics:
         """One optimizer step on a batch, or on this process's share of it, in one part or several."""
         self.model.train()
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
@@ -105,17 +105,17 @@ class Trainer:
         losses, weighed, marginal = sums[: len(sums) // 2], sums[len(sums) // 2 : -1], sums[-1]
         families = tuple(loss / each if each else None for loss, each in zip(losses, weighed, strict=True))
         whole = sum(weighed) or 1.0
-        figures = Figures(sum(losses) / whole, norm.item(), families, marginal / whole)
-        if not math.isfinite(figures.loss + figures.norm):
+        metrics = StepMetrics(sum(losses) / whole, norm.item(), families, marginal / whole)
+        if not math.isfinite(metrics.loss + metrics.norm):
             raise GatoError(
-                f"step {self.step}: the loss is {figures.loss} and its gradient {figures.norm}; the last checkpoint is "
+                f"step {self.step}: the loss is {metrics.loss} and its gradient {metrics.norm}; the last checkpoint is "
                 "kept: train again with a lower --learning-rate"
             )
         self.optimizer.step()
         if self.mean is not None:
             average(self.mean, self.model, self.step, self.config.ema)
         self.step += 1
-        return figures
+        return metrics
 
     def _clip(self) -> Tensor:
         """Clip gradients to a norm of 1; returns what it was. A correction is clipped alone: it is trained apart."""
@@ -132,13 +132,13 @@ class Trainer:
         return nullcontext()
 
     def _forget_unused(self, parts: Sequence[Batch]) -> None:
-        """FSDP gives every parameter a gradient: those of patches, packs and actions that no process had are none."""
+        """FSDP gives every parameter a gradient: None for patches, value groups and actions that no process had."""
         if not self.config.fsdp:
             return
         embedding = self.model.embedding
         used: dict[nn.Module, bool] = {embedding.patch: any(part.patches is not None for part in parts)}
-        if self.model.config.pack > 1:
-            used[embedding.pack] = any(part.packs is not None for part in parts)
+        if self.model.config.values_per_token > 1:
+            used[embedding.value_group] = any(part.value_groups is not None for part in parts)
         if self.model.action_decoder is not None:
             used |= self._decoder_used(max(len(part.targets.offset) for part in parts))
         counts = self.ranks.sum(torch.tensor([float(here) for here in used.values()], device=self.device))
@@ -203,6 +203,7 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Continue from what `to_bytes` gave; raises GatoError if the file is damaged or of another model."""
         tensors, about = read(path)
+        tensors = renamed(tensors)
         if type(about.get("step")) is not int or about["step"] < 0:
             raise GatoError(f"{path} holds no state of training: restore it, or train again into another --out")
         if name := not_finite({name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}):
@@ -224,7 +225,7 @@ class Trainer:
             parameter.data.copy_(tensors[f"mean.{name}"])
 
     @torch.no_grad()
-    def validate(self, windows: Windows, batches: int = 8, model: Gato | None = None) -> float:
+    def validate(self, windows: BatchSampler, batches: int = 8, model: Gato | None = None) -> float:
         """Mean loss over the same few batches every time, without smoothing or dropping anything."""
         model = (model or self.result).eval()
         parts = [action_loss(model, windows.batch(i).to(self.device)) for i in range(batches)]

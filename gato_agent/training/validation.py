@@ -9,7 +9,7 @@ import numpy as np
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.evaluation.results import TaskScore, score
 from gato_agent.evaluation.worker import named, play_episodes
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 
 FIRST = 900_000  # seeds between those that are collected and those that the result is judged by
 
@@ -22,13 +22,13 @@ class Returns:
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
-    def worth(self) -> float | None:
+    def selection_metric(self) -> float | None:
         """What the best model is chosen by: the mean over tasks of the normalised score, or of the return without."""
         each = [s.mean if s.normalized is None else s.normalized for _, s in sorted(self.tasks.items())]
         return float(np.mean(each)) if each else None
 
 
-def play_shortly(
+def validate_in_env(
     checkpoint: Checkpoint, tasks: Sequence[str], episodes: int, device: str, say: Callable[[str], None],
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Returns:  # fmt: skip
@@ -46,7 +46,7 @@ def play_shortly(
     for task in tasks:
         own = env_kwargs if env_kwargs == checkpoint.tasks[task].env_kwargs else None
         try:
-            with seat(
+            with make_agent_and_envs(
                 checkpoint, task, min(episodes, 16), env_kwargs=own, device=device, temperature=0.0,
                 option="--eval-env-kwargs",
             ) as (agent, envs):  # fmt: skip

@@ -23,7 +23,7 @@ from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.packages import suite_of
 from gato_agent.envs.tasks.task import Task, catalogue, families, find
 from gato_agent.rollouts.collection.dagger import Learner, provenance
-from gato_agent.rollouts.collection.episode_worker import Failed, Job, Players, Result, idle_pulse
+from gato_agent.rollouts.collection.episode_worker import CollectJob, Failed, Players, Result, idle_heartbeat
 from gato_agent.rollouts.collection.like_random import FirstEpisodes
 from gato_agent.rollouts.collection.process_pool import play_in_processes
 from gato_agent.rollouts.collection.progress import Report, Row
@@ -31,10 +31,10 @@ from gato_agent.rollouts.collection.ray_pool import play_on_ray
 from gato_agent.rollouts.experts.callables import CallableExpert, check_answer
 from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
-from gato_agent.rollouts.storage.compact import seal
+from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable
-from gato_agent.rollouts.storage.filter import Rule, kept, write_rule
-from gato_agent.rollouts.storage.writer import Committer, Played
+from gato_agent.rollouts.storage.filter import EpisodeFilter, kept, write_filter
+from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
 
 HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
 CAPTION = "catalogue: what an expert is known to score without noise"
@@ -43,7 +43,7 @@ ENGINES |= {"metaworld": ("mujoco",), "robotics": ("mujoco",)}
 SECOND_CHANCES = 10  # for seeds of an environment to fail in a new process too; each costs its start
 SAID = 5  # failures that are told one by one at the end
 
-Play = Callable[[Sequence[Job], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
+Play = Callable[[Sequence[CollectJob], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class CollectConfig:
     training and export. All stay on disk; deleting keep.json undoes it."""
     success_only: bool = False
     """Mark the episodes that succeeded, likewise, in environments that report success."""
-    seal: bool = True
+    compact: bool = True
     """Pack the episodes of an environment into few large files when all are there; more may be collected later."""
     num_threads: int = 1
     """Threads of each expert's network; small ones are fastest with one."""
@@ -121,7 +121,7 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         raise UsageError(f"--dagger-beta {config.dagger_beta}: it must be from 0 to 1")
     if learner is not None and config.noise:
         raise UsageError("--dagger leaves the expert's path as --noise does: give one of them")
-    rule = Rule(config.keep_above, config.success_only)
+    rule = EpisodeFilter(config.keep_above, config.success_only)
     rule.check()
     console = plain_console()
     jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
@@ -145,12 +145,12 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         raise problems[0]
 
 
-def _complete(config: CollectConfig, store: EpisodeStore, rule: Rule) -> None:
-    """Seal a task's episodes if all are there, and mark those that are to be kept."""
-    if config.seal and set(_seeds(config)) <= set(store.indices()):
-        seal(store)
-    if rule != Rule():
-        write_rule(store, rule)
+def _complete(config: CollectConfig, store: EpisodeStore, rule: EpisodeFilter) -> None:
+    """Compact a task's episodes if all are there, and mark those that are to be kept."""
+    if config.compact and set(_seeds(config)) <= set(store.indices()):
+        compact(store)
+    if rule != EpisodeFilter():
+        write_filter(store, rule)
 
 
 def _environments(config: CollectConfig, console: Console, learner: Learner | None) -> list[str]:
@@ -181,7 +181,7 @@ def _set_threads(number: int) -> None:
     torch.set_num_threads(number)
 
 
-def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None) -> Job:
+def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None) -> CollectJob:
     """Make environment and expert once, to see that they can be made, and describe them."""
     if config.expert == "train":  # any other is given its threads where it plays; scripted ones need no torch at all
         _set_threads(config.num_threads)
@@ -205,7 +205,7 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
     if learner is not None:
         header["learner"] = provenance(learner, config.dagger_beta)
         header["versions"]["torch"] = version("torch")
-    return Job(
+    return CollectJob(
         env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header, learner,
         config.expert_statistics, wrappers,
     )  # fmt: skip
@@ -231,7 +231,7 @@ def _header(
 
 
 def _collect(
-    config: CollectConfig, jobs: Sequence[Job], stores: Sequence[EpisodeStore], console: Console
+    config: CollectConfig, jobs: Sequence[CollectJob], stores: Sequence[EpisodeStore], console: Console
 ) -> list[Failed]:
     """Play and write what is missing; return what could not be played."""
     missing = [sorted(set(_seeds(config)).difference(store.indices())) for store in stores]
@@ -242,22 +242,22 @@ def _collect(
     play = _way_to_play(config)
     watched = [FirstEpisodes(_known(job)) for job in jobs]
     failures: list[Failed] = []
-    with Report(console, rows) as report, Committer(stores) as committer, closing(play(jobs, missing)) as results:
+    with Report(console, rows) as report, EpisodeWriter(stores) as writer, closing(play(jobs, missing)) as results:
         for group in results:
             for result in group:
                 if isinstance(result, Played):
-                    committer.add(result)
+                    writer.add(result)
                     if said := watched[result.job].add(result):
                         console.print(f"warning: {said}", highlight=False, markup=False, soft_wrap=True)
                 elif result not in failures:
                     failures.append(result)
                     console.print(f"failed: {result.reason}", highlight=False, markup=False, soft_wrap=True)
-            report(committer.turn())
-        report(committer.finish())
+            report(writer.turn())
+        report(writer.finish())
     return failures
 
 
-def _known(job: Job) -> Task | None:
+def _known(job: CollectJob) -> Task | None:
     """The task of the catalogue that an expert can be compared with; None where it acts at random, or not alone."""
     alike = job.expert != "random" and job.learner is None and not job.header["env_kwargs"]
     return find(job.env_id) if alike else None
@@ -273,20 +273,20 @@ def _way_to_play(config: CollectConfig) -> Play:
     )
 
 
-def _play_here(jobs: Sequence[Job], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:
+def _play_here(jobs: Sequence[CollectJob], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:
     """Play one episode after the other in this process."""
     with closing(Players(jobs)) as players:
         for job, seeds in enumerate(missing):
-            for result in players.play(job, seeds, idle_pulse()):
+            for result in players.play(job, seeds, idle_heartbeat()):
                 yield [result]
 
 
 def _summary(store: EpisodeStore, seeds: range) -> list[str]:
     """One row of the table: all episodes that were asked for and are there."""
     there = [seed for seed in store.indices() if seed in seeds]
-    figures = [store.figures(seed) for seed in there]
-    mean = f"{np.mean([each.total for each in figures]):.2f}" if figures else "-"
-    steps = sum(each.steps for each in figures)
+    stats = [store.stats(seed) for seed in there]
+    mean = f"{np.mean([each.total for each in stats]):.2f}" if stats else "-"
+    steps = sum(each.steps for each in stats)
     return [
         store.env_id, store.kind, f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
         f"{steps:,}", mean, _catalogue_score(store), f"{store.size() / 1e6:.2f}",

@@ -56,7 +56,7 @@ def provenance(learner: Learner, beta: float) -> dict[str, Any]:
 
 
 class Guided:
-    """A student that is watched by an expert, as a pure function of the episode's seed. One lane only.
+    """A student that is watched by an expert, as a pure function of the episode's seed. One environment only.
 
     In turns of 1 to 19 steps either the student acts or, with probability `beta`, the expert.
 
@@ -82,16 +82,16 @@ class Guided:
         self._expert.seed(seed)
         self._rng = np.random.default_rng([STREAM, seed])
 
-    def reset(self, lanes: int) -> None:
-        """Prepare for one lane; raises ValueError for more, whose turns would depend on each other."""
-        if lanes != 1:
-            raise ValueError(f"turns are a function of one episode's seed, so of one lane, not {lanes}")
-        self._expert.reset(lanes)
+    def reset(self, num_envs: int) -> None:
+        """Prepare for one environment; raises ValueError for more, whose turns would depend on each other."""
+        if num_envs != 1:
+            raise ValueError(f"turns are a function of one episode's seed, so of one lane, not {num_envs}")
+        self._expert.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Return the action to execute, batch of one, and keep the expert's own in `label`."""
         if start.all():
-            self._student.reset(1)  # not only this lane: where its memory lies decides how sums are rounded
+            self._student.reset(1)  # not only this environment: where its memory lies decides how sums are rounded
             self._left = 0
         self.label = owned(self._expert.act(owned(observation), start.copy()))
         if self._left == 0:

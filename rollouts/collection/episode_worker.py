@@ -22,12 +22,12 @@ from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.writer import Played
 
-JOB, SEED, STEP, BEATS = range(4)  # places in a pulse: what is being played, and a count that moves with every step
+JOB, SEED, STEP, BEAT = range(4)  # places in a heartbeat: what is being played, and a count that moves with every step
 NOTHING = -1
 
 
 @dataclass(frozen=True)
-class Job:
+class CollectJob:
     """All that it takes to play any episode of a task, anywhere.
 
     Attributes:
@@ -84,7 +84,7 @@ def untried(job: int, env_id: str, seeds: int) -> list[Failed]:
 class Player:
     """One environment and its expert, ready to play any episode of a job."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CollectJob) -> None:
         """Make them; raises GatoError, also where the expert is no longer the one of the header."""
         if job.learner is not None or job.header["expert"]["kind"] not in NO_NETWORK:
             import torch
@@ -115,12 +115,12 @@ class Player:
         with contextlib.suppress(Exception):  # one that has failed may fail again, and everything has been said
             self._envs.close()
 
-    def play(self, seed: int, pulse: MutableSequence[int]) -> Episode:
+    def play(self, seed: int, heartbeat: MutableSequence[int]) -> Episode:
         """Play the episode of one seed: a pure function of the seed, whatever was played before.
 
         Args:
             seed: of the environment, the expert, and the noise or turns.
-            pulse: is told after every step how far it is.
+            heartbeat: is told after every step how far it is.
 
         Raises:
             GatoError: the environment or the expert failed; the message names environment, seed and step.
@@ -145,8 +145,8 @@ class Player:
                 success = success or reported
             if pushed is not None:
                 labels.append(self._one(pushed.label))
-            pulse[STEP] = len(executed)
-            pulse[BEATS] += 1
+            heartbeat[STEP] = len(executed)
+            heartbeat[BEAT] += 1
         assert last is not None  # an episode has at least one step
         actions = self._held_actions(executed, seed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
@@ -186,13 +186,13 @@ def _differing(labels: Columns, actions: Columns) -> Columns | None:
 class Players:
     """Plays chunks of any of several jobs, keeping the latest one's environment and expert."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[CollectJob]) -> None:
         self._jobs = jobs
         self._player: Player | None = None
 
-    def play(self, job: int, seeds: Sequence[int], pulse: MutableSequence[int]) -> Iterator[Result]:
+    def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[Result]:
         """Play episodes of one job; a seed that fails is told, and the next is played in a new environment."""
-        pulse[JOB], pulse[SEED] = job, NOTHING
+        heartbeat[JOB], heartbeat[SEED] = job, NOTHING
         for seed in seeds:
             try:
                 player = self._ready(self._jobs[job])
@@ -200,17 +200,17 @@ class Players:
                 said = str(error) if isinstance(error, GatoError) else f"{self._jobs[job].env_id}: {one_line(error)}"
                 yield Failed(job, None, said)
                 return
-            pulse[BEATS] += 1  # before the seed: who watches must not take the time until now for the episode's
-            pulse[STEP], pulse[SEED] = 0, seed
-            result = self._result(player, job, seed, pulse)
-            pulse[SEED] = NOTHING  # before it is handed over: it must not be blamed for what happens later
-            pulse[BEATS] += 1
+            heartbeat[BEAT] += 1  # before the seed: who watches must not take the time until now for the episode's
+            heartbeat[STEP], heartbeat[SEED] = 0, seed
+            result = self._result(player, job, seed, heartbeat)
+            heartbeat[SEED] = NOTHING  # before it is handed over: it must not be blamed for what happens later
+            heartbeat[BEAT] += 1
             yield result
 
-    def _result(self, player: Player, job: int, seed: int, pulse: MutableSequence[int]) -> Result:
+    def _result(self, player: Player, job: int, seed: int, heartbeat: MutableSequence[int]) -> Result:
         began = time.perf_counter()
         try:
-            episode = player.play(seed, pulse)
+            episode = player.play(seed, heartbeat)
             encoded = episode.encode()
         except Exception as error:  # noqa: BLE001  # said with its seed; all others go on
             self.close()
@@ -219,7 +219,7 @@ class Players:
             return Failed(job, seed, said if said.startswith(named) else f"{named}seed {seed}: {said}")
         return Played(job, seed, encoded, len(episode), episode.total, time.perf_counter() - began)
 
-    def _ready(self, job: Job) -> Player:
+    def _ready(self, job: CollectJob) -> Player:
         if self._player is None or self._player.job is not job:
             self.close()
             self._player = Player(job)
@@ -232,6 +232,6 @@ class Players:
             self._player = None
 
 
-def idle_pulse() -> list[int]:
-    """A pulse that nobody watches."""
+def idle_heartbeat() -> list[int]:
+    """A heartbeat that nobody watches."""
     return [NOTHING, NOTHING, 0, 0]

@@ -28,19 +28,19 @@ class FirstEpisodes:
         return warning(self._task, self._figures) if len(self._figures) == EPISODES else None
 
 
-def warning(task: Task, figures: list[float]) -> str | None:
+def warning(task: Task, stats: list[float]) -> str | None:
     """What to say of an expert's figures, returns or successes of episodes; None if they are those of an expert."""
     random, expert = task.reference(task.random), task.reference(task.expert)
     if random is None or expert is None or expert <= random:
         return None
-    mean, better = sum(figures) / len(figures), expert - random
+    mean, better = sum(stats) / len(stats), expert - random
     spread = math.sqrt(random * (1 - random)) if task.by_success else (task.random.std if task.random else 0.0)
-    likely = 2 * spread / math.sqrt(len(figures))  # how far random actions come in so few episodes
+    likely = 2 * spread / math.sqrt(len(stats))  # how far random actions come in so few episodes
     if mean >= random + min(max(SHARE * better, likely), better / 2):
         return None
     what = "success" if task.by_success else "return"
     return (
-        f"{task.id}: the expert's first {len(figures)} episodes have a mean {what} of {mean:.2f}, as random actions "
+        f"{task.id}: the expert's first {len(stats)} episodes have a mean {what} of {mean:.2f}, as random actions "
         f"have ({random:.2f}), and not as an expert has ({expert:.2f}): does it need statistics or wrappers "
         "(--expert-statistics, --expert-wrappers)?"
     )

@@ -20,7 +20,7 @@ STREAM = 0x5EED  # keeps these random numbers apart from others that start from 
 
 
 class Noisy:
-    """An expert whose actions are at times replaced, as a pure function of the episode's seed. One lane only.
+    """An expert whose actions are at times replaced, as a pure function of the episode's seed. One environment only.
 
     Attributes:
         level: the current episode's noise level.
@@ -45,11 +45,11 @@ class Noisy:
         self.level = LEVELS[self._rng.integers(len(LEVELS))]
         self._hold = 0
 
-    def reset(self, lanes: int) -> None:
-        """Prepare for one lane; raises ValueError for more, whose random numbers would depend on each other."""
-        if lanes != 1:
-            raise ValueError(f"noise is a function of one episode's seed, so of one lane, not {lanes}")
-        self._expert.reset(lanes)
+    def reset(self, num_envs: int) -> None:
+        """Prepare for one environment; raises ValueError for more, whose random numbers would depend on each other."""
+        if num_envs != 1:
+            raise ValueError(f"noise is a function of one episode's seed, so of one lane, not {num_envs}")
+        self._expert.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Return the action to execute, batch of one, and keep the expert's own in `label`."""

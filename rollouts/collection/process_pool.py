@@ -20,18 +20,18 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from gato_agent.rollouts.collection.episode_worker import (
-    BEATS,
+    BEAT,
     JOB,
     NOTHING,
     SEED,
     STEP,
     Failed,
     Result,
-    idle_pulse,
+    idle_heartbeat,
     untried,
 )
 from gato_agent.rollouts.collection.protocols import EPISODES, MakePlayers, Watch, Work, nobody
-from gato_agent.rollouts.collection.scheduler import Chunk, Dealer
+from gato_agent.rollouts.collection.scheduler import Chunk, Scheduler
 
 POLL_SECONDS = 0.25
 SEND_SECONDS = 0.2  # results are sent together: a message costs as much as a short episode
@@ -56,10 +56,10 @@ def play_in_processes(
         second_chances: how many seeds of a job may fail in a new worker too, before one that fails after others were
             played is no longer played again in a new worker. What leaks fails after others, and not in a new process.
     """
-    dealer = Dealer(missing, workers)
-    pool = _Pool(jobs, dealer, min(workers, sum(map(len, missing))), timeout, players, ahead, second_chances)
+    scheduler = Scheduler(missing, workers)
+    pool = _Pool(jobs, scheduler, min(workers, sum(map(len, missing))), timeout, players, ahead, second_chances)
     try:
-        while dealer or pool.busy():
+        while scheduler or pool.busy():
             pool.deal()
             results = pool.gather()
             pool.tell(watch)
@@ -74,8 +74,8 @@ class _Worker:
     def __init__(self, jobs: Sequence[Work], players: MakePlayers) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.pulse: Any = context.RawArray("q", idle_pulse())
-        self.process = context.Process(target=_work, args=(theirs, self.pulse, jobs, players), daemon=True)
+        self.heartbeat: Any = context.RawArray("q", idle_heartbeat())
+        self.process = context.Process(target=_work, args=(theirs, self.heartbeat, jobs, players), daemon=True)
         self.process.start()
         theirs.close()  # so that its end is the only one, and we hear when it closes
         self.given: deque[tuple[int, deque[int]]] = deque()
@@ -103,8 +103,8 @@ class _Worker:
 
     def silent(self, timeout: float) -> float | None:
         """For how many seconds nothing has moved, if these are too many."""
-        limit = timeout if self.pulse[SEED] != NOTHING else max(timeout, START_SECONDS)  # before the beats
-        beats = self.pulse[BEATS]
+        limit = timeout if self.heartbeat[SEED] != NOTHING else max(timeout, START_SECONDS)  # before the beats
+        beats = self.heartbeat[BEAT]
         if beats != self.beats or not self.given:
             self.beats, self.heard = beats, time.monotonic()
         return limit if time.monotonic() - self.heard > limit else None
@@ -114,10 +114,10 @@ class _Pool:
     """The workers that live."""
 
     def __init__(
-        self, jobs: Sequence[Work], dealer: Dealer, size: int, timeout: float, players: MakePlayers, ahead: int,
+        self, jobs: Sequence[Work], scheduler: Scheduler, size: int, timeout: float, players: MakePlayers, ahead: int,
         second_chances: int = 0,
     ) -> None:  # fmt: skip
-        self._jobs, self._dealer, self._size, self._timeout = jobs, dealer, size, timeout
+        self._jobs, self._dealer, self._size, self._timeout = jobs, scheduler, size, timeout
         self._players, self._ahead = players, ahead
         self._workers: list[_Worker] = []
         self._again: deque[tuple[int, int]] = deque()  # seeds that are to be the first of a new worker
@@ -132,8 +132,8 @@ class _Pool:
     def tell(self, watch: Watch) -> None:
         """Say what each worker is at."""
         for worker in self._workers:
-            if worker.pulse[JOB] != NOTHING:
-                watch(worker.pulse[JOB], worker.pulse[STEP])
+            if worker.heartbeat[JOB] != NOTHING:
+                watch(worker.heartbeat[JOB], worker.heartbeat[STEP])
 
     def deal(self) -> None:
         """Give every worker something to do, and something to do next."""
@@ -221,12 +221,12 @@ class _Pool:
         lost = [(job, seed) for job, seeds in worker.given for seed in seeds]
         if not lost:
             return []
-        at = worker.pulse[JOB], worker.pulse[SEED]
+        at = worker.heartbeat[JOB], worker.heartbeat[SEED]
         spared = at not in lost and lost[0] not in self._spared
         self._spared |= set(lost) if spared else set()
         job, seed = blamed = at if at in lost else lost[0]  # what it was at, or about to begin
         others = [each for each in lost if spared or each != blamed]
-        step = worker.pulse[STEP] if blamed == at else 0
+        step = worker.heartbeat[STEP] if blamed == at else 0
         why = f"did not finish within {silent:g} s (--timeout)" if silent is not None else _death(worker)
         for kin in sorted({kin for kin, _ in others}):
             self._dealer.put_back(kin, [other for of, other in others if of == kin])
@@ -253,7 +253,7 @@ def _death(worker: _Worker) -> str:
 
 
 def _work(
-    connection: "Connection[Any, Any]", pulse: MutableSequence[int], jobs: Sequence[Work], make: MakePlayers
+    connection: "Connection[Any, Any]", heartbeat: MutableSequence[int], jobs: Sequence[Work], make: MakePlayers
 ) -> None:
     """Be a worker: play chunks until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and decides
@@ -266,7 +266,7 @@ def _work(
             chunk = connection.recv()
             results: list[Result] = []
             since = time.monotonic()
-            for result in players.play(chunk.job, chunk.seeds, pulse):
+            for result in players.play(chunk.job, chunk.seeds, heartbeat):
                 results.append(result)
                 if time.monotonic() - since >= SEND_SECONDS:
                     connection.send(results)

@@ -14,18 +14,18 @@ class Work(Protocol):
         """The registered id, for messages."""
 
     def where(self, seed: int, step: int) -> str:
-        """How far it was, from what its pulse says: the subject of a sentence about what went wrong."""
+        """How far it was, from what its heartbeat says: the subject of a sentence about what went wrong."""
 
 
 class Plays(Protocol):
     """Plays seeds of any of several jobs; made in the worker."""
 
-    def play(self, job: int, seeds: Sequence[int], pulse: MutableSequence[int]) -> Iterator[Result]:
-        """Yield a result for every seed, and move the pulse meanwhile: it is dead when it no longer moves."""
+    def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[Result]:
+        """Yield a result for every seed, and move the heartbeat meanwhile: it is dead when it no longer moves."""
 
 
 MakePlayers = Callable[[Sequence[Any]], Plays]
-Watch = Callable[[int, int], None]  # is told the job that a worker is at, and the pulse's STEP
+Watch = Callable[[int, int], None]  # is told the job that a worker is at, and the heartbeat's STEP
 EPISODES: MakePlayers = Players
 
 

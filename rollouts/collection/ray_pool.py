@@ -13,17 +13,17 @@ from typing import Any
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.rollouts.collection.episode_worker import (
-    BEATS,
+    BEAT,
     NOTHING,
     SEED,
     STEP,
     Failed,
     Result,
-    idle_pulse,
+    idle_heartbeat,
     untried,
 )
 from gato_agent.rollouts.collection.protocols import EPISODES, MakePlayers, Work
-from gato_agent.rollouts.collection.scheduler import Chunk, Dealer
+from gato_agent.rollouts.collection.scheduler import Chunk, Scheduler
 
 POLL_SECONDS = 0.25
 START_SECONDS = 300.0  # to make environment and expert, at least
@@ -51,7 +51,7 @@ def play_on_ray(
     try:
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         count = min(workers or cpus, cpus, sum(map(len, missing)))
-        yield from _Pool(ray, jobs, Dealer(missing, max(1, count)), count, timeout, players).results()
+        yield from _Pool(ray, jobs, Scheduler(missing, max(1, count)), count, timeout, players).results()
     finally:
         ray.shutdown()
 
@@ -60,9 +60,15 @@ class _Pool:
     """Workers on the cluster, and what each is at."""
 
     def __init__(
-        self, ray: Any, jobs: Sequence[Work], dealer: Dealer, size: int, timeout: float, players: MakePlayers = EPISODES
+        self,
+        ray: Any,
+        jobs: Sequence[Work],
+        scheduler: Scheduler,
+        size: int,
+        timeout: float,
+        players: MakePlayers = EPISODES,
     ) -> None:
-        self._ray, self._jobs, self._dealer, self._size, self._timeout = ray, jobs, dealer, size, timeout
+        self._ray, self._jobs, self._dealer, self._size, self._timeout = ray, jobs, scheduler, size, timeout
         self._players = players
         self._make = ray.remote(num_cpus=1, max_restarts=0)(_Worker).remote
         self._suspects: deque[Chunk] = deque()  # seeds of a worker that died: one of them did it, so one at a time
@@ -160,16 +166,16 @@ class _Worker:
     def play(self, chunk: Chunk) -> list[Result]:
         """Play a chunk; if a step hangs, return what was played before and a failure as the last result."""
         results: list[Result] = []
-        pulse = idle_pulse()
+        heartbeat = idle_heartbeat()
 
         def failed(why: str) -> Failed:
-            seed = pulse[SEED] if pulse[SEED] != NOTHING else chunk.seeds[len(results)]
+            seed = heartbeat[SEED] if heartbeat[SEED] != NOTHING else chunk.seeds[len(results)]
             env_id = self._jobs[chunk.job].env_id
-            return Failed(chunk.job, seed, f"{env_id}: {self._jobs[chunk.job].where(seed, pulse[STEP])} {why}")
+            return Failed(chunk.job, seed, f"{env_id}: {self._jobs[chunk.job].where(seed, heartbeat[STEP])} {why}")
 
         def play() -> None:
             try:
-                for result in self._players.play(chunk.job, chunk.seeds, pulse):
+                for result in self._players.play(chunk.job, chunk.seeds, heartbeat):
                     results.append(result)  # noqa: PERF402  # one by one, because the other thread looks
             except BaseException as error:  # noqa: BLE001  # such as SystemExit, which would end the thread unheard
                 self._players = self._make(self._jobs)
@@ -177,12 +183,14 @@ class _Worker:
 
         playing = threading.Thread(target=play, daemon=True)
         playing.start()
-        beats, heard = pulse[BEATS], time.monotonic()
+        beats, heard = heartbeat[BEAT], time.monotonic()
         while playing.is_alive():
             playing.join(POLL_SECONDS / 10)
-            limit = self._timeout if pulse[SEED] != NOTHING else max(self._timeout, START_SECONDS)  # before the beats
-            if pulse[BEATS] != beats:
-                beats, heard = pulse[BEATS], time.monotonic()
+            limit = (
+                self._timeout if heartbeat[SEED] != NOTHING else max(self._timeout, START_SECONDS)
+            )  # before the beats
+            if heartbeat[BEAT] != beats:
+                beats, heard = heartbeat[BEAT], time.monotonic()
             if time.monotonic() - heard > limit:
                 return [*results, failed(f"did not finish within {limit:g} s (--timeout)")]
         return results

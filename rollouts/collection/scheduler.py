@@ -16,7 +16,7 @@ class Chunk(NamedTuple):
     seeds: tuple[int, ...]
 
 
-class Dealer:
+class Scheduler:
     """Deals chunks: a worker stays with its job, and else helps where the fewest are."""
 
     def __init__(self, missing: Sequence[Iterable[int]], workers: int) -> None:

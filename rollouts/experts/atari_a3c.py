@@ -80,13 +80,13 @@ class AtariExpert:
         """Start the random numbers of sampled actions from this seed."""
         self._rng = np.random.default_rng([STREAM, seed])
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Forget everything."""
-        self._memory = torch.zeros(lanes, HIDDEN)
+        self._memory = torch.zeros(num_envs, HIDDEN)
 
     @torch.inference_mode()
     def act(self, observation: NDArray[np.uint8], start: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Actions [lanes] for frames [lanes, 210, 160, 3]."""
+        """Actions [num_envs] for frames [num_envs, 210, 160, 3]."""
         frames = torch.from_numpy(np.stack([preprocess(frame) for frame in observation])[:, None])
         memory = self._memory * torch.from_numpy(~start)[:, None]
         logits, self._memory = self._net(frames, memory)

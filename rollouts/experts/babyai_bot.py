@@ -35,7 +35,7 @@ class Scene(NamedTuple):
 
 
 class BabyAIExpert:
-    """One bot per lane, a new one for each episode; the same mission gives the same actions."""
+    """One bot per environment, a new one for each episode; the same mission gives the same actions."""
 
     def __init__(self, env_id: str, envs: Sequence[gym.Env[Any, Any]]) -> None:
         code = inspect.getsource(babyai_bot).encode()
@@ -49,23 +49,23 @@ class BabyAIExpert:
     def seed(self, seed: int) -> None:
         """Nothing to do: the bot draws no random numbers."""
 
-    def reset(self, lanes: int) -> None:
-        """Prepare for the lanes that the environments were given for; raises ValueError for another number."""
-        if lanes != len(self._guides):
-            raise ValueError(f"the bot looks into {len(self._guides)} environments, not into {lanes}")
+    def reset(self, num_envs: int) -> None:
+        """Prepare for the environments that the environments were given for; raises ValueError for another number."""
+        if num_envs != len(self._guides):
+            raise ValueError(f"the bot looks into {len(self._guides)} environments, not into {num_envs}")
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The bots' actions [lanes]; they look at the environments and at no observation."""
+        """The bots' actions [num_envs]; they look at the environments and at no observation."""
         return np.array([guide.next(bool(new)) for guide, new in zip(self._guides, start, strict=True)])
 
     @property
     def lost(self) -> bool:
-        """Whether the latest actions are no more than waiting in a lane, for lack of a plan."""
+        """Whether the latest actions are no more than waiting in an environment, for lack of a plan."""
         return any(guide.waits for guide in self._guides)
 
 
 class Guide:
-    """Follows one lane and says what to do next.
+    """Follows one environment and says what to do next.
 
     Attributes:
         waits: whether it did not know, and said to do nothing.

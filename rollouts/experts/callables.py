@@ -23,7 +23,7 @@ from gato_agent.rollouts.experts.sb3.loaded_model import is_sb3, masks_of, prepr
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.experts.sb3.preprocess import Preprocess
 
-LANES = {"lanes", "n_lanes", "n", "n_envs", "num_envs", "batch_size"}  # arguments of `reset` that count environments
+COUNTS = {"lanes", "n_lanes", "n", "n_envs", "num_envs", "batch_size"}  # arguments of `reset` that count environments
 OBSERVED = {"obs", "observation", "observations"}  # first arguments of what acts, and makes nothing
 ELSEWHERE = {"env", "environment", "env_id", *OBSERVED}  # arguments that cannot be given
 
@@ -107,12 +107,12 @@ class CallableExpert:
         if self._set_seed is not None:
             self._guarded(self._set_seed, seed)
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Pass the reset on, if the expert takes one."""
         self._form.reset()
         if self._preprocess is not None:
-            self._preprocess.reset(lanes)
-        self._guarded(self._reset, lanes)
+            self._preprocess.reset(num_envs)
+        self._guarded(self._reset, num_envs)
         self._ready = True
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
@@ -164,7 +164,7 @@ def _source(parameter: inspect.Parameter) -> str:
     """What an argument of `reset` is given: `n`, `seed`, `options`, its `default`, or `nothing` that there is."""
     if parameter.name == "seed":
         return "seed"
-    if parameter.name in LANES:
+    if parameter.name in COUNTS:
         return "n"
     if parameter.default is not parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return "default"

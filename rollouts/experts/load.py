@@ -21,7 +21,7 @@ from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers, candidates
 
 SHIPPED = Path(__file__).with_name("weights")
 SUMS = "SHA256SUMS"  # made by `sha256sum *.safetensors`
-OWN = ("random", "catalogue", "scripted", "train")  # experts that come with all that belongs to them
+BUILT_IN = ("random", "catalogue", "scripted", "train")  # experts that come with all that belongs to them
 NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
 Provenance = dict[str, str]
 
@@ -73,7 +73,7 @@ def load_expert(
         observation_space: of single observations.
         action_space: of single actions.
         seed: of random actions and of training.
-        envs: the lanes it is to act in; some scripted experts look into them.
+        envs: the environments it is to act in; some scripted experts look into them.
         env_kwargs: arguments of the environment, for training.
         folder: where trained experts are kept.
         train_steps: environment steps of training; None for the number that suits the task.
@@ -87,7 +87,7 @@ def load_expert(
     """
     observation_space, action_space = deepcopy(observation_space), deepcopy(action_space)  # the environment has its own
     spaces = Spaces(observation_space, action_space)
-    if spec in OWN:
+    if spec in BUILT_IN:
         if statistics is not None or wrappers is not None:
             raise UsageError(f"--expert {spec} needs no --expert-statistics and no --expert-wrappers: leave them out")
         if spec == "train":

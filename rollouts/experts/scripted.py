@@ -26,7 +26,7 @@ def find_scripted(env_id: str, envs: Sequence[gym.Env[Any, Any]]) -> Expert:
 
     Args:
         env_id: of the environments.
-        envs: one per lane, for the experts that look into them; none where they cannot be looked into.
+        envs: one per environment, for the experts that look into them; none where they cannot be looked into.
 
     Raises:
         UsageError: there is none.
@@ -66,11 +66,11 @@ class MetaWorldExpert:
     def seed(self, seed: int) -> None:
         """Nothing to do."""
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Nothing to do."""
 
     def act(self, observation: NDArray[np.float64], start: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Actions [lanes, 4]; the policies ask for more than the arm can do, so they are cut to -1..1."""
+        """Actions [num_envs, 4]; the policies ask for more than the arm can do, so they are cut to -1..1."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Constant")  # that they ask for more
             # Copies, because two of the policies add to the numbers that they are given.
@@ -95,11 +95,11 @@ class PlannedExpert:
     def seed(self, seed: int) -> None:
         """Nothing to do."""
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Nothing to do."""
 
     def act(self, observation: NDArray[np.int64], start: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Actions [lanes] for states [lanes]."""
+        """Actions [num_envs] for states [num_envs]."""
         return self._plans[np.arange(len(observation)), observation]
 
 

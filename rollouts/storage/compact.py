@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, is_group
-from gato_agent.rollouts.storage.shard import Shard, pack
+from gato_agent.rollouts.storage.shard import Shard, joined
 
 SHARD_BYTES = 2**27  # of episodes as they are in memory; packing needs about four times as much
 
 
-def seal(store: EpisodeStore) -> None:
-    """Pack all episodes that are there; those sealed before stay where they are, as far as the plan is the same.
+def compact(store: EpisodeStore) -> None:
+    """Pack all episodes that are there; those compacted before stay where they are, as far as the plan is the same.
 
     Nothing is deleted before what replaces it is on disk, and nothing is written that does not read back as it was.
     So it may be killed at any moment; the next time finishes it. More episodes with higher seeds change only the last
@@ -20,10 +20,10 @@ def seal(store: EpisodeStore) -> None:
         GatoError: an episode is damaged.
     """
     sizes, single = dict(_sizes(store)), set(store.single())
-    sealed = {tuple(shard.seeds) for shard in store.shards() if not is_group(shard.path)}
+    with_digest = {tuple(shard.seeds) for shard in store.shards() if not is_group(shard.path)}
     planned = list(plan(sizes))
     for seeds in planned:
-        if tuple(seeds) not in sealed:
+        if tuple(seeds) not in with_digest:
             _write(store, seeds)
         for seed in seeds:
             if seed in single:
@@ -59,10 +59,10 @@ def _sizes(store: EpisodeStore) -> Iterable[tuple[int, int]]:
 def _write(store: EpisodeStore, seeds: list[int]) -> None:
     path = store.folder / f"{seeds[0]:08d}-{seeds[-1]:08d}.shard.safetensors"
     episodes = [store.encoded(seed) for seed in seeds]
-    packed = pack(episodes)
-    shard = Shard(path, packed)
+    joined_bytes = joined(episodes)
+    shard = Shard(path, joined_bytes)
     for each in episodes:
         read = shard.encoded(each.seed)  # tries the checksum of the arrays that were packed
         if (read.about, read.size, read.kinds) != (each.about, each.size, each.kinds):
             raise GatoError(f"{path}: episode {each.seed} would be read as another: it stays unsealed")
-    store.write({path: packed})
+    store.write({path: joined_bytes})

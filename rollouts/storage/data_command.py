@@ -13,8 +13,8 @@ from rich.table import Column, Table
 
 from gato_agent.envs.errors import GatoError, reason
 from gato_agent.envs.io.console import plain_console
-from gato_agent.rollouts.storage.compact import seal
-from gato_agent.rollouts.storage.episode import Figures
+from gato_agent.rollouts.storage.compact import compact
+from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, own_folder, task_folders
 from gato_agent.rollouts.storage.filter import kept
 from gato_agent.rollouts.storage.verify import verify
@@ -63,19 +63,19 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Seal:
+class Compact:
     """Pack the episodes of every task into few large files; more may be collected later."""
 
     folder: Folder = Path("data")
     """What `gato-agent collect --out` wrote, or the folder of one task in it."""
 
     def run(self, console: Console) -> None:
-        """Seal one task after the other and print their sizes; raises GatoError as `each_task`."""
+        """Compact one task after the other and print their sizes; raises GatoError as `each_task`."""
 
         def work(each: EpisodeStore) -> None:
             before = each.size()
             with EpisodeStore.open(own_folder(self.folder, each)) as store:
-                seal(store)
+                compact(store)
             files, size = len(store.shard_paths()), f"{before / 1e6:.2f} MB, now {store.size() / 1e6:.2f} MB"
             text = f"{store.env_id}: {len(store.indices()):,} episodes in {files} files, {size}"
             console.print(text, highlight=False, soft_wrap=True)
@@ -131,12 +131,12 @@ class Import:
     """Clip actions beyond their bounds, instead of leaving their episodes out."""
 
     def run(self, console: Console) -> None:
-        """Import and seal."""
+        """Import and compact."""
         from gato_agent.rollouts.storage.minari_import import import_
 
         left_out: list[str] = []
         with import_(self.source, self.out, self.env, clip_actions=self.clip_actions, say=left_out.append) as store:
-            seal(store)
+            compact(store)
         for line in left_out:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         but = f", and {len(left_out):,} are left out" if left_out else ""
@@ -147,13 +147,13 @@ class Import:
 DataCommand = (
     Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Seal, tyro.conf.subcommand("seal")]
+    | Annotated[Compact, tyro.conf.subcommand("seal")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]
 )
 
 
-def data(command: Show | Verify | Seal | Export | Import) -> None:
+def data(command: Show | Verify | Compact | Export | Import) -> None:
     """Do what was asked for; raises GatoError as each says."""
     console = plain_console()
     command.run(console if console.is_terminal else plain_console(width=160))  # no line of a table is cut in a file
@@ -182,22 +182,22 @@ def each_task(root: Path, console: Console, work: Callable[[EpisodeStore], objec
 
 def _statistics(store: EpisodeStore) -> list[str]:
     indices = store.indices()
-    figures = [store.figures(index) for index in indices]
-    returns = np.array([each.total for each in figures])
-    mean, std = (f"{returns.mean():.2f}", f"{returns.std():.2f}") if figures else ("-", "-")
+    stats = [store.stats(index) for index in indices]
+    returns = np.array([each.total for each in stats])
+    mean, std = (f"{returns.mean():.2f}", f"{returns.std():.2f}") if stats else ("-", "-")
     return [
-        store.env_id, store.kind, f"{len(figures):,}", f"{len(kept(store)):,}",
-        f"{len(figures) - len(store.loose()):,}", f"{sum(each.steps for each in figures):,}", mean, std,
-        _success(figures), _noise(figures), f"{store.size() / 1e6:.2f}",
+        store.env_id, store.kind, f"{len(stats):,}", f"{len(kept(store)):,}",
+        f"{len(stats) - len(store.pending()):,}", f"{sum(each.steps for each in stats):,}", mean, std,
+        _success(stats), _noise(stats), f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip
 
 
-def _success(figures: list[Figures]) -> str:
-    reported = any(each.success is not None for each in figures)  # some report success only when it is reached
-    return f"{np.mean([bool(each.success) for each in figures]):.0%}" if reported else "-"
+def _success(stats: list[EpisodeStats]) -> str:
+    reported = any(each.success is not None for each in stats)  # some report success only when it is reached
+    return f"{np.mean([bool(each.success) for each in stats]):.0%}" if reported else "-"
 
 
-def _noise(figures: list[Figures]) -> str:
+def _noise(stats: list[EpisodeStats]) -> str:
     """How many episodes have noise, and their levels, such as `13 (0.05-0.3)`."""
-    levels = sorted(each.noise for each in figures if each.noise)
+    levels = sorted(each.noise for each in stats if each.noise)
     return f"{len(levels)} ({levels[0]:g}-{levels[-1]:g})" if levels else "-"

@@ -39,7 +39,7 @@ ABOUT: dict[str, Any] = {  # what is not an array
 }  # fmt: skip
 
 
-class Figures(NamedTuple):
+class EpisodeStats(NamedTuple):
     """What statistics are made of: steps, return, success, and the level of noise, None where it is not known."""
 
     steps: int
@@ -83,9 +83,9 @@ class Episode:
         return float(self.rewards.sum())
 
     @property
-    def figures(self) -> Figures:
+    def stats(self) -> EpisodeStats:
         """Length, return, success and noise."""
-        return Figures(len(self), self.total, self.success, self.provenance.get("noise"))
+        return EpisodeStats(len(self), self.total, self.success, self.provenance.get("noise"))
 
     @property
     def targets(self) -> Columns:

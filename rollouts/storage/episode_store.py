@@ -1,7 +1,7 @@
 """A folder of episodes of one task by one expert; an episode's number is its seed.
 
     data/CartPole-v1/task.json                                what, by whom, and how: all episodes share it
-    data/CartPole-v1/00000000-00000099.shard.safetensors      sealed: many episodes in a file that is mapped
+    data/CartPole-v1/00000000-00000099.shard.safetensors      compacted: many episodes in a file that is mapped
     data/CartPole-v1/00000100-00000173.group.safetensors ...  collected since, in about a second each
     data/CartPole-v1/00000174.safetensors ...                 likewise, by earlier versions: one episode each
 
@@ -25,12 +25,12 @@ from gymnasium.spaces import Text
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.files import below, lock_folder, read_own, write_files
 from gato_agent.envs.io import plain
-from gato_agent.envs.io.strict_json import parse, sealed, typed, without_digest
+from gato_agent.envs.io.strict_json import parse, typed, with_digest, without_digest
 from gato_agent.envs.spaces.flatten import leaves, space_from_json
 from gato_agent.envs.tasks.task import view_of
 from gato_agent.rollouts.storage.compression import Encoded
-from gato_agent.rollouts.storage.episode import Episode, Figures
-from gato_agent.rollouts.storage.shard import WAY_OUT, Shard, pack
+from gato_agent.rollouts.storage.episode import Episode, EpisodeStats
+from gato_agent.rollouts.storage.shard import WAY_OUT, Shard, joined
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
 
 FORMAT = 1
@@ -88,7 +88,7 @@ class EpisodeStore:
         with ExitStack() as stack:
             lock = stack.enter_context(lock_folder(folder, "collect"))
             if not (folder / HEADER).exists():
-                write_files({folder / HEADER: sealed({"format": FORMAT, **header}, indent=1, sort_keys=True)})
+                write_files({folder / HEADER: with_digest({"format": FORMAT, **header}, indent=1, sort_keys=True)})
             _check_same(folder, _read_header(folder / HEADER), header)
             stack.pop_all()
         return cls._writable(folder, lock)
@@ -145,7 +145,7 @@ class EpisodeStore:
         path = self.folder / f"{group[0].seed:08d}-{group[-1].seed:08d}.group.safetensors"
         if path.exists():
             raise ValueError(f"{path} is there already")
-        self.write({path: pack(group)})
+        self.write({path: joined(group)})
 
     def write(self, files: Mapping[Path, bytes]) -> None:
         """Write files of the folder as `write_files` does; raises ValueError for a store that was opened to be read."""
@@ -157,17 +157,19 @@ class EpisodeStore:
         """Numbers (= seeds) of the episodes that are there, ascending."""
         return sorted({*self.single(), *(seed for shard in self.shards() for seed in shard.seeds)})
 
-    def loose(self) -> list[int]:
-        """Numbers of the episodes that are in no sealed file, ascending."""
+    def pending(self) -> list[int]:
+        """Numbers of the episodes that are in no compacted file, ascending."""
         found = {seed: is_group(shard.path) for shard in self.shards() for seed in shard.seeds}
-        return sorted([seed for seed, loose in found.items() if loose] + [s for s in self.single() if s not in found])
+        return sorted(
+            [seed for seed, pending in found.items() if pending] + [s for s in self.single() if s not in found]
+        )
 
     def single(self) -> list[int]:
         """Numbers of the episodes that have a file of their own, ascending."""
         return sorted(int(match[1]) for match in self._named(EPISODE))
 
     def shards(self) -> list[Shard]:
-        """The files of several episodes, sealed or not, by name, opened once; raises GatoError if one is damaged."""
+        """The files of several episodes, compacted or not, by name, opened once; raises GatoError if one is damaged."""
         paths = self.shard_paths()
         known = {path: shard for path, shard in self._shards.items() if path in paths and shard.is_current()}
         self._shards = {path: known.get(path) or Shard(path) for path in paths}
@@ -223,9 +225,9 @@ class EpisodeStore:
         """The arrays of one episode as they are in its file; raises GatoError as `read`."""
         return self._sealed[index].encoded(index) if index in self._sealed else self.read(index).encode()
 
-    def figures(self, index: int) -> Figures:
+    def stats(self, index: int) -> EpisodeStats:
         """Length, return, success and noise of one episode; raises GatoError as `read`."""
-        return self._sealed[index].figures(index) if index in self._sealed else self.read(index).figures
+        return self._sealed[index].stats(index) if index in self._sealed else self.read(index).stats
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -237,7 +239,7 @@ class EpisodeStore:
 
 
 def is_group(path: Path) -> bool:
-    """Whether a file of several episodes is not sealed yet: a shard may come to be named by the same episodes."""
+    """Whether a file of several episodes is not compacted yet: a shard may come to be named by the same episodes."""
     return path.name.endswith(".group.safetensors")
 
 

@@ -13,16 +13,16 @@ import numpy as np
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import read_own
-from gato_agent.envs.io.strict_json import record, sealed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, record, with_digest
 from gato_agent.envs.tasks.task import find
-from gato_agent.rollouts.storage.episode import Figures
+from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 
 FILE = "keep.json"
 
 
 @dataclass(frozen=True)
-class Rule:
+class EpisodeFilter:
     """Keep episodes with at least this share of the expert's return, or those that succeeded, or both.
 
     The expert's return E is the largest mean over W episodes in a row, in the order of seeds, W = min(1000, 0.1 N) of
@@ -37,18 +37,18 @@ class Rule:
         if self.keep_above is not None and not 0 < self.keep_above <= 1:
             raise UsageError(f"--keep-above {self.keep_above}: it must be above 0, and at most 1")
 
-    def apply(self, figures: Sequence[Figures]) -> list[bool]:
+    def apply(self, stats: Sequence[EpisodeStats]) -> list[bool]:
         """Say of each episode, in the order of seeds, whether it is kept.
 
         Where no episode reports success, success tells nothing, and all of them pass that half of the rule.
         """
-        returns = np.array([each.total for each in figures])
+        returns = np.array([each.total for each in stats])
         kept = np.ones(len(returns), np.bool_)
         if self.keep_above is not None and len(returns):
             expert = expert_return(returns)
             kept &= returns >= expert - (1 - self.keep_above) * abs(expert)
-        if self.success_only and any(each.success is not None for each in figures):
-            kept &= np.array([bool(each.success) for each in figures])
+        if self.success_only and any(each.success is not None for each in stats):
+            kept &= np.array([bool(each.success) for each in stats])
         return [bool(keep) for keep in kept]
 
 
@@ -58,7 +58,7 @@ def expert_return(returns: np.ndarray[tuple[int], np.dtype[np.float64]]) -> floa
     return float(np.lib.stride_tricks.sliding_window_view(returns, window).mean(axis=1).max())
 
 
-def read_rule(folder: Path) -> Rule:
+def read_filter(folder: Path) -> EpisodeFilter:
     """The rule of a task's folder; one that keeps everything, where there is none.
 
     Raises:
@@ -66,35 +66,35 @@ def read_rule(folder: Path) -> Rule:
     """
     path = folder / FILE
     try:
-        rule = record(Rule, unsealed(read_own(path)))
+        rule = record(EpisodeFilter, checked_digest(read_own(path)))
         rule.check()
     except FileNotFoundError:
-        return Rule()
+        return EpisodeFilter()
     except (ValueError, UsageError) as error:
         raise GatoError(f"{path} is damaged ({error}): delete it, or collect again with --keep-above") from error
     return rule
 
 
-def write_rule(store: EpisodeStore, rule: Rule) -> None:
+def write_filter(store: EpisodeStore, rule: EpisodeFilter) -> None:
     """Set the rule of a task's folder."""
-    store.write({store.folder / FILE: sealed(asdict(rule))})
+    store.write({store.folder / FILE: with_digest(asdict(rule))})
 
 
 def kept(store: EpisodeStore) -> list[int]:
     """Numbers of the episodes that the folder's rule keeps, ascending."""
     indices = store.indices()
-    rule = read_rule(store.folder)
-    if rule == Rule():
+    rule = read_filter(store.folder)
+    if rule == EpisodeFilter():
         return indices
-    figures = [store.figures(index) for index in indices]
+    stats = [store.stats(index) for index in indices]
     task = find(store.env_id)
     if task is not None and task.by_success:  # the longer the way to success, the larger the return
-        figures = [each._replace(total=float(each.success or False)) for each in figures]
-    keeps = rule.apply(figures)
+        stats = [each._replace(total=float(each.success or False)) for each in stats]
+    keeps = rule.apply(stats)
     return [index for index, keep in zip(indices, keeps, strict=True) if keep]
 
 
-def usable(store: EpisodeStore) -> list[int]:
+def selected(store: EpisodeStore) -> list[int]:
     """Numbers of the episodes to learn from; raises UsageError if the rule keeps none of those that there are."""
     found = kept(store)
     if not found and store.indices():

@@ -27,7 +27,7 @@ from gato_agent.envs.make import find_spec
 from gato_agent.envs.spaces.flatten import batch
 from gato_agent.envs.tasks.task import find
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import usable
+from gato_agent.rollouts.storage.filter import selected
 from gato_agent.rollouts.storage.minari_import import EXACT, SPACES, load_minari, open_storage, read_episode
 
 ROOT = "MINARI_DATASETS_PATH"
@@ -62,7 +62,7 @@ def export(
     dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{store.kind}") + "-v0"
     for name in SPACES:
         _check_keys(dataset_id, getattr(store, name))
-    numbers = usable(store)
+    numbers = selected(store)
     root = (root or Path(get_dataset_path())).absolute()
     target = _own_place(root, dataset_id)
     make_folder(target.parent)
@@ -116,10 +116,10 @@ def _write(
         )  # fmt: skip
         exact = {EXACT: {name: store.header[name] for name in SPACES}}
         dataset.storage.update_metadata(_scores(store) | _spec(store) | exact)
-        figures = [store.figures(number) for number in numbers]
+        stats = [store.stats(number) for number in numbers]
         dataset.storage.update_episode_metadata([
             {key: value for key, value in (("success", each.success), ("noise", each.noise)) if value is not None}
-            for each in figures
+            for each in stats
         ])  # fmt: skip
 
 

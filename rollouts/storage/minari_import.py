@@ -23,7 +23,7 @@ from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable, indices_of
 from gato_agent.rollouts.storage.held import EpisodeHolder
 from gato_agent.rollouts.storage.minari_check import METADATA, check_episodes, check_files, only_jpeg
-from gato_agent.rollouts.storage.writer import Committer, Played
+from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
 
 SPACES = ("observation_space", "action_space")
 EXACT = "gato_spaces"  # key of the metadata with both as `space_to_json` has them
@@ -83,10 +83,10 @@ def import_(
         raise GatoError(f"{source}: none of {len(numbers):,} episodes can be held: {reader.reason}")
     store = EpisodeStore.create(out, header)
     try:
-        with Committer([store]) as committer:
+        with EpisodeWriter([store]) as writer:
             for episode in chain([] if first is None else [first], episodes):
-                committer.add(Played(0, episode.seed, episode.encode(), len(episode), episode.total, 0.0))
-                committer.turn()
+                writer.add(Played(0, episode.seed, episode.encode(), len(episode), episode.total, 0.0))
+                writer.turn()
     except BaseException:
         store.close()
         raise

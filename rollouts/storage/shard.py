@@ -28,7 +28,7 @@ from gato_agent.envs.files import open_own
 from gato_agent.envs.io.strict_json import typed
 from gato_agent.envs.io.tensor_file import parse_header
 from gato_agent.rollouts.storage.compression import Arrays, Encoded, canonical, checksum
-from gato_agent.rollouts.storage.episode import Episode, Figures
+from gato_agent.rollouts.storage.episode import Episode, EpisodeStats
 
 FORMAT = 1
 TABLE = ("seed", "size", "crc", "terminated", "truncated", "success", "provenance")
@@ -40,7 +40,7 @@ DTYPES = {
 }  # fmt: skip
 
 
-def pack(episodes: Sequence[Encoded]) -> bytes:
+def joined(episodes: Sequence[Encoded]) -> bytes:
     """Put episodes, ascending by seed, into the bytes of one shard.
 
     Raises:
@@ -97,7 +97,7 @@ class Shard:
         sizes: bytes of each episode in memory.
     """
 
-    def __init__(self, path: Path, packed: bytes | None = None) -> None:
+    def __init__(self, path: Path, joined_bytes: bytes | None = None) -> None:
         """Map a file, or take the bytes that are to become one, and try its table.
 
         Raises:
@@ -105,7 +105,7 @@ class Shard:
         """
         self.path, self._inode = path, 0
         try:
-            if packed is None:
+            if joined_bytes is None:
                 with open_own(path) as file:
                     self._inode = os.fstat(file.fileno()).st_ino
                     small = os.fstat(file.fileno()).st_size < SMALL
@@ -113,7 +113,7 @@ class Shard:
                         file.read() if small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     )
             else:
-                arrays, about = open_arrays(packed)
+                arrays, about = open_arrays(joined_bytes)
             if about["format"] != FORMAT:
                 raise GatoError(f"format {about['format']!r:.80}, and this version reads {FORMAT}: upgrade gato-agent")
             if about.pop("checksum") != _table_checksum(arrays, about):
@@ -165,14 +165,14 @@ class Shard:
     def _damaged(self, seed: int, why: object) -> GatoError:
         return GatoError(f"{self.path}: episode {seed} is damaged ({why}); {WAY_OUT}")
 
-    def figures(self, seed: int) -> Figures:
+    def stats(self, seed: int) -> EpisodeStats:
         """Length, return, success and noise of one episode, without reading the rest of it."""
         i = self.rows[seed]
         (ends,) = (ends for name, _, ends in self._columns if name == "rewards")
         (rewards,) = (column for name, column, _ in self._columns if name == "rewards")
         about = self._about(i)
         part = rewards[ends[i] : ends[i + 1]]
-        return Figures(len(part), float(part.sum()), about["success"], about["provenance"].get("noise"))
+        return EpisodeStats(len(part), float(part.sum()), about["success"], about["provenance"].get("noise"))
 
     def _about(self, i: int) -> dict[str, Any]:
         success = int(self._table["success"][i])

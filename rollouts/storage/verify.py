@@ -7,7 +7,7 @@ from gato_agent.envs.errors import GatoError, reason
 from gato_agent.envs.files import read_own
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, task_folders
-from gato_agent.rollouts.storage.filter import read_rule
+from gato_agent.rollouts.storage.filter import read_filter
 from gato_agent.rollouts.storage.held import EpisodeHolder
 from gato_agent.rollouts.storage.shard import WAY_OUT, Shard
 
@@ -25,7 +25,7 @@ def verify(root: Path) -> tuple[int, list[str]]:
     for folder in task_folders(root):
         try:
             store = EpisodeStore(folder)
-            read_rule(folder)
+            read_filter(folder)
         except (GatoError, OSError) as error:
             problems.append(reason(error))
             continue

@@ -37,7 +37,7 @@ class Played:
     seconds: float
 
 
-class Committer:
+class EpisodeWriter:
     """One thread that writes; leaving the context writes what was played, even when something else has failed."""
 
     def __init__(self, stores: Sequence[EpisodeStore]) -> None:

@@ -158,7 +158,7 @@ def test_a_hostile_description_is_refused(tmp_path: Path) -> None:
         ({"context": 10**18}, "context 1000000000000000000 must be at most"),
         ({"context": 10**300}, "context 1000.* must be at most"),
         ({"text": 2**20}, r"has shape \(\d+, 128\) instead of"),
-        ({"pack": 4000}, "has shape .* instead of"),
+        ({"values_per_token": 4000}, "has shape .* instead of"),
         ({"action_decoder": 1}, "action_decoder 1 must be true or false"),
         ({"patch_channels": [32] + [64] * 100_000}, "lacks weights"),
         ({"patch_channels": [2**40, 64]}, "patch_channels"),

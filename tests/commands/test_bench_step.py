@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato_agent.commands.bench_step import BenchConfig, Job, bench, counts, floor_of, gpt2
-from gato_agent.commands.roofline import Machine
+from gato_agent.commands.bench_step import BenchCase, BenchConfig, bench, counts, floor_of, gpt2
+from gato_agent.commands.roofline import Roofline
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig
-from gato_agent.tokens.space_tokenizer import PACK, PAD
+from gato_agent.tokens.space_tokenizer import PAD, VALUES
 
 CONFIG = GatoConfig(2, 2, 64, 128, 64, 64, (32, 64), 16)
 
@@ -19,9 +19,9 @@ CONFIG = GatoConfig(2, 2, 64, 128, 64, 64, (32, 64), 16)
 def test_it_prints_and_writes_a_row_for_each_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.json"
     rows = bench(
-        BenchConfig(size=("nano",), task=("2/1",), lanes=(1, 2), context=32, repeats=3, json=file, device="cpu")
+        BenchConfig(size=("nano",), task=("2/1",), n_envs=(1, 2), context=32, repeats=3, json=file, device="cpu")
     )
-    names = [row.decoder for row in rows if row.lanes == 1]
+    names = [row.decoder for row in rows if row.n_envs == 1]
     assert names[:4] == ["engine float32", "engine bfloat16", "engine int8", "pytorch"]
     assert "uncached" not in names  # the context was not full
     assert all(0 < row.median <= row.p99 and row.floor > 0 and row.context == 32 for row in rows)
@@ -40,39 +40,39 @@ def test_a_prompt_is_held_beside_what_came_later() -> None:
 
 
 def test_a_shape_takes_as_many_passes_as_it_does_in_play() -> None:
-    shape = '{"pack": 8, "action_decoder": true, "context": 64}'
+    shape = '{"values_per_token": 8, "action_decoder": true, "context": 64}'
     rows = bench(BenchConfig(size=("nano",), task=("17/3",), shape=shape, repeats=3, device="cpu"))
     assert [row.decoder for row in rows][-1] == "pytorch" and all(row.context == 64 for row in rows)
     config = GatoConfig.nano().reshaped(shape)
-    job = Job(config, 17, 3, 2, "cpu")
+    job = BenchCase(config, 17, 3, 2, "cpu")
     seen = job.prefill()
-    assert job.passes == [3] and seen.packs is not None and seen.packs.shape == (2 * 3, 8)
-    assert (seen.tokens[:, :3] == PACK).all() and (seen.tokens[:, 3:] >= 0).all()
-    assert ((seen.packs.view(2, 24) == PAD) == (torch.arange(24) >= 17)).all()
-    assert Job(config, 17, 33, 2, "cpu").passes == [3 + 1]  # a separator predicts the last action token
+    assert job.passes == [3] and seen.value_groups is not None and seen.value_groups.shape == (2 * 3, 8)
+    assert (seen.tokens[:, :3] == VALUES).all() and (seen.tokens[:, 3:] >= 0).all()
+    assert ((seen.value_groups.view(2, 24) == PAD) == (torch.arange(24) >= 17)).all()
+    assert BenchCase(config, 17, 33, 2, "cpu").passes == [3 + 1]  # a separator predicts the last action token
     stream = config.reshaped('{"action_decoder": false}')
-    assert Job(stream, 17, 3, 2, "cpu").passes == [3 + 1, 1, 1]
-    assert Job(stream.reshaped('{"past_actions": true}'), 17, 3, 2, "cpu").passes == [1 + 3 + 1, 1, 1]
+    assert BenchCase(stream, 17, 3, 2, "cpu").passes == [3 + 1, 1, 1]
+    assert BenchCase(stream.reshaped('{"past_actions": true}'), 17, 3, 2, "cpu").passes == [1 + 3 + 1, 1, 1]
 
 
 def test_the_floor_grows_with_what_must_be_read_and_done() -> None:
-    machine = Machine("cpu")
-    machine.bandwidth = lambda size: 1e9  # type: ignore[method-assign]
-    machine.peak = lambda dtype: 1e9  # type: ignore[method-assign]
+    roofline = Roofline("cpu")
+    roofline.bandwidth = lambda size: 1e9  # type: ignore[method-assign]
+    roofline.peak = lambda dtype: 1e9  # type: ignore[method-assign]
     parameters = 2 * (4 * 64**2 + 64 * 128 + 64 * 64)
-    one = Job(CONFIG, 4, 1, 1, "cpu")
-    assert floor_of(machine, one, 64, "float32") == pytest.approx((10 * parameters + 20 * 2 * 2 * 64 * 64 / 2) / 1e9)
-    assert floor_of(machine, Job(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > floor_of(machine, one, 64, "float32")
-    assert floor_of(machine, Job(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > floor_of(machine, one, 64, "float32")
-    machine.peak = lambda dtype: 1e15  # type: ignore[method-assign]
-    assert floor_of(machine, one, 64, "bfloat16") == pytest.approx(floor_of(machine, one, 64, "float32") / 2)
-    machine.launch = 1.0
-    assert floor_of(machine, one, 64, "bfloat16") == 1.0
+    one = BenchCase(CONFIG, 4, 1, 1, "cpu")
+    assert floor_of(roofline, one, 64, "float32") == pytest.approx((10 * parameters + 20 * 2 * 2 * 64 * 64 / 2) / 1e9)
+    assert floor_of(roofline, BenchCase(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > floor_of(roofline, one, 64, "float32")
+    assert floor_of(roofline, BenchCase(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > floor_of(roofline, one, 64, "float32")
+    roofline.peak = lambda dtype: 1e15  # type: ignore[method-assign]
+    assert floor_of(roofline, one, 64, "bfloat16") == pytest.approx(floor_of(roofline, one, 64, "float32") / 2)
+    roofline.launch = 1.0
+    assert floor_of(roofline, one, 64, "bfloat16") == 1.0
 
 
 def test_the_peer_has_as_many_weights_as_ours() -> None:
     transformers = pytest.importorskip("transformers")
-    step = gpt2(Job(CONFIG, 4, 3, 2, "cpu"), 32)
+    step = gpt2(BenchCase(CONFIG, 4, 3, 2, "cpu"), 32)
     assert step is not None
     with torch.inference_mode():
         step()
@@ -84,7 +84,7 @@ def test_the_peer_has_as_many_weights_as_ours() -> None:
 
 def test_more_observations_than_a_model_has_places_for_are_refused() -> None:
     with pytest.raises(UsageError, match="--task 17/1: a model of this size has 16 places"):
-        Job(CONFIG, 17, 1, 1, "cpu")
+        BenchCase(CONFIG, 17, 1, 1, "cpu")
 
 
 @pytest.mark.parametrize("task", ["17", "a/b", "0/1", "1/2/3", "-1/2"])

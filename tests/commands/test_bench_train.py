@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gato_agent.commands.bench_train import PlainLoop, TrainBenchConfig, bench_train, made_up
-from gato_agent.commands.roofline import Machine
+from gato_agent.commands.roofline import Roofline
 from gato_agent.model.config import GatoConfig
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)
@@ -20,7 +20,7 @@ def test_it_prints_and_writes_a_row(
     device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GatoConfig, "nano", classmethod(lambda cls: SHORT))
-    monkeypatch.setattr(Machine, "peak", lambda self, dtype: 1e11)
+    monkeypatch.setattr(Roofline, "peak", lambda self, dtype: 1e11)
     file = tmp_path / "bench.json"
     rows = bench_train(TrainBenchConfig(size=("nano",), batch_size=2, repeats=1, json=file, device=device))
     assert [row.precision for row in rows] == ["float32", "bfloat16"]

@@ -16,10 +16,10 @@ import pytest
 
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.evaluation.results import Results
-from gato_agent.evaluation.worker import Conditions, Job, Measurers
-from gato_agent.rollouts.collection.episode_worker import idle_pulse
+from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker
+from gato_agent.rollouts.collection.episode_worker import idle_heartbeat
 from gato_agent.rollouts.storage.writer import Played
 from tests.helpers.paths import ROOT
 from tests.helpers.testing_env import TestingEnv
@@ -100,8 +100,8 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict[st
 def test_results_of_other_weights_are_not_mixed(tmp_path: Path) -> None:
     config = EvaluateConfig(env=("CartPole-v1",), episodes=1, out=tmp_path)
     evaluate(config)
-    data = unsealed((tmp_path / "results.json").read_bytes())
-    (tmp_path / "results.json").write_bytes(sealed({**data, "sha256": "0" * 64, "actor": "runs/old"}))
+    data = checked_digest((tmp_path / "results.json").read_bytes())
+    (tmp_path / "results.json").write_bytes(with_digest({**data, "sha256": "0" * 64, "actor": "runs/old"}))
     with pytest.raises(UsageError, match=r"other weights, of runs/old: choose another --out for shipped weights"):
         evaluate(config)
 
@@ -192,8 +192,8 @@ gym.register("Stuck-v0", entry_point=Stuck)
 
 def test_episodes_of_an_environment_that_fails_to_close_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """All was played by then, whoever closes it."""
-    conditions = Conditions(None, "random", None, 3, 0, 1)
-    players = Measurers([Job("Stuck-v0", "Stuck-v0", conditions)])
-    (result,) = players.play(0, [0], idle_pulse())
+    settings_of_run = EvaluationSettings(None, "random", None, 3, 0, 1)
+    players = EvaluationWorker([EvaluationJob("Stuck-v0", "Stuck-v0", settings_of_run)])
+    (result,) = players.play(0, [0], idle_heartbeat())
     assert isinstance(result, Played)
     assert len(json.loads(result.episode)["episodes"]) == 3

@@ -25,7 +25,7 @@ DRIVER = shutil.which("chromedriver")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of a random player, with films, beside better results of the same tasks."""
+    """A report of a random player, with videos, beside better results of the same tasks."""
     pytest.importorskip("pygame")
     folder = tmp_path_factory.mktemp("report")
     found = evaluate(EvaluateConfig(

@@ -23,7 +23,7 @@ from torch import nn
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read
 from gato_agent.commands.train import TrainConfig, defaults, fine_tuning, train
-from gato_agent.dataset.batches import Batch, Windows
+from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.load import load_data, mixture
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.inference.agent import Agent
@@ -52,7 +52,7 @@ def every(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_module, "CONDITIONAL_EVERY", 1, raising=False)
 
 
-class FixedWindows(Windows):
+class FixedWindows(BatchSampler):
     """Always the same batch."""
 
     def __init__(self, batch: Batch) -> None:
@@ -113,9 +113,9 @@ def test_targets_count_by_their_weights(shape: GatoConfig, every: None) -> None:
     found = action_loss(model, batch)
     assert found.families[0].item() == pytest.approx((0.25 * alone[0] + 2 * alone[1]).item(), rel=1e-5)
     assert found.weights.tolist() == [0.25 * 60 + 2 * 30] == [batch.targets.weighed]
-    figures = Trainer(TrainConfig(smooth_bins=0.0), model).update(batch)
-    assert figures.loss == pytest.approx(found.families[0].item() / 75, rel=1e-5)
-    assert figures.marginal == pytest.approx(found.marginal.item() / 75, rel=1e-5)
+    metrics = Trainer(TrainConfig(bin_label_smoothing=0.0), model).update(batch)
+    assert metrics.loss == pytest.approx(found.families[0].item() / 75, rel=1e-5)
+    assert metrics.marginal == pytest.approx(found.marginal.item() / 75, rel=1e-5)
 
 
 @shapes
@@ -152,12 +152,12 @@ def test_losses_of_families_are_told_apart(shape: GatoConfig, every: None) -> No
         alone = action_loss(model, batch_of([part], shape=shape)).families
         assert found.families[family].item() == pytest.approx(alone.item(), rel=1e-5)
     assert found.families[1] == found.families[3] == 0
-    figures = Trainer(TrainConfig(smooth_bins=0.0), model).update(batch)
+    metrics = Trainer(TrainConfig(bin_label_smoothing=0.0), model).update(batch)
     sums = found.families
-    assert figures.families == (
+    assert metrics.families == (
         pytest.approx(sums[0].item() / 60, rel=1e-5), None, pytest.approx(sums[2].item() / 30, rel=1e-5), None
     )  # fmt: skip
-    assert figures.loss == pytest.approx(sums.sum().item() / 90, rel=1e-5)
+    assert metrics.loss == pytest.approx(sums.sum().item() / 90, rel=1e-5)
 
 
 def test_smoothing_spreads_targets_over_neighbouring_bins() -> None:
@@ -596,7 +596,7 @@ def test_a_damaged_best_model_is_replaced(undisturbed: TrainConfig, tmp_path: Pa
 
 def test_an_identity_task_is_learned(tmp_path: Path) -> None:
     """Observation equals the right action: a few seconds of training solve it, through the whole path."""
-    from gato_agent.dataset.batches import Windows
+    from gato_agent.dataset.batches import BatchSampler
     from gato_agent.dataset.task_tokens import TokenizedTask
     from gato_agent.rollouts.storage.episode import Episode
 
@@ -615,7 +615,7 @@ def test_an_identity_task_is_learned(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = dataclasses.replace(SHORT, width=64, heads=2, feed_forward=256)
     trainer = Trainer(TrainConfig(steps=250, warmup=20, learning_rate=3e-3), Gato(small))
-    windows = Windows([tokenized], window=128, batch_size=4)
+    windows = BatchSampler([tokenized], window=128, batch_size=4)
     while trainer.step < 250:
         trainer.update(windows.batch(trainer.step))
     agent = Agent(Checkpoint(trainer.model.eval(), {"identity": task}), task)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, Windows
+from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.errors import GatoError
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.tokens.space_tokenizer import PACK, PAD, PATCH, SpaceTokenizer
+from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES, SpaceTokenizer
 from gato_agent.tokens.timestep_layout import ACTION_GROUP, ALWAYS
 
 VOCABULARY = GatoConfig.nano().vocabulary
@@ -73,17 +73,17 @@ def found_targets(batch: Batch) -> dict[tuple[int, int], tuple[int, int, int]]:
 
 
 def test_a_batch_depends_on_seed_and_step_alone(task: TokenizedTask) -> None:
-    windows = Windows([task], window=100, batch_size=3, seed=7)
+    windows = BatchSampler([task], window=100, batch_size=3, seed=7)
     first = windows.batch(4)
     windows.batch(0)
     assert same(first, windows.batch(4))
-    assert same(first, Windows([task], window=100, batch_size=3, seed=7).batch(4))
+    assert same(first, BatchSampler([task], window=100, batch_size=3, seed=7).batch(4))
     assert not torch.equal(first.tokens, windows.batch(5).tokens)
-    assert not torch.equal(first.tokens, Windows([task], window=100, batch_size=3, seed=8).batch(4).tokens)
+    assert not torch.equal(first.tokens, BatchSampler([task], window=100, batch_size=3, seed=8).batch(4).tokens)
 
 
 def test_windows_are_full_and_begin_at_timesteps(task: TokenizedTask) -> None:
-    batch = Windows([task], window=100, batch_size=8, seed=0).batch(0)
+    batch = BatchSampler([task], window=100, batch_size=8, seed=0).batch(0)
     assert batch.tokens.shape == batch.local.shape == batch.segment.shape == (8, 100)
     assert (batch.tokens != PAD).all()
     begins = torch.cat((torch.ones(8, 1, dtype=torch.bool), batch.segment[:, 1:] != batch.segment[:, :-1]), dim=1)
@@ -94,15 +94,15 @@ def test_windows_are_full_and_begin_at_timesteps(task: TokenizedTask) -> None:
 
 def test_every_fragment_is_a_segment_of_its_own(task: TokenizedTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes that share a window do not see each other, even where they are of one task."""
-    fragment, lengths = task.fragment, list[int]()
+    segment_at, lengths = task.segment_at, list[int]()
 
     def counted(rng: np.random.Generator, length: int) -> slice:
-        where = fragment(rng, length)
+        where = segment_at(rng, length)
         lengths.append((where.stop - where.start) * task.tokenizer.layout.length)
         return where
 
     monkeypatch.setattr(task, "fragment", counted)
-    segment = Windows([task], window=1000, batch_size=1).batch(0).segment[0].numpy()
+    segment = BatchSampler([task], window=1000, batch_size=1).batch(0).segment[0].numpy()
     begins = np.cumsum(lengths)[:-1]
     assert len(begins) >= 3
     assert np.array_equal(np.flatnonzero(np.diff(segment)) + 1, begins)  # constant inside, another at each begin
@@ -111,7 +111,7 @@ def test_every_fragment_is_a_segment_of_its_own(task: TokenizedTask, monkeypatch
 
 @STREAMS
 def test_targets_are_the_labels_and_what_stays_are_the_executed_actions(task: TokenizedTask) -> None:
-    """Every fragment is found in the episodes, with its patches in order and each label one token ahead.
+    """Every segment is found in the episodes, with its patches in order and each label one token ahead.
 
     Actions that no later timestep attends to are read by their own alone, and are the labels, too.
     """
@@ -120,7 +120,7 @@ def test_targets_are_the_labels_and_what_stays_are_the_executed_actions(task: To
     executed = np.concatenate([tokenizer.encode_actions(episode(n, i).actions) for i, n in enumerate((5, 40, 12))])
     assert np.array_equal(task.rows[:, -2:], task.labels if layout.hides_actions else executed)
     assert not np.array_equal(executed, task.labels)
-    batch = Windows([task], window=90, batch_size=6, seed=1).batch(3)
+    batch = BatchSampler([task], window=90, batch_size=6, seed=1).batch(3)
     targets = found_targets(batch)
     shown = task.seen(slice(None))[0].reshape(len(task.rows), -1)
     rows = {row.tobytes() + patch.tobytes(): n for n, (row, patch) in enumerate(zip(task.rows, shown, strict=True))}
@@ -146,7 +146,7 @@ def test_targets_are_the_labels_and_what_stays_are_the_executed_actions(task: To
 @STREAMS
 def test_positions_count_what_stays_and_hidden_tokens_end_with_their_timestep(task: TokenizedTask) -> None:
     layout = task.tokenizer.layout
-    batch = Windows([task], window=90, batch_size=6, seed=1).batch(3)
+    batch = BatchSampler([task], window=90, batch_size=6, seed=1).batch(3)
     if not layout.hides_actions:
         assert batch.index is None and batch.until is None
         return
@@ -161,27 +161,28 @@ def test_positions_count_what_stays_and_hidden_tokens_end_with_their_timestep(ta
 
 
 @pytest.mark.parametrize(
-    ("pack", "n_act", "more"), [(64, 2, 0), (64, 32, 0), (64, 33, 1), (64, 70, 2), (1, 2, 1), (1, 32, 1), (1, 65, 3)]
+    ("values_per_token", "n_act", "more"),
+    [(64, 2, 0), (64, 32, 0), (64, 33, 1), (64, 70, 2), (1, 2, 1), (1, 32, 1), (1, 65, 3)],
 )
 def test_an_action_decoder_reads_the_last_tokens_and_no_action_is_in_the_stream(
-    pack: int, n_act: int, more: int
+    values_per_token: int, n_act: int, more: int
 ) -> None:
     """From the last group of values if there is one, and from separators; each predicts up to 32 action tokens."""
     space = Dict({"a": Discrete(3), "b": Box(-1, 1, (n_act - 1,))})
-    tokenizer = SpaceTokenizer(OBSERVATION, space, VOCABULARY, pack=pack, action_decoder=True)
+    tokenizer = SpaceTokenizer(OBSERVATION, space, VOCABULARY, values_per_token=values_per_token, action_decoder=True)
     rng, shown = np.random.default_rng(0), episode(30, 0, noisy=False)
     shown.actions["b"] = rng.uniform(-1, 1, (30, n_act - 1)).astype(np.float32)
     task = TokenizedTask.of("toy", tokenizer, [shown])
     n, layout = tokenizer.n_obs, tokenizer.layout
-    assert layout.length == n + more and (pack == 1 or n == 2 + 1)  # two patches, a group of values
+    assert layout.length == n + more and (values_per_token == 1 or n == 2 + 1)  # two patches, a group of values
     assert (task.rows[:, n:] == VOCABULARY.separator).all() and task.labels.shape == (30, n_act)
-    batch = Windows([task], window=100, batch_size=4, seed=0).batch(0)
-    assert (batch.packs is None) == (pack == 1)
-    assert batch.packs is None or len(batch.packs) == (batch.tokens == PACK).sum()
+    batch = BatchSampler([task], window=100, batch_size=4, seed=0).batch(0)
+    assert (batch.value_groups is None) == (values_per_token == 1)
+    assert batch.value_groups is None or len(batch.value_groups) == (batch.tokens == VALUES).sum()
     assert batch.index is None and batch.until is None
     assert batch.targets.offset == [at // ACTION_GROUP for at in range(n_act)]
     for (place, at), (label, low, high) in found_targets(batch).items():
-        assert batch.local.flatten()[place] == n - (pack > 1) + at // ACTION_GROUP
+        assert batch.local.flatten()[place] == n - (values_per_token > 1) + at // ACTION_GROUP
         assert high - low == (3 if at == 0 else 1024) and low <= label < high
     assert batch.targets.tokens >= 4 * n_act * (100 // layout.length - 1)
 
@@ -191,7 +192,7 @@ def test_actions_of_other_lengths_share_a_batch(task: TokenizedTask) -> None:
     single = SpaceTokenizer(OBSERVATION, Dict({"a": Discrete(5)}), VOCABULARY)
     other = TokenizedTask.of("other", single, [episode(40, 5)])
     other.family = 2
-    batch = Windows([other, task], window=200, batch_size=10, seed=0).batch(0)
+    batch = BatchSampler([other, task], window=200, batch_size=10, seed=0).batch(0)
     targets = batch.targets
     assert targets.families == 3 and set(targets.family.tolist()) == {0, 2}
     of_two = int((targets.family == 0).sum())
@@ -207,7 +208,7 @@ def test_actions_of_other_lengths_share_a_batch(task: TokenizedTask) -> None:
 
 def test_the_conditional_part_learns_from_rows_that_follow_from_the_step(task: TokenizedTask) -> None:
     """As many of each kind, in steps of the same size from a beginning that is drawn for each batch."""
-    windows = Windows([task], window=200, batch_size=4, seed=0)
+    windows = BatchSampler([task], window=200, batch_size=4, seed=0)
     for targets in (windows.batch(step).targets for step in range(10)):
         for ranges in targets.ranges:
             for each in ranges:
@@ -218,7 +219,7 @@ def test_the_conditional_part_learns_from_rows_that_follow_from_the_step(task: T
 
 
 def test_a_batch_moves_to_a_device_whole(task: TokenizedTask) -> None:
-    batch = Windows([task], window=90, batch_size=3, seed=1).batch(3)
+    batch = BatchSampler([task], window=90, batch_size=3, seed=1).batch(3)
     assert same(batch, batch.to("cpu"))
     moved = batch.to("meta")
     assert [part.shape for part in tensors_of(moved)] == [part.shape for part in tensors_of(batch)]
@@ -239,7 +240,7 @@ def test_timesteps_are_seen_equally_often_but_for_the_first() -> None:
     rng, count = np.random.default_rng(0), 10
     seen = np.zeros(len(task.rows))
     for _ in range(30_000):
-        seen[task.fragment(rng, count * tokenizer.layout.length)] += 1
+        seen[task.segment_at(rng, count * tokenizer.layout.length)] += 1
     per_episode = np.split(seen, task.ends[:-1])
     usual = np.concatenate([rows[count:] for rows in per_episode])
     assert usual.min() > 0.9 * usual.max()
@@ -252,16 +253,16 @@ def test_timesteps_are_seen_equally_often_but_for_the_first() -> None:
 @pytest.mark.parametrize("length", [1, 40, 100, 1000])
 def test_the_mean_fragment_is_that_of_many(task: TokenizedTask, length: int) -> None:
     rng, width = np.random.default_rng(0), task.tokenizer.layout.length
-    drawn = [task.fragment(rng, length) for _ in range(20_000)]
+    drawn = [task.segment_at(rng, length) for _ in range(20_000)]
     mean = width * np.mean([where.stop - where.start for where in drawn])
-    assert task.mean_fragment(length) == pytest.approx(mean, rel=0.02)
+    assert task.mean_segment(length) == pytest.approx(mean, rel=0.02)
 
 
 def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
     rng = np.random.default_rng(0)
     for length in (1, 50, 1000):
         for _ in range(500):
-            where = task.fragment(rng, length)
+            where = task.segment_at(rng, length)
             assert where.stop > where.start
             assert np.searchsorted(task.ends, where.start, "right") == np.searchsorted(
                 task.ends, where.stop - 1, "right"
@@ -276,11 +277,11 @@ def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
             rewards=np.ones(30), terminated=True, truncated=False, success=None, seed=0, provenance={},
         )
     ])  # fmt: skip
-    windows = Windows([task, other], window=200, batch_size=4, seed=0, weights=[0.0, 1.0])
+    windows = BatchSampler([task, other], window=200, batch_size=4, seed=0, weights=[0.0, 1.0])
     assert all(windows.batch(i).patches is None for i in range(5))
-    mixed = Windows([task, other], window=200, batch_size=4, seed=0).batch(0)
+    mixed = BatchSampler([task, other], window=200, batch_size=4, seed=0).batch(0)
     assert {(low - VOCABULARY.discrete, high - low) for low, high in legal_of(mixed)} >= {(0, 2), (0, 3)}
-    long = Windows([task, other], window=2000, batch_size=100, seed=0, weights=[1.0, 3.0]).batch(0)
+    long = BatchSampler([task, other], window=2000, batch_size=100, seed=0, weights=[1.0, 3.0]).batch(0)
     steps = sum(len(each.rows) for each in long.targets.ranges[0] if each.high - each.low == 2)
     assert steps * tokenizer.layout.length / long.tokens.numel() == pytest.approx(0.75, abs=0.05)
 
@@ -289,11 +290,14 @@ def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: Token
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)  # seven tokens a timestep
     other = TokenizedTask.of("other", tokenizer, [episode(300, 5)])
     count = {
-        shortest: Windows([other], window=400, batch_size=50, seed=0, shortest=shortest).batch(0).segment[:, -1].sum()
+        shortest: BatchSampler([other], window=400, batch_size=50, seed=0, shortest=shortest)
+        .batch(0)
+        .segment[:, -1]
+        .sum()
         for shortest in (0, 400, 10)
     }
     assert count[0] == count[400] < count[10] / 2
-    mixed = Windows([task, other], window=2000, batch_size=60, seed=0, shortest=10, weights=[1.0, 3.0])
+    mixed = BatchSampler([task, other], window=2000, batch_size=60, seed=0, shortest=10, weights=[1.0, 3.0])
     mixed.tasks[1].family = 1
     batch = mixed.batch(0)
     steps = [int((batch.targets.family == family).sum()) for family in (0, 1)]
@@ -305,7 +309,7 @@ def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: Token
 def test_timesteps_weigh_the_same_whatever_the_number_of_their_action_tokens(task: TokenizedTask) -> None:
     tokenizer = SpaceTokenizer(OBSERVATION, Dict({"a": Discrete(5)}), VOCABULARY)
     one = TokenizedTask.of("one", tokenizer, [episode(40, 5)])
-    batch = Windows([task, one], window=200, batch_size=20, by_timestep=True).batch(0)
+    batch = BatchSampler([task, one], window=200, batch_size=20, loss_per_timestep=True).batch(0)
     targets = batch.targets
     weights = {
         (at, each.low, each.high): targets.weight[each.rows].unique().tolist()
@@ -314,7 +318,7 @@ def test_timesteps_weigh_the_same_whatever_the_number_of_their_action_tokens(tas
     assert [weights[at, low, high] for at, (low, high) in enumerate(task.tokenizer.legal.tolist())] == [[0.5], [0.5]]
     assert [weights[at, low, high] for at, (low, high) in enumerate(tokenizer.legal.tolist())] == [[1.0]]
     assert targets.weighed == len(targets.position) < targets.tokens
-    assert Windows([task], window=200, batch_size=2).batch(0).targets.weight.unique().tolist() == [1.0]
+    assert BatchSampler([task], window=200, batch_size=2).batch(0).targets.weight.unique().tolist() == [1.0]
 
 
 def test_an_observation_that_cannot_be_tokenised_is_named() -> None:

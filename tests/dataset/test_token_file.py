@@ -12,7 +12,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.train import TrainConfig, train
 from gato_agent.dataset import load as data_module
 from gato_agent.dataset import token_file as dataset_module
-from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.token_file import FILE, Data
 from gato_agent.envs.errors import GatoError
@@ -50,8 +50,8 @@ def test_mapped_tokens_are_the_same_and_no_episode_is_read_for_them(
     mapped = made.mapped(tmp_path / FILE, SIZE)
     assert mapped.file == tmp_path / FILE and made.file is None and same(made, mapped)
     assert mapped.text is not None and made.text is not None and mapped.text.model == made.text.model
-    one, other = (Windows(d.tokenized, window=256, batch_size=4, shortest=16).batch(0) for d in (made, mapped))
-    for name in ("tokens", "local", "segment", "patches", "packs"):
+    one, other = (BatchSampler(d.tokenized, window=256, batch_size=4, shortest=16).batch(0) for d in (made, mapped))
+    for name in ("tokens", "local", "segment", "patches", "value_groups"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
     monkeypatch.setattr(data_module, "TokenizedTask", None)  # nothing is tokenized
     again = load(folder, tmp_path / FILE)
@@ -71,7 +71,7 @@ def test_tokens_of_something_else_are_made_again(folder: Path, tmp_path: Path) -
     assert made.file
     assert load(folder, tmp_path / FILE, holdout=0.5).file is None
     assert load(folder, tmp_path / FILE, text_pieces=20).file is None
-    other = dataclasses.replace(SIZE, pack=8)
+    other = dataclasses.replace(SIZE, values_per_token=8)
     assert load_data(folder, other, None, holdout=0.25, prompt="text", file=made.file).file is None
     task = next(folder.rglob("task.json"))
     os.utime(task, ns=(1, 1))  # as if it had been written again
@@ -154,7 +154,10 @@ def test_grids_of_before_are_as_they_were() -> None:
     before = {key: value for key, value in new.to_json().items() if key != "grid_rows"}
     assert new.grid_rows and not GatoConfig.from_json(before).grid_rows
     grid = MultiDiscrete(np.full((3, 4), 9))
-    assert [SpaceTokenizer(grid, grid, new.vocabulary, pack=64, grid_rows=rows).n_packs for rows in (True, False)] == [
+    assert [
+        SpaceTokenizer(grid, grid, new.vocabulary, values_per_token=64, grid_rows=rows).n_value_groups
+        for rows in (True, False)
+    ] == [
         3,
         1,
     ]

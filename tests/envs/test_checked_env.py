@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 
-from gato_agent.envs.checked_env import Guard
+from gato_agent.envs.checked_env import CheckedEnv
 from gato_agent.envs.errors import EnvironmentFault
 from gato_agent.envs.make import make
 from gato_agent.envs.spaces.flatten import stack
@@ -23,13 +23,13 @@ PAIR = Box(-INF, INF, (2,), np.float32)
 NESTED = Dict(deep=Tuple((Box(-INF, INF, (2, 3), np.float64), Discrete(3))), text=Text(5))
 
 
-def guarded(**functions: Any) -> Guard:
-    env = Guard(TestingEnv(**functions), "Testing-v0")
+def guarded(**functions: Any) -> CheckedEnv:
+    env = CheckedEnv(TestingEnv(**functions), "Testing-v0")
     env.reset(seed=3)
     return env
 
 
-def returning(space: Space[Any], observation: Any) -> Guard:
+def returning(space: Space[Any], observation: Any) -> CheckedEnv:
     """An environment whose first observation is sound and whose second is this one."""
     space.seed(0)
     return guarded(
@@ -82,7 +82,7 @@ def test_exceptions_of_reset_and_render() -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("no")
 
-    env = Guard(TestingEnv(reset=fail, render=fail, render_mode="rgb_array"), "Testing-v0")
+    env = CheckedEnv(TestingEnv(reset=fail, render=fail, render_mode="rgb_array"), "Testing-v0")
     assert fault(lambda: env.reset(seed=7)) == "Testing-v0: reset with seed 7 raised RuntimeError: no"
     assert fault(env.render) == "Testing-v0: rendering step 0 of seed 7 raised RuntimeError: no"
 
@@ -144,7 +144,7 @@ def test_an_unsound_observation_is_a_fault(space: Space[Any], observation: Any, 
 
 
 def test_an_unsound_first_observation_is_a_fault() -> None:
-    env = Guard(TestingEnv(reset=lambda env, seed, options: (np.array([0, np.nan]), {})), "Testing-v0")
+    env = CheckedEnv(TestingEnv(reset=lambda env, seed, options: (np.array([0, np.nan]), {})), "Testing-v0")
     assert fault(lambda: env.reset(seed=1)).startswith("Testing-v0: reset with seed 1 returned an observation that its")
 
 
@@ -228,7 +228,7 @@ STEP = "gym 0.21: step(self, action) returns (observation, reward, terminated, t
 
 @pytest.mark.parametrize("observation", [np.zeros(3), np.zeros(2), (np.zeros(2), 1.0), {"a": 1, "b": 2}, None, 3])
 def test_a_reset_of_the_old_api_is_named(observation: Any) -> None:
-    bare = Guard(TestingEnv(reset=lambda env, seed, options: observation), "Testing-v0")
+    bare = CheckedEnv(TestingEnv(reset=lambda env, seed, options: observation), "Testing-v0")
     said = fault(lambda: bare.reset(seed=0))
     assert said.startswith("Testing-v0: reset with seed 0 returned ") and RESET in said
 
@@ -247,9 +247,9 @@ class Seedless(TestingEnv):
 
 @pytest.mark.parametrize("wrapper", [lambda env: env, gym.wrappers.OrderEnforcing])
 def test_a_reset_without_a_seed_and_wrappers_that_unpack_are_named(wrapper: Callable[[Any], Any]) -> None:
-    said = fault(lambda: Guard(wrapper(Seedless()), "Testing-v0").reset(seed=0))
+    said = fault(lambda: CheckedEnv(wrapper(Seedless()), "Testing-v0").reset(seed=0))
     assert "raised TypeError" in said and RESET in said
-    limited = Guard(gym.wrappers.TimeLimit(TestingEnv(step=lambda env, action: (1, 2, 3, {})), 5), "Testing-v0")
+    limited = CheckedEnv(gym.wrappers.TimeLimit(TestingEnv(step=lambda env, action: (1, 2, 3, {})), 5), "Testing-v0")
     limited.reset(seed=0)
     said = fault(lambda: limited.step(0))
     assert "not enough values to unpack" in said and STEP in said
@@ -292,7 +292,7 @@ def test_whatever_an_environment_raises_is_a_fault(error: BaseException) -> None
 
     said = fault(lambda: guarded(step=fail).step(0))
     assert said.startswith(f"Testing-v0: step 0 of seed 3 raised {type(error).__name__}")
-    assert "reset with seed 7 raised" in fault(lambda: Guard(TestingEnv(reset=fail), "Testing-v0").reset(seed=7))
+    assert "reset with seed 7 raised" in fault(lambda: CheckedEnv(TestingEnv(reset=fail), "Testing-v0").reset(seed=7))
 
 
 def test_a_close_that_raises_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -338,9 +338,9 @@ def test_an_episode_without_a_time_limit_is_warned_of_and_ended(
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 
-def drawing(*frames: Any) -> Guard:
+def drawing(*frames: Any) -> CheckedEnv:
     remaining = iter(frames)
-    env = Guard(TestingEnv(render=lambda env: next(remaining), render_mode="rgb_array"), "Testing-v0")
+    env = CheckedEnv(TestingEnv(render=lambda env: next(remaining), render_mode="rgb_array"), "Testing-v0")
     env.reset(seed=7)
     return env
 
@@ -386,13 +386,13 @@ def test_every_reset_gets_the_same_options() -> None:
         given.append(options)
         return env.observe(), {}
 
-    env = Guard(TestingEnv(reset=reset), "Testing-v0")
+    env = CheckedEnv(TestingEnv(reset=reset), "Testing-v0")
     for options in (None, {}, {"level": 2}):
         env.reset(seed=0, options=options)
     assert given == [None, None, {"level": 2}]
 
 
 def test_it_counts_as_a_wrapper() -> None:
-    env = Guard(gym.make("CartPole-v1"), "CartPole-v1")
+    env = CheckedEnv(gym.make("CartPole-v1"), "CartPole-v1")
     assert env.unwrapped.spec is not None
     assert env.get_wrapper_attr("length") == 0.5

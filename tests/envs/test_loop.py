@@ -29,21 +29,21 @@ class Taped:
     def __init__(self, tape: list[Any]) -> None:
         self.tape = tape
 
-    def reset(self, lanes: int) -> None:
-        self.tape.append(("actor.reset", lanes))
+    def reset(self, num_envs: int) -> None:
+        self.tape.append(("actor.reset", num_envs))
 
     def act(self, observation: Any, start: Any) -> Any:
         self.tape.append(("act", observation.tolist(), start.tolist()))
         return observation[:, 1].astype(np.int64) % 2  # parity of t
 
 
-def taped_env(lane: int, tape: list[Any]) -> TestingEnv:
+def taped_env(env_index: int, tape: list[Any]) -> TestingEnv:
     def reset(env: TestingEnv, seed: int | None, options: Any) -> Any:
-        tape.append((f"reset {lane}", seed))
+        tape.append((f"reset {env_index}", seed))
         return env.observe(), {}
 
     def step(env: TestingEnv, action: Any) -> Any:
-        tape.append((f"step {lane}", int(action)))
+        tape.append((f"step {env_index}", int(action)))
         done = env.t >= LENGTHS[env.seed]
         return env.observe(), float(env.t), done and env.seed != 11, done and env.seed == 11, {"twice": 2 * env.t}
 
@@ -54,14 +54,14 @@ def vector(*envs: gym.Env[Any, Any]) -> SeparateInfos:
     return SeparateInfos([lambda env=env: env for env in envs])  # type: ignore[misc]
 
 
-def play(seeds: list[int], lanes: int = 1) -> tuple[list[Step], list[Any]]:
+def play(seeds: list[int], num_envs: int = 1) -> tuple[list[Step], list[Any]]:
     tape: list[Any] = []
-    envs = vector(*(taped_env(lane, tape) for lane in range(lanes)))
+    envs = vector(*(taped_env(env_index, tape) for env_index in range(num_envs)))
     return list(steps(Taped(tape), envs, seeds)), tape
 
 
 def test_two_lanes_call_in_this_order() -> None:
-    stream, tape = play([10, 11, 12, 13], lanes=2)
+    stream, tape = play([10, 11, 12, 13], num_envs=2)
     assert tape == [
         ("actor.reset", 2),
         ("reset 0", 10), ("reset 1", 11),
@@ -72,7 +72,7 @@ def test_two_lanes_call_in_this_order() -> None:
         ("reset 0", 13),
         ("act", [[13, 0], [12, 1]], [True, False]), ("step 0", 0), ("step 1", 1),
     ]  # fmt: skip
-    assert [(step.lane, step.seed, step.t) for step in stream] == [
+    assert [(step.env_index, step.seed, step.t) for step in stream] == [
         (0, 10, 0), (1, 11, 0), (0, 10, 1), (1, 11, 1), (0, 10, 2), (1, 12, 0), (0, 13, 0), (1, 12, 1),
     ]  # fmt: skip
 
@@ -86,32 +86,32 @@ def test_a_step_holds_what_happened() -> None:
 
 
 def test_the_last_observation_is_the_final_one_and_not_that_of_the_reset() -> None:
-    stream, _ = play([10, 11, 12, 13], lanes=2)
+    stream, _ = play([10, 11, 12, 13], num_envs=2)
     ends = {step.seed: step.next_obs.tolist() for step in stream if step.done}
     assert ends == {seed: [seed, length] for seed, length in LENGTHS.items()}
 
 
 def test_every_observation_follows_from_the_one_before() -> None:
-    stream, _ = play([10, 11, 12, 13] * 3, lanes=3)
+    stream, _ = play([10, 11, 12, 13] * 3, num_envs=3)
     before: dict[int, Step] = {}
     for step in stream:
         if step.t:
-            assert step.obs.tolist() == before[step.lane].next_obs.tolist()
-        before[step.lane] = step
+            assert step.obs.tolist() == before[step.env_index].next_obs.tolist()
+        before[step.env_index] = step
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 5, 8])
-def test_lanes_change_nothing_but_the_order(lanes: int) -> None:
+def test_lanes_change_nothing_but_the_order(num_envs: int) -> None:
     def key(step: Step) -> Any:
         return step.seed, step.t, step.obs.tolist(), int(step.action), step.reward, step.terminated, step.truncated
 
     seeds = [13, 10, 12, 11]
-    assert sorted(map(key, play(seeds, lanes)[0])) == sorted(map(key, play(seeds)[0]))
+    assert sorted(map(key, play(seeds, num_envs)[0])) == sorted(map(key, play(seeds)[0]))
 
 
 def test_spare_lanes_play_unseen() -> None:
-    stream, tape = play([10], lanes=3)
-    assert [(step.lane, step.t) for step in stream] == [(0, 0), (0, 1), (0, 2)]
+    stream, tape = play([10], num_envs=3)
+    assert [(step.env_index, step.t) for step in stream] == [(0, 0), (0, 1), (0, 2)]
     assert tape[1:4] == [("reset 0", 10), ("reset 1", 10), ("reset 2", 10)]
 
 
@@ -134,17 +134,17 @@ def test_environments_that_reset_themselves_or_batch_infos_are_refused(mode: Aut
 
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 @pytest.mark.parametrize("error", [ValueError("no way\nout"), SystemExit(0), GeneratorExit(), GatoError("lost")])
-def test_what_an_actor_raises_is_named_with_environment_seed_and_step(lanes: int, error: BaseException) -> None:
+def test_what_an_actor_raises_is_named_with_environment_seed_and_step(num_envs: int, error: BaseException) -> None:
     class Failing(Taped):
         def act(self, observation: Any, start: Any) -> Any:
             if observation[0, 1] == 1:
                 raise error
             return super().act(observation, start)
 
-    where = "step 1 of seed 10" if lanes == 1 else "step 1 of seed 10 and step 1 of seed 11"
-    where += " and 1 more" if lanes == 4 else ""
+    where = "step 1 of seed 10" if num_envs == 1 else "step 1 of seed 10 and step 1 of seed 11"
+    where += " and 1 more" if num_envs == 4 else ""
     said = "lost" if isinstance(error, GatoError) else f"to choose an action raised {one_line(error)}"
-    envs = vector(*(taped_env(lane, []) for lane in range(lanes)))
+    envs = vector(*(taped_env(env_index, []) for env_index in range(num_envs)))
     with pytest.raises(GatoError, match=re.escape(f"TestingEnv: {where}: {said}")) as caught:
         list(steps(Failing([]), envs, [10, 11, 12]))
     assert caught.value.__cause__ is error and "\n" not in str(caught.value)
@@ -152,15 +152,15 @@ def test_what_an_actor_raises_is_named_with_environment_seed_and_step(lanes: int
 
 def test_an_actor_that_cannot_begin_or_answers_for_others_is_named() -> None:
     class Broken(Taped):
-        def reset(self, lanes: int) -> None:
+        def reset(self, num_envs: int) -> None:
             raise OSError("no model")
 
     class Short(Taped):
         def act(self, observation: Any, start: Any) -> Any:
             return np.zeros(len(observation) - 1, np.int64)
 
-    for lanes in (1, 2):
-        envs = make_vector("tests.helpers.testing_env:Testing-v0", lanes)
+    for num_envs in (1, 2):
+        envs = make_vector("tests.helpers.testing_env:Testing-v0", num_envs)
         with pytest.raises(GatoError, match=r"^Testing-v0: step 0 of seed 3.*: to choose an action raised OSError: no"):
             list(steps(Broken([]), envs, [3, 4]))
         with pytest.raises(
@@ -203,7 +203,7 @@ class Opaque:
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 @given(seed=st.integers(0, 2**32))
-def test_infos_are_the_environments_own(lanes: int, seed: int) -> None:
+def test_infos_are_the_environments_own(num_envs: int, seed: int) -> None:
     rng, made = np.random.default_rng(seed), {}
 
     def info(env: TestingEnv) -> dict[Any, Any]:
@@ -214,7 +214,7 @@ def test_infos_are_the_environments_own(lanes: int, seed: int) -> None:
             reset=lambda env, seed, options: (env.observe(), info(env)),
             step=lambda env, action: (env.observe(), 0, env.t >= 2, False, info(env)),
         )
-        for _ in range(lanes)
+        for _ in range(num_envs)
     ]
     stream = list(steps(Taped([]), vector(*envs), [1, 2, 3, 4]))
     assert len(stream) == 8
@@ -250,8 +250,8 @@ SPACES = [
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("lanes", [1, 2, 3])
-def test_every_space_comes_through(space: Space[Any], lanes: int) -> None:
-    envs = make_vector("tests.helpers.testing_env:Identity-v0", lanes, env_kwargs={"space": space, "length": 4})
+def test_every_space_comes_through(space: Space[Any], num_envs: int) -> None:
+    envs = make_vector("tests.helpers.testing_env:Identity-v0", num_envs, env_kwargs={"space": space, "length": 4})
     stream = list(steps(Echo(), envs, range(5)))
     assert len(stream) == 5 * 4
     for step in stream:
@@ -263,7 +263,7 @@ def test_every_space_comes_through(space: Space[Any], lanes: int) -> None:
 class Echo:
     """Returns the observation as the action, which is right in an Identity environment."""
 
-    def reset(self, lanes: int) -> None: ...
+    def reset(self, num_envs: int) -> None: ...
 
     def act(self, observation: Any, start: Any) -> Any:
         return observation

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gato_agent.envs.checked_env import Guard
+from gato_agent.envs.checked_env import CheckedEnv
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make
 from gato_agent.envs.ownership import INFO_DEPTH, owned
@@ -33,7 +33,7 @@ SPACES: list[Space[Any]] = [
 
 
 def check(
-    observation: Space[Any], action: Space[Any], lanes: int = 1, *,
+    observation: Space[Any], action: Space[Any], num_envs: int = 1, *,
     guarded: bool = False, copy: bool = True, spoil: bool = True, share: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Play with scribblers in every place, and compare what each of them saw with what the others made.
@@ -41,31 +41,33 @@ def check(
     Args:
         observation: space of the environments' observations.
         action: space of the actor's actions.
-        lanes: number of environments.
+        num_envs: number of environments.
         guarded: true to guard each of them.
         copy: true if the vector environment copies its own buffer.
         spoil: true if the receiver spoils steps as they come, false if it holds them to the end.
         share: a buffer that all environments return.
     """
-    envs = [ScribblingEnv(observation, action, share) for _ in range(lanes)]
+    envs = [ScribblingEnv(observation, action, share) for _ in range(num_envs)]
     actor = ScribblingActor(action)
-    made = [(lambda env=env: Guard(env, "Scribbling-v0") if guarded else env) for env in envs]
+    made = [(lambda env=env: CheckedEnv(env, "Scribbling-v0") if guarded else env) for env in envs]
     vector = SeparateInfos(made, copy=copy)
-    kept, lanes_of = [], {}
-    for step in steps(actor, vector, range(2 * lanes + 1)):
+    kept, num_envs_of = [], {}
+    for step in steps(actor, vector, range(2 * num_envs + 1)):
         kept.append(deepcopy(step) if spoil else step)
-        lanes_of[step.seed] = step.lane
+        num_envs_of[step.seed] = step.env_index
         if spoil:
             scribble([step.obs, step.action, step.next_obs, step.info])
-    assert len(kept) == (2 * lanes + 1) * ScribblingEnv.length
+    assert len(kept) == (2 * num_envs + 1) * ScribblingEnv.length
     for step in kept:
-        env = envs[lanes_of[step.seed]]
+        env = envs[num_envs_of[step.seed]]
         np.testing.assert_equal(step.obs, env.seen[step.seed][step.t])
         np.testing.assert_equal(step.next_obs, env.seen[step.seed][step.t + 1])
         np.testing.assert_equal(step.action, env.given[step.seed][step.t])
         np.testing.assert_equal(step.info, env.said[step.seed][step.t])
-    assert actor.starts == [[start] * lanes for start in (True, False, False, False)] * 3  # each lane plays three
-    if lanes == 1:  # with more, lanes that have no seed left are played unseen
+    assert (
+        actor.starts == [[start] * num_envs for start in (True, False, False, False)] * 3
+    )  # each environment plays three
+    if num_envs == 1:  # with more, environments that have no seed left are played unseen
         for seen, chosen, step in zip(actor.seen, actor.chosen, kept, strict=True):
             np.testing.assert_equal(seen, stacked(observation, [step.obs]))
             np.testing.assert_equal(chosen, stacked(action, [step.action]))
@@ -75,10 +77,10 @@ def check(
 @pytest.mark.parametrize("spoil", [False, True])
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_scribblers_in_every_place_change_nothing(space: Space[Any], lanes: int, spoil: bool, guarded: bool) -> None:
+def test_scribblers_in_every_place_change_nothing(space: Space[Any], num_envs: int, spoil: bool, guarded: bool) -> None:
     for observation, action in ((space, SPACES[-1]), (SPACES[-1], space)):
-        check(observation, action, lanes, guarded=guarded, spoil=spoil)
-        check(observation, action, lanes, guarded=guarded, spoil=spoil, copy=False)
+        check(observation, action, num_envs, guarded=guarded, spoil=spoil)
+        check(observation, action, num_envs, guarded=guarded, spoil=spoil, copy=False)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -113,7 +115,7 @@ def test_an_info_that_holds_itself_is_copied_to_a_depth() -> None:
 
 def test_frames_are_copies() -> None:
     frame = np.zeros((16, 16, 3), np.uint8)
-    env = Guard(TestingEnv(render=lambda env: frame, render_mode="rgb_array"), "Testing-v0")
+    env = CheckedEnv(TestingEnv(render=lambda env: frame, render_mode="rgb_array"), "Testing-v0")
     drawn = env.render()
     frame[:] = 255
     assert not drawn.any()

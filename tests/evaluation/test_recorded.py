@@ -67,7 +67,7 @@ def asked_for(output: str, option: str) -> str:
     return found[1]
 
 
-def films(page: str) -> list[str]:
+def videos(page: str) -> list[str]:
     path = Path(page, "videos", "videos.json")
     return sorted(json.loads(path.read_text())["films"]) if path.exists() else []
 
@@ -82,12 +82,12 @@ def test_the_loop_of_an_environment_of_ones_own(here: Path, capsys: Any) -> None
     for _ in range(2):  # the second time it resumes
         run("evaluate --checkpoint runs/own --env own:Own-v0 --episodes 2 --out results")
     run("report results --env own:Own-v0 --out page")  # runs/own needs nothing from the user
-    assert films("page") == ["Own-v0"]
+    assert videos("page") == ["Own-v0"]
     capsys.readouterr()
     run("report results --out again")
     said = capsys.readouterr().out
     assert "no video: unknown environment Own-v0: " in said and "module:Env-v0 imports the module" in said
-    assert (here / "again" / "index.html").exists() and films("again") == []
+    assert (here / "again" / "index.html").exists() and videos("again") == []
 
 
 def test_an_expert_of_ones_own_is_named_again_to_film_it(here: Path, capsys: Any) -> None:
@@ -96,16 +96,16 @@ def test_an_expert_of_ones_own_is_named_again_to_film_it(here: Path, capsys: Any
     run("report results --env own:Own-v0 --out page")
     said = capsys.readouterr().out
     assert "no more videos: the evaluation of own:expert has the expert 'own:expert'" in said
-    assert "name it with --expert" in said and (here / "page" / "index.html").exists() and films("page") == []
+    assert "name it with --expert" in said and (here / "page" / "index.html").exists() and videos("page") == []
     run("report results --env own:Own-v0 --expert own:expert --out page")
-    assert films("page") == ["Own-v0"]
+    assert videos("page") == ["Own-v0"]
     capsys.readouterr()
-    run("report results --out page")  # all films are there
+    run("report results --out page")  # all videos are there
     assert "no more videos" not in capsys.readouterr().out
     run("report results --env own:Own-v0 --expert own:other --out other", 2)
     assert "--expert own:other: the evaluation of own:expert is of the expert 'own:expert'" in capsys.readouterr().err
     run("evaluate --expert own:expert --env own:Own-v0 --episodes 2 --report page2")  # it was named in this command
-    assert films("page2") == ["Own-v0"]
+    assert videos("page2") == ["Own-v0"]
 
 
 def test_arguments_that_are_more_than_words_are_named_again(here: Path, capsys: Any) -> None:
@@ -126,9 +126,9 @@ def test_arguments_that_are_more_than_words_are_named_again(here: Path, capsys: 
     option = asked_for(capsys.readouterr().err, "--env-kwargs")
     run(f"play --checkpoint runs/own --env own:Own-v0 --render none {option}")
     run("report results2 --env own:Own-v0 --out page")
-    assert "give them with --env-kwargs" in capsys.readouterr().out and films("page") == []
+    assert "give them with --env-kwargs" in capsys.readouterr().out and videos("page") == []
     run(f"report results2 --env own:Own-v0 --env-kwargs {kwargs} --out page")
-    assert films("page") == ["Own-v0"]
+    assert videos("page") == ["Own-v0"]
 
 
 def made(**settings: Any) -> Results:

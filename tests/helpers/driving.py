@@ -11,7 +11,7 @@ from gato_agent.inference.decoder import GREEDY, Decoder, Legal, Prefill, StepOp
 from gato_agent.inference.sampling import Sampler
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
-from gato_agent.tokens.space_tokenizer import BINS, PACK, PAD
+from gato_agent.tokens.space_tokenizer import BINS, PAD, VALUES
 from gato_agent.tokens.timestep_layout import ALWAYS, TimestepLayout
 
 OBSERVATION = 4  # tokens of an observation
@@ -27,7 +27,9 @@ def legal_for(config: GatoConfig, actions: int = 2) -> Legal:
 
 def layout_of(config: GatoConfig, actions: int) -> TimestepLayout:
     """Layout of timesteps whose last observation token is a group of values where values share tokens."""
-    return TimestepLayout(OBSERVATION, actions, config.action_decoder, config.past_actions, int(config.pack > 1))
+    return TimestepLayout(
+        OBSERVATION, actions, config.action_decoder, config.past_actions, int(config.values_per_token > 1)
+    )
 
 
 class Episode(NamedTuple):
@@ -36,14 +38,14 @@ class Episode(NamedTuple):
     Attributes:
         prompt: int64 [tokens].
         observed: one int64 [OBSERVATION] a step.
-        packs: one int16 [pack] a step.
+        value groups: one int16 [values_per_token] a step.
         actions: one int64 [A] a step.
         logits: of the action tokens of each step.
     """
 
     prompt: Tensor
     observed: list[Tensor]
-    packs: list[Tensor]
+    value_groups: list[Tensor]
     actions: list[Tensor]
     logits: list[list[Tensor]]
 
@@ -70,12 +72,12 @@ class Driver:
     def _begin(prompt: Tensor) -> Episode:
         return Episode(prompt, [], [], [], [])
 
-    def step(self, observed: Tensor, packs: Tensor, start: Tensor, options: StepOptions = GREEDY) -> Tensor:
+    def step(self, observed: Tensor, value_groups: Tensor, start: Tensor, options: StepOptions = GREEDY) -> Tensor:
         """One control step.
 
         Args:
             observed: int64 [env, OBSERVATION].
-            packs: int16 [env, pack].
+            value_groups: int16 [env, values_per_token].
             start: bool [env], environments in which an episode begins.
             options: of the step.
         """
@@ -84,12 +86,12 @@ class Driver:
             self.start(start, random_prompts(self.config, int(start.sum()), self.prompt, seed=self.count))
         separators = torch.full((self.num_envs, self.layout.n_separators), self.config.vocabulary.separator)
         tokens = torch.cat((self.last, observed, separators), dim=1)
-        read = packs if self.layout.value_groups else None
+        read = value_groups if self.layout.value_groups else None
         action = self.decoder.step(Prefill(tokens, self.local, None, None, read), options)
         self.last = action[:, action.shape[1] - self.layout.carried :]
         for env, episode in enumerate(self.episodes):
             episode.observed.append(observed[env])
-            episode.packs.append(packs[env])
+            episode.value_groups.append(value_groups[env])
             episode.actions.append(action[env])
             episode.logits.append([logits[env].to("cpu", copy=True) for logits in self.decoder.logits])
         return action
@@ -113,13 +115,13 @@ def random_prompts(config: GatoConfig, count: int, length: int, seed: int) -> Te
 
 
 def observe(config: GatoConfig, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random observations [*shape, OBSERVATION] and packs [*shape, pack]; in half of them text is short."""
+    """Random observations [*shape, OBSERVATION] and value groups [*shape, values_per_token]; half have short text."""
     tokens = torch.randint(0, config.vocabulary.size, (*shape, OBSERVATION), generator=generator)
     tokens[torch.rand(shape, generator=generator) < 0.5, 1:3] = PAD
-    if config.pack > 1:
-        tokens[..., -1] = PACK
-    packs = torch.randint(0, 2 * BINS, (*shape, config.pack), generator=generator)
-    return tokens, packs.short()
+    if config.values_per_token > 1:
+        tokens[..., -1] = VALUES
+    value_groups = torch.randint(0, 2 * BINS, (*shape, config.values_per_token), generator=generator)
+    return tokens, value_groups.short()
 
 
 class Sequence(NamedTuple):
@@ -153,7 +155,7 @@ def sequence_of(config: GatoConfig, episode: Episode) -> Sequence:
         "index": torch.tensor([index]),
         "until": torch.tensor([[ALWAYS] * prompt + ends]),
         "prefix_len": torch.tensor([[prompt]]) if prompt else None,
-        "packs": torch.stack(episode.packs) if layout.value_groups else None,
+        "value_groups": torch.stack(episode.value_groups) if layout.value_groups else None,
     }
     first = prompt + layout.first + layout.length * torch.arange(steps)
     return Sequence(torch.cat((episode.prompt, *rows))[None], arguments, first)
@@ -251,9 +253,9 @@ def play(
     generator = torch.Generator().manual_seed(1)
     actions, logits = [], []
     for t in range(steps):
-        observed, packs = (part[:num_envs] for part in observe(model.config, (MANY,), generator))
+        observed, value_groups = (part[:num_envs] for part in observe(model.config, (MANY,), generator))
         start = torch.arange(num_envs) < (num_envs if t == 0 else t == steps // 2)
-        actions.append(driver.step(observed, packs, start, options(t)))
+        actions.append(driver.step(observed, value_groups, start, options(t)))
         logits += [part.clone() for part in driver.decoder.logits]
     return Played(torch.stack(actions), logits)
 

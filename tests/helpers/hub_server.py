@@ -1,4 +1,5 @@
-"""A Hugging Face hub on this machine: repositories are folders, and the pinned `huggingface_hub` talks to it as to any.
+"""A Hugging Face hub on this machine: repositories are folders, and the pinned `huggingface_hub` talks to it
+as to any.
 
 No function of the package is replaced. It reads the address of the hub when it is imported, so either what is tested
 runs in a process of its own (`Hub.run`), or the constants that it read are set anew (`Hub.use`).

@@ -101,17 +101,17 @@ class ScribblingActor:
 
     def seed(self, seed: int) -> None: ...
 
-    def reset(self, lanes: int) -> None:
-        self.actions = batch_space(self._space, lanes)
+    def reset(self, num_envs: int) -> None:
+        self.actions = batch_space(self._space, num_envs)
         self.rng = np.random.default_rng(self._seed)
-        self.lanes = lanes
+        self.num_envs = num_envs
 
     def act(self, observation: Any, start: Any) -> Any:
         self.seen.append(deepcopy(observation))
         self.starts.append(start.tolist())
         scribble(observation)
         scribble(start)
-        action = stacked(self._space, [random_value(self.rng, self._space) for _ in range(self.lanes)])
+        action = stacked(self._space, [random_value(self.rng, self._space) for _ in range(self.num_envs)])
         self.chosen.append(deepcopy(action))
         self.buffer = refill(self.buffer, action)
         return self.buffer

@@ -3,7 +3,7 @@
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
-from gato_agent.inference.cuda_graphs import Run
+from gato_agent.inference.cuda_graphs import GraphStep
 from gato_agent.inference.decoder import Legal, Precision
 from gato_agent.model.gato import Gato
 
@@ -16,10 +16,10 @@ class Taped(GraphDecoder):
     """
 
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32") -> None:
-        super().__init__(model, legal, precision, record=self._tape)
+        super().__init__(model, legal, precision, capture=self._tape)
         self.tapes = 0
 
-    def _tape(self, step: Run) -> Run:
+    def _tape(self, step: GraphStep) -> GraphStep:
         cache = self.cache
         state = cache.k, cache.v, cache.index, cache.next_position, self._action
         kept = [part.clone() for part in state]

@@ -73,7 +73,7 @@ def hidden_states(model: Gato, batch: Batch) -> Tensor:
     """Hidden states [batch * length, width]."""
     hidden = model(
         batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
-        index=batch.index, prefix_len=batch.prefix_len, until=batch.until, packs=batch.packs,
+        index=batch.index, prefix_len=batch.prefix_len, until=batch.until, value_groups=batch.value_groups,
     )  # fmt: skip
     return hidden.flatten(0, 1)  # type: ignore[no-any-return]
 
@@ -90,14 +90,14 @@ class Learned(NamedTuple):
     conditional: Tensor
 
 
-def losses_of(model: Gato, hidden: Tensor, part: Part, smooth_bins: float = 0.0) -> Learned:
+def losses_of(model: Gato, hidden: Tensor, part: Part, bin_label_smoothing: float = 0.0) -> Learned:
     """Losses of a part from hidden states [batch * length, width]; both the same without an action decoder."""
     decoder, found = model.action_decoder, ([], [])
     chain = decoder.begin(hidden[part.position]) if decoder else None
     for at, (low, high) in enumerate(part.legal):
         wanted = part.ids[:, at] - low
-        if smooth_bins and model.config.vocabulary.ordered(low):
-            wanted = gaussian(high - low, smooth_bins, hidden.device)[wanted]
+        if bin_label_smoothing and model.config.vocabulary.ordered(low):
+            wanted = gaussian(high - low, bin_label_smoothing, hidden.device)[wanted]
         offset = at // ACTION_GROUP if decoder else at
         state, table = hidden[part.position + offset], model.scored(low, high)
         if decoder is None or chain is None:

@@ -78,7 +78,7 @@ class IdentityEnv(gym.Env[Any, Any]):
     """Observes a sample of `space`, which is the right action: `likeness` of the two is the reward."""
 
     def __init__(self, space: Space[Any], length: int = 10) -> None:
-        self.observation_space = self.action_space = deepcopy(space)  # its samples are this lane's own
+        self.observation_space = self.action_space = deepcopy(space)  # its samples are this environment's own
         self.length = length
 
     def observe(self) -> Any:

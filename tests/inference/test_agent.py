@@ -71,7 +71,7 @@ def test_sb3_evaluates_it_unchanged() -> None:
 @pytest.mark.parametrize("view", [EVERYTHING, View((Select("goal/1", (1,)),))], ids=["all", "view"])
 @pytest.mark.parametrize("action_decoder", [False, True])
 def test_what_is_written_into_its_arrays_changes_nothing(view: View, action_decoder: bool) -> None:
-    config = dataclasses.replace(SMALL, pack=1, action_decoder=action_decoder)
+    config = dataclasses.replace(SMALL, values_per_token=1, action_decoder=action_decoder)
     taken: list[list[Any]] = []
     for spoil in (False, True):
         task = TrainedTask("Toy-v0", RICH, HANDS, view=view)
@@ -120,9 +120,9 @@ def test_lanes_play_as_single_environments_do() -> None:
     task = task_of("CartPole-v1")
     agent = Agent(checkpoint_for(task), task)
 
-    def episodes(lanes: int) -> dict[int, list[tuple[int, Any]]]:
+    def episodes(num_envs: int) -> dict[int, list[tuple[int, Any]]]:
         found: dict[int, list[tuple[int, Any]]] = {}
-        for step in steps(agent, make_vector("CartPole-v1", lanes), range(9)):
+        for step in steps(agent, make_vector("CartPole-v1", num_envs), range(9)):
             found.setdefault(step.seed, []).append((step.t, int(step.action)))
         return found
 

@@ -22,16 +22,16 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
 from gato_agent.inference import cpu_decoder as engine
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine, make_decoder, pack
+from gato_agent.inference.cpu_decoder import Engine, make_decoder, values_per_token
 from gato_agent.inference.decoder import Legal, Precision, Prefill, StepOptions, TorchDecoder
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.sampling import choose
 from gato_agent.model.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import VALUE_WIDTH
 from gato_agent.model.gato import Gato
 from gato_agent.native import build as native
-from gato_agent.tokens.space_tokenizer import BINS, PACK
+from gato_agent.tokens.space_tokenizer import BINS, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 from tests.helpers.driving import OBSERVATION, Driver, forced, play, sampled, teacher_forced
 from tests.helpers.harsh import harsh
@@ -40,7 +40,7 @@ from tests.helpers.shapes import LAYOUTS
 WIDE = GatoConfig(2, 2, 256, 512, 100, 64, (32, 64), 16)  # heads of 128, as in the paper's larger sizes
 FLAT = GatoConfig(2, 4, 64, 128, 40, 64, (32, 64), 16)  # heads of 16
 ODD = GatoConfig(2, 6, 192, 256, 70, 64, (32, 64), 16)
-PACKED = dataclasses.replace(FLAT, pack=7, action_decoder=True)
+PACKED = dataclasses.replace(FLAT, values_per_token=7, action_decoder=True)
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
@@ -59,7 +59,7 @@ def legal_for(config: GatoConfig) -> Legal:
 
 
 class Recorder:
-    """An agent of one action token and one pack that keeps the tokens and logits of its episodes."""
+    """An agent of one action token and one value group that keeps the tokens and logits of its episodes."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent, self.decoder, self.reset = agent, agent._decoder, agent.reset
@@ -75,14 +75,16 @@ class Recorder:
 
     def record(self, prefill: Prefill, options: StepOptions) -> Tensor:
         action = self.step(prefill, options)
-        for lane, fresh in enumerate(self.start):
+        for env_index, fresh in enumerate(self.start):
             if fresh:
-                self.current[lane] = ([], [])
-                self.episodes.append(self.current[lane])
-            tokens, logits = self.current[lane]
-            assert prefill.packs is not None
-            tokens.append((prefill.tokens[lane].clone(), prefill.packs.view(len(self.start), -1)[lane]))
-            logits += [part[lane].clone() for part in self.decoder.logits]
+                self.current[env_index] = ([], [])
+                self.episodes.append(self.current[env_index])
+            tokens, logits = self.current[env_index]
+            assert prefill.value_groups is not None
+            tokens.append(
+                (prefill.tokens[env_index].clone(), prefill.value_groups.view(len(self.start), -1)[env_index])
+            )
+            logits += [part[env_index].clone() for part in self.decoder.logits]
         return action
 
     @torch.inference_mode()
@@ -94,10 +96,10 @@ class Recorder:
         assert said is not None and len(legal) == 1
         count = torch.tensor([[said.tokens.shape[1]]])
         for seen, logits in self.episodes:
-            tokens, packs = zip(*seen, strict=True)
+            tokens, value_groups = zip(*seen, strict=True)
             local = torch.cat((said.local[0], torch.from_numpy(tokenizer.layout.local).repeat(len(tokens))))
             stream = torch.cat((said.tokens[0], *tokens))
-            hidden = model(stream[None], local=local[None], packs=torch.stack(packs), prefix_len=count)
+            hidden = model(stream[None], local=local[None], value_groups=torch.stack(value_groups), prefix_len=count)
             last = hidden[0, count.item() :].view(len(tokens), -1, model.config.width)[:, -1]
             (expected,) = teacher_forced(model, [last], torch.zeros(len(tokens), 1).long(), legal)
             scale = max(1.0, expected.abs().max().item())
@@ -147,14 +149,14 @@ def test_packs_and_long_actions_are_those_of_pytorch(groups: int) -> None:
             assert fewer.equals(many.first(num_envs))
 
 
-@pytest.mark.parametrize("packs", [
+@pytest.mark.parametrize("value_groups", [
     None, torch.zeros(1, 7).short(), torch.zeros(2, 6).short(), torch.full((2, 7), -2), torch.full((2, 7), 2048),
 ])  # fmt: skip
-def test_packs_that_the_model_cannot_read_are_refused(packs: Tensor | None) -> None:
-    decoder, tokens = Engine(harsh(PACKED), legal_for(PACKED)), torch.tensor([[PACK, PACK, 3]])
+def test_value_groups_that_the_model_cannot_read_are_refused(value_groups: Tensor | None) -> None:
+    decoder, tokens = Engine(harsh(PACKED), legal_for(PACKED)), torch.tensor([[VALUES, VALUES, 3]])
     decoder.reset(1, 3)
-    with pytest.raises(ValueError, match="packs"):
-        decoder.step(Prefill(tokens, torch.arange(3)[None], None, None, packs))
+    with pytest.raises(ValueError, match=r"value.groups"):
+        decoder.step(Prefill(tokens, torch.arange(3)[None], None, None, value_groups))
 
 
 def test_its_widths_are_those_of_the_model() -> None:
@@ -180,7 +182,7 @@ def test_of_bins_the_median_is_chosen_and_of_choices_the_likeliest(layout: str) 
 def test_it_plays_the_shipped_weights_as_one_uncached_forward(task: str) -> None:
     """5,000 environment steps and more of each, with restarts: logits within 1e-5 of the largest."""
     checkpoint = Checkpoint.load(None)
-    with seat(checkpoint, task, 4) as (agent, envs):
+    with make_agent_and_envs(checkpoint, task, 4) as (agent, envs):
         recorder = Recorder(agent)
         count = sum(1 for _ in steps(recorder, envs, range(1_000_000, 1_000_014)))
     assert count > 5000
@@ -292,12 +294,15 @@ def test_forced_ids_that_are_not_legal_are_refused(layout: str, change: str) -> 
     ids[1, 1] += {"low": -1, "high": BINS, "far": 2**40}.get(change, 0)
     ids = {"short": ids[:, :2], "long": ids.repeat(1, 2), "flat": ids[0], "int32": ids.int()}.get(change, ids)
     driver = Driver(model, 2, Engine, legal=legal)
-    observed, packs = torch.zeros(2, OBSERVATION, dtype=torch.int64), torch.zeros(2, model.config.pack).short()
-    if model.config.pack > 1:
-        observed[:, -1] = PACK
+    observed, value_groups = (
+        torch.zeros(2, OBSERVATION, dtype=torch.int64),
+        torch.zeros(2, model.config.values_per_token).short(),
+    )
+    if model.config.values_per_token > 1:
+        observed[:, -1] = VALUES
     start = torch.ones(2, dtype=torch.bool)
     with pytest.raises(ValueError, match="forced action tokens must be among the ids that are legal"):
-        driver.step(observed, packs, start, StepOptions(forced=ids))
+        driver.step(observed, value_groups, start, StepOptions(forced=ids))
 
 
 IDS = 2 + BINS + 201  # legal ones of all action tokens
@@ -364,10 +369,10 @@ def resident() -> int:
 def test_memory_stays_as_it_is_over_ten_thousand_steps(layout: str) -> None:
     driver = Driver(shaped(layout), 2, Engine)
     tokens = torch.zeros_like(driver.local)
-    packs = torch.zeros(2, 8).short() if driver.layout.value_groups else None
-    if packs is not None:
-        tokens[:, -1] = PACK
-    seen, before = Prefill(tokens, driver.local, None, None, packs), 0
+    value_groups = torch.zeros(2, 8).short() if driver.layout.value_groups else None
+    if value_groups is not None:
+        tokens[:, -1] = VALUES
+    seen, before = Prefill(tokens, driver.local, None, None, value_groups), 0
     options = sampled(2, 2)
     for t in range(11_000):
         driver.decoder.step(seen, options(t % 200))
@@ -377,10 +382,10 @@ def test_memory_stays_as_it_is_over_ten_thousand_steps(layout: str) -> None:
 
 def test_packing_keeps_every_weight() -> None:
     weight = torch.randn(100, 48)
-    exact = pack(weight, "float32").kept[0]
+    exact = values_per_token(weight, "float32").kept[0]
     assert exact.shape == (2, 48, 64)
     assert torch.equal(exact.transpose(1, 2).reshape(128, 48)[:100], weight)
-    panels, scale = pack(weight, "int8").kept
+    panels, scale = values_per_token(weight, "int8").kept
     restored = panels.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
     assert ((restored[:100] - weight).abs() <= weight.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
 

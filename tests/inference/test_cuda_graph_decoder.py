@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
-from gato_agent.inference.cuda_graphs import ALIGNED, Inputs, Layout, Run
+from gato_agent.inference.cuda_graphs import ALIGNED, GraphStep, Inputs, InputSpec
 from gato_agent.inference.decoder import GREEDY, Prefill, StepOptions, TorchDecoder
 from gato_agent.model.bf16_linear import Halved
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import BUCKETS
-from gato_agent.tokens.space_tokenizer import PACK
+from gato_agent.tokens.space_tokenizer import VALUES
 from tests.helpers.driving import Driver, forced, legal_for, observe, play, sampled, worst_error
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import LAYOUTS, NANO
@@ -113,18 +113,18 @@ def test_halved_rounds_its_weights_alone() -> None:
 @layouts
 def test_compiled_blocks_compute_the_same(layout: str) -> None:
     model = shaped(layout, context=50)
-    driver = Driver(model, 2, lambda model, legal: GraphDecoder(model, legal, compiled=True, record=lambda step: step))
+    driver = Driver(model, 2, lambda model, legal: GraphDecoder(model, legal, compiled=True, capture=lambda step: step))
     assert worst_error(model, driver, 40)[0] < 1e-5
 
 
 def test_where_nothing_can_be_recorded_it_plays_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(step: Run) -> Run:
+    def refuse(step: GraphStep) -> GraphStep:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     model = shaped("decoder")
     expected = play(model, TorchDecoder, 2, 40)
     with caplog.at_level(logging.WARNING):
-        found = play(model, lambda model, legal: GraphDecoder(model, legal, record=refuse), 2, 40)
+        found = play(model, lambda model, legal: GraphDecoder(model, legal, capture=refuse), 2, 40)
     assert torch.equal(found.actions, expected.actions)
     assert caplog.messages == ["playing without CUDA graphs: operation not permitted when stream is capturing"]
 
@@ -139,7 +139,7 @@ DTYPES = st.sampled_from([torch.uint8, torch.int16, torch.int64, torch.float64])
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=3), DTYPES), min_size=1, max_size=6))
 def test_inputs_of_any_layout_arrive(parts: list[tuple[list[int], torch.dtype]]) -> None:
-    layout: Layout = tuple((str(at), torch.Size(shape), dtype) for at, (shape, dtype) in enumerate(parts))
+    layout: InputSpec = tuple((str(at), torch.Size(shape), dtype) for at, (shape, dtype) in enumerate(parts))
     inputs = Inputs(layout, torch.device("cpu"))
     addresses = [part.data_ptr() for part in inputs.there.values()]
     for seed in range(2):
@@ -156,15 +156,18 @@ def test_no_step_reads_a_value_or_leaves_its_device(monkeypatch: pytest.MonkeyPa
     """On a device without values, which knows no autocast either; with every option, masks among them."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     config = dataclasses.replace(NANO, layers=1, **LAYOUTS[layout])
-    decoder = GraphDecoder(Gato.skeleton(config).eval(), legal_for(config, 3), record=lambda step: step)
+    decoder = GraphDecoder(Gato.skeleton(config).eval(), legal_for(config, 3), capture=lambda step: step)
     decoder.reset(3, 6)
     with torch.device("meta"):
-        tokens, packs = torch.zeros(3, 6, dtype=torch.int64), torch.zeros(3, config.pack, dtype=torch.int16)
+        tokens, value_groups = (
+            torch.zeros(3, 6, dtype=torch.int64),
+            torch.zeros(3, config.values_per_token, dtype=torch.int16),
+        )
         patches, intervals = torch.zeros(3, 16, 16, 4, dtype=torch.uint8), torch.zeros(3, 2, 2, dtype=torch.int64)
         drawn = torch.zeros(3, 3, dtype=torch.float64), torch.ones((), dtype=torch.float64)
         allowed = torch.zeros(3, sum(high - low for low, high in decoder.legal), dtype=torch.bool)
         told = torch.zeros(3, 3, dtype=torch.int64)
-    prefill = Prefill(tokens, tokens, patches, intervals, packs if config.pack > 1 else None)
+    prefill = Prefill(tokens, tokens, patches, intervals, value_groups if config.values_per_token > 1 else None)
     decoder.cache.plan(8)
     for options in (
         GREEDY, StepOptions(*drawn), StepOptions(*drawn, allowed=allowed), StepOptions(allowed=allowed),
@@ -189,6 +192,6 @@ def test_observations_enter_in_one_copy() -> None:
         patch.setattr(Inputs, "fill", counted)
         for t in range(3):
             seen = observe(SMALL, (2,), torch.Generator().manual_seed(t))
-            packs = torch.zeros(2, 8, dtype=torch.int16)
-            driver.step(seen[0].index_fill(1, torch.tensor([3]), PACK), packs, torch.tensor([t == 0] * 2))
-    assert filled == [4, 4, 4]  # tokens, local positions, packs, and where episodes begin
+            value_groups = torch.zeros(2, 8, dtype=torch.int16)
+            driver.step(seen[0].index_fill(1, torch.tensor([3]), VALUES), value_groups, torch.tensor([t == 0] * 2))
+    assert filled == [4, 4, 4]  # tokens, local positions, value groups, and where episodes begin

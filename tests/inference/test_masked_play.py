@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.loop import steps
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 
@@ -58,12 +58,18 @@ def checkpoint() -> Checkpoint:
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_no_action_is_illegal(by: str, num_envs: int, temperature: float) -> None:
-    with seat(checkpoint(), "Allowed-v0", num_envs, env_kwargs={"by": by}, temperature=temperature) as (agent, envs):
+    with make_agent_and_envs(checkpoint(), "Allowed-v0", num_envs, env_kwargs={"by": by}, temperature=temperature) as (
+        agent,
+        envs,
+    ):
         assert [step.reward for step in steps(agent, envs, range(5))] == [1.0] * 40
 
 
 def test_without_masks_all_actions_are_possible() -> None:
-    with seat(checkpoint(), "Allowed-v0", 1, env_kwargs={"by": "none"}, temperature=1.0) as (agent, envs):
+    with make_agent_and_envs(checkpoint(), "Allowed-v0", 1, env_kwargs={"by": "none"}, temperature=1.0) as (
+        agent,
+        envs,
+    ):
         rewards = [step.reward for step in steps(agent, envs, range(20))]
     assert 0 < sum(rewards) < len(rewards)
 
@@ -71,7 +77,7 @@ def test_without_masks_all_actions_are_possible() -> None:
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_mask_that_allows_nothing_is_named(num_envs: int) -> None:
     with (
-        seat(checkpoint(), "Allowed-v0", num_envs, env_kwargs={"none_at": 3}) as (agent, envs),
+        make_agent_and_envs(checkpoint(), "Allowed-v0", num_envs, env_kwargs={"none_at": 3}) as (agent, envs),
         pytest.raises(GatoError, match=r"^Allowed-v0: .*step 3.* allows no value"),
     ):
         list(steps(agent, envs, range(5)))

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
-from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.spaces.flatten import Columns, columns
 from gato_agent.inference import agent as agent_module
@@ -21,7 +21,7 @@ from gato_agent.inference.cpu_decoder import Engine
 from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.model.gato import Gato
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.tokens.space_tokenizer import PACK, PAD, PATCH
+from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from tests.helpers.driving import teacher_forced
 from tests.helpers.harsh import harsh
@@ -36,19 +36,19 @@ OBSERVATION = Dict({
     "x": Box(-np.inf, np.inf, (2,)),
 })  # fmt: skip
 ACTION = Dict({"grip": Discrete(3), "move": Box(-1, 2, (2,))})
-STEPS, RESTART = 40, 23  # lane 1 plays two episodes
+STEPS, RESTART = 40, 23  # environment 1 plays two episodes
 TASK = TrainedTask("Toy-v0", OBSERVATION, ACTION, text_pieces=6)
 
 
 @pytest.fixture(
     params=[
         {},
-        {"pack": 2},
+        {"values_per_token": 2},
         {"past_actions": True},
-        {"past_actions": True, "pack": 2},
+        {"past_actions": True, "values_per_token": 2},
         {"action_decoder": True},
-        {"action_decoder": True, "pack": 2},
-        {"action_decoder": True, "pack": 64},
+        {"action_decoder": True, "values_per_token": 2},
+        {"action_decoder": True, "values_per_token": 64},
     ],
     ids=str,
 )
@@ -76,23 +76,23 @@ def recording(kind: type[TorchDecoder | Engine], seen: list[Tensor]) -> Callable
     return make
 
 
-def lane_of(batches: list[Columns], lane: int) -> Columns:
-    return {path: np.stack([batch[path][lane] for batch in batches]) for path in batches[0]}
+def lane_of(batches: list[Columns], env_index: int) -> Columns:
+    return {path: np.stack([batch[path][env_index] for batch in batches]) for path in batches[0]}
 
 
 def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     """Logits of all action tokens in order, from the one window that holds the whole episode and nothing else."""
     tokenizer = TASK.tokenizer(checkpoint.model.config, checkpoint.text)
     task = TokenizedTask.of(TASK.id, tokenizer, [episode])
-    windows = Windows([task], window=task.tokens, batch_size=1)
+    windows = BatchSampler([task], window=task.tokens, batch_size=1)
     batch = next(batch for batch in map(windows.batch, count()) if batch.segment.max() == batch.segment.min())
     assert {PAD, PATCH} < set(batch.tokens[0].tolist())
-    assert (PACK in batch.tokens) == (checkpoint.model.config.pack > 1)
+    assert (VALUES in batch.tokens) == (checkpoint.model.config.values_per_token > 1)
     model = checkpoint.model
     with torch.inference_mode():
         hidden = model(
             batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
-            index=batch.index, until=batch.until, packs=batch.packs,
+            index=batch.index, until=batch.until, value_groups=batch.value_groups,
         )[0]  # fmt: skip
         targets, legal = batch.targets, [(int(low), int(high)) for low, high in tokenizer.legal]
         assert targets.position.tolist() == sorted(targets.position.tolist())
@@ -129,14 +129,14 @@ def test_logits_in_play_are_those_of_training(
     n_act, worst = len(agent.tokenizer.legal), 0.0
     assert n_act == 3
     assert len(seen) == STEPS * n_act
-    for lane, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
+    for env_index, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
         episode = Episode(
-            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], lane),
-            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], lane),
+            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], env_index),
+            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], env_index),
             labels=None, rewards=np.ones(end - begin), terminated=True, truncated=False, success=None, seed=0,
         )  # fmt: skip
         played = seen[begin * n_act : end * n_act]
         for cached, expected in zip(played, uncached(checkpoint, episode), strict=True):
             scale = max(1.0, expected.abs().max().item())
-            worst = max(worst, (cached[lane] - expected).abs().max().item() / scale)
+            worst = max(worst, (cached[env_index] - expected).abs().max().item() / scale)
     assert worst < 1e-5

@@ -48,7 +48,7 @@ TASKS = {
     "long demo": TrainedTask("Toy-v0", OBSERVATION, ACTION, view=SEEN, prompt=Prompt("demo", 27)),
     "none": TrainedTask("Toy-v0", OBSERVATION, ACTION, view=SEEN),
 }
-STEPS, RESTART = 40, 23  # lane 1 plays two episodes
+STEPS, RESTART = 40, 23  # environment 1 plays two episodes
 
 
 def checkpoint_for(*tasks: TrainedTask, config: GatoConfig = SMALL) -> Checkpoint:
@@ -79,7 +79,7 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     layout = tokenizer.layout
     common = task.id, tokenizer
     said = TokenizedTask.of(*common, [episode], task.prompt, checkpoint.text.encode)
-    rows, (patches, packs) = said.rows, said.seen(slice(None))
+    rows, (patches, value_groups) = said.rows, said.seen(slice(None))
     prompt, local = np.full(length, PAD), np.full(length, -1)
     if task.prompt.kind == "text":
         prompt = said.texts[0]
@@ -88,8 +88,8 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
         where = slice(max(0, len(other.rows) - length // layout.length), None)
         last, (shown_patches, shown_packs) = other.rows[where], other.seen(where)
         prompt[: last.size], local[: last.size] = last.reshape(-1), np.tile(other.local, len(last))
-        patches, packs = np.concatenate((shown_patches, patches)), np.concatenate((shown_packs, packs))
-    packed = torch.from_numpy(packs) if tokenizer.n_packs else None
+        patches, value_groups = np.concatenate((shown_patches, patches)), np.concatenate((shown_packs, value_groups))
+    packed = torch.from_numpy(value_groups) if tokenizer.n_value_groups else None
     tokens = torch.from_numpy(np.concatenate((prompt, rows.reshape(-1))))[None].long()
     places = torch.from_numpy(np.concatenate((local, np.tile(said.local, len(rows)))))[None]
     intervals = torch.from_numpy(np.resize(tokenizer.patch_intervals, (len(patches), 2, 2)))
@@ -99,7 +99,7 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     ends = np.minimum(length + step * layout.length + layout.until, ALWAYS).ravel()
     until = np.concatenate((np.full(length, ALWAYS), ends))
     hidden = checkpoint.model(
-        tokens, images, local=places, intervals=intervals, packs=packed, index=torch.from_numpy(index)[None],
+        tokens, images, local=places, intervals=intervals, value_groups=packed, index=torch.from_numpy(index)[None],
         until=torch.from_numpy(until)[None], prefix_len=torch.tensor([[length]]),
     )[0, length:].view(len(rows), layout.length, -1)  # fmt: skip
     legal = [(int(low), int(high)) for low, high in tokenizer.legal]
@@ -111,7 +111,8 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
 @pytest.mark.parametrize("kind", [TorchDecoder, Engine])
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("shape", [
-    {}, {"pack": 2}, {"past_actions": True}, {"past_actions": True, "pack": 2}, {"action_decoder": True, "pack": 2}
+    {}, {"values_per_token": 2}, {"past_actions": True}, {"past_actions": True, "values_per_token": 2},
+    {"action_decoder": True, "values_per_token": 2},
 ], ids=str)  # fmt: skip
 def test_prompted_logits_in_play_are_those_of_training(
     monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str, shape: dict[str, Any]
@@ -133,19 +134,19 @@ def test_prompted_logits_in_play_are_those_of_training(
         observation["goal"] = ("abc", "cab" if t < RESTART else "bb")
     actions = [agent.act(o, np.array([t == 0, t in (0, RESTART)])) for t, o in enumerate(observations[:-1])]
     worst = 0.0
-    for lane, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
+    for env_index, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
         episode = Episode(
-            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], lane),
-            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], lane),
+            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], env_index),
+            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], env_index),
             labels=None, rewards=np.ones(end - begin), terminated=True, truncated=False, success=None, seed=0,
         )  # fmt: skip
-        if lane == 1 and begin:  # what is known of an episode's first observation holds for all of it
+        if env_index == 1 and begin:  # what is known of an episode's first observation holds for all of it
             episode.observations["goal"][:] = "bb"
-        elif lane == 1:
+        elif env_index == 1:
             episode.observations["goal"][:] = "cab"
         for cached, expected in zip(seen[begin * 2 : end * 2], uncached(checkpoint, task, episode, shown), strict=True):
             scale = max(1.0, expected.abs().max().item())
-            worst = max(worst, (cached[lane] - expected).abs().max().item() / scale)
+            worst = max(worst, (cached[env_index] - expected).abs().max().item() / scale)
     assert worst < 1e-5
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gato_agent.inference import real_time as pace
-from gato_agent.inference.real_time import Paced
+from gato_agent.inference.real_time import RealTimeActor
 
 
 class Clock:
@@ -28,23 +28,23 @@ class Slow:
     """Takes the given seconds for its actions, one after the other."""
 
     def __init__(self, clock: Clock, seconds: list[float]) -> None:
-        self.clock, self.seconds, self.lanes = clock, iter(seconds), 0
+        self.clock, self.seconds, self.num_envs = clock, iter(seconds), 0
 
-    def reset(self, lanes: int) -> None:
-        self.lanes = lanes
+    def reset(self, num_envs: int) -> None:
+        self.num_envs = num_envs
 
     def act(self, observation: Any, start: Any) -> Any:
         self.clock.sleep(next(self.seconds))
         return observation
 
 
-def times(monkeypatch: pytest.MonkeyPatch, hertz: float, seconds: list[float]) -> tuple[Paced, list[float]]:
+def times(monkeypatch: pytest.MonkeyPatch, hertz: float, seconds: list[float]) -> tuple[RealTimeActor, list[float]]:
     clock = Clock()
     monkeypatch.setattr(pace, "time", clock)
     actor = Slow(clock, seconds)
-    paced = Paced(actor, hertz)
+    paced = RealTimeActor(actor, hertz)
     paced.reset(1)
-    assert actor.lanes == 1
+    assert actor.num_envs == 1
     taken = []
     for value in range(len(seconds)):
         assert paced.act(value, np.zeros(1, np.bool_)) == value
@@ -67,7 +67,7 @@ def test_without_a_rate_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_keeps_real_time() -> None:
     clock = Clock()
-    paced = Paced(Slow(clock, [0.0] * 6), 100)
+    paced = RealTimeActor(Slow(clock, [0.0] * 6), 100)
     began = time.perf_counter()
     for _ in range(6):
         paced.act(None, np.zeros(1, np.bool_))

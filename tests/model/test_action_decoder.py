@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
-from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, Windows
+from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.cpu_decoder import Engine
@@ -31,7 +31,7 @@ from tests.helpers.taped import Taped
 from tests.helpers.teaching import Part, hidden_states, losses_of, random_ids, targets_of
 
 SMALL = dataclasses.replace(NANO, context=40, layers=1)
-TINY = GatoConfig(1, 2, 64, 128, 64, 64, (32, 64), 16, pack=8, action_decoder=True)
+TINY = GatoConfig(1, 2, 64, 128, 64, 64, (32, 64), 16, values_per_token=8, action_decoder=True)
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 chains = pytest.mark.parametrize("layout", ["decoder", "separator"])
 
@@ -62,9 +62,9 @@ def random_batch(config: GatoConfig, actions: int = 5, begin: int = 0) -> tuple[
     return Batch(tokens, torch.full_like(tokens, -1), torch.zeros_like(tokens), None, None, targets), part
 
 
-def gradients(model: Gato, batch: Batch, smooth_bins: float = 4.0) -> dict[str, Tensor]:
+def gradients(model: Gato, batch: Batch, bin_label_smoothing: float = 4.0) -> dict[str, Tensor]:
     model.zero_grad()
-    action_loss(model, batch, smooth_bins).total.backward()
+    action_loss(model, batch, bin_label_smoothing).total.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -268,7 +268,7 @@ def learn(kind: str, config: GatoConfig, steps: int, count: int, batch_size: int
     """A model that saw episodes of numbers that agree."""
     task = TrainedTask("Accord-v0", accord.OBSERVATION, accord.KINDS[kind].space)
     tokenized = TokenizedTask.of(task.id, task.tokenizer(config, None), accord.episodes(kind, count))
-    windows = Windows([tokenized], window=2 * config.context, batch_size=batch_size)
+    windows = BatchSampler([tokenized], window=2 * config.context, batch_size=batch_size)
     torch.manual_seed(0)
     trainer = Trainer(TrainConfig(steps=steps, warmup=10, learning_rate=3e-3), Gato(config))
     for step in range(steps):
@@ -296,7 +296,7 @@ def test_numbers_that_must_agree_are_learned(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["numbers", *(pytest.param(kind, marks=pytest.mark.slow) for kind in
                                                ("bits", "choice and number"))])  # fmt: skip
 def test_they_are_learned_through_the_transformer_too(kind: str) -> None:
-    config = dataclasses.replace(TINY, action_decoder=False, pack=1)
+    config = dataclasses.replace(TINY, action_decoder=False, values_per_token=1)
     checkpoint = learn(kind, config, 400, 400, 4)
     assert agreement(kind, checkpoint, 0.0) >= 0.99
     assert agreement(kind, checkpoint, 1.0) >= 0.99

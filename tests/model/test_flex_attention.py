@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from torch.nn.attention import flex_attention as pytorchs
 
-from gato_agent.dataset.batches import Batch, Windows
+from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.model import flex_attention as flex
 from gato_agent.model.attention import AttentionInputs
@@ -37,11 +37,11 @@ def shaped(size: int, context: int = 64) -> GatoConfig:
     return dataclasses.replace(NANO, heads=2, width=2 * size, context=context)
 
 
-def of_a_task(kind: str, config: GatoConfig = NANO) -> Windows:
+def of_a_task(kind: str, config: GatoConfig = NANO) -> BatchSampler:
     """Windows with pictures, and demonstrations that later tokens see from afar."""
     spaces = Box(0, 255, (16, 16, 3), np.uint8), Box(-1, 1, (2,))
     tokenizer = SpaceTokenizer(
-        *spaces, config.vocabulary, pack=config.pack, action_decoder=config.action_decoder,
+        *spaces, config.vocabulary, values_per_token=config.values_per_token, action_decoder=config.action_decoder,
         past_actions=config.past_actions,
     )  # fmt: skip
     rng = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def of_a_task(kind: str, config: GatoConfig = NANO) -> Windows:
     ]  # fmt: skip
     prompt = Prompt(kind, 4 * tokenizer.layout.length if kind == "demo" else 0)
     task = TokenizedTask.of("toy", tokenizer, episodes, prompt)
-    return Windows([task], window=3 * config.context, batch_size=3, demos=0.7)
+    return BatchSampler([task], window=3 * config.context, batch_size=3, demos=0.7)
 
 
 @pytest.fixture

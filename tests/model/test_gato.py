@@ -16,7 +16,7 @@ from gato_agent.model.gato import Block, Gato
 from gato_agent.model.rope import angles_of
 from gato_agent.model.visibility import Visibility
 from gato_agent.tokens.leaf_codecs import distinct
-from gato_agent.tokens.space_tokenizer import PACK, PAD, PATCH
+from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 from tests.helpers.harsh import harsh
 
@@ -141,14 +141,14 @@ def test_identical_timesteps_are_told_apart(model: Gato) -> None:
 @pytest.mark.parametrize("action_decoder", [False, True])
 def test_batches_train_and_gradients_reach_every_weight(action_decoder: bool) -> None:
     """The TensorFlow version failed on a batch of more than one, and with `training=True`."""
-    config = dataclasses.replace(NANO, stochastic_depth=0.1, pack=4, action_decoder=action_decoder)
+    config = dataclasses.replace(NANO, stochastic_depth=0.1, values_per_token=4, action_decoder=action_decoder)
     model = harsh(config).train()
     tokens = random_tokens(4, 50)
-    tokens[:, 10:12], tokens[:, 12] = PATCH, PACK
-    packs = torch.tensor([[0, 1023, 1024, -1]] * 4, dtype=torch.int16)
+    tokens[:, 10:12], tokens[:, 12] = PATCH, VALUES
+    value_groups = torch.tensor([[0, 1023, 1024, -1]] * 4, dtype=torch.int16)
     patches = torch.randint(0, 256, (8, 16, 16, 4), dtype=torch.uint8)
     local = torch.arange(50).expand(4, -1)
-    hidden = model(tokens, patches, local=local, packs=packs).flatten(0, 1)
+    hidden = model(tokens, patches, local=local, value_groups=value_groups).flatten(0, 1)
     sum(model.logits(states).logsumexp(-1).sum() for states in states_of(model, hidden)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name

@@ -147,11 +147,11 @@ def test_environments_equal_single_ones(layout: str, kind: Kind) -> None:
     starts[0] = True
     together, alone = Driver(model, 3, kind), [Driver(model, 1, kind) for _ in range(3)]
     for start in starts:
-        observed, packs = observe(model.config, (3,), generator)
-        actions = together.step(observed, packs, start)
+        observed, value_groups = observe(model.config, (3,), generator)
+        actions = together.step(observed, value_groups, start)
         for env in range(3):
             one = slice(env, env + 1)
-            assert torch.equal(alone[env].step(observed[one], packs[one], start[one])[0], actions[env])
+            assert torch.equal(alone[env].step(observed[one], value_groups[one], start[one])[0], actions[env])
             for a, b in zip(alone[env].decoder.logits, together.decoder.logits, strict=True):
                 torch.testing.assert_close(a[0], b[env], atol=1e-5, rtol=1e-5)
 
@@ -240,14 +240,14 @@ def test_an_episodes_numbers_do_not_depend_on_what_was_played_before(layout: str
         driver, others = Driver(model, num_envs, decoder, 6), torch.Generator().manual_seed(num_envs + before)
         own, found = torch.arange(num_envs) == env, list[Tensor]()
         for t in range(before + len(shown)):
-            observed, packs = observe(model.config, (num_envs,), others)
+            observed, value_groups = observe(model.config, (num_envs,), others)
             start = torch.rand(num_envs, generator=others) < (1.0 if t == 0 else 0.2)
             if t >= before:
                 start &= ~own
-                observed[env], packs[env] = (part[0] for part in shown[t - before])
+                observed[env], value_groups[env] = (part[0] for part in shown[t - before])
             if t == before:  # with the prompt that the episode has elsewhere
                 driver.start(own, prompt)
-            driver.step(observed, packs, start)
+            driver.step(observed, value_groups, start)
             if t >= before:
                 found += [logits[env].clone() for logits in driver.decoder.logits]
         return found

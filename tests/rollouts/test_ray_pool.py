@@ -9,7 +9,7 @@ import pytest
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.collection.episode_worker import Failed, Job
 from gato_agent.rollouts.collection.ray_pool import _Pool, _Worker
-from gato_agent.rollouts.collection.scheduler import Chunk, Dealer
+from gato_agent.rollouts.collection.scheduler import Chunk, Scheduler
 from gato_agent.rollouts.experts.load import RandomExpert
 from gato_agent.rollouts.storage.writer import Played
 from tests.rollouts.collection.test_process_pool import WORKER
@@ -63,7 +63,7 @@ class FakeRay:
 
 
 def pool(ray: FakeRay, size: int) -> _Pool:
-    return _Pool(ray, [], Dealer([range(5)], size), size, 5.0)
+    return _Pool(ray, [], Scheduler([range(5)], size), size, 5.0)
 
 
 def test_only_workers_that_have_started_get_work():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.train import TrainConfig, train
-from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.errors import GatoError, UsageError
@@ -63,7 +63,7 @@ def by_the_book(model: Gato, tokens: Tensor, segment: Tensor, index: Tensor, pre
 
 
 def random_fragments(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A window of fragments of all lengths, some without a prompt: tokens, segment, index, prefix_len."""
+    """A window of segments of all lengths, some without a prompt: tokens, segment, index, prefix_len."""
     rng = np.random.default_rng(seed)
     parts: list[np.ndarray] = []
     while sum(part.shape[1] for part in parts) < length:
@@ -141,7 +141,7 @@ def test_every_fragment_begins_with_its_instruction(past_actions: bool) -> None:
     task = task_of(Prompt("text", 5, instruction="goal"), 5, 40, 12, past_actions=past_actions)
     step = STEP - 4
     assert task.rows.shape[1] == step
-    batch = Windows([task], window=100, batch_size=8).batch(0)
+    batch = BatchSampler([task], window=100, batch_size=8).batch(0)
     assert batch.index is not None and batch.prefix_len is not None
     assert (batch.prefix_len == 5).all() and (batch.tokens != PAD).all()
     assert (batch.until is None) == past_actions
@@ -171,7 +171,7 @@ def test_some_fragments_begin_with_a_piece_of_another_episode(past_actions: bool
     """All tokens of which stay visible, its actions among them, whatever the layout hides of later timesteps."""
     task = task_of(Prompt("demo", 3 * STEP), 30, 2, 40, past_actions=past_actions)
     rows = {row.tobytes(): number for number, row in enumerate(task.rows)}
-    windows = Windows([task], window=200, batch_size=200, seed=3)
+    windows = BatchSampler([task], window=200, batch_size=200, seed=3)
     batch = windows.batch(0)
     assert batch.index is not None and batch.prefix_len is not None and batch.patches is not None
     assert len(batch.patches) == int((batch.tokens == PATCH).sum())
@@ -196,9 +196,9 @@ def test_some_fragments_begin_with_a_piece_of_another_episode(past_actions: bool
         begins.append(steps[0])
         ends.append(int(steps[-1] or 0) + 1 in task.ends)
     assert 0.15 < np.mean(shares) < 0.35
-    every = Windows([task], window=200, batch_size=50, demos=1.0).batch(0)
+    every = BatchSampler([task], window=200, batch_size=50, demos=1.0).batch(0)
     assert every.prefix_len is not None and (every.prefix_len[:, 0] > 0).all()
-    assert all(task.opening(np.random.default_rng(0), slice(0, 1), 0.0).pinned == 0 for _ in range(20))
+    assert all(task.prefix(np.random.default_rng(0), slice(0, 1), 0.0).prefix_len == 0 for _ in range(20))
 
 
 def test_demonstrations_come_from_the_end_every_other_time() -> None:
@@ -210,12 +210,12 @@ def test_demonstrations_come_from_the_end_every_other_time() -> None:
     assert starts[38] == pytest.approx(0.5 + 0.5 / 39, abs=0.04)
     assert starts[:38].max() < 0.03 and starts[:38].min() > 0.002
     alone = task_of(Prompt("demo", 2 * STEP), 40)
-    assert alone.opening(rng, slice(0, 5), 1.0).pinned == 0  # there is no other episode
+    assert alone.prefix(rng, slice(0, 5), 1.0).prefix_len == 0  # there is no other episode
 
 
 def test_prompts_are_not_targets_and_cost_no_pads() -> None:
     task = task_of(Prompt("text", 30, "ab"), 50)
-    batch = Windows([task], window=120, batch_size=4).batch(0)
+    batch = BatchSampler([task], window=120, batch_size=4).batch(0)
     assert batch.index is not None
     assert len(batch.targets.position)
     assert (batch.index.flatten()[batch.targets.position] >= 30).all()

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 
 from gato_agent.envs.spaces.flatten import Columns, leaves, row, stack
-from gato_agent.tokens.space_tokenizer import PACK, PAD, PATCH, SpaceTokenizer, Vocabulary
+from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES, SpaceTokenizer, Vocabulary
 from tests.helpers.random_spaces import random_space, random_value
 
 SPACES, CHUNKS, ROWS = 10_000, 25, 2
@@ -40,8 +40,8 @@ def test_random_spaces(chunk):
 def check(rng: np.random.Generator, space: Space[Any]) -> None:
     tokenizer = SpaceTokenizer(space, space, VOCABULARY, encode_text)
     columns = stack(space, [random_value(rng, space) for _ in range(ROWS)])
-    observed, patches, packs = tokenizer.encode_observations(columns)
-    assert packs.size == 0
+    observed, patches, value_groups = tokenizer.encode_observations(columns)
+    assert value_groups.size == 0
     check_packed(space, columns, observed, patches)
     acted = tokenizer.encode_actions(columns)
     check_ranges(tokenizer, observed, patches, acted)
@@ -56,21 +56,29 @@ def check(rng: np.random.Generator, space: Space[Any]) -> None:
 
 def check_packed(space, columns, observed, patches):
     """Several values in a token are the very values that have a token each elsewhere, rows of grids apart."""
-    for pack, rows in ((2, True), (7, True), (64, True), (7, False)):
-        tokenizer = SpaceTokenizer(space, space, VOCABULARY, encode_text, pack=pack, grid_rows=rows)
-        tokens, same, packs = tokenizer.encode_observations(columns)
-        assert tokens.shape == (ROWS, tokenizer.n_obs) and packs.shape == (ROWS, tokenizer.n_packs, pack)
-        assert packs.dtype == np.int16 and np.array_equal(patches, same)
-        first = tokenizer.n_obs - tokenizer.n_packs
-        assert np.array_equal(tokens[:, :first], observed[:, :first]) and (tokens[:, first:] == PACK).all()
+    for values_per_token, rows in ((2, True), (7, True), (64, True), (7, False)):
+        tokenizer = SpaceTokenizer(
+            space, space, VOCABULARY, encode_text, values_per_token=values_per_token, grid_rows=rows
+        )
+        tokens, same, value_groups = tokenizer.encode_observations(columns)
+        assert tokens.shape == (ROWS, tokenizer.n_obs) and value_groups.shape == (
+            ROWS,
+            tokenizer.n_value_groups,
+            values_per_token,
+        )
+        assert value_groups.dtype == np.int16 and np.array_equal(patches, same)
+        first = tokenizer.n_obs - tokenizer.n_value_groups
+        assert np.array_equal(tokens[:, :first], observed[:, :first]) and (tokens[:, first:] == VALUES).all()
         for i in range(ROWS):
             values = (observed[i, first:] - VOCABULARY.continuous).tolist()
-            assert packs[i].tolist() == [own + [PAD] * (pack - len(own)) for own in together(space, values, pack, rows)]
+            assert value_groups[i].tolist() == [
+                own + [PAD] * (values_per_token - len(own)) for own in together(space, values, values_per_token, rows)
+            ]
 
 
-def together(space, values, pack, grid_rows):
+def together(space, values, values_per_token, grid_rows):
     """What shares a token: pieces of a grid's rows, and then all else, from the room that is left of the last on."""
-    packs, rest = [], []
+    value_groups, rest = [], []
     for _, leaf in order(space):
         if isinstance(leaf, Text) or image(leaf):
             continue
@@ -79,15 +87,15 @@ def together(space, values, pack, grid_rows):
         if grid_rows and isinstance(leaf, MultiDiscrete) and len(leaf.shape) == 2 and min(leaf.shape) > 1:
             wide = leaf.shape[1]
             rows = [own[at : at + wide] for at in range(0, count, wide)]
-            packs += [row[at : at + pack] for row in rows for at in range(0, wide, pack)]
+            value_groups += [row[at : at + values_per_token] for row in rows for at in range(0, wide, values_per_token)]
         else:
             rest += own
     assert not values
     for value in rest:
-        if not packs or len(packs[-1]) == pack:
-            packs.append([])
-        packs[-1].append(value)
-    return packs
+        if not value_groups or len(value_groups[-1]) == values_per_token:
+            value_groups.append([])
+        value_groups[-1].append(value)
+    return value_groups
 
 
 def check_ranges(tokenizer, observed, patches, acted):

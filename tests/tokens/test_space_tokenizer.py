@@ -308,11 +308,11 @@ MANY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("pack", [1, 64])
+@pytest.mark.parametrize("values_per_token", [1, 64])
 @pytest.mark.parametrize("space", MANY, ids=str)
-def test_more_values_than_tokens_are_split_into_digits(space, pack):
+def test_more_values_than_tokens_are_split_into_digits(space, values_per_token):
     rng = np.random.default_rng(0)
-    tokenizer = SpaceTokenizer(space, space, V, pack=pack)
+    tokenizer = SpaceTokenizer(space, space, V, values_per_token=values_per_token)
     assert (tokenizer.legal[:, 1] - tokenizer.legal[:, 0] <= 1024).all()
     columns = stack(space, [random_value(rng, space) for _ in range(50)])
     tokens = tokenizer.encode_actions(columns)
@@ -326,8 +326,8 @@ def test_more_values_than_tokens_are_split_into_digits(space, pack):
     anything = tokenizer.decode_actions(np.stack([low, high - 1, *rng.integers(low, high, size=(200, len(low)))]))
     assert all(space.contains(row(space, anything, i)) for i in range(202))
     seen = tokenizer.encode_observations(columns)
-    assert (seen.packs if pack > 1 else seen.tokens).shape[0] == 50
-    if pack == 1:
+    assert (seen.value_groups if values_per_token > 1 else seen.tokens).shape[0] == 50
+    if values_per_token == 1:
         numbers = np.concatenate([seen.tokens[:, : tokenizer.n_obs]], axis=1)
         assert len(np.unique(numbers, axis=0)) == len(np.unique(tokens, axis=0))
 

@@ -12,14 +12,14 @@ import torch
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.train import TrainConfig, train
-from gato_agent.dataset.batches import Windows
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.training import fsdp as sharded
-from gato_agent.training.distributed import Ranks, clip
+from gato_agent.training.distributed import Distributed, clip
 from gato_agent.training.trainer import Trainer
 
 
@@ -51,7 +51,7 @@ def in_halves(config: TrainConfig) -> list[float]:
     torch.set_num_threads(1)
     size = GatoConfig.nano()
     tokenized = load_data(config.data, size, None).tokenized
-    windows = Windows(tokenized, window=2 * size.context, batch_size=config.batch_size)
+    windows = BatchSampler(tokenized, window=2 * size.context, batch_size=config.batch_size)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, Gato(size))
     found = []
@@ -116,7 +116,7 @@ def test_gradients_are_clipped_to_a_norm() -> None:
     for factor, kept in ((0.1, 0.1), (5.0, 1.0)):
         model.weight.grad, model.bias.grad = torch.zeros(2, 3), torch.zeros(2)
         model.weight.grad[0, 0], model.bias.grad[1] = 0.6 * factor, 0.8 * factor
-        norm = clip(model.parameters(), 1.0, Ranks())
+        norm = clip(model.parameters(), 1.0, Distributed())
         assert norm.item() == pytest.approx(factor)
         assert model.weight.grad[0, 0].item() == pytest.approx(0.6 * kept, rel=1e-5)
         assert model.bias.grad.tolist() == [0.0, pytest.approx(0.8 * kept, rel=1e-5)]
@@ -141,4 +141,4 @@ def test_a_model_in_parts_needs_processes_and_a_pointer_that_can_be_read(tmp_pat
 
 
 def test_parts_without_gradients_are_clipped_to_nothing() -> None:
-    assert clip([], 1.0, Ranks()) == clip(torch.nn.Linear(3, 2).parameters(), 1.0, Ranks()) == 0
+    assert clip([], 1.0, Distributed()) == clip(torch.nn.Linear(3, 2).parameters(), 1.0, Distributed()) == 0

@@ -16,7 +16,7 @@ from gato_agent.envs.errors import UsageError
 from gato_agent.inference import agent
 from gato_agent.inference import decoder as decode
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
-from gato_agent.training.validation import FIRST, Returns, play_shortly
+from gato_agent.training.validation import FIRST, Returns, validate_in_env
 from tests.helpers.testing_env import BurningEnv
 
 
@@ -62,7 +62,7 @@ def test_playing_leaves_no_trace_in_training(quiet: TrainConfig, tmp_path: Path,
 
 def test_the_returns_are_those_of_evaluate(quiet: TrainConfig) -> None:
     said: list[str] = []
-    returns = play_shortly(Checkpoint.load(quiet.out), ["CartPole-v1"], 3, "cpu", said.append)
+    returns = validate_in_env(Checkpoint.load(quiet.out), ["CartPole-v1"], 3, "cpu", said.append)
     expected = EvaluateConfig(checkpoint=str(quiet.out), seed=FIRST, episodes=3, n_envs=3, device="cpu")
     found = evaluate(expected).tasks
     assert returns.tasks.keys() == found.keys()
@@ -91,4 +91,4 @@ def test_what_is_played_must_be_learned(quiet: TrainConfig, tmp_path: Path) -> N
 
 
 def test_nothing_played_is_worth_nothing() -> None:
-    assert Returns().worth is None
+    assert Returns().selection_metric is None

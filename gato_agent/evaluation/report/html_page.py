@@ -20,7 +20,7 @@ Films = dict[str, dict[str, Any]]  # task -> file, poster, return, steps and sec
 def page(
     results: Sequence[Results],
     samples: Sequence[tuple[str, list[Sample]]],
-    films: Films,
+    videos: Films,
     published: Mapping[str, Any],
 ) -> str:
     """The whole page, about the first of `results`, with the others beside it."""
@@ -35,9 +35,9 @@ def page(
         "improvement": _improvement(results),
         "options": "".join(f"<option>{escape(name)}</option>" for name in _group_names(first)),
         "head": _head(results),
-        "rows": "".join(_rows(results, films)),
-        "cards": "".join(_cards(first, films)),
-        "n_cards": str(len(films)),
+        "rows": "".join(_rows(results, videos)),
+        "cards": "".join(_cards(first, videos)),
+        "n_cards": str(len(videos)),
         "notes": _notes(first, published),
     }
     parts |= {"style": _template("page.css"), "script": _template("page.js")}
@@ -182,10 +182,10 @@ def _head(results: Sequence[Results]) -> str:
     return "".join(cells)
 
 
-def _rows(results: Sequence[Results], films: Films) -> Iterator[str]:
+def _rows(results: Sequence[Results], videos: Films) -> Iterator[str]:
     first = results[0]
     for task in sorted(first.scores(), key=lambda each: (_order(each.task), each.task)):
-        yield _row(task, [each.tasks.get(task.task) for each in results[1:]], films.get(task.task))
+        yield _row(task, [each.tasks.get(task.task) for each in results[1:]], videos.get(task.task))
     for kind, reasons in (("failed", first.failed), ("not evaluated", first.not_evaluated)):
         for task_id, reason in sorted(reasons.items()):
             family = escape(family_of(task_id))
@@ -201,13 +201,13 @@ def _order(task: str) -> int:
     return list(GROUPS).index(_group_of(task))
 
 
-def _row(task: TaskScore, others: Sequence[TaskScore | None], film: Mapping[str, Any] | None) -> str:
+def _row(task: TaskScore, others: Sequence[TaskScore | None], video: Mapping[str, Any] | None) -> str:
     score, bounds = task.normalized, task.normalized_ci95
     state = "undefined" if score is None else "above half" if score > 0.5 else "below half"
     spread = "–" if bounds is None else f"{bounds[0]:.2f}–{bounds[1]:.2f}"
     references = [percent(each) if task.by_success else number(each) for each in (task.random, task.expert)]
     cells = [
-        (task.task, _name(task, film), False), (task.family, escape(task.family), True),
+        (task.task, _name(task, video), False), (task.family, escape(task.family), True),
         (score, _score(score), False), (bounds[0] if bounds else None, spread, True),
         (task.mean, f"{task.mean:,.1f} <small>{task.ci95[0]:,.1f} to {task.ci95[1]:,.1f}</small>", True),
         (task.success, percent(task.success), True), (task.random, references[0], True),
@@ -222,9 +222,9 @@ def _row(task: TaskScore, others: Sequence[TaskScore | None], film: Mapping[str,
     return f'<tr data-task="{escape(task.task)}" data-group="{group}" data-state="{state}">{drawn}</tr>'
 
 
-def _name(task: TaskScore, film: Mapping[str, Any] | None) -> str:
+def _name(task: TaskScore, video: Mapping[str, Any] | None) -> str:
     button = f'<button type="button" class="watch" data-watch="{escape(task.task)}" aria-label="watch">▶</button>'
-    return f"{button if film else '<span class=watch></span>'}{escape(task.task)}"
+    return f"{button if video else '<span class=watch></span>'}{escape(task.task)}"
 
 
 def _score(value: float | None) -> str:
@@ -235,19 +235,19 @@ def _score(value: float | None) -> str:
     return f'<span class="chip {kind}"><span style="width:{filled:.1%}"></span><b>{value:.2f}</b></span>'
 
 
-def _cards(results: Results, films: Films) -> Iterator[str]:
+def _cards(results: Results, videos: Films) -> Iterator[str]:
     for task in sorted(results.scores(), key=lambda each: (_order(each.task), each.task)):
-        film = films.get(task.task)
-        if film is None:
+        video = videos.get(task.task)
+        if video is None:
             continue
         score = "undefined" if task.normalized is None else f"{task.normalized:.2f}"
         yield (
             f'<figure class="card" data-task="{escape(task.task)}" data-group="{escape(_group_of(task.task))}">'
-            f'<video preload="none" loop muted playsinline src="videos/{escape(film["file"])}"></video>'
-            f'<img loading="lazy" alt="" src="videos/{escape(film["poster"])}">'
+            f'<video preload="none" loop muted playsinline src="videos/{escape(video["file"])}"></video>'
+            f'<img loading="lazy" alt="" src="videos/{escape(video["poster"])}">'
             f'<button type="button" class="play" aria-label="play {escape(task.task)}"></button>'
-            f"<figcaption><b>{escape(task.task)}</b><span>score {score} · this episode {film['return']:,.1f} in "
-            f"{film['steps']:,} steps</span></figcaption></figure>"
+            f"<figcaption><b>{escape(task.task)}</b><span>score {score} · this episode {video['return']:,.1f} in "
+            f"{video['steps']:,} steps</span></figcaption></figure>"
         )
 
 

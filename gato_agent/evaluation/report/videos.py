@@ -1,4 +1,4 @@
-"""Short films of single episodes for a report, small enough to be looked at over a slow network."""
+"""Short videos of single episodes for a report, small enough to be looked at over a slow network."""
 
 import subprocess
 import tempfile
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.video import VideoWriter
-from gato_agent.evaluation.worker import Conditions, Job, Seats, named
+from gato_agent.evaluation.worker import ActorFactory, EvaluationJob, EvaluationSettings, named
 from gato_agent.rollouts.collection import episode_worker as player
-from gato_agent.rollouts.collection.episode_worker import BEATS, JOB, NOTHING, SEED, STEP, Failed
+from gato_agent.rollouts.collection.episode_worker import BEAT, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.rollouts.storage.writer import Played
 
-LARGEST = 200_000  # bytes of a film
-FRAMES = 150  # of a film, about; an episode that is longer is shown in leaps, because drawing is slow
+LARGEST = 200_000  # bytes of a video
+FRAMES = 150  # of a video, about; an episode that is longer is shown in leaps, because drawing is slow
 SHORTEST, LONGEST = 2.0, 10.0  # seconds; an episode that takes less or more is shown slower or faster
 FPS = 30.0  # of an environment that does not say
 SIDE = 320  # pixels of the longer side
@@ -34,8 +34,8 @@ SMALL = (
 
 
 @dataclass(frozen=True)
-class Scene(Job):
-    """An episode to be filmed: of the job's first seed; `length` is what it took when it was measured."""
+class VideoJob(EvaluationJob):
+    """An episode to be recorded: of the job's first seed; `length` is what it took when it was measured."""
 
     length: int
 
@@ -49,34 +49,34 @@ class Scene(Job):
         return f"step {step} of seed {seed}, for its film,"
 
 
-class Filmers:
+class VideoRecorder:
     """Films one episode of any of several tasks."""
 
-    def __init__(self, scenes: Sequence[Scene]) -> None:
-        self._scenes, self._seats = scenes, Seats()
+    def __init__(self, video_jobs: Sequence[VideoJob]) -> None:
+        self._video_jobs, self._actors = video_jobs, ActorFactory()
 
-    def play(self, job: int, seeds: Sequence[int], pulse: MutableSequence[int]) -> Iterator[player.Result]:
-        """Yield the film of a scene, or why there is none."""
-        pulse[JOB], pulse[SEED], pulse[STEP] = job, NOTHING, 0
-        scene = self._scenes[job]
-        film: Film | None = None
+    def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[player.Result]:
+        """Yield the video of a scene, or why there is none."""
+        heartbeat[JOB], heartbeat[SEED], heartbeat[STEP] = job, NOTHING, 0
+        video_job = self._video_jobs[job]
+        video: EpisodeVideo | None = None
         try:
-            with self._seats.seat(scene, 1, "rgb_array") as (actor, envs):
-                pulse[BEATS] += 1
-                pulse[SEED] = seeds[0]
-                film = _film(scene, actor, envs, pulse)
+            with self._actors.make(video_job, 1, "rgb_array") as (actor, envs):
+                heartbeat[BEAT] += 1
+                heartbeat[SEED] = seeds[0]
+                video = _record(video_job, actor, envs, heartbeat)
         except Exception as error:  # noqa: BLE001  # said with its task; the report does without
-            if film is None:  # otherwise only closing the environment failed
-                yield Failed(job, seeds[0], named(scene.env_id, error))
+            if video is None:  # otherwise only closing the environment failed
+                yield Failed(job, seeds[0], named(video_job.env_id, error))
                 return
         finally:
-            pulse[JOB] = pulse[SEED] = NOTHING
-        yield Played(job, seeds[0], film.data, film.steps, film.total, film.seconds)
+            heartbeat[JOB] = heartbeat[SEED] = NOTHING
+        yield Played(job, seeds[0], video.data, video.steps, video.total, video.seconds)
 
 
 @dataclass(frozen=True)
-class Film:
-    """An mp4 file's bytes, and the episode that it shows; `seconds` are the film's."""
+class EpisodeVideo:
+    """An mp4 file's bytes, and the episode that it shows; `seconds` are the video's."""
 
     data: bytes
     steps: int
@@ -84,18 +84,20 @@ class Film:
     seconds: float
 
 
-def _film(scene: Scene, actor: Actor, envs: VectorEnv[Any, Any, Any], pulse: MutableSequence[int]) -> Film:
+def _record(
+    video_job: VideoJob, actor: Actor, envs: VectorEnv[Any, Any, Any], heartbeat: MutableSequence[int]
+) -> EpisodeVideo:
     frames: list[NDArray[np.uint8]] = []
     total, taken = 0.0, 0
-    for step in steps(actor, envs, [scene.conditions.seed]):
+    for step in steps(actor, envs, [video_job.settings_of_run.seed]):
         total, taken = total + step.reward, taken + 1
-        if (step.t % scene.every == 0 or step.done) and len(frames) < 2 * FRAMES:
+        if (step.t % video_job.every == 0 or step.done) and len(frames) < 2 * FRAMES:
             drawn = envs.render() or ()
             frames.append(np.asarray(drawn[0]))
-        pulse[STEP] = taken
-        pulse[BEATS] += 1
+        heartbeat[STEP] = taken
+        heartbeat[BEAT] += 1
     seconds = min(max(taken / (envs.metadata.get("render_fps") or FPS), SHORTEST), LONGEST)
-    return Film(encode(frames, len(frames) / seconds), taken, total, seconds)
+    return EpisodeVideo(encode(frames, len(frames) / seconds), taken, total, seconds)
 
 
 def encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
@@ -111,15 +113,15 @@ def encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
     return data
 
 
-def poster(film: Path) -> bytes:
-    """A JPEG of the middle of a film; raises GatoError if it cannot be read."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-sseof", "-1", "-i", str(film), "-frames:v", "1"]
+def poster(video: Path) -> bytes:
+    """A JPEG of the middle of a video; raises GatoError if it cannot be read."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-sseof", "-1", "-i", str(video), "-frames:v", "1"]
     done = subprocess.run([*command, "-q:v", "6", "-f", "mjpeg", "-"], capture_output=True, check=False)
     if done.returncode or not done.stdout:
-        raise GatoError(f"{film} is damaged: delete it, and repeat the command")
+        raise GatoError(f"{video} is damaged: delete it, and repeat the command")
     return done.stdout
 
 
-def scenes(conditions: Conditions, lengths: dict[str, int], env: dict[str, str]) -> list[Scene]:
+def video_jobs(settings_of_run: EvaluationSettings, lengths: dict[str, int], env: dict[str, str]) -> list[VideoJob]:
     """A scene of each task; `env` has tasks that the user named with a module."""
-    return [Scene(env.get(task, task), task, conditions, length) for task, length in lengths.items()]
+    return [VideoJob(env.get(task, task), task, settings_of_run, length) for task, length in lengths.items()]

@@ -26,15 +26,15 @@ class Settings:
     """How to train on one task.
 
     Attributes:
-        steps: environment steps, all lanes together.
-        lanes: environments side by side.
+        steps: environment steps, all environments together.
+        environments: environments side by side.
         normalize: shift and scale observations and rewards by their running statistics.
         algo: name of an algorithm of Stable-Baselines3.
         kwargs: its arguments.
     """
 
     steps: int
-    lanes: int
+    num_envs: int
     normalize: bool = False
     algo: str = "PPO"
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ LUNAR_LANDER = Settings(
     1_000_000, 16, kwargs={"n_steps": 1024, "batch_size": 64, "gae_lambda": 0.98, "gamma": 0.999, "n_epochs": 4,
                            "ent_coef": 0.01}
 )  # fmt: skip
-HUMANOID = Settings(  # many lanes: on one core PPO takes some 2,000 steps a second, and SAC 40
+HUMANOID = Settings(  # many environments: on one core PPO takes some 2,000 steps a second, and SAC 40
     2_000_000, 16, True, kwargs={"n_steps": 256, "batch_size": 512, "gae_lambda": 0.95, "gamma": 0.99, "n_epochs": 8,
                                  "learning_rate": Falling(3e-4, 2.25e-4), "clip_range": 0.2, "policy_kwargs": {
                                      "log_std_init": -1.0, "net_arch": [128, 128]}}
@@ -89,12 +89,12 @@ TUNED = {
                                   "ent_coef": 1.38e-7, "learning_rate": 2.22e-4, "clip_range": 0.4,
                                   "max_grad_norm": 0.3, "vf_coef": 0.198}
     ),
-    "InvertedDoublePendulum-v5": Settings(  # with the zoo's one lane and steady rate it comes and goes
+    "InvertedDoublePendulum-v5": Settings(  # with the zoo's one environment and steady rate it comes and goes
         1_000_000, 8, True, kwargs={"n_steps": 128, "batch_size": 128, "gae_lambda": 0.8, "gamma": 0.98,
                                     "n_epochs": 10, "learning_rate": Falling(5e-4), "clip_range": 0.3,
                                     "max_grad_norm": 0.5, "vf_coef": 0.7}
     ),
-    "Reacher-v5": Settings(  # more lanes and larger batches than the zoo's, for a third of the time
+    "Reacher-v5": Settings(  # more environments and larger batches than the zoo's, for a third of the time
         1_000_000, 8, True, kwargs={"n_steps": 256, "batch_size": 128, "gae_lambda": 1.0, "gamma": 0.9, "n_epochs": 8,
                                     "learning_rate": Falling(3e-4), "clip_range": 0.3, "max_grad_norm": 0.9,
                                     "vf_coef": 0.95}

@@ -22,7 +22,7 @@ from gato_agent.rollouts.experts.sb3.run_files import OPTION, given_statistics
 from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer
 
 Masks = Callable[[], NDArray[np.bool_]]
-"""Gives bool [lanes, choices], the actions that each environment allows."""
+"""Gives bool [num_envs, choices], the actions that each environment allows."""
 
 
 def is_sb3(expert: Any) -> bool:
@@ -119,7 +119,7 @@ def _differ(ours: Space[Any], theirs: Any) -> bool:
 
 
 def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Masks | None:
-    """Function that gives bool [lanes, choices], the actions that each environment allows; None without environments.
+    """Function that gives bool [num_envs, choices], the allowed actions of each environment; None without any.
 
     It raises GatoError where an environment gives no mask, see `SeparateInfos.action_masks`.
     """

@@ -35,7 +35,7 @@ class Wrapper(Protocol):
         """The space of what `apply` returns."""
 
     def apply(self, obs: NDArray[Any], t: NDArray[np.int64]) -> NDArray[Any]:
-        """Change a batch [lanes, n] of observations, each `t` [lanes] steps after its episode's start."""
+        """Change a batch [num_envs, n] of observations, each `t` [num_envs] steps after its episode's start."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class FrameStack:
         """Append a batch of observations to those before.
 
         Args:
-            obs: batch [lanes, ...] of observations, or a dict of batches.
-            start: bool [lanes], where an episode begins.
+            obs: batch [num_envs, ...] of observations, or a dict of batches.
+            start: bool [num_envs], where an episode begins.
             space: of single observations.
             before: what the last call returned; None at first.
         """
@@ -139,7 +139,7 @@ KINDS: dict[str, type[TimeFeature] | type[ZeroPadding]] = {"time_feature": TimeF
 
 
 class Around:
-    """Wrappers in the order of their names, and the step that each lane is at.
+    """Wrappers in the order of their names, and the step that each environment is at.
 
     Attributes:
         stack: frames that are to be stacked after all else; None where there are none.
@@ -173,9 +173,9 @@ class Around:
             space = wrapper.space(space)
         return space
 
-    def reset(self, lanes: int) -> None:
-        """Every lane is at the start of an episode."""
-        self._t = np.zeros(lanes, np.int64)
+    def reset(self, num_envs: int) -> None:
+        """Every environment is at the start of an episode."""
+        self._t = np.zeros(num_envs, np.int64)
 
     def apply(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Wrap a batch, or a dict of batches; a new one, the old is not changed."""

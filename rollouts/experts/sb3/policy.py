@@ -173,13 +173,13 @@ class SB3Expert:
     def seed(self, seed: int) -> None:
         """Nothing to do: greedy actions need no random numbers."""
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Forget the recurrent state, if there is one."""
         self._state = None
-        self._preprocess.reset(lanes)
+        self._preprocess.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[Any]:
-        """Greedy actions [lanes, ...] for a batch of observations."""
+        """Greedy actions [num_envs, ...] for a batch of observations."""
         seen = self._preprocess.observe(observation, start)
         more: dict[str, Any] = {} if self._masks is None else {"action_masks": self._masks()}
         actions, self._state = self._policy.predict(seen, self._state, start, deterministic=True, **more)

@@ -43,13 +43,13 @@ class Preprocess:
             raise GatoError(f"expert {name} does not fit: {wrong}; are they another expert's?")
         self._frames: Any = None
 
-    def reset(self, lanes: int) -> None:
+    def reset(self, num_envs: int) -> None:
         """Every environment is at the start of an episode."""
-        self._around.reset(lanes)
+        self._around.reset(num_envs)
         self._frames = None
 
     def observe(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Batch of what the policy sees of a batch of observations; `start` is bool [lanes]."""
+        """Batch of what the policy sees of a batch of observations; `start` is bool [num_envs]."""
         observation = self._around.apply(moved(self._outer.observation, observation, -1), start)
         if self._normalize is not None and self._normalize_first:
             observation = self._normalize(observation)

@@ -24,7 +24,7 @@ from gato_agent.rollouts.experts.sb3.zoo_config import CONFIGS, check_arguments,
 
 NONE = "none"
 LEGACY = "obs_rms.pkl"  # of Stable Baselines 2, without the bounds that VecNormalize clips to
-OURS = "training.json"  # beside a zip of `--expert train`, whose statistics are there whenever it has any
+TRAINING_FILE = "training.json"  # beside a zip of `--expert train`, whose statistics are there whenever it has any
 STEPS = re.compile(r"(?P<prefix>.*?)_?(?P<steps>\d+)_steps")
 WORDS = re.compile(r"vec[_-]?norm(ali[sz]ed?|ali[sz]ation)?|obs[_-]?(norm|rms)|norm(ali[sz]e)?|stat(istic)?s")
 MARKS = (b"VecNormalize", b"RunningMeanStd", b"obs_rms")  # what files of statistics begin with
@@ -59,7 +59,7 @@ def look_beside(
     """
     if option is not None:
         return Beside(given_statistics(option))
-    if (model.parent / OURS).is_file():
+    if (model.parent / TRAINING_FILE).is_file():
         return Beside(_agreed(model, [path for path in _standard([model.parent]) if path.is_file()]))
     folders = _folders(model, env_id)
     config = read_config(folders, horizon)

@@ -24,7 +24,7 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.progress import Update, progress
-from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.envs.make import make
 from gato_agent.rollouts.experts.sb3.hyperparams import DEFAULT, TUNED, Settings
 from gato_agent.rollouts.experts.sb3.preprocess import CountsFromZero
@@ -70,7 +70,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
     if normalizer is None:
         model._last_original_obs = None  # whoever reads the zip without training.json is to look for no statistics
     statistics = {folder / "obs_norm.npz": write_npz(normalizer)} if normalizer else {}
-    write_files({folder / ABOUT: sealed(asked, sort_keys=True), **statistics, path: _zip(model)})
+    write_files({folder / ABOUT: with_digest(asked, sort_keys=True), **statistics, path: _zip(model)})
     return path
 
 
@@ -78,7 +78,7 @@ def _check_same(folder: Path, asked: dict[str, Any]) -> None:
     """Refuse an expert that was trained with other settings than those asked for."""
     way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
     try:
-        found = unsealed((folder / ABOUT).read_bytes())
+        found = checked_digest((folder / ABOUT).read_bytes())
         differing = [
             f"{OPTIONS[key]} {json.dumps(found[key])}, now {json.dumps(asked[key])}"
             for key in OPTIONS
@@ -100,7 +100,7 @@ def _prepared(
         EnvironmentFault: the environment raised.
     """
     envs: list[gym.Env[Any, Any]] = []
-    for _ in range(settings.lanes):
+    for _ in range(settings.num_envs):
         env = CountsFromZero(make(env_id, env_kwargs=env_kwargs))
         stack.callback(env.close)
         envs.append(env)

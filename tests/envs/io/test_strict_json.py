@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gato_agent.envs.io.strict_json import MOST_DEPTH, digest, parse, record, sealed, typed, unsealed
+from gato_agent.envs.io.strict_json import MOST_DEPTH, checked_digest, digest, parse, record, typed, with_digest
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -71,20 +71,20 @@ def test_limits_count_values_and_not_the_signs_inside_of_strings() -> None:
 @given(st.dictionaries(st.text(), PLAIN))
 def test_a_sealed_object_is_read_back_and_repeats(data: dict[str, Any]) -> None:
     data.pop("digest", None)
-    assert unsealed(sealed(data)) == unsealed(sealed(data, indent=1, sort_keys=True)) == data
-    assert sealed(data) == sealed(dict(data))
+    assert checked_digest(with_digest(data)) == checked_digest(with_digest(data, indent=1, sort_keys=True)) == data
+    assert with_digest(data) == with_digest(dict(data))
     assert digest(data) == digest(dict(reversed(data.items())))  # whatever its order
-    assert unsealed(json.dumps(data).encode()) == data  # as earlier versions wrote it
+    assert checked_digest(json.dumps(data).encode()) == data  # as earlier versions wrote it
 
 
 @given(st.dictionaries(st.text(), PLAIN, min_size=1), st.data())
 def test_no_changed_byte_of_a_sealed_object_changes_what_is_read(data: dict[str, Any], draw: st.DataObject) -> None:
     data.pop("digest", None)
-    text = bytearray(sealed(data))
+    text = bytearray(with_digest(data))
     at, value = draw.draw(st.integers(0, len(text) - 1)), draw.draw(st.integers(0, 255))
     text[at] = value
     try:
-        found = unsealed(bytes(text))
+        found = checked_digest(bytes(text))
     except ValueError:
         return
     found.pop(next(iter(found.keys() - data.keys()), ""), None)  # the name of the digest itself
@@ -92,9 +92,9 @@ def test_no_changed_byte_of_a_sealed_object_changes_what_is_read(data: dict[str,
 
 
 def test_tuples_and_keys_that_are_numbers_have_the_digest_of_what_is_read() -> None:
-    assert unsealed(sealed({"a": (1, 2), "b": {10: 1, 9: 2}})) == {"a": [1, 2], "b": {"10": 1, "9": 2}}
+    assert checked_digest(with_digest({"a": (1, 2), "b": {10: 1, 9: 2}})) == {"a": [1, 2], "b": {"10": 1, "9": 2}}
     with pytest.raises(ValueError, match="JSON compliant"):
-        sealed({"a": float("nan")})
+        with_digest({"a": float("nan")})
 
 
 @dataclass(frozen=True)

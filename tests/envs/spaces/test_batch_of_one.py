@@ -1,4 +1,4 @@
-"""A batch of one is what a vector environment of one lane would give, for every kind of space."""
+"""A batch of one is what a vector environment of one environment would give, for every kind of space."""
 
 from typing import Any
 

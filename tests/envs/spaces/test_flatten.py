@@ -37,9 +37,9 @@ def test_random_values_survive(chunk):
             assert stacked[path].dtype == (object if isinstance(leaf, Text) else leaf.dtype)
         assert all(same(row(space, stacked, i), value) for i, value in enumerate(values)), (seed, space)
         assert all(space.contains(row(space, stacked, i)) for i in range(3)), (seed, space)
-        lanes = concatenate(space, values, create_empty_array(space, 3))  # what a vector environment observes
-        assert same(batch(space, stacked), lanes), (seed, space)
-        again = columns(space, lanes)
+        num_envs = concatenate(space, values, create_empty_array(space, 3))  # what a vector environment observes
+        assert same(batch(space, stacked), num_envs), (seed, space)
+        again = columns(space, num_envs)
         assert list(again) == list(stacked)
         assert all(
             same(again[k], stacked[k]) if again[k].dtype != object else (again[k] == stacked[k]).all() for k in again
@@ -53,9 +53,9 @@ def test_a_vector_environment_takes_the_batch():
         for t, d in [("a", -1), ("bc", 2)]
     ]
     acted = batch(space, stack(space, values))
-    lanes = batch_space(space, 2)
-    assert lanes.contains(acted)
-    assert [lane["t"] for lane in iterate(lanes, acted)] == ["a", "bc"]
+    num_envs = batch_space(space, 2)
+    assert num_envs.contains(acted)
+    assert [env_index["t"] for env_index in iterate(num_envs, acted)] == ["a", "bc"]
 
 
 def test_paths_are_json_pointers_in_lexicographic_order():
@@ -137,9 +137,9 @@ def test_a_value_that_does_not_fit_is_named(bad, key, where, message):
     ],
     ids=str,
 )
-def test_a_batch_that_does_not_fit_is_named(space, lanes, message):
+def test_a_batch_that_does_not_fit_is_named(space, num_envs, message):
     with pytest.raises(SpaceError, match=message):
-        columns(space, lanes)
+        columns(space, num_envs)
 
 
 def test_numbers_are_cast_where_nothing_is_lost():

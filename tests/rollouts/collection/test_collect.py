@@ -72,16 +72,16 @@ def config(out: Path, *env: str, expert: str = "random", episodes: int = 8, **mo
 def test_data_repeat_byte_for_byte(tmp_path, expert):
     envs = "CartPole-v1", "MountainCarContinuous-v0"
     for name in ("a", "b"):
-        collect(config(tmp_path / name, *envs, expert=expert, episodes=3, noise=True, seal=True))
+        collect(config(tmp_path / name, *envs, expert=expert, episodes=3, noise=True, compact=True))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(contents(tmp_path / "a")) == 2 * (1 + 2)
 
 
 def test_an_episode_does_not_depend_on_those_before_it(tmp_path):
-    collect(config(tmp_path / "whole", noise=True, episodes=6, seal=True))
+    collect(config(tmp_path / "whole", noise=True, episodes=6, compact=True))
     collect(config(tmp_path / "parts", noise=True, episodes=2, seed=4))
     collect(config(tmp_path / "parts", noise=True, episodes=3))
-    collect(config(tmp_path / "parts", noise=True, episodes=6, seal=True))
+    collect(config(tmp_path / "parts", noise=True, episodes=6, compact=True))
     assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
 
 
@@ -296,7 +296,7 @@ def test_a_suite_is_all_of_its_tasks(tmp_path):
 def test_a_task_that_cannot_be_sealed_does_not_keep_the_others_from_it(tmp_path, capsys):
     """All episodes are in place, and the summary is shown."""
     settings = {"env": ("CartPole-v1", "MountainCar-v0"), "expert": "random", "workers": 0, "out": tmp_path}
-    collect(CollectConfig(**settings, episodes=2, seal=False))
+    collect(CollectConfig(**settings, episodes=2, compact=False))
     (group,) = (tmp_path / "CartPole-v1").glob("*.group.safetensors")
     data = bytearray(group.read_bytes())
     data[data.index(open_stores(tmp_path)[0].read(1).observations[""].tobytes())] ^= 1
@@ -307,4 +307,4 @@ def test_a_task_that_cannot_be_sealed_does_not_keep_the_others_from_it(tmp_path,
     assert "CartPole-v1: " in shown and "is damaged" in shown and "MountainCar-v0" in shown
     damaged, other = open_stores(tmp_path)
     assert damaged.indices() == other.indices() == [0, 1, 2]
-    assert other.loose() == [] and damaged.loose()
+    assert other.pending() == [] and damaged.pending()

@@ -18,8 +18,8 @@ class Student:
     def __init__(self):
         self.diary = []
 
-    def reset(self, lanes):
-        assert lanes == 1
+    def reset(self, num_envs):
+        assert num_envs == 1
         self.diary.append("reset")
 
     def act(self, observation, start):
@@ -126,4 +126,4 @@ def test_an_episode_ends_where_the_expert_is_lost(tmp_path, monkeypatch, at, ste
         np.testing.assert_array_equal(read.observations[""][:, 1], np.arange(steps + 1))
         np.testing.assert_array_equal(read.targets[""], np.ones(steps))
         assert read.provenance["learner"] == {"kind": "dagger", "sha256": Named.sha256, "beta": 0.5}
-        assert read.figures.noise is None
+        assert read.stats.noise is None

@@ -1,4 +1,4 @@
-"""Killed at random moments, playing, committing or sealing, collect loses nothing that it reported.
+"""Killed at random moments, playing, committing or compacting, collect loses nothing that it reported.
 
 KILLS=200 pytest -n0 -m slow tests/rollouts/collection/test_killed.py
 """

@@ -24,8 +24,8 @@ class Constant:
     def seed(self, seed):
         self.seeds.append(seed)
 
-    def reset(self, lanes):
-        assert lanes == 1
+    def reset(self, num_envs):
+        assert num_envs == 1
 
     def act(self, observation, start):
         return self.action

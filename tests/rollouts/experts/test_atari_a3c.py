@@ -1,4 +1,4 @@
-"""The Atari nets see what they were trained on, act as their checkpoints do, and remember lane by lane."""
+"""The Atari nets see what they were trained on, act as their checkpoints do, and remember by environment."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -133,8 +133,8 @@ def test_each_lane_has_a_memory_that_ends_with_its_episode(small):
     expert.act(seen[[0, 3]], np.array([True, True]))
     expert.act(seen[[1, 5]], np.array([False, True]))
     expert.act(seen[[2, 6]], np.array([False, False]))
-    for lane in range(2):
-        torch.testing.assert_close(expert._memory[lane], expected[lane])
+    for env_index in range(2):
+        torch.testing.assert_close(expert._memory[env_index], expected[env_index])
 
 
 def test_sampled_actions_are_a_function_of_the_seed(small):

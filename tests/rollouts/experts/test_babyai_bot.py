@@ -24,12 +24,12 @@ def bot_for(envs: Any, spec: str = "scripted") -> Any:
     return load_expert(spec, envs.envs[0].spec.id, *spaces, envs=envs)
 
 
-def play(level: str, seeds: range, noise: bool = False, lanes: int = 1) -> list[Step]:
-    envs = make_vector(f"BabyAI-{level}-v0", lanes)
+def play(level: str, seeds: range, noise: bool = False, num_envs: int = 1) -> list[Step]:
+    envs = make_vector(f"BabyAI-{level}-v0", num_envs)
     bot = bot_for(envs)
     actor = Noisy(bot, envs.single_action_space) if noise else bot
     taken: list[Step] = []
-    for batch in [[seed] for seed in seeds] if lanes == 1 else [seeds]:
+    for batch in [[seed] for seed in seeds] if num_envs == 1 else [seeds]:
         actor.seed(batch[0])
         taken += steps(actor, envs, batch)
     return taken
@@ -63,7 +63,7 @@ def test_it_plans_with_things_in_its_hands():
 
 def test_lanes_have_a_bot_each():
     single = [(step.seed, int(step.action)) for step in play("GoToLocal", range(6))]
-    several = [(step.seed, int(step.action)) for step in play("GoToLocal", range(6), lanes=3)]
+    several = [(step.seed, int(step.action)) for step in play("GoToLocal", range(6), num_envs=3)]
     assert sorted(single, key=lambda pair: pair[0]) == sorted(several, key=lambda pair: pair[0])
 
 

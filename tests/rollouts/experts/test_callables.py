@@ -186,7 +186,7 @@ def resets(teller: Teller) -> dict[str, dict[str, Any]]:
         "reset(seed)": {"reset": lambda self, seed: back(seed)},
         "reset(*, seed, options)": {"reset": lambda self, *, seed=None, options=None: back(seed)},
         "reset(options, seed)": {"reset": lambda self, options, seed: back(seed)},
-        "reset(lanes, seed)": {"reset": lambda self, lanes, seed: back(seed, lanes)},
+        "reset(lanes, seed)": {"reset": lambda self, num_envs, seed: back(seed, num_envs)},
         "reset(*args, **kwargs)": {"reset": lambda self, *args, **kwargs: back()},
         "seed(seed)": {"reset": lambda self: back(), "seed": lambda self, seed: teller.seeds.append(seed)},
         "seed()": {"reset": lambda self: back(), "seed": lambda self: 1 / 0},

@@ -11,10 +11,10 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage import compact as module
 from gato_agent.rollouts.storage import shard
-from gato_agent.rollouts.storage.compact import plan, seal
+from gato_agent.rollouts.storage.compact import compact, plan
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
-from gato_agent.rollouts.storage.shard import Shard, open_arrays, pack, pieces_of
+from gato_agent.rollouts.storage.shard import Shard, joined, open_arrays, pieces_of
 from tests.rollouts.storage.test_episode import assert_equal, episode
 from tests.rollouts.storage.test_episode_store import HEADER
 
@@ -40,13 +40,13 @@ def fill(root: Path, *seeds: int) -> EpisodeStore:
 
 def test_sealed_and_loose_are_read_as_one(tmp_path):
     with fill(tmp_path, *range(7), 100) as store:
-        seal(store)
+        compact(store)
         assert names(store.folder) == ["00000000-00000100.shard.safetensors"]
         store.commit([varied(seed).encode() for seed in (50, 101)])
         assert store.indices() == [*range(7), 50, 100, 101]
         for seed in store.indices():
             assert store.read(seed).to_bytes() == varied(seed).to_bytes()
-            assert store.figures(seed) == varied(seed).figures
+            assert store.stats(seed) == varied(seed).stats
     (opened,) = open_stores(tmp_path)
     assert [opened.read(seed).seed for seed in (3, 50)] == [3, 50]
     with pytest.raises(GatoError, match=r"00000049.* does not exist"):
@@ -56,12 +56,12 @@ def test_sealed_and_loose_are_read_as_one(tmp_path):
 def test_what_is_where_depends_on_the_episodes_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_BYTES", 5 * varied(0).size)
     with fill(tmp_path / "once", *range(20)) as once:
-        seal(once)
+        compact(once)
     parts = fill(tmp_path / "parts", 4, 5, 17)
-    seal(parts)
+    compact(parts)
     for more in (range(3), (3, *range(6, 12)), (*range(12, 17), 18, 19)):
         parts.commit([varied(seed).encode() for seed in more])
-        seal(parts)
+        compact(parts)
     assert names(parts.folder) == names(once.folder)
     assert len(names(once.folder)) == 4
     for name in names(once.folder):
@@ -71,10 +71,10 @@ def test_what_is_where_depends_on_the_episodes_alone(tmp_path, monkeypatch):
 def test_more_episodes_change_the_last_file_only(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_BYTES", 5 * varied(0).size)
     with fill(tmp_path, *range(12)) as store:
-        seal(store)
+        compact(store)
         before = {path: path.stat().st_ino for path in sorted(store.folder.glob("*.shard.*"))}
         store.commit([varied(seed).encode() for seed in range(12, 20)])
-        seal(store)
+        compact(store)
         kept = [path.name for path, inode in before.items() if path.exists() and path.stat().st_ino == inode]
         assert kept == names(store.folder)[: len(before) - 1]
 
@@ -89,7 +89,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_time_finishes_it(tmp_
     """Every change to the folder is a moment at which it may end."""
     monkeypatch.setattr(module, "SHARD_BYTES", 5 * varied(0).size)
     store = fill(tmp_path / "killed", *range(3))
-    seal(store)
+    compact(store)
     store.commit([varied(seed).encode() for seed in range(3, 8)])
     changes = iter(range(moment))
     replaced, unlinked = Path.replace, Path.unlink
@@ -106,13 +106,13 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_time_finishes_it(tmp_
         dies.setattr(Path, "replace", dying(replaced))
         dies.setattr(Path, "unlink", dying(unlinked))
         with suppress(KeyboardInterrupt):
-            seal(store)
+            compact(store)
     store.close()
     (store,) = open_stores(tmp_path / "killed")
     assert [store.read(seed).to_bytes() for seed in store.indices()] == [varied(seed).to_bytes() for seed in range(8)]
     with EpisodeStore.open(store.folder) as again, fill(tmp_path / "undisturbed", *range(8)) as undisturbed:
-        seal(again)
-        seal(undisturbed)
+        compact(again)
+        compact(undisturbed)
         assert names(again.folder) == names(undisturbed.folder)
         for name in names(again.folder):
             assert (again.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
@@ -120,7 +120,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_time_finishes_it(tmp_
 
 def test_every_flipped_bit_is_noticed_when_it_matters(tmp_path):
     seeds, path = range(5), tmp_path / "x"
-    data = pack([varied(seed).encode() for seed in seeds])
+    data = joined([varied(seed).encode() for seed in seeds])
     whole = [varied(seed).to_bytes() for seed in seeds]
     rng = np.random.default_rng(0)
     for _ in range(1500):
@@ -136,7 +136,7 @@ def test_every_flipped_bit_is_noticed_when_it_matters(tmp_path):
 
 
 def test_damage_is_named_with_the_way_out(tmp_path):
-    data, path = pack([varied(seed).encode() for seed in range(3)]), tmp_path / "x"
+    data, path = joined([varied(seed).encode() for seed in range(3)]), tmp_path / "x"
     for length in range(0, len(data), 97):
         path.write_bytes(data[:length])
         with pytest.raises(GatoError, match=r"x is truncated or damaged.*delete it and repeat"):
@@ -149,7 +149,7 @@ def test_damage_is_named_with_the_way_out(tmp_path):
 
 def test_numbers_are_views_of_the_file(tmp_path):
     path = tmp_path / "x"
-    path.write_bytes(pack([varied(0).encode(), varied(1).encode()]))
+    path.write_bytes(joined([varied(0).encode(), varied(1).encode()]))
     first = Shard(path).read(0)
     assert not first.rewards.flags.owndata
     assert not first.rewards.flags.writeable
@@ -159,7 +159,7 @@ def test_numbers_are_views_of_the_file(tmp_path):
 def test_episodes_of_other_kinds_do_not_go_together():
     other = replace(varied(1), rewards=np.ones(2), actions={"": np.ones((2, 3))}, labels=None)
     with pytest.raises(GatoError, match="episodes 0 to 1 differ in the kind of their actions/"):
-        pack([replace(varied(0), labels=None).encode(), other.encode()])
+        joined([replace(varied(0), labels=None).encode(), other.encode()])
 
 
 def test_a_complete_task_is_sealed_and_more_may_follow(tmp_path, capsys):
@@ -170,11 +170,11 @@ def test_a_complete_task_is_sealed_and_more_may_follow(tmp_path, capsys):
     collect(CollectConfig(**settings, episodes=9, out=tmp_path / "a"))
     assert "CartPole-v1: 5 of 9 episodes were there before" in capsys.readouterr().out
     assert names(store.folder) == ["00000000-00000008.shard.safetensors"]
-    collect(CollectConfig(**settings, episodes=9, seal=False, out=tmp_path / "b"))
-    (loose,) = open_stores(tmp_path / "b")
-    assert loose.loose() == list(range(9))
+    collect(CollectConfig(**settings, episodes=9, compact=False, out=tmp_path / "b"))
+    (pending,) = open_stores(tmp_path / "b")
+    assert pending.pending() == list(range(9))
     for seed in range(9):
-        assert loose.read(seed).to_bytes() == store.read(seed).to_bytes()
+        assert pending.read(seed).to_bytes() == store.read(seed).to_bytes()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_complete_task_is_sealed_and_more_may_follow(tmp_path, capsys):
     ],
 )
 def test_a_table_that_cannot_be_is_refused_though_its_checksum_fits(tmp_path, change):
-    arrays, about = open_arrays(pack([varied(seed).encode() for seed in range(3)]))
+    arrays, about = open_arrays(joined([varied(seed).encode() for seed in range(3)]))
     change(arrays)
     about["checksum"] = shard._table_checksum(arrays, {k: v for k, v in about.items() if k != "checksum"})
     with pytest.raises(GatoError, match=r"x is truncated or damaged"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gato_agent.cli import main
-from gato_agent.envs.io.strict_json import sealed, unsealed
+from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
@@ -19,10 +19,11 @@ from tests.helpers.paths import ROOT
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten noisy episodes of two tasks, sealed, and two loose ones, in files of their own for one of the tasks."""
-    for episodes, seal in ((10, True), (12, False)):
+    """Ten noisy episodes of two tasks, compacted, and two pending ones, in files of their own for one of the tasks."""
+    for episodes, compact in ((10, True), (12, False)):
         collect(CollectConfig(
-            env=("CartPole-v1", "MountainCarContinuous-v0"), expert="random", noise=True, episodes=episodes, seal=seal,
+            env=("CartPole-v1", "MountainCarContinuous-v0"), expert="random", noise=True, episodes=episodes,
+            compact=compact,
             workers=0, out=tmp_path / "data",
         ))  # fmt: skip
     with EpisodeStore.open(tmp_path / "data" / "CartPole-v1") as store:
@@ -43,8 +44,8 @@ def test_show_gives_statistics_of_every_task(folder, capsys):
     assert run("show", folder) == 0
     out = capsys.readouterr().out
     store, _ = open_stores(folder)
-    steps = sum(store.figures(i).steps for i in range(12))
-    noisy = sum(bool(store.figures(i).noise) for i in range(12))
+    steps = sum(store.stats(i).steps for i in range(12))
+    noisy = sum(bool(store.stats(i).noise) for i in range(12))
     assert re.search(
         rf"CartPole-v1 +random +12 +12 +10 +{steps} +[\d.]+ +[\d.]+ +- +{noisy} \(0.05-0.3\) +0\.\d\d", out
     )
@@ -58,9 +59,9 @@ def test_verify_says_that_all_is_sound(folder, capsys):
 
 def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
     store, other = open_stores(folder)
-    loose, swapped = store.path(10), store.path(11)
-    swapped.write_bytes(Episode.from_bytes(loose.read_bytes()).to_bytes())
-    loose.write_bytes(loose.read_bytes()[:-1] + b"?")
+    pending, swapped = store.path(10), store.path(11)
+    swapped.write_bytes(Episode.from_bytes(pending.read_bytes()).to_bytes())
+    pending.write_bytes(pending.read_bytes()[:-1] + b"?")
     (shard,) = store.shard_paths()
     data = bytearray(shard.read_bytes())
     place = bytes(data).index(store.read(4).observations[""].tobytes())
@@ -72,7 +73,7 @@ def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
     capsys.readouterr()
     assert run("verify", folder) == 1
     shown = capsys.readouterr()
-    assert f"{loose}: damaged: it does not match its checksum; delete it and repeat" in shown.out
+    assert f"{pending}: damaged: it does not match its checksum; delete it and repeat" in shown.out
     assert f"{swapped} holds episode 10, not 11; delete it" in shown.out
     assert f"{shard}: episode 4 is damaged" in shown.out
     assert f"{other.shard_paths()[0]} is truncated or damaged" in shown.out
@@ -102,7 +103,7 @@ def test_seal_packs_and_says_how_large_it_is(folder, capsys):
     out = capsys.readouterr().out
     assert re.search(r"CartPole-v1: 12 episodes in 1 files, [\d.]+ MB, now [\d.]+ MB", out)
     store, _ = open_stores(folder)
-    assert (store.loose(), store.indices()) == ([], list(range(12)))
+    assert (store.pending(), store.indices()) == ([], list(range(12)))
 
 
 def test_a_folder_in_use_is_not_sealed(folder, capsys):
@@ -141,8 +142,8 @@ def test_a_task_that_fails_does_not_keep_the_others_from_it(folder, tmp_path, ca
     """One of three is damaged; with two of four each is named, and then counted."""
     shutil.copytree(folder / "CartPole-v1", folder / "Zoo-v0")
     for name in ("CartPole-v1", "Zoo-v0"):
-        header = unsealed((folder / name / "task.json").read_bytes())
-        (folder / name / "task.json").write_bytes(sealed(header | {"env_id": name}))
+        header = checked_digest((folder / name / "task.json").read_bytes())
+        (folder / name / "task.json").write_bytes(with_digest(header | {"env_id": name}))
     out = ("--out", tmp_path / "minari") if command == "export" else ()
     (shard,) = [path for path in (folder / "CartPole-v1").iterdir() if "shard" in path.name]
     shard.write_bytes(shard.read_bytes()[:-100])

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.spaces.flatten import space_to_json
-from gato_agent.rollouts.storage.compact import seal
+from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.compression import Encoded
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable, folder_of, open_stores
@@ -174,15 +174,15 @@ def test_files_of_one_episode_as_earlier_versions_wrote_them_are_read_and_sealed
         store.commit(group_of(1, 4))
         for seed in (0, 2, 4):
             store.path(seed).write_bytes(episode(seed).to_bytes())
-        assert (store.indices(), store.loose(), store.single()) == ([0, 1, 2, 4], [0, 1, 2, 4], [0, 2, 4])
+        assert (store.indices(), store.pending(), store.single()) == ([0, 1, 2, 4], [0, 1, 2, 4], [0, 2, 4])
         assert [store.read(seed).to_bytes() for seed in (0, 1)] == [episode(seed).to_bytes() for seed in (0, 1)]
         assert verify(tmp_path) == (5, [])
         store.path(2).write_bytes(b"?")
         with pytest.raises(GatoError, match=r"00000002\.safetensors: .*damaged.*delete it and repeat"):
-            seal(store)
+            compact(store)
         store.path(2).unlink()
-        seal(store)
-        assert (store.indices(), store.loose()) == ([0, 1, 4], [])
+        compact(store)
+        assert (store.indices(), store.pending()) == ([0, 1, 4], [])
         assert [path.name for path in store.folder.glob("*.safetensors")] == ["00000000-00000004.shard.safetensors"]
 
 

@@ -7,15 +7,15 @@ import pytest
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
-from gato_agent.rollouts.storage.episode import Figures
+from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
-from gato_agent.rollouts.storage.filter import Rule, expert_return, kept, read_rule, usable, write_rule
+from gato_agent.rollouts.storage.filter import EpisodeFilter, expert_return, kept, read_filter, selected, write_filter
 from tests.rollouts.storage.test_compact import varied
 from tests.rollouts.storage.test_episode_store import HEADER
 
 
-def figures(returns, success=None):
-    return [Figures(1, float(total), success, 0.0) for total in returns]
+def stats(returns, success=None):
+    return [EpisodeStats(1, float(total), success, 0.0) for total in returns]
 
 
 def test_the_experts_return_is_the_best_mean_of_a_tenth_in_a_row():
@@ -39,18 +39,18 @@ def test_the_experts_return_is_the_best_mean_of_a_tenth_in_a_row():
     ],
 )
 def test_episodes_near_the_experts_return_are_kept(returns, kept):
-    assert Rule(keep_above=0.8).apply(figures(returns)) == kept
+    assert EpisodeFilter(keep_above=0.8).apply(stats(returns)) == kept
 
 
 def test_success_counts_where_there_is_such_a_thing():
-    assert Rule(success_only=True).apply([*figures([1], True), *figures([2], False), *figures([3])]) == [
+    assert EpisodeFilter(success_only=True).apply([*stats([1], True), *stats([2], False), *stats([3])]) == [
         True,
         False,
         False,
     ]
-    assert Rule(success_only=True).apply(figures([1, 2])) == [True, True]
-    both = Rule(keep_above=0.8, success_only=True)
-    assert both.apply([*figures([10, 1], True), *figures([10], False)]) == [True, False, False]
+    assert EpisodeFilter(success_only=True).apply(stats([1, 2])) == [True, True]
+    both = EpisodeFilter(keep_above=0.8, success_only=True)
+    assert both.apply([*stats([10, 1], True), *stats([10], False)]) == [True, False, False]
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.1, float("nan")])
@@ -66,11 +66,11 @@ def test_collecting_marks_and_nothing_is_lost(tmp_path):
     (store,) = open_stores(tmp_path)
     assert store.indices() == list(range(30))
     some = kept(store)
-    bound = 0.8 * expert_return(np.array([store.figures(i).total for i in range(30)]))
-    assert some == [i for i in range(30) if store.figures(i).total >= bound]
+    bound = 0.8 * expert_return(np.array([store.stats(i).total for i in range(30)]))
+    assert some == [i for i in range(30) if store.stats(i).total >= bound]
     assert 0 < len(some) < 30
     collect(CollectConfig(**settings, episodes=40))  # the rule stays, and looks at all of them
-    assert read_rule(store.folder) == Rule(keep_above=0.8)
+    assert read_filter(store.folder) == EpisodeFilter(keep_above=0.8)
     assert len(kept(store)) != len(some)
     (store.folder / "keep.json").unlink()
     assert kept(store) == list(range(40))
@@ -79,10 +79,10 @@ def test_collecting_marks_and_nothing_is_lost(tmp_path):
 def test_a_rule_that_keeps_nothing_is_named(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
         store.commit([varied(2).encode()])
-        write_rule(store, Rule(success_only=True))
+        write_filter(store, EpisodeFilter(success_only=True))
         assert kept(store) == []
         with pytest.raises(UsageError, match=r"keep\.json keeps none of its episodes: delete it"):
-            usable(store)
+            selected(store)
 
 
 DAMAGED = [{"keep_above": 7}, {"code": "print()"}, {"keep_above": True}, {"success_only": 1}]
@@ -92,4 +92,4 @@ DAMAGED = [{"keep_above": 7}, {"code": "print()"}, {"keep_above": True}, {"succe
 def test_a_damaged_rule_is_named(tmp_path, text):
     (tmp_path / "keep.json").write_text(text)
     with pytest.raises(GatoError, match=r"keep\.json is damaged .*delete it"):
-        read_rule(tmp_path)
+        read_filter(tmp_path)

@@ -23,7 +23,7 @@ from gato_agent.envs.spaces.flatten import row, space_to_json, stack
 from gato_agent.rollouts.storage import minari_export
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import Rule, write_rule
+from gato_agent.rollouts.storage.filter import EpisodeFilter, write_filter
 from gato_agent.rollouts.storage.minari_export import export
 from gato_agent.rollouts.storage.minari_import import EXACT, import_, read_episode
 from gato_agent.rollouts.storage.verify import verify
@@ -138,7 +138,7 @@ def test_reference_scores_and_the_environment_are_filled_in(tmp_path):
 
 def test_only_what_the_rule_keeps_is_exported(tmp_path):
     with fill(tmp_path, *(made(seed) for seed in range(3))) as store:
-        write_rule(store, Rule(success_only=True))
+        write_filter(store, EpisodeFilter(success_only=True))
         assert export(store, "gato")[1] == 1
 
 

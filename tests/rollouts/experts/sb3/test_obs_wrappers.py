@@ -1,4 +1,4 @@
-"""Wrappers of experts do to observations what sb3_contrib's do, lane by lane."""
+"""Wrappers of experts do to observations what sb3_contrib's do, environment by environment."""
 
 import pickle
 from copy import deepcopy
