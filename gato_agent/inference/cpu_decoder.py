@@ -1,4 +1,4 @@
-"""The control step as one call into compiled C++, for CPUs: `engine.cpp`, built once by the machine's own compiler.
+"""The control step as one call into compiled C++, for CPUs: `cpu_decoder.cpp`, built once by the local compiler.
 
 It computes what `decode.TorchDecoder` computes, several times faster: weights and cache are streamed once, in the order
 of memory, by products of few rows, for which no library is tuned.
@@ -25,13 +25,13 @@ from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
 SOURCE = SOURCES / "cpu_decoder.cpp"
-PANEL = 64  # outputs that are stored side by side, as in engine.cpp
+PANEL = 64  # outputs that are stored side by side, as in cpu_decoder.cpp
 
 _log = logging.getLogger(__name__)
 
 
 class _Struct(ctypes.Structure):
-    """A struct of engine.cpp; keeps the tensors alive that it points into."""
+    """A struct of cpu_decoder.cpp; keeps the tensors alive that it points into."""
 
     def __init__(self, *values: Any) -> None:
         self.kept = values
@@ -319,7 +319,7 @@ def make_decoder(
 
 
 def panels(weight: Tensor, precision: Precision) -> _Matrix:
-    """Store a matrix [outputs, inputs] as engine.cpp reads it: [outputs / 64, inputs, 64], padded with zeros."""
+    """Store a matrix [outputs, inputs] as cpu_decoder.cpp reads it: [outputs / 64, inputs, 64], padded with zeros."""
     outputs, inputs = weight.shape
     padded = F.pad(weight.detach().float(), (0, 0, 0, -outputs % PANEL))
     scale = None

@@ -1,4 +1,4 @@
-"""Attention of whole windows in training, in compiled C++ (`band.cpp`), for CPUs.
+"""Attention of whole windows in training, in compiled C++ (`cpu_attention.cpp`), for CPUs.
 
 It computes what the blocks of `attention` do, about twice as fast: no key outside an episode or the context is
 touched, no mask is read, and rotation is part of it. bfloat16 is multiplied as such where the processor can.
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Windows(ctypes.Structure):
-    """The struct of band.cpp."""
+    """The struct of cpu_attention.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("batch", "length", "heads", "size", "context", "threads")),
@@ -36,7 +36,7 @@ class _Windows(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Band:
-    """`Visibility` of windows as band.cpp reads it."""
+    """`Visibility` of windows as cpu_attention.cpp reads it."""
 
     windows: _Windows
     kept: tuple[Tensor, ...]  # what it points into
@@ -61,7 +61,7 @@ class Band:
 
 
 class _Attend(torch.autograd.Function):
-    """Calls band.cpp."""
+    """Calls cpu_attention.cpp."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, band: Band) -> Tensor:

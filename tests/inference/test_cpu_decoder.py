@@ -348,7 +348,7 @@ def test_a_library_with_other_structs_is_not_called(
     assert engine._function.__wrapped__()
     for wrong in (structs[::-1], (*structs[:-1], structs[0])):
         monkeypatch.setattr(engine, "STRUCTS", wrong)
-        with pytest.raises(OSError, match=r"engine.cpp was compiled with other structs: \[16, "):
+        with pytest.raises(OSError, match=r"cpu_decoder.cpp was compiled with other structs: \[16, "):
             engine._function.__wrapped__()
     engine._function.cache_clear()
     try:
@@ -423,7 +423,7 @@ def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.
     native.library.cache_clear()
     try:
         (tmp_path / "gato-agent").mkdir()
-        broken = tmp_path / "gato-agent" / f"engine-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
+        broken = tmp_path / "gato-agent" / f"cpu_decoder-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
         broken.touch()
         native.library(engine.SOURCE)
         assert broken.stat().st_size > 1000
@@ -437,7 +437,8 @@ def test_compiled_code_that_was_cut_is_compiled_again(damage: Callable[[bytes], 
     source = tmp_path / "small.cpp"
     source.write_text('extern "C" int answer() { return 42; }')
     program = (
-        f"import pathlib; from gato_agent import native; print(native.library(pathlib.Path({str(source)!r})).answer())"
+        "import pathlib; from gato_agent.native.build import library; "
+        f"print(library(pathlib.Path({str(source)!r})).answer())"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     for _ in range(2):
