@@ -31,13 +31,13 @@ from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.suite_file import read_suite
 from gato_agent.envs.tasks.task import SUITES
 from gato_agent.evaluation.results import Outcome, Results, score
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.rollouts.collection.episode_worker import idle_heartbeat
 from gato_agent.rollouts.experts.load import SHIPPED, load_expert
 from gato_agent.rollouts.experts.sb3.policy import Policy
-from gato_agent.rollouts.storage.data_command import Export, Seal, Show, Verify
+from gato_agent.rollouts.storage.data_command import Compact, Export, Show, Verify
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import read_filter
@@ -230,7 +230,7 @@ def test_checkpoints(here: Here) -> None:
         _checkpoint(Console(quiet=True), "run")
         fine_tuning("run")
         for task in Checkpoint.load("run").tasks:
-            with suppress(GatoError), seat(Checkpoint.load("run"), task, 1) as (agent, envs):
+            with suppress(GatoError), make_agent_and_envs(Checkpoint.load("run"), task, 1) as (agent, envs):
                 agent.act(envs.reset()[0])
         evaluate(EvaluateConfig(checkpoint="run", episodes=1, workers=0))
 
@@ -252,12 +252,12 @@ def episode(provenance: Any) -> Episode:
 def use_data(folder: Path) -> None:
     """All that reads episodes, one after the other."""
     config, console = small().model.config, Console(quiet=True)
-    for verb in (Show(folder), Verify(folder), Seal(folder), Export(folder)):
+    for verb in (Show(folder), Verify(folder), Compact(folder), Export(folder)):
         with suppress(GatoError):
             verb.run(console)
     with suppress(GatoError):
         load_data(folder, config, None)
-    with seat(small(), "CartPole-v1", 1, env_kwargs={"x_threshold": 2}, demo=folder):
+    with make_agent_and_envs(small(), "CartPole-v1", 1, env_kwargs={"x_threshold": 2}, demo=folder):
         pass
 
 

@@ -47,7 +47,7 @@ from gato_agent.rollouts.experts.sb3.zip_model import read_zip
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import EpisodeFilter, kept, read_filter, write_filter
-from gato_agent.rollouts.storage.shard import open_arrays, pieces_of, values_per_token
+from gato_agent.rollouts.storage.shard import joined, open_arrays, pieces_of
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from gato_agent.training import run_folder
 from gato_agent.training.fsdp import saved
@@ -446,7 +446,5 @@ def test_much_forgery_is_named_or_can_be_used(name: str, tmp_path: Path) -> None
 
 
 def test_what_is_packed_again_is_the_same() -> None:
-    assert values_per_token([each.encode() for each in episodes()]) == values_per_token(
-        [each.encode() for each in episodes()]
-    )
+    assert joined([each.encode() for each in episodes()]) == joined([each.encode() for each in episodes()])
     assert checked_digest(with_digest({"a": 1})) == {"a": 1}

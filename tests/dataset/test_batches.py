@@ -101,7 +101,7 @@ def test_every_fragment_is_a_segment_of_its_own(task: TokenizedTask, monkeypatch
         lengths.append((where.stop - where.start) * task.tokenizer.layout.length)
         return where
 
-    monkeypatch.setattr(task, "fragment", counted)
+    monkeypatch.setattr(task, "segment_at", counted)
     segment = BatchSampler([task], window=1000, batch_size=1).batch(0).segment[0].numpy()
     begins = np.cumsum(lengths)[:-1]
     assert len(begins) >= 3

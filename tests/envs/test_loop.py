@@ -100,7 +100,7 @@ def test_every_observation_follows_from_the_one_before() -> None:
         before[step.env_index] = step
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 5, 8])
 def test_lanes_change_nothing_but_the_order(num_envs: int) -> None:
     def key(step: Step) -> Any:
         return step.seed, step.t, step.obs.tolist(), int(step.action), step.reward, step.terminated, step.truncated
@@ -132,7 +132,7 @@ def test_environments_that_reset_themselves_or_batch_infos_are_refused(mode: Aut
         next(steps(Taped([]), envs, [0]))
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 4])
+@pytest.mark.parametrize("num_envs", [1, 2, 4])
 @pytest.mark.parametrize("error", [ValueError("no way\nout"), SystemExit(0), GeneratorExit(), GatoError("lost")])
 def test_what_an_actor_raises_is_named_with_environment_seed_and_step(num_envs: int, error: BaseException) -> None:
     class Failing(Taped):
@@ -201,7 +201,7 @@ class Opaque:
     __hash__ = None  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize("num_envs", [1, 2, 3])
 @given(seed=st.integers(0, 2**32))
 def test_infos_are_the_environments_own(num_envs: int, seed: int) -> None:
     rng, made = np.random.default_rng(seed), {}
@@ -249,7 +249,7 @@ SPACES = [
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize("num_envs", [1, 2, 3])
 def test_every_space_comes_through(space: Space[Any], num_envs: int) -> None:
     envs = make_vector("tests.helpers.testing_env:Identity-v0", num_envs, env_kwargs={"space": space, "length": 4})
     stream = list(steps(Echo(), envs, range(5)))

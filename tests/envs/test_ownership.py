@@ -75,7 +75,7 @@ def check(
 
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("spoil", [False, True])
-@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize("num_envs", [1, 2, 3])
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_scribblers_in_every_place_change_nothing(space: Space[Any], num_envs: int, spoil: bool, guarded: bool) -> None:
     for observation, action in ((space, SPACES[-1]), (SPACES[-1], space)):

@@ -22,7 +22,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
 from gato_agent.inference import cpu_decoder as engine
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine, make_decoder, values_per_token
+from gato_agent.inference.cpu_decoder import Engine, make_decoder, panels
 from gato_agent.inference.decoder import Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.sampling import choose
@@ -382,11 +382,11 @@ def test_memory_stays_as_it_is_over_ten_thousand_steps(layout: str) -> None:
 
 def test_packing_keeps_every_weight() -> None:
     weight = torch.randn(100, 48)
-    exact = values_per_token(weight, "float32").kept[0]
+    exact = panels(weight, "float32").kept[0]
     assert exact.shape == (2, 48, 64)
     assert torch.equal(exact.transpose(1, 2).reshape(128, 48)[:100], weight)
-    panels, scale = values_per_token(weight, "int8").kept
-    restored = panels.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
+    stored, scale = panels(weight, "int8").kept
+    restored = stored.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
     assert ((restored[:100] - weight).abs() <= weight.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
 
 

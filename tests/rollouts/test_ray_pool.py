@@ -7,7 +7,7 @@ import gymnasium as gym
 import pytest
 
 from gato_agent.envs.errors import GatoError
-from gato_agent.rollouts.collection.episode_worker import Failed, Job
+from gato_agent.rollouts.collection.episode_worker import CollectJob, Failed
 from gato_agent.rollouts.collection.ray_pool import _Pool, _Worker
 from gato_agent.rollouts.collection.scheduler import Chunk, Scheduler
 from gato_agent.rollouts.experts.load import RandomExpert
@@ -89,7 +89,7 @@ def test_workers_that_cannot_be_started_are_done_without_as_long_as_there_is_one
 def test_an_environment_that_exits_costs_its_seed_and_the_worker_goes_on(tmp_path):
     kwargs = {"fault": "sys.exit", "seed": 3}
     header = {"env_id": "Worker-v0", "env_kwargs": kwargs, "noise": False, "versions": {}}
-    worker = _Worker([job := Job(WORKER, "random", 0, tmp_path, None, 1, header | {"expert": EXPERT})], 60.0)
+    worker = _Worker([job := CollectJob(WORKER, "random", 0, tmp_path, None, 1, header | {"expert": EXPERT})], 60.0)
     *before, failed, after = worker.play(Chunk(0, (1, 2, 3, 4)))
     assert [result.seed for result in before] == [1, 2]
     assert failed == Failed(0, 3, f"{job.env_id}: step 2 of seed 3 raised SystemExit: 7")

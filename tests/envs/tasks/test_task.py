@@ -124,6 +124,6 @@ def test_a_view_is_used_only_where_it_suits_the_space():
     babyai = find("BabyAI-GoToLocal-v0")
     assert babyai is not None and babyai.grouped_view not in (None, babyai.view)
     space = Dict({"image": Box(0, 255, (7, 7, 3), np.uint8), "direction": Discrete(4)})
-    assert view_of(babyai.id, space, packed=True) == babyai.grouped_view
-    assert view_of(task.id, Box(0, 255, (210, 160, 3), np.uint8), packed=True) == task.view  # it has no other
+    assert view_of(babyai.id, space, grouped=True) == babyai.grouped_view
+    assert view_of(task.id, Box(0, 255, (210, 160, 3), np.uint8), grouped=True) == task.view  # it has no other
     assert view_of("Mine-v0", Box(0, 255, (210, 160, 3), np.uint8)) == EVERYTHING
