@@ -37,9 +37,9 @@ def test_random_values_survive(chunk):
             assert stacked[path].dtype == (object if isinstance(leaf, Text) else leaf.dtype)
         assert all(same(row(space, stacked, i), value) for i, value in enumerate(values)), (seed, space)
         assert all(space.contains(row(space, stacked, i)) for i in range(3)), (seed, space)
-        num_envs = concatenate(space, values, create_empty_array(space, 3))  # what a vector environment observes
-        assert same(batch(space, stacked), num_envs), (seed, space)
-        again = columns(space, num_envs)
+        batched = concatenate(space, values, create_empty_array(space, 3))  # what a vector environment observes
+        assert same(batch(space, stacked), batched), (seed, space)
+        again = columns(space, batched)
         assert list(again) == list(stacked)
         assert all(
             same(again[k], stacked[k]) if again[k].dtype != object else (again[k] == stacked[k]).all() for k in again
@@ -53,9 +53,9 @@ def test_a_vector_environment_takes_the_batch():
         for t, d in [("a", -1), ("bc", 2)]
     ]
     acted = batch(space, stack(space, values))
-    num_envs = batch_space(space, 2)
-    assert num_envs.contains(acted)
-    assert [env_index["t"] for env_index in iterate(num_envs, acted)] == ["a", "bc"]
+    batched = batch_space(space, 2)
+    assert batched.contains(acted)
+    assert [action["t"] for action in iterate(batched, acted)] == ["a", "bc"]
 
 
 def test_paths_are_json_pointers_in_lexicographic_order():
@@ -126,7 +126,7 @@ def test_a_value_that_does_not_fit_is_named(bad, key, where, message):
 
 
 @pytest.mark.parametrize(
-    ("space", "lanes", "message"),
+    ("space", "batched", "message"),
     [
         (Box(-1, 1, (2,)), np.zeros((4, 3)), r"^shape \(3,\) of float64 instead of \(2,\) of float32$"),
         (Box(-1, 1, ()), np.float32(0), r"^shape \(\) of float32"),
@@ -137,9 +137,9 @@ def test_a_value_that_does_not_fit_is_named(bad, key, where, message):
     ],
     ids=str,
 )
-def test_a_batch_that_does_not_fit_is_named(space, num_envs, message):
+def test_a_batch_that_does_not_fit_is_named(space, batched, message):
     with pytest.raises(SpaceError, match=message):
-        columns(space, num_envs)
+        columns(space, batched)
 
 
 def test_numbers_are_cast_where_nothing_is_lost():

@@ -140,9 +140,9 @@ BOMB = zstandard.ZstdCompressor().compress(bytes(2**22))
         (BOMB, [-1, 4, 3], "column of 4194304 bytes"),
     ],
 )
-def test_no_small_file_asks_for_much_memory(joined_bytes, shape, refused):
+def test_no_small_file_asks_for_much_memory(packed, shape, refused):
     arrays, grids, *_ = episode().encode()
-    arrays["observations.grid/image"] = np.frombuffer(joined_bytes, np.uint8)
+    arrays["observations.grid/image"] = np.frombuffer(packed, np.uint8)
     grids["observations.grid/image"] = ["uint8", shape]
     about = {"terminated": True, "truncated": False, "success": None, "seed": 7, "provenance": {}}
     with pytest.raises(ValueError, match=f"^a compressed {refused}$"):
