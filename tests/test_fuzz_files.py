@@ -280,7 +280,7 @@ def read_text(path: Path) -> Any:
 def tokens(folder: Path) -> Path:
     data = load_data(store(folder / "data"), CONFIG, None)
     data.mapped(folder / "tokens.safetensors", CONFIG)
-    (folder / "mark").write_text(data.mark)
+    (folder / "mark").write_text(data.source_digest)
     return folder / "tokens.safetensors"
 
 
