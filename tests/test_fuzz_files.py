@@ -27,7 +27,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read, to_bytes
-from gato_agent.commands.report import _kept
+from gato_agent.commands.report import _existing_videos
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError
@@ -47,7 +47,7 @@ from gato_agent.rollouts.experts.sb3.zip_model import read_zip
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import EpisodeFilter, kept, read_filter, write_filter
-from gato_agent.rollouts.storage.shard import open_arrays, pieces_of, values_per_token
+from gato_agent.rollouts.storage.shard import joined, open_arrays, pieces_of
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from gato_agent.training import run_folder
 from gato_agent.training.fsdp import saved
@@ -303,7 +303,7 @@ KINDS = {
     "checkpoint": Kind(checkpoint, load_checkpoint, forge=forged_checkpoint, json=about_of),
     "results": Kind(results, read_results, forge=to_json),
     "config.json": Kind(run_config, read_config, forge=to_json),
-    "videos.json": Kind(manifest, lambda p: _kept(Results("someone", None, "ab", {}), p.parent.parent)),
+    "videos.json": Kind(manifest, lambda p: _existing_videos(Results("someone", None, "ab", {}), p.parent.parent)),
     "training.json": Kind(about_training, lambda p: training._check_same(p.parent, {"seed": 0, "steps": 5,
                           "env_kwargs": {}}), forge=to_json),
     "state.json": Kind(pointer, lambda p: saved(p.parent), forge=to_json),
@@ -446,7 +446,5 @@ def test_much_forgery_is_named_or_can_be_used(name: str, tmp_path: Path) -> None
 
 
 def test_what_is_packed_again_is_the_same() -> None:
-    assert values_per_token([each.encode() for each in episodes()]) == values_per_token(
-        [each.encode() for each in episodes()]
-    )
+    assert joined([each.encode() for each in episodes()]) == joined([each.encode() for each in episodes()])
     assert checked_digest(with_digest({"a": 1})) == {"a": 1}

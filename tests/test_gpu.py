@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
-from gato_agent.commands.bench_step import BenchConfig, Job, bench
+from gato_agent.commands.bench_step import BenchCase, BenchConfig, bench
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.cpu_decoder import make_decoder
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
@@ -71,7 +71,7 @@ def test_it_samples_what_the_cpu_samples(layout: str) -> None:
     assert torch.equal(here.actions[:5], there.actions[:5])
 
 
-def job_steps(decoder: Decoder, job: Job, steps: int) -> int:
+def job_steps(decoder: Decoder, job: BenchCase, steps: int) -> int:
     """Step with random observations; returns how many pieces of memory the last half of them asked for."""
     decoder.reset(job.num_envs, max(job.passes[0], job.layout.rewound))
     decoder.reset_envs(torch.ones(job.num_envs, dtype=torch.bool))
@@ -87,7 +87,7 @@ def job_steps(decoder: Decoder, job: Job, steps: int) -> int:
 @layouts
 def test_no_memory_is_asked_for_over_ten_thousand_steps(layout: str) -> None:
     config = dataclasses.replace(NANO, context=128, **LAYOUTS[layout])
-    job = Job(config, 4, 2, 2, "cuda")
+    job = BenchCase(config, 4, 2, 2, "cuda")
     decoder = make_decoder(Gato(config).to("cuda").eval(), job.legal, "bfloat16")
     assert isinstance(decoder, GraphDecoder)
     assert job_steps(decoder, job, 20_000) == 0
@@ -193,7 +193,7 @@ def test_the_benchmark_has_a_row_for_each_way_to_play() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_all_named_sizes_can_be_recorded(caplog: pytest.LogCaptureFixture, size: str) -> None:
     config = GatoConfig.named(size)
-    job = Job(config, 17, 7, 1, "cuda")
+    job = BenchCase(config, 17, 7, 1, "cuda")
     with torch.device("cuda"):
         model = Gato(config).eval()
     with caplog.at_level(logging.WARNING):
