@@ -170,9 +170,21 @@ class TrainConfig:
                 f"--accumulate {self.accumulate} parts: raise --batch-size"
             )
 
+    @property
+    def peak_rate(self) -> float:
+        """Highest learning rate."""
+        return self.learning_rate or LEARNING_RATE[self.size]
+
+    def correction_rate(self, step: int) -> float:
+        """Learning rate of the action decoder's correction: 3 times the peak rate, falling with the rate's square.
+
+        It has little to learn, and learns it fast; its last steps have to be small (docs/ablations.md).
+        """
+        return 3.0 * self.rate(step) ** 2 / self.peak_rate
+
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0; a function of the step alone."""
-        peak = self.learning_rate or LEARNING_RATE[self.size]
+        peak = self.peak_rate
         if step < self.warmup:
             return peak * (step + 1) / self.warmup
         if self.schedule == "wsd":  # warm-up, stable, decay (Hu et al. 2024)

@@ -1,7 +1,7 @@
 """Optimizers: AdamW, or Muon for the weight matrices of the blocks with AdamW for all other parameters."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gato_agent.model.gato import Gato
 from gato_agent.training.config import TrainConfig
 
-CORRECTION_RATE = 2.0  # learning rate of an action decoder's correction relative to all other parameters
+Rate = Callable[[int], float]  # learning rate of a step
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # optimizer state of a parameter
 
 
@@ -54,14 +54,14 @@ def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
     apart = list(model.action_decoder.corrections()) if model.action_decoder else []
     rest = [p for p in model.parameters() if not any(p is other for other in (*matrices, *apart))]
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": 1.0},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "rate": 1.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": config.rate},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "rate": config.rate},
     ]
     if apart:
-        groups.append({"params": apart, "weight_decay": config.weight_decay, "rate": CORRECTION_RATE})
+        groups.append({"params": apart, "weight_decay": config.weight_decay, "rate": config.correction_rate})
     parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)]
     if muon:
-        parts.append(Muon(matrices, config.weight_decay))
+        parts.append(Muon(matrices, config.weight_decay, config.rate))
     return Optimizers(*parts)
 
 
@@ -71,12 +71,13 @@ class Muon(torch.optim.Optimizer):
     Args:
         matrices: parameters [m, n].
         weight_decay: decoupled, as in AdamW.
+        rate: learning rate of each step.
     """
 
     momentum = 0.95
 
-    def __init__(self, matrices: Iterable[Tensor], weight_decay: float) -> None:
-        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "rate": 1.0})
+    def __init__(self, matrices: Iterable[Tensor], weight_decay: float, rate: Rate) -> None:
+        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "rate": rate})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

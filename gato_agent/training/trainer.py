@@ -98,7 +98,7 @@ class Trainer:
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step) * group["rate"]
+            group["lr"] = group["rate"](self.step)
         local_weight = sum(part.targets.weighed for part in parts)
         # A tensor, so that a GPU is synchronised only after all its work is queued.
         weight = self.distributed.sum(torch.full((), local_weight, device=self.device))

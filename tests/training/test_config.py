@@ -56,3 +56,9 @@ def test_the_mixture_is_checked() -> None:
     for wrong in ('{"c": 1}', '{"a": 0}', '{"a": -1}', '{"a": "x"}', "[1]", "x", '{"a": NaN}'):
         with pytest.raises(UsageError, match=r"--mixture"):
             mixture(wrong, ["a", "b"])
+
+
+def test_the_correction_begins_faster_and_ends_slower() -> None:
+    config = TrainConfig(steps=100, warmup=10, learning_rate=2e-3)
+    assert config.correction_rate(9) == pytest.approx(3 * config.rate(9)) == pytest.approx(6e-3)
+    assert config.correction_rate(99) < 0.5 * config.rate(99)
