@@ -22,7 +22,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
 from gato_agent.inference import cpu_decoder as engine
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine, make_decoder, values_per_token
+from gato_agent.inference.cpu_decoder import Engine, make_decoder, panels
 from gato_agent.inference.decoder import Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.sampling import choose
@@ -35,6 +35,7 @@ from gato_agent.tokens.space_tokenizer import BINS, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 from tests.helpers.driving import OBSERVATION, Driver, forced, play, sampled, teacher_forced
 from tests.helpers.harsh import harsh
+from tests.helpers.paths import ROOT
 from tests.helpers.shapes import LAYOUTS
 
 WIDE = GatoConfig(2, 2, 256, 512, 100, 64, (32, 64), 16)  # heads of 128, as in the paper's larger sizes
@@ -348,7 +349,7 @@ def test_a_library_with_other_structs_is_not_called(
     assert engine._function.__wrapped__()
     for wrong in (structs[::-1], (*structs[:-1], structs[0])):
         monkeypatch.setattr(engine, "STRUCTS", wrong)
-        with pytest.raises(OSError, match=r"engine.cpp was compiled with other structs: \[16, "):
+        with pytest.raises(OSError, match=r"cpu_decoder.cpp was compiled with other structs: \[16, "):
             engine._function.__wrapped__()
     engine._function.cache_clear()
     try:
@@ -382,11 +383,11 @@ def test_memory_stays_as_it_is_over_ten_thousand_steps(layout: str) -> None:
 
 def test_packing_keeps_every_weight() -> None:
     weight = torch.randn(100, 48)
-    exact = values_per_token(weight, "float32").kept[0]
+    exact = panels(weight, "float32").kept[0]
     assert exact.shape == (2, 48, 64)
     assert torch.equal(exact.transpose(1, 2).reshape(128, 48)[:100], weight)
-    panels, scale = values_per_token(weight, "int8").kept
-    restored = panels.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
+    packed, scale = panels(weight, "int8").kept
+    restored = packed.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
     assert ((restored[:100] - weight).abs() <= weight.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
 
 
@@ -423,7 +424,7 @@ def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.
     native.library.cache_clear()
     try:
         (tmp_path / "gato-agent").mkdir()
-        broken = tmp_path / "gato-agent" / f"engine-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
+        broken = tmp_path / "gato-agent" / f"{engine.SOURCE.stem}-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
         broken.touch()
         native.library(engine.SOURCE)
         assert broken.stat().st_size > 1000
@@ -436,9 +437,7 @@ def test_compiled_code_that_was_cut_is_compiled_again(damage: Callable[[bytes], 
     """The loader would map the file as it says to be, and touching what is missing would end the process."""
     source = tmp_path / "small.cpp"
     source.write_text('extern "C" int answer() { return 42; }')
-    program = (
-        f"import pathlib; from gato_agent import native; print(native.library(pathlib.Path({str(source)!r})).answer())"
-    )
+    program = f"import pathlib; from gato_agent.native import build as native; print(native.library(pathlib.Path({str(source)!r})).answer())"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     for _ in range(2):
         command = [sys.executable, "-c", program]
@@ -475,7 +474,7 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are x86's")
 @pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
 def test_narrower_registers_compute_the_same(option: str, tmp_path: Path) -> None:
-    files = [str(Path(__file__).with_name(name)) for name in ("test_engine.py", "test_band.py")]
+    files = [str(ROOT / "tests" / name) for name in ("inference/test_cpu_decoder.py", "model/test_cpu_attention.py")]
     environment = {**os.environ, "CXX": f"c++ {option}", "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
