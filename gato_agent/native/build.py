@@ -1,4 +1,4 @@
-"""C++ that is compiled by the machine's own compiler when it is first used, for the processor that is there."""
+"""Compilation of the C++ sources at first use, by the machine's own compiler and for its processor."""
 
 import ctypes
 import hashlib
@@ -61,12 +61,13 @@ def _digest(target: Path) -> str:
 
 
 def _identity(compiler: Sequence[str], source: Path) -> str:
-    """Digest of all that the machine code depends on: the source, how it is compiled, and for which processor."""
+    """Digest of all that the machine code depends on: source, headers beside it, compiler, flags and processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     able = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))})  # x86, then ARM
-    said = repr((FLAGS, compiler, platform.machine(), platform.processor(), able))
-    return hashlib.sha256(source.read_bytes() + said.encode()).hexdigest()[:16]
+    settings = repr((FLAGS, compiler, platform.machine(), platform.processor(), able))
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    return hashlib.sha256(b"".join((*texts, settings.encode()))).hexdigest()[:16]
 
 
 def _compile(compiler: Sequence[str], source: Path, target: Path) -> None:

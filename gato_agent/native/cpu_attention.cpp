@@ -4,53 +4,21 @@
 // block of queries to all its keys stay in the processor's cache. A thread has a environment's head to itself: sums come out the
 // same whatever the number of threads.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <vector>
+
+#include "simd.h"
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
 
 namespace {
 
-// Floats a vector, and whether there are 32 registers of them or 16: wider vectors, and more sums, would live in memory.
-#ifdef __AVX512F__
-constexpr int WIDE = 16;
-constexpr bool FEW = false;
-#elif defined(__AVX__)
-constexpr int WIDE = 8;
-constexpr bool FEW = true;
-#elif defined(__aarch64__)
-constexpr int WIDE = 4;
-constexpr bool FEW = false;
-#else
-constexpr int WIDE = 4;
-constexpr bool FEW = true;
-#endif
-typedef float Vector __attribute__((vector_size(4 * WIDE)));
-typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
-typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
-typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
+constexpr int ROWS = 48;           // queries of a block
+constexpr bool FEW = SUMS < 24;    // 16 registers rather than 32
 
-constexpr int PANEL = 64, ROWS = 48;  // keys side by side, queries a block
-constexpr float NOWHERE = -1e30f;      // score of a key that is not seen
-
-struct bf16 { uint16_t bits; };
 struct Pair { uint32_t bits; };  // two bfloat16, which one instruction multiplies by two others and sums
-
-inline Vector load(const float *p) { Vector v; std::memcpy(&v, p, sizeof v); return v; }
-inline void store(float *p, Vector v) { std::memcpy(p, &v, sizeof v); }
-inline float one(const float *p) { return *p; }
-inline float one(const bf16 *p) { const uint32_t u = uint32_t(p->bits) << 16; float f; std::memcpy(&f, &u, 4); return f; }
-inline Vector load(const Pair *p) { return load((const float *)p); }
-inline void put(float *to, float value) { *to = value; }
-inline void put(bf16 *to, float value) {  // round to nearest even
-    uint32_t u; std::memcpy(&u, &value, 4);
-    to->bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
+inline Vector load(const Pair *p) { Vector v; std::memcpy(&v, p, sizeof v); return v; }
 
 #ifdef __AVX512BF16__
 typedef Pair Narrow;  // what bfloat16 is multiplied as
@@ -93,20 +61,6 @@ template <class E> const E *down(const float *x, long rows, long width, std::vec
     space.resize(rows * width / HELD<E>);
     down(x, rows, width, space.data());
     return space.data();
-}
-
-// exp for x <= 0, within 2e-7, and 0 below -87: a polynomial of the fraction (Cephes) and the exponent's bits.
-inline Vector exponential(Vector x) {
-    const Vector magic = Vector{} + 12582912.0f;  // adding it leaves no bits for a fraction
-    const Integers seen = x > -87.0f;
-    x = seen ? x : Vector{};
-    const Vector n = (x * 1.44269504f + magic) - magic;
-    const Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Vector p = Vector{} + 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f, p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f, p = p * r * r + r + 1.0f;
-    const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
-    return seen ? p * (Vector)power : Vector{};
 }
 
 // y[M, NR WIDE] (+)= sum over k of x[m, k] w[k, NR WIDE], where x[m, k] is at m * sm + k * sk. E may be a pair of terms.
@@ -190,7 +144,7 @@ struct Head {
             turn(from, index[i], scale, &q[long(i) * size]);
             if (prefix_first[i] < prefix_end[i]) turn(from, std::min(index[i], w.context - 1), scale, &far[long(i) * size]);
             turn(from + w.heads * size, index[i], 1, &k[long(i) * size]);
-            for (int c = 0; c < size; c++) v[long(i) * size + c] = one(from + 2 * w.heads * size + c);
+            for (int c = 0; c < size; c++) v[long(i) * size + c] = get(from + 2 * w.heads * size + c);
         }
         panels(k, k_panels);
         if (backward) panels(v, v_panels), k_down = down(k.data(), padded, size, k_space);
@@ -201,7 +155,7 @@ struct Head {
         const int half = size / 2;
         const float *cos = w.cos + long(place) * half, *sin = w.sin + long(place) * half;
         for (int c = 0; c < half; c++) {
-            const float a = scale * one(x + c), b = scale * one(x + c + half);
+            const float a = scale * get(x + c), b = scale * get(x + c + half);
             to[c] = a * cos[c] - b * sin[c], to[c + half] = b * cos[c] + a * sin[c];
         }
     }
@@ -256,7 +210,7 @@ void blocks(const Head<T> &h, Work work) {
     }
 }
 
-// Makes scores NOWHERE where a key is not seen: those of a panel of keys, for all queries of a block.
+// Makes scores MASKED where a key is not seen: those of a panel of keys, for all queries of a block.
 template <class T>
 void hide(const Head<T> &h, const Block &b, int key, bool distant, float *s, long lds) {
     Integers num_envs;
@@ -268,7 +222,7 @@ void hide(const Head<T> &h, const Block &b, int key, bool distant, float *s, lon
             Integers until;
             std::memcpy(&until, &h.until[key + j], sizeof until);
             const Integers seen = (at >= from) & (at < end) & (until >= i);
-            store(s + j, seen ? load(s + j) : Vector{} + NOWHERE);
+            store(s + j, seen ? load(s + j) : Vector{} + MASKED);
         }
     }
 }
@@ -294,7 +248,7 @@ struct Rows {
     template <class T> const float *copy(const T *from, long stride, int rows, int size) {
         std::fill(x.begin(), x.end(), 0.0f);
         for (int i = 0; i < rows; i++)
-            for (int c = 0; c < size; c++) x[i * size + c] = one(from + i * stride + c);
+            for (int c = 0; c < size; c++) x[i * size + c] = get(from + i * stride + c);
         return x.data();
     }
 };
@@ -323,7 +277,7 @@ void forward(const Windows &w, int env, int head, const T *qkv, T *y, float *sum
             float top = most[0];
             for (int j = 1; j < WIDE; j++) top = std::max(top, most[j]);
             for (int j = 0; j < columns; j += WIDE) {
-                const Vector p = exponential(load(x + j) - top);
+                const Vector p = exp_nonpositive(load(x + j) - top);
                 sum += p, store(x + j, p);
             }
             for (int j = 0; j < WIDE; j++) total[i] += sum[j];
@@ -366,10 +320,10 @@ void backward(const Windows &w, int env, int head, const T *qkv, const T *y, con
             float *p = &s[long(i) * columns], *x = &d[long(i) * columns];
             if (i >= rows) { std::fill(p, p + columns, 0.0f), std::fill(x, x + columns, 0.0f); continue; }
             float delta = 0;
-            for (int c = 0; c < size; c++) delta += g[i * size + c] * one(y + (b.first + i) * row + c);
+            for (int c = 0; c < size; c++) delta += g[i * size + c] * get(y + (b.first + i) * row + c);
             const float sum = sums[b.first + i];
             for (int j = 0; j < columns; j += WIDE) {
-                const Vector e = exponential(load(p + j) - sum);
+                const Vector e = exp_nonpositive(load(p + j) - sum);
                 store(p + j, e), store(x + j, e * (load(x + j) - delta));
             }
         }
@@ -388,7 +342,7 @@ void backward(const Windows &w, int env, int head, const T *qkv, const T *y, con
             for (int i = 0; i < rows; i++) {
                 const int place = h.index[b.first + i];
                 T *to = dqkv + (b.first + i) * 3 * row;
-                for (int c = 0; c < size; c++) turned[c] = one(to + c);
+                for (int c = 0; c < size; c++) turned[c] = get(to + c);
                 h.turn_back(&dq[i * size], away ? std::min(place, w.context - 1) : place, scale, turned.data());
                 for (int c = 0; c < size; c++) put(to + c, turned[c]);
             }

@@ -4,58 +4,20 @@
 // stored in panels of NR units, [N / (16 NR)][K][16 NR], so each byte is read once for up to six rows of x.
 // Sums run over k in order whatever M is: a environment's numbers do not depend on how many others there are.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+#include <iterator>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "simd.h"
+
 namespace {
 
-// What the processor's registers hold, and how many of them may hold sums; wider vectors would live in memory.
-#ifdef __AVX512F__
-constexpr int WIDE = 16, SUMS = 24;
-#elif defined(__AVX__)
-constexpr int WIDE = 8, SUMS = 12;
-#elif defined(__aarch64__)
-constexpr int WIDE = 4, SUMS = 24;
-#else
-constexpr int WIDE = 4, SUMS = 12;
-#endif
-typedef float Vector __attribute__((vector_size(4 * WIDE)));
-typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
-typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
-typedef int8_t Bytes __attribute__((vector_size(WIDE)));
-typedef int16_t Shorts __attribute__((vector_size(2 * WIDE)));
-typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
-
-constexpr int UNIT = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a unit, floats a panel, rows of x at a time
+constexpr int UNIT = 16, ROWS = 6, TERMS = 32;  // floats of a unit, rows of x of a product, terms of a partial sum
 constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths of a value in a value group, of an action token's state, of a chosen id
 constexpr int GROUP = 32;                       // action tokens that one hidden state predicts
-constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
 constexpr int64_t PAD = -1, PATCH = -2, VALUES = -3;  // tokens that are no ids
 constexpr int64_t EMPTY = INT64_MIN / 2;            // position of a slot that holds no key
-
-struct bf16 { uint16_t bits; };
-
-inline Vector load(const float *p) { Vector v; std::memcpy(&v, p, sizeof v); return v; }
-inline Vector load(const bf16 *p) {
-    Halves h; std::memcpy(&h, p, sizeof h);
-    const Words words = __builtin_convertvector(h, Words) << 16;
-    Vector v; std::memcpy(&v, &words, sizeof v); return v;
-}
-inline Vector load(const int8_t *p) {
-    Bytes b; std::memcpy(&b, p, sizeof b);  // in steps, for which compilers have an instruction each
-    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(b, Shorts), Integers), Vector);
-}
-
-inline void put(float *to, float value) { *to = value; }
-inline void put(bf16 *to, float value) {  // round to nearest even
-    uint32_t u; std::memcpy(&u, &value, 4);
-    to->bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
 
 // M rows of x times C vectors of columns, in partial sums of TERMS, which round less than long ones. Rows of w are ldw apart.
 template <int M, int C, class W>
@@ -77,7 +39,7 @@ inline void tile(const float *x, long ldx, int K, const W *w, long ldw, const fl
             float *to = y + i * ldy + j * WIDE;
             const Vector before = add ? load(to) : Vector{};  // one expression, rounded alike for every M
             const Vector sum = scale ? total[i][j] * load(scale + j * WIDE) + before : total[i][j] + before;
-            std::memcpy(to, &sum, sizeof sum);
+            store(to, sum);
         }
 }
 
@@ -132,30 +94,6 @@ void panel(int NR, const float *x, long ldx, int M, int K, const W *w, long ldw,
         case 3: return units<W, 3>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
         default: return units<W, 4>(x, ldx, M, K, w, ldw, scale, y, ldy, add);
     }
-}
-
-// exp for x <= 0, within 2e-7: a polynomial of the fraction (Cephes) and the exponent's bits; plain C, so it vectorises.
-inline float exponential(float x) {
-    x = std::max(x, -87.0f);
-    const float n = std::nearbyint(x * 1.44269504f);
-    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f, p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f, p = p * r * r + r + 1.0f;
-    const int32_t bits = (int32_t(n) + 127) << 23;
-    float power; std::memcpy(&power, &bits, 4);
-    return p * power;
-}
-
-// x Phi(x), with the error function as a rational function on [-4, 4] (XLA's and Eigen's coefficients), within 3e-7.
-inline float gelu(float x) {
-    const float z = std::min(std::max(x * 0.70710678f, -4.0f), 4.0f), s = z * z;
-    float p = -2.72614225801306e-10f, q = -1.45660718464996e-05f;
-    p = p * s + 2.77068142495902e-08f, p = p * s - 2.10102402082508e-06f, p = p * s - 5.69250639462346e-05f;
-    p = p * s - 7.34990630326855e-04f, p = p * s - 2.95459980854025e-03f, p = p * s - 1.60960333262415e-02f;
-    q = q * s - 2.13374055278905e-04f, q = q * s - 1.68282697438203e-03f;
-    q = q * s - 7.37332916720468e-03f, q = q * s - 1.42647390514189e-02f;
-    return 0.5f * x * (1.0f + z * p / q);
 }
 
 void layer_norm(const float *x, const float *weight, const float *bias, int width, float *y) {
@@ -280,9 +218,9 @@ struct Step : Scratch {
                 float *row = &bias[(long(env) * n + t) * slots];
                 for (int s = 0; s < ring.rolling; s++) {
                     const int64_t distance = query - index[s];
-                    row[s] = (distance >= 0) & (distance < reach) ? 0.0f : NOWHERE;
+                    row[s] = (distance >= 0) & (distance < reach) ? 0.0f : MASKED;
                 }
-                for (int s = ring.rolling; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : NOWHERE;
+                for (int s = ring.rolling; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : MASKED;
                 row[slot(env, t)] = 0.0f;  // a PAD sees itself
                 turn(query, &cos[(long(env) * n + t) * half], &sin[(long(env) * n + t) * half]);
                 if (ring.prompt)
@@ -382,7 +320,7 @@ struct Step : Scratch {
         }
         for (int t = 0; t < rows; t++) {
             const float *b = &bias[(long(env) * n + first + t) * slots];
-            float top = NOWHERE, total = 0;
+            float top = MASKED, total = 0;
             w = &weight[long(t) * used];
             for (const Span *a = begin; a < end; w += a->count, a++)
                 for (int s = 0; s < a->count; s++) w[s] += b[a->slot + s];
@@ -390,7 +328,7 @@ struct Step : Scratch {
 #pragma omp simd reduction(max : top)
             for (int s = 0; s < used; s++) top = w[s] > top ? w[s] : top;
 #pragma omp simd reduction(+ : total)
-            for (int s = 0; s < used; s++) total += w[s] = exponential(w[s] - top);
+            for (int s = 0; s < used; s++) total += w[s] = exp_nonpositive(w[s] - top);
             whole[t] = 1.0f / total;
         }
         w = weight.data();
@@ -474,9 +412,9 @@ struct Step : Scratch {
         shares.resize(count);
         float top = -INFINITY;
         double total = 0, before = 0;
-        for (int i = 0; i < count; i++) shares[i] = allowed && !allowed[i] ? NOWHERE : logits[i];
+        for (int i = 0; i < count; i++) shares[i] = allowed && !allowed[i] ? MASKED : logits[i];
         for (int i = 0; i < count; i++) top = std::max(top, shares[i]);
-        for (int i = 0; i < count; i++) shares[i] = exponential((shares[i] - top) * inverse_temperature);
+        for (int i = 0; i < count; i++) shares[i] = exp_nonpositive((shares[i] - top) * inverse_temperature);
         for (int i = 0; allowed && i < count; i++) shares[i] = allowed[i] ? shares[i] : 0.0f;
         for (int i = 0; i < count; i++) total += shares[i];
         int last = 0;

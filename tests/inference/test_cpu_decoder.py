@@ -432,6 +432,16 @@ def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.
         native.library.cache_clear()
 
 
+def test_a_changed_header_is_another_build(tmp_path: Path) -> None:
+    source, header = tmp_path / "small.cpp", tmp_path / "small.h"
+    source.write_text('#include "small.h"')
+    identities = [native._identity(["g++"], source)]
+    for text in ("int a;", "int b;"):
+        header.write_text(text)
+        identities.append(native._identity(["g++"], source))
+    assert len(set(identities)) == 3
+
+
 @pytest.mark.parametrize("damage", [lambda code: code[: len(code) // 2], lambda code: code[:-1], lambda code: b""])
 def test_compiled_code_that_was_cut_is_compiled_again(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     """The loader would map the file as it says to be, and touching what is missing would end the process."""
