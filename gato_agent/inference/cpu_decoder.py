@@ -1,7 +1,7 @@
-"""The control step as one call into compiled C++, for CPUs: `engine.cpp`, built once by the machine's own compiler.
+"""Control step on a CPU as one call into compiled C++, `cpu_decoder.cpp`.
 
-It computes what `decode.TorchDecoder` computes, several times faster: weights and cache are streamed once, in the order
-of memory, by products of few rows, for which no library is tuned.
+It computes what `decoder.TorchDecoder` computes, several times faster: weights and cache are streamed once, in the
+order of memory, by products of few rows, for which no library is tuned.
 """
 
 import ctypes
@@ -20,18 +20,19 @@ from gato_agent.model.action_decoder import ActionDecoder
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Block, Gato
 from gato_agent.model.kv_cache import EMPTY
-from gato_agent.native.build import SOURCES, library
+from gato_agent.native.abi import check, load
+from gato_agent.native.build import SOURCES
 from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
 SOURCE = SOURCES / "cpu_decoder.cpp"
-PANEL = 64  # outputs that are stored side by side, as in engine.cpp
+PANEL = 64  # outputs that are stored side by side, as in cpu_decoder.cpp
 
 _log = logging.getLogger(__name__)
 
 
 class _Struct(ctypes.Structure):
-    """A struct of engine.cpp; keeps the tensors alive that it points into."""
+    """A struct of cpu_decoder.cpp; keeps the tensors alive that it points into."""
 
     def __init__(self, *values: Any) -> None:
         self.kept = values
@@ -56,6 +57,7 @@ class _Model(_Struct):
     _fields_ = [
         *((name, INT32) for name in ("layers", "heads", "width", "feed_forward", "context", "kind")),
         *((name, INT32) for name in ("values_per_token", "decoder", "rewound", "first_id")),
+        *((name, INT32) for name in ("ids", "positions", "value_ids", "chosen_ids", "actions")),
         *((name, POINTER) for name in ("layer", "norm", "bias", "table", "local", "values", "chosen")),
         ("mix", _Matrix), ("carry", _Matrix),
     ]  # fmt: skip
@@ -78,13 +80,15 @@ class _Choice(_Struct):
 
 class _Request(ctypes.Structure):
     _fields_ = [
-        *((name, INT32) for name in ("env_index", "count", "actions", "marginal", "allowed_stride")),
+        *((name, INT32) for name in ("env_index", "count", "actions", "marginal")),
+        *((name, INT32) for name in ("allowed_stride", "patch_count", "group_count")),
         *((name, POINTER) for name in ("tokens", "local", "patches", "value_groups", "choices")),
         *((name, POINTER) for name in ("uniforms", "forced", "allowed")),
         ("inverse_temperature", ctypes.c_double), ("chosen", POINTER),
     ]  # fmt: skip
 
 
+ABI = 1  # as in cpu_decoder.cpp
 STRUCTS = (_Matrix, _Layer, _Model, _Ring, _Choice, _Request)  # in the order of gato_sizes
 
 
@@ -111,7 +115,7 @@ class Engine:
     """
 
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
-        self._function, self._model, self._threads = _function(), model, threads
+        self._compiled, self._model, self._threads = _compiled(), model, threads
         config, embedding = model.config, model.embedding
         self._positions, self._patch, self._ordered = config.local_positions, embedding.patch, config.vocabulary.ordered
         self._ids = config.vocabulary.size
@@ -124,7 +128,8 @@ class Engine:
         self._grouped = _Model(
             config.layers, config.heads, config.width, config.feed_forward, config.context,
             get_args(Precision).index(precision), config.values_per_token, config.action_decoder, stream * len(legal),
-            config.vocabulary.continuous, ctypes.addressof(self._layers[1]),
+            config.vocabulary.continuous, self._ids, self._positions, 2 * BINS, 2 * BINS if decoder else 0, len(legal),
+            ctypes.addressof(self._layers[1]),
             *map(_copy, (model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight)),
             *_values(model, precision, decoder.chosen if decoder else None),
             panels(decoder.carry.weight, precision) if decoder else NO_MATRIX,
@@ -132,9 +137,7 @@ class Engine:
         heads = {(low, high): panels(model.scored(low, high), precision) for low, high in legal}
         parts = _decoder_parts(model.action_decoder, len(legal), precision)
         self._heads = [(low, high, part, heads[low, high]) for (low, high), part in zip(legal, parts, strict=True)]
-        self._legal = torch.tensor([[low, high] for low, high in legal])
-        self._sizes = [high - low for low, high in legal]
-        self._width = sum(self._sizes)
+        self._width = sum(high - low for low, high in legal)
 
     @staticmethod
     def fits(config: GatoConfig) -> bool:
@@ -199,15 +202,8 @@ class Engine:
         groups = -(-len(self._heads) // ACTION_GROUP)
         if self._grouped.decoder and seen[0].shape[1] < groups:
             raise ValueError(f"{seen[0].shape[1]} tokens cannot predict {len(self._heads)}: it takes {groups}")
-        if options.forced is not None and not self._is_legal(options.forced):
-            raise ValueError("forced action tokens must be among the ids that are legal for each")
         self._call(-1, *seen, len(self._heads), options)
         return self._actions.clone()
-
-    def _is_legal(self, ids: Tensor) -> bool:
-        """True if int64 [env, A] are ids of action tokens."""
-        same = ids.shape == self._actions.shape and ids.dtype == torch.int64
-        return same and bool(((ids >= self._legal[:, 0]) & (ids < self._legal[:, 1])).all())
 
     def _checked(
         self, prefill: Prefill, rows: int, longest: int
@@ -256,8 +252,9 @@ class Engine:
         request.env_index, request.count, request.actions = env_index, tokens.shape[-1], actions
         request.tokens, request.local = tokens.data_ptr(), local.data_ptr()
         request.patches, request.value_groups = _pointer(patches), _pointer(value_groups)
+        request.patch_count, request.group_count = (0 if x is None else len(x) for x in (patches, value_groups))
         kept = self._choose_by(options, actions)  # what the request points into stays alive
-        self._function(self._model_at, self._ring_at, self._request_at)
+        check(self._compiled, self._compiled.gato_step(self._model_at, self._ring_at, self._request_at))
         del kept
 
     def _choose_by(self, options: StepOptions, actions: int) -> tuple[Tensor | None, ...]:
@@ -274,8 +271,6 @@ class Engine:
             if given is not None and (given.shape != (self._ring.num_envs, width) or given.dtype != dtype):
                 what = f"options of a step, {given.dtype} {list(given.shape)}"
                 raise ValueError(f"{what}: {dtype} [{self._ring.num_envs}, {width}] fits")
-        if allowed is not None and not all(part.any(1).all() for part in torch.split(allowed, self._sizes, 1)):
-            raise ValueError("a mask of a step must allow an id of each action token")
         request.uniforms, request.forced, request.allowed = _pointer(uniforms), _pointer(forced), _pointer(allowed)
         request.allowed_stride = 0 if allowed is None else allowed.shape[1]
         request.marginal = options.marginal
@@ -284,14 +279,9 @@ class Engine:
 
 
 @cache
-def _function() -> Any:
+def _compiled() -> ctypes.CDLL:
     """The compiled step; raises OSError where there is none, or one of another version."""
-    compiled = library(SOURCE)
-    sizes = (ctypes.c_int32 * len(STRUCTS))()
-    compiled.gato_sizes(sizes)
-    if list(sizes) != [ctypes.sizeof(struct) for struct in STRUCTS]:
-        raise OSError(f"{SOURCE.name} was compiled with other structs: {list(sizes)}")
-    return compiled.gato_step
+    return load(SOURCE, "the CPU decoder", ABI, STRUCTS)
 
 
 def make_decoder(
@@ -319,7 +309,7 @@ def make_decoder(
 
 
 def panels(weight: Tensor, precision: Precision) -> _Matrix:
-    """Store a matrix [outputs, inputs] as engine.cpp reads it: [outputs / 64, inputs, 64], padded with zeros."""
+    """Store a matrix [outputs, inputs] as cpu_decoder.cpp reads it: [outputs / 64, inputs, 64], padded with zeros."""
     outputs, inputs = weight.shape
     padded = F.pad(weight.detach().float(), (0, 0, 0, -outputs % PANEL))
     scale = None
