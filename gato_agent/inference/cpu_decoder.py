@@ -210,12 +210,14 @@ class Engine:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Tokens, local positions, patch vectors and value groups, as C++ may read them; else raises ValueError."""
         tokens, local, patches, intervals, value_groups = prefill
-        if tokens.shape[0] != rows or tokens.shape[1] > longest or tokens.dtype != torch.int64:
+        fits = tokens.ndim == 2 and tokens.shape[0] == rows and 0 < tokens.shape[1] <= longest
+        if not fits or tokens.dtype != torch.int64:
             raise ValueError(
                 f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
                 f"with n at most {longest}"
             )
-        if local.shape != tokens.shape or local.dtype != torch.int64 or local.max() >= self._positions:
+        fits = local.shape == tokens.shape and local.dtype == torch.int64
+        if not fits or (local.numel() and local.numpy().max() >= self._positions):
             raise ValueError(
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
@@ -231,8 +233,7 @@ class Engine:
             if (
                 self._grouped.values_per_token == 1
                 or shape != [self._grouped.values_per_token]
-                or values.min() < PAD
-                or values.max() >= 2 * BINS
+                or (values.size and (values.min() < PAD or values.max() >= 2 * BINS))
             ):
                 raise ValueError(
                     f"value groups of {shape} values: the model has {self._grouped.values_per_token}, "
@@ -252,7 +253,8 @@ class Engine:
         request.env_index, request.count, request.actions = env_index, tokens.shape[-1], actions
         request.tokens, request.local = tokens.data_ptr(), local.data_ptr()
         request.patches, request.value_groups = _pointer(patches), _pointer(value_groups)
-        request.patch_count, request.group_count = (0 if x is None else len(x) for x in (patches, value_groups))
+        request.patch_count = 0 if patches is None else len(patches)
+        request.group_count = 0 if value_groups is None else len(value_groups)
         kept = self._choose_by(options, actions)  # what the request points into stays alive
         check(self._compiled, self._compiled.gato_step(self._model_at, self._ring_at, self._request_at))
         del kept
@@ -274,7 +276,7 @@ class Engine:
         request.uniforms, request.forced, request.allowed = _pointer(uniforms), _pointer(forced), _pointer(allowed)
         request.allowed_stride = 0 if allowed is None else allowed.shape[1]
         request.marginal = options.marginal
-        request.inverse_temperature = 1.0 if options.temperature is None else 1 / float(options.temperature)
+        request.inverse_temperature = 1.0 if options.temperature is None else float(1 / options.temperature)
         return uniforms, forced, allowed
 
 
