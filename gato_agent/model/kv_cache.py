@@ -1,4 +1,6 @@
-"""Key/value cache: two static buffers for a prefix and a ring of recent tokens, and `update`."""
+"""Key/value cache: static buffers for the prompt and for a ring of recent tokens."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,18 +116,26 @@ class KVCache:
             taken = self._slots_of(self.next_position.unsqueeze(1) + self._slot[:count])
             self.index.scatter_(1, taken, torch.full_like(taken, EMPTY))
 
-    def update(self, held: Tensor, given: Tensor) -> Tensor:
+    def key_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Dtype of the keys that a pass reads, whatever the dtype of its hidden states."""
+        return self.k.dtype
+
+    def layer(self, index: int) -> "CachedLayer":
+        """The cache of one layer."""
+        return CachedLayer(self, self.k[index], self.v[index])
+
+    def update(self, buffer: Tensor, new: Tensor) -> Tensor:
         """Write keys or values of one layer.
 
         Args:
-            held: `k[layer]` or `v[layer]`.
-            given: those of this pass, [env, head, n, head_size].
+            buffer: `k[layer]` or `v[layer]`.
+            new: those of this pass, [env, head, n, head_size].
 
         Returns:
             Those of the prefix and of the bucket, [env, head, prefix + bucket, head_size].
         """
-        held[self._env, :, self.prefix + self._at] = given.transpose(1, 2).to(held.dtype)
-        return held[:, :, : self.prefix + self.bucket]
+        buffer[self._env, :, self.prefix + self._at] = new.transpose(1, 2).to(buffer.dtype)
+        return buffer[:, :, : self.prefix + self.bucket]
 
 
 class PrefixTokens:
@@ -139,8 +149,7 @@ class PrefixTokens:
     prefix = 0  # slots before a prompt
 
     def __init__(self, cache: KVCache, envs: Tensor) -> None:
-        self.cache, self.envs = cache, envs.nonzero().flatten()
-        self.k, self.v = cache.k, cache.v
+        self.cache, self.envs, self.prefix_visible = cache, envs.nonzero().flatten(), cache.prefix_visible
 
     def reserve(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Position [prefix], and the keys that each token attends to: bool [row, 1, prefix, prefix]."""
@@ -149,7 +158,27 @@ class PrefixTokens:
         distance = index[:, None] - index
         return index, ((distance >= 0) & (tokens != PAD)[:, None, None, :]) | (distance == 0)
 
-    def update(self, held: Tensor, given: Tensor) -> Tensor:
-        """Keep keys or values of one layer, [row, head, prefix, head_size], which are all that is read."""
-        held[self.envs, :, : self.cache.prefix] = given.to(held.dtype)
-        return given
+    def key_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Dtype of the keys that the pass reads: that of its own hidden states."""
+        return dtype
+
+    def layer(self, index: int) -> "CachedLayer":
+        """The cache of one layer."""
+        return CachedLayer(self, self.cache.k[index], self.cache.v[index])
+
+    def update(self, buffer: Tensor, new: Tensor) -> Tensor:
+        """Write keys or values of one layer, [row, head, prefix, head_size]; returns them, all that the pass reads."""
+        buffer[self.envs, :, : self.cache.prefix] = new.to(buffer.dtype)
+        return new
+
+
+class CachedLayer(NamedTuple):
+    """Keys and values of one layer."""
+
+    cache: KVCache | PrefixTokens
+    k: Tensor
+    v: Tensor
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write those of a pass; returns all keys and values that it attends to."""
+        return self.cache.update(self.k, k), self.cache.update(self.v, v)

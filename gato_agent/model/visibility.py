@@ -71,8 +71,8 @@ class Visibility(NamedTuple):
         return cls(angles, segment, first, until, torch.where(far, begin, 0), torch.where(far, end, 0))
 
     @property
-    def far(self) -> bool:
-        """True if some query attends to a prompt from afar."""
+    def reads_prefix(self) -> bool:
+        """True if some query attends to prompt tokens beyond its window."""
         return self.prefix_first is not None
 
     def recent(self, queries: slice, keys: slice) -> Tensor:

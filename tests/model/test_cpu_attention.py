@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gato_agent.model.config import GatoConfig
-from gato_agent.model.cpu_attention import Band, fits
+from gato_agent.model.cpu_attention import CpuAttention, fits
 from gato_agent.model.gato import Gato
 from tests.helpers.sequences import Sequences, attention, random_sequences
 
@@ -32,9 +32,9 @@ def test_it_is_what_every_score_gives(
     torch.manual_seed(0)
     size, shown = case[1], sequences(case)
     config = dataclasses.replace(NANO, heads=2, width=2 * size)
-    band = Band.of(config, shown.visibility(config.context))
+    backend = CpuAttention.prepare(config, shown.visibility(config.context))
     qkv = torch.randn(*shown.tokens.shape, 3, 2, size).to(dtype).requires_grad_()
-    y, expected = band.attend(qkv), attention(qkv.double(), shown, config.context)
+    y, expected = backend.attend(qkv), attention(qkv.double(), shown, config.context)
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), expected, atol=atol, rtol=atol)
     g = torch.randn_like(y)
@@ -62,7 +62,7 @@ def test_sums_do_not_depend_on_the_threads() -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            y = Band.of(NANO, shown.visibility(64)).attend(qkv)
+            y = CpuAttention.prepare(NANO, shown.visibility(64)).attend(qkv)
             found.append((y, *torch.autograd.grad(y.sum(), qkv)))
     finally:
         torch.set_num_threads(before)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.envs.errors import UsageError
-from gato_agent.model.attention import AttentionInputs, attend, query_blocks
+from gato_agent.model.attention import SdpaAttention, query_blocks
 from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 from gato_agent.model.embedding import PatchEmbedding
 from gato_agent.model.gato import Block, Gato
@@ -51,14 +51,16 @@ def test_blockwise_attention_equals_one_dense_mask() -> None:
     tokens = random_tokens(2, length)
     tokens[:, ::9] = PAD
     segment = torch.arange(length).div(70, rounding_mode="floor").expand(2, -1)
-    q, k, v = torch.randn(3, 2, 4, length, 32).unbind()
+    qkv = torch.randn(2, length, 3, 4, 32)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     distance = torch.arange(length)[:, None] - torch.arange(length)
     dense = (distance >= 0) & (distance < context) & (segment[:, :, None] == segment[:, None, :])
     dense = dense & (tokens != PAD)[:, None, :] | (distance == 0)
     expected = F.scaled_dot_product_attention(q, k, v, dense.unsqueeze(1))
     blocks = list(query_blocks(Visibility.of(tokens, context, segment=segment)))
     assert len(blocks) == 3
-    torch.testing.assert_close(attend(q, k, v, blocks), expected)
+    unrotated = torch.ones(1), torch.zeros(1)
+    torch.testing.assert_close(SdpaAttention(blocks, unrotated).attend(qkv), expected.transpose(1, 2))
 
 
 def test_patches_that_are_the_same_are_looked_at_once() -> None:
@@ -115,10 +117,10 @@ def test_feed_forward_reads_what_attention_wrote() -> None:
     block = Block(NANO).eval()
     x = torch.randn(2, 20, NANO.width)
     visibility = Visibility.of(random_tokens(2, 20), NANO.context)
-    inputs = AttentionInputs.of(visibility, NANO.context, NANO.head_size, x.dtype)
-    middle = x + block.attention(block.attention_norm(x), inputs, None)
+    backend = SdpaAttention.prepare(NANO, visibility, x.dtype)
+    middle = x + block.attention(block.attention_norm(x), backend)
     expected = middle + block.feed_forward(block.feed_forward_norm(middle))
-    assert torch.equal(block(x, inputs, None), expected)
+    assert torch.equal(block(x, backend), expected)
 
 
 def test_feed_forward_is_a_geglu() -> None:
