@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import UsageError
 
 

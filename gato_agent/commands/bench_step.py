@@ -24,7 +24,7 @@ from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
 from gato_agent.inference.agent import resolve_device
-from gato_agent.inference.cpu_decoder import Engine, make_decoder
+from gato_agent.inference.cpu_decoder import CpuDecoder, make_decoder
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, TorchDecoder
 from gato_agent.model.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
@@ -251,7 +251,7 @@ def fast(config: BenchConfig, model: Gato, job: BenchCase) -> Iterator[tuple[str
         if job.device != "cpu" and precision == "int8":
             continue
         decoder = make_decoder(model, job.legal, precision, config.num_threads)
-        if isinstance(decoder, Engine):
+        if isinstance(decoder, CpuDecoder):
             yield "engine", decoder, precision
         elif isinstance(decoder, GraphDecoder):
             yield "graph", decoder, precision

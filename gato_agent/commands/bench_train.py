@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from gato_agent.checkpoints.checkpoint import TrainedTask
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.roofline import Roofline, timed
 from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, locate, read
+from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data, mixture
 from gato_agent.dataset.token_file import FILE as TOKENS

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.hub import push
 from gato_agent.checkpoints.task_matching import find_task
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.task_tokens import flat
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.spaces.flatten import Columns, batch, columns, row, stack

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gato_agent.checkpoints.checkpoint import TrainedTask
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.errors import SpaceError, UsageError
 from gato_agent.envs.spaces.flatten import Columns, space_error

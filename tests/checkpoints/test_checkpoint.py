@@ -11,7 +11,8 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, Text
 from safetensors.torch import save
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read, to_bytes
+from gato_agent.checkpoints.checkpoint import Checkpoint, read, to_bytes
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.inference.agent import Agent
 from gato_agent.model.config import GatoConfig

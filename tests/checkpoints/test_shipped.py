@@ -9,7 +9,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.tasks.task import catalogue, find
 from gato_agent.evaluation.metrics import FIRST_SEED, normalized
 from gato_agent.evaluation.worker import play_episodes
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from tests.helpers.paths import ROOT
 
 README = ROOT / "README.md"
@@ -30,7 +30,7 @@ def shipped() -> Checkpoint:
 
 def mean_return(checkpoint: Checkpoint, task: str, episodes: int) -> float:
     seeds = range(FIRST_SEED, FIRST_SEED + episodes)
-    with seat(checkpoint, task, episodes) as (agent, envs):
+    with make_agent_and_envs(checkpoint, task, episodes) as (agent, envs):
         return float(np.mean([played.total for played in play_episodes(agent, envs, seeds, task)]))
 
 

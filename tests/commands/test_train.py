@@ -21,7 +21,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Text
 from torch import nn
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read
+from gato_agent.checkpoints.checkpoint import Checkpoint, read
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.train import TrainConfig, defaults, fine_tuning, train
 from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.load import load_data, mixture

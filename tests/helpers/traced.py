@@ -8,7 +8,7 @@ from gato_agent.inference.decoder import Legal, Precision
 from gato_agent.model.gato import Gato
 
 
-class Taped(GraphDecoder):
+class TracedDecoder(GraphDecoder):
     """A `GraphDecoder` whose steps are recorded with FX, operator by operator, and replayed on the same tensors.
 
     A value that is read from a tensor while recording would stop it, and one that is not kept in a tensor would stay

@@ -7,7 +7,8 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from numpy.typing import NDArray
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.inference.action_mask import ActionMasks
 from gato_agent.inference.agent import Agent

@@ -13,8 +13,9 @@ from gymnasium.vector.utils import batch_space, iterate
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.task_matching import find_task
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector

@@ -21,7 +21,7 @@ from gato_agent.tokens.space_tokenizer import VALUES
 from tests.helpers.driving import Driver, forced, legal_for, observe, play, sampled, worst_error
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import LAYOUTS, NANO
-from tests.helpers.taped import Taped
+from tests.helpers.traced import TracedDecoder
 
 SMALL = dataclasses.replace(NANO, context=40, layers=2)
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
@@ -37,13 +37,13 @@ def shaped(layout: str, **fields: int) -> Gato:
 def test_replayed_equals_uncached_over_all_buckets(layout: str, context: int, prompt: int) -> None:
     """Beyond the context, and over the bounds of buckets before it is full."""
     model = shaped(layout, context=context)
-    driver = Driver(model, 4, Taped, prompt)
+    driver = Driver(model, 4, TracedDecoder, prompt)
     steps = 2 * context // driver.layout.span + 10
     worst, longest = worst_error(model, driver, steps)
     assert longest == prompt + steps * driver.layout.span > 2 * context
     assert worst < 1e-5
     decoder = driver.decoder
-    assert isinstance(decoder, Taped)
+    assert isinstance(decoder, TracedDecoder)
     assert decoder.tapes == sum(size < decoder.cache.slots for size in BUCKETS) + 1  # and none later
 
 
@@ -51,10 +51,10 @@ def test_replayed_equals_uncached_over_all_buckets(layout: str, context: int, pr
 def test_it_samples_the_same_ids_and_follows_what_it_is_told(layout: str) -> None:
     model = shaped(layout)
     expected = play(model, TorchDecoder, 2, 40, sampled(2, 2))
-    found = play(model, Taped, 2, 40, sampled(2, 2))
+    found = play(model, TracedDecoder, 2, 40, sampled(2, 2))
     assert torch.equal(found.actions, expected.actions)
     assert len(found.actions[:, 0, 1].unique()) > 20
-    told = play(model, Taped, 2, 40, forced(expected))
+    told = play(model, TracedDecoder, 2, 40, forced(expected))
     assert torch.equal(told.actions, expected.actions)
     assert told.error(expected) < 1e-5
 
@@ -63,7 +63,7 @@ def test_it_samples_the_same_ids_and_follows_what_it_is_told(layout: str) -> Non
 def test_bfloat16_is_near_and_leaves_the_model_alone(layout: str) -> None:
     model = shaped(layout)
     expected = play(model, TorchDecoder, 2, 40)
-    decoder = Taped(model, legal_for(model.config), "bfloat16")
+    decoder = TracedDecoder(model, legal_for(model.config), "bfloat16")
     found = play(model, decoder, 2, 40, forced(expected))
     assert decoder.cache.k.dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -84,7 +84,7 @@ def test_options_of_another_shape_may_come_at_any_time(layout: str) -> None:
             return StepOptions(forced=torch.tensor([[low for low, _ in legal_for(SMALL)]] * 2))
         return StepOptions(marginal=True) if step == 35 else draw(step) if step in (36, 38) else GREEDY
 
-    expected, found = (play(model, kind, 2, 40, options) for kind in (TorchDecoder, Taped))
+    expected, found = (play(model, kind, 2, 40, options) for kind in (TorchDecoder, TracedDecoder))
     assert torch.equal(found.actions, expected.actions)
     assert found.error(expected) < 1e-5
 
@@ -92,7 +92,7 @@ def test_options_of_another_shape_may_come_at_any_time(layout: str) -> None:
 @layouts
 def test_a_reset_to_the_same_shape_forgets_episodes_and_keeps_what_was_recorded(layout: str) -> None:
     model = shaped(layout)
-    decoder = Taped(model, legal_for(SMALL))
+    decoder = TracedDecoder(model, legal_for(SMALL))
     first = play(model, decoder, 2, 20)
     tapes, cache = decoder.tapes, decoder.cache
     assert play(model, decoder, 2, 20).equals(first)
@@ -181,7 +181,7 @@ def test_no_step_reads_a_value_or_leaves_its_device(monkeypatch: pytest.MonkeyPa
 def test_observations_enter_in_one_copy() -> None:
     """Whatever is given with a step: the device is asked for nothing else."""
     model = shaped("decoder")
-    driver, filled = Driver(model, 2, Taped), list[int]()
+    driver, filled = Driver(model, 2, TracedDecoder), list[int]()
     fill = Inputs.fill
 
     def counted(self: Inputs, parts: dict[str, Tensor]) -> None:

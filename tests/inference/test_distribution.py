@@ -7,7 +7,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.inference.agent import Agent
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato

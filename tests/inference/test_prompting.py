@@ -12,7 +12,8 @@ from gymnasium.spaces import Box, Dict, Text
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.play import PlayConfig, play
 from gato_agent.dataset.task_tokens import TokenizedTask
@@ -21,7 +22,7 @@ from gato_agent.envs.spaces.flatten import columns
 from gato_agent.envs.spaces.views import View
 from gato_agent.inference import agent as agent_module
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import TorchDecoder
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
@@ -108,14 +109,14 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     return [part[step] for step in range(len(rows)) for part in logits]
 
 
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder])
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("shape", [
     {}, {"values_per_token": 2}, {"past_actions": True}, {"past_actions": True, "values_per_token": 2},
     {"action_decoder": True, "values_per_token": 2},
 ], ids=str)  # fmt: skip
 def test_prompted_logits_in_play_are_those_of_training(
-    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str, shape: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | CpuDecoder], name: str, shape: dict[str, Any]
 ) -> None:
     task, shown, seen = TASKS[name], demonstration(2), list[Tensor]()
     config = dataclasses.replace(SMALL, **shape)

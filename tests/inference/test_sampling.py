@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import StepOptions, TorchDecoder
 from gato_agent.inference.sampling import Sampler, choose, log_prob
 from gato_agent.model.config import GatoConfig
@@ -98,9 +98,9 @@ def test_of_ties_the_first_is_chosen(shares: list[int], median: int, likeliest: 
     assert choose(logits).item() == likeliest
 
 
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder])
 @pytest.mark.parametrize("layout", ["decoder", "hidden"])
-def test_decoders_break_ties_alike(kind: type[TorchDecoder | Engine], layout: str) -> None:
+def test_decoders_break_ties_alike(kind: type[TorchDecoder | CpuDecoder], layout: str) -> None:
     """Where all ids are equally likely, exactly."""
     model = harsh(dataclasses.replace(NANO, context=20, layers=1, **LAYOUTS[layout]))
     bins, choices = model.config.vocabulary.continuous, model.config.vocabulary.discrete

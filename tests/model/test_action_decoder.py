@@ -10,11 +10,12 @@ from gymnasium.vector.utils import batch_space, iterate
 from torch import Tensor
 from torch.nn import functional as F
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import Legal, StepOptions, TorchDecoder
 from gato_agent.model.action_decoder import ActionDecoder
 from gato_agent.model.config import GatoConfig
@@ -27,8 +28,8 @@ from tests.helpers import accord
 from tests.helpers.driving import Driver, layout_of, legal_for, observe, play, sampled, sequence_of
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import LAYOUTS, NANO
-from tests.helpers.taped import Taped
 from tests.helpers.teaching import Part, hidden_states, losses_of, random_ids, targets_of
+from tests.helpers.traced import TracedDecoder
 
 SMALL = dataclasses.replace(NANO, context=40, layers=1)
 TINY = GatoConfig(1, 2, 64, 128, 64, 64, (32, 64), 16, values_per_token=8, action_decoder=True)
@@ -159,8 +160,10 @@ def test_play_scores_actions_as_the_loss_does(layout: str, actions: int) -> None
 
 
 @layouts
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine, Taped])
-def test_later_tokens_depend_on_earlier_ones(layout: str, kind: type[TorchDecoder | Engine | Taped]) -> None:
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder, TracedDecoder])
+def test_later_tokens_depend_on_earlier_ones(
+    layout: str, kind: type[TorchDecoder | CpuDecoder | TracedDecoder]
+) -> None:
     """The first token's distribution is the same whatever is chosen, the second's is not."""
     model = shaped(layout)
     legal = legal_for(model.config, 3)
@@ -179,8 +182,8 @@ def test_an_untrained_chain_is_its_marginals(layout: str) -> None:
     """The correction begins at zero, and in 0.1's weights, which have none, it stays there."""
     torch.manual_seed(0)
     model = Gato(dataclasses.replace(SMALL, **LAYOUTS[layout])).eval()
-    chained = play(model, Engine, 2, 10)
-    assert play(model, Engine, 2, 10, lambda step: StepOptions(marginal=True)).equals(chained)
+    chained = play(model, CpuDecoder, 2, 10)
+    assert play(model, CpuDecoder, 2, 10, lambda step: StepOptions(marginal=True)).equals(chained)
     loss = action_loss(model, random_batch(model.config)[0])
     assert loss.total.item() > loss.marginal.item()  # both parts are learned from all the same
     with torch.no_grad():
@@ -189,8 +192,8 @@ def test_an_untrained_chain_is_its_marginals(layout: str) -> None:
 
 
 @chains
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
-def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[TorchDecoder | Engine]) -> None:
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder])
+def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[TorchDecoder | CpuDecoder]) -> None:
     """A first id changes the last of seventy tokens, two groups later, through the matrix that carries alone."""
     model = shaped(layout)
     legal = legal_for(model.config, 70)
@@ -237,7 +240,7 @@ def test_masks_are_obeyed_by_all_decoders_alike(layout: str, temperature: float,
         return (draw(step) if draw else StepOptions())._replace(allowed=allowed[step])
 
     recorded = actions <= (40 if model.config.action_decoder else 3)  # a recording of more takes long
-    kinds = TorchDecoder, Engine, *([Taped] if recorded else [])
+    kinds = TorchDecoder, CpuDecoder, *([TracedDecoder] if recorded else [])
     expected, *others = (play(model, kind, 3, steps, options, legal) for kind in kinds)
     for other in others:
         assert torch.equal(other.actions, expected.actions)
@@ -253,7 +256,7 @@ def test_masks_are_obeyed_by_all_decoders_alike(layout: str, temperature: float,
 def test_masks_of_everything_change_nothing(layout: str) -> None:
     model = shaped(layout)
     width = sum(high - low for low, high in legal_for(model.config))
-    for kind in (TorchDecoder, Engine, Taped):
+    for kind in (TorchDecoder, CpuDecoder, TracedDecoder):
         free, masked = (
             play(model, kind, 2, 10, lambda step, given=given: sampled(2, 2)(step)._replace(allowed=given))
             for given in (None, torch.ones(2, width, dtype=torch.bool))
