@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from gato_agent.envs.spaces.flatten import Leaf
+from gato_agent.inference.sampling import log_prob
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 Floats = NDArray[np.float64]
@@ -74,6 +75,24 @@ def distributions(
             scores = scores.masked_fill(~from_numpy(allowed[:, begin:end]), -np.inf)
         probabilities.append(scores.softmax(-1).numpy())
     return {leaf.path: _leaf(tokenizer, leaf, slot, probabilities) for leaf, slot in tokenizer.acted}
+
+
+def log_probs(logits: list[Tensor], index: Tensor, temperature: float, allowed: NDArray[np.bool_] | None) -> Floats:
+    """Log-probability of one action per environment, float64 [env]: the sum over its tokens.
+
+    Args:
+        logits: of each action token, float [env, ids legal for it].
+        index: int64 [env, A], each token's index among its legal ids.
+        temperature: above 0.
+        allowed: bool [env, sum of legal ids]; None for all.
+    """
+    total, begin = np.zeros(len(index)), 0
+    for token, part in enumerate(logits):
+        end = begin + part.shape[1]
+        mask = None if allowed is None else from_numpy(allowed[:, begin:end])
+        total += log_prob(part.cpu(), index[:, token], temperature, mask).numpy()
+        begin = end
+    return total
 
 
 def _leaf(tokenizer: SpaceTokenizer, leaf: Leaf, slot: slice, probabilities: list[Floats]) -> LeafDistribution:

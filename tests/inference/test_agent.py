@@ -21,7 +21,8 @@ from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.spaces.view_transforms import Select
 from gato_agent.envs.spaces.views import EVERYTHING, View
-from gato_agent.inference.agent import Agent, resolve_device
+from gato_agent.inference.agent import Agent
+from gato_agent.inference.options import resolve_device
 from gato_agent.model import embedding
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
@@ -47,6 +48,13 @@ def task_of(env_id: str) -> TrainedTask:
 def agent_for(observation: Space[Any], action: Space[Any], **kwargs: Any) -> Agent:
     task = TrainedTask("Toy-v0", observation, action)
     return Agent(checkpoint_for(task), task, **kwargs)
+
+
+def test_it_has_the_spaces_of_its_task_and_prints_what_it_is() -> None:
+    agent = agent_for(RICH, HANDS)
+    assert (agent.observation_space, agent.action_space) == (RICH, HANDS)
+    count = sum(parameter.numel() for parameter in agent.model.parameters())
+    assert repr(agent) == f"Agent(nano, {count:,} parameters, Toy-v0, cpu)"
 
 
 def test_sb3_evaluates_it_unchanged() -> None:
@@ -106,7 +114,7 @@ def test_predict_takes_one_observation_or_many() -> None:
     np.testing.assert_array_equal(after[1], many[1])  # a new episode gives the first action again
 
 
-def test_actions_are_always_in_the_space_in_any_mix_of_lanes() -> None:
+def test_actions_are_always_in_the_space_in_any_mix_of_environments() -> None:
     agent = agent_for(RICH, HANDS, temperature=5.0)
     observations = batch_space(RICH, 3)
     observations.seed(0)
@@ -117,7 +125,7 @@ def test_actions_are_always_in_the_space_in_any_mix_of_lanes() -> None:
         assert all(HANDS.contains(action) for action in iterate(batch_space(HANDS, 3), actions))
 
 
-def test_lanes_play_as_single_environments_do() -> None:
+def test_environments_play_as_single_environments_do() -> None:
     task = task_of("CartPole-v1")
     agent = Agent(checkpoint_for(task), task)
 
@@ -131,7 +139,7 @@ def test_lanes_play_as_single_environments_do() -> None:
 
 
 @pytest.mark.parametrize("kept", [2, 10_000])
-def test_a_lanes_numbers_are_its_own_whatever_others_see_and_was_seen_before(
+def test_a_environments_numbers_are_its_own_whatever_others_see_and_was_seen_before(
     monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     """Patches are embedded before the engine runs, patches only once."""
@@ -201,7 +209,7 @@ def test_a_bad_observation_is_named() -> None:
     agent.reset(2)
     agent.act(good)
     bad = {"arm": np.array([[0, 0, 0], [0, np.nan, 0]], dtype=np.float32)}
-    with pytest.raises(GatoError, match=r"Toy-v0: observation in lane 1, step 1: 'arm'"):
+    with pytest.raises(GatoError, match=r"Toy-v0: observation in environment 1, step 1: 'arm'"):
         agent.act(bad)
 
 
@@ -243,7 +251,7 @@ def test_a_single_observation_is_told_from_a_batch_whatever_its_values() -> None
 def test_the_number_of_lanes_is_checked() -> None:
     agent = agent_for(Box(-1, 1, (3,)), Discrete(2))
     agent.reset(2)
-    with pytest.raises(UsageError, match=r"3 observations for 2 lanes: call reset"):
+    with pytest.raises(UsageError, match=r"3 observations for 2 environments: call reset"):
         agent.act(np.zeros((3, 3), np.float32))
 
 

@@ -59,7 +59,7 @@ def test_actions_are_drawn_from_it(shape: dict[str, Any]) -> None:
         before = agent._decoder
         action, log_prob = agent.act(seen, return_log_prob=True)
         agent._decoder.rewind(agent.tokenizer.layout.written - agent.tokenizer.layout.rewound)  # as if it had not acted
-        if agent._carried:
+        if agent.tokenizer.layout.carried:
             agent.reset(2)  # the last action would be read again
             return
         found, total = agent.distribution(seen, np.zeros(2, bool), given=action), np.zeros(2)

@@ -176,14 +176,16 @@ def test_an_instruction_that_changes_or_is_too_long_is_named() -> None:
     agent.act(observation)
     agent.act(observation)
     observation["goal"] = ("ab", "c")
-    with pytest.raises(GatoError, match=r"Toy-v0: observation in lane 1, step 2: 'goal' changed .*'abc' to 'c'.*none"):
+    with pytest.raises(
+        GatoError, match=r"Toy-v0: observation in environment 1, step 2: 'goal' changed .*'abc' to 'c'.*none"
+    ):
         agent.act(observation)
     agent.act(observation, np.array([False, True]))  # a new episode may say something else
     short = dataclasses.replace(task, prompt=Prompt("text", 2, instruction="goal"))
     agent = Agent(checkpoint_for(short), short)
     observation["goal"] = ("a", "cba")
     with pytest.raises(
-        GatoError, match=r"Toy-v0: observation in lane 1, step 0: .*3 text pieces where 2 .*--text-pieces 3"
+        GatoError, match=r"Toy-v0: observation in environment 1, step 0: .*3 text pieces where 2 .*--text-pieces 3"
     ):
         agent.act(observation)
 
