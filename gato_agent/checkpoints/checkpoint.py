@@ -1,4 +1,4 @@
-"""A checkpoint is one safetensors file: weights, and one JSON entry that says how to use them. It cannot run code."""
+"""Checkpoint: one safetensors file of weights, with one JSON entry that describes the model and its tasks."""
 
 import hashlib
 import json
@@ -31,12 +31,20 @@ TEXT_MODEL = "text.model"  # name of the uint8 tensor that holds the SentencePie
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model and all that is needed to use it."""
+    """A trained model with its tasks.
+
+    Attributes:
+        model: of the file, in float32.
+        tasks: by id.
+        text: tokenizer of texts; None if no task has any.
+        training: arguments, steps and data of its training.
+        name: of the file, for messages.
+    """
 
     model: Gato
     tasks: dict[str, TrainedTask]
     text: TextTokenizer | None = None
-    training: dict[str, Any] = field(default_factory=dict)  # how it came about: arguments, steps, data
+    training: dict[str, Any] = field(default_factory=dict)
     name: str = ""
 
     def to_bytes(self, dtype: torch.dtype = torch.float32) -> bytes:
@@ -65,7 +73,7 @@ class Checkpoint:
         return digest({name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}, {})
 
     def temperatures(self) -> dict[str, float]:
-        """Of the tasks that have one above 0."""
+        """Temperatures above 0, by task."""
         return {task.id: task.temperature for task in self.tasks.values() if task.temperature}
 
     @classmethod
@@ -78,8 +86,8 @@ class Checkpoint:
             device: where to put the weights.
 
         Raises:
-            UsageError: nothing is there.
-            GatoError: the file is damaged, or of another kind or version, or asks for another model than it holds.
+            UsageError: there is no such file.
+            GatoError: the file is damaged, of another kind or version, or has weights of another model.
         """
         path = locate(reference)
         tensors, about = read(path)
@@ -104,13 +112,13 @@ class Checkpoint:
 
 
 def _skeleton(config: GatoConfig, tensors: Mapping[str, Tensor]) -> Gato:
-    """The model of a configuration, without weights, if so many tensors can be its weights.
+    """The model of a configuration, without weights.
 
     Raises:
-        ValueError: they cannot; what would take long to make is compared by number first.
+        ValueError: the tensors are too few for it, which is checked before the model is made, or it is too large.
     """
-    asked = config.layers + len(config.patch_channels)
-    if asked > len(tensors):
+    least = config.layers + len(config.patch_channels)
+    if least > len(tensors):
         raise ValueError(f"the file lacks weights: it has {len(tensors):,} for {config.layers:,} layers")
     try:
         return Gato.skeleton(config)
@@ -131,7 +139,7 @@ def _check_shapes(model: Gato, tensors: Mapping[str, Tensor]) -> None:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first tensor, by name, that has NaN or an infinity."""
+    """Name of the first tensor, in order of names, with NaN or an infinity; None if all are finite."""
     for name, tensor in sorted(tensors.items()):
         if not bool(tensor.sum().isfinite() or tensor.isfinite().all()):  # a sum is quick, and might overflow
             return name
@@ -139,12 +147,12 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of version 0.1 under their names of this version, with those of the optimizer."""
+    """Tensors of version 0.1, of model or optimizer, under their names of this version."""
     return {name.replace("embedding.pack.", "embedding.value_group."): tensor for name, tensor in tensors.items()}
 
 
 def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
-    """Weights of version 0.1, whose numbers of an action were predicted at once, with a correction that is zero.
+    """Weights of version 0.1, which predicts the numbers of an action independently, with a correction of zero.
 
     Other weights are returned as they are.
     """
@@ -152,18 +160,18 @@ def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
     if model.action_decoder is None or not any(name.startswith("actions.") for name in tensors):
         return tensors
     names = {"actions.split.": "action_decoder.marginal.", "actions.table.": "action_decoder.table."}
-    found = {
+    weights = {
         next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name): tensor
         for name, tensor in tensors.items()
     }
     shapes = {
         f"action_decoder.correction.{k}": v.shape for k, v in model.action_decoder.correction.state_dict().items()
     }
-    return {**{name: torch.zeros(shape) for name, shape in shapes.items()}, **found}
+    return {**{name: torch.zeros(shape) for name, shape in shapes.items()}, **weights}
 
 
 def locate(reference: str | Path | None) -> Path:
-    """Path of a checkpoint file, of None or `shipped` the package's; raises UsageError that says what is not there."""
+    """Path of a checkpoint file: for None or `shipped` the package's own; raises UsageError if there is none."""
     if reference in SHIPPED:
         return Path(str(files("gato_agent.checkpoints"))) / "weights" / FILE
     if isinstance(reference, str) and reference.startswith(PREFIX):
@@ -180,7 +188,7 @@ def locate(reference: str | Path | None) -> Path:
 def _from_hub(repo: str) -> Path:
     path = download(load_hub(PREFIX + repo), repo, FILE)
     if path is None:
-        raise UsageError(f"{PREFIX}{repo} has no {FILE}: it is no agent that `push_to_hub` wrote")
+        raise UsageError(f"{PREFIX}{repo} has no {FILE}: `push_to_hub` did not write it")
     return path
 
 
@@ -192,7 +200,7 @@ def to_bytes(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `to_bytes` made; raises GatoError naming the file if it is damaged or of another kind."""
+    """Inverse of `to_bytes`; raises GatoError with the path if the file is damaged or of another kind."""
     advice = "train again, or restore it from a copy"
     try:
         about = read_header(path).about
@@ -201,7 +209,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, ValueError, OSError) as error:
         raise GatoError(f"{path} is truncated or damaged ({error}): {advice}") from error
     if about is None or "format" not in about:
-        raise GatoError(f"{path} is a safetensors file, but not one of gato-agent's: it has no 'gato' entry")
+        raise GatoError(f"{path} is a safetensors file, but not of gato-agent: it has no 'gato' entry")
     if about["format"] != FORMAT:
         raise GatoError(f"{path} has format {about['format']} and this version reads {FORMAT}: upgrade gato-agent")
     if about.pop("sha256", None) != digest(tensors, about):
@@ -219,5 +227,5 @@ def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
 
 
 def canonical(data: dict[str, Any]) -> str:
-    """JSON that is the same for the same content."""
+    """JSON with sorted keys: the same content gives the same text."""
     return json.dumps(data, sort_keys=True, allow_nan=False)

@@ -102,7 +102,7 @@ def _leaf(tokenizer: SpaceTokenizer, leaf: Leaf, slot: slice, probabilities: lis
     index = np.minimum(np.arange(most)[:, None], tokenizer.legal[:, 1] - tokenizer.legal[:, 0] - 1)
     column = tokenizer.decode_actions(tokenizer.legal[:, 0] + index)[leaf.path]
     whole = column.dtype != object and column[:1].size == len(own)
-    if not whole:  # Text, whose tokens are indices into the charset, the end last; or digits of a large Discrete
+    if not whole:  # Text: indices into the charset, the end last; or digits of a large Discrete
         return LeafDistribution(own, [np.arange(part.shape[1], dtype=np.float64) for part in own], (len(own),))
     table = column.reshape(most, -1).astype(np.float64)
     return LeafDistribution(own, [table[: part.shape[1], at] for at, part in enumerate(own)], tuple(shape))

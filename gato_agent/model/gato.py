@@ -1,4 +1,4 @@
-"""The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
+"""The transformer: pre-norm blocks of sliding-window attention and GEGLU, with tied input and output embeddings."""
 
 from collections.abc import Sequence
 
@@ -49,10 +49,10 @@ class FeedForward(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Skips a sub-layer for a whole sequence with some probability, in training only (Huang et al. 2016).
+    """Stochastic depth: skips a sub-layer for a whole sequence at random, in training only (Huang et al. 2016).
 
     Attributes:
-        dropout: probability that a single value is left out too, which fine-tuning sets.
+        dropout: probability of dropping a single value as well; fine-tuning sets it.
     """
 
     def __init__(self, probability: float) -> None:
@@ -87,10 +87,10 @@ class Block(nn.Module):
 
 
 class Gato(nn.Module):
-    """Tokens and patches in, hidden states out; `logits` or an `ActionDecoder` turn those into scores of ids.
+    """Transformer from tokens and patches to hidden states; `logits` or an `ActionDecoder` score ids by these.
 
     Attributes:
-        action_decoder: of sizes that have one; else None, and action tokens pass through the transformer.
+        action_decoder: None if action tokens pass through the transformer.
         compiled: True to train with compiled attention.
     """
 
@@ -108,7 +108,7 @@ class Gato(nn.Module):
 
     @classmethod
     def skeleton(cls, config: GatoConfig) -> "Gato":
-        """A model without memory or values for its weights, to be counted or filled from a checkpoint."""
+        """A model on the meta device, to count its parameters or to load a checkpoint into."""
         with torch.device("meta"), NoInitialisation():
             return cls(config)
 
@@ -134,7 +134,7 @@ class Gato(nn.Module):
             patches: uint8 [k, 16, 16, 4], one per PATCH, row-major.
             local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
             intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
-            segment: integer [batch, length], episode of each token; tokens see their own episode only.
+            segment: integer [batch, length], episode of each token; tokens attend to their own episode only.
             index: integer [batch, length], position in its episode; by default each row is one from its beginning.
             prefix_len: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
             until: integer [batch, length], place of the last token that may attend to it; by default the last one.
@@ -171,10 +171,10 @@ class Gato(nn.Module):
     def logits(self, states: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width of a state] -> [..., high - low].
 
-        States are hidden states, or with an action decoder the states that it makes of them, which score no text.
+        States are hidden states, or with an action decoder its states, which score no text.
         """
         rows = self.scored(low, high)
-        with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
+        with torch.autocast(states.device.type, enabled=False):  # in bfloat16 near scores would be equal
             return F.linear(states.to(rows.dtype), rows)
 
     def scored(self, low: int, high: int | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A CUDA graph's part without a GPU: a tape of operators, which knows nothing of Python's variables either."""
+"""A stand-in for CUDA graphs without a GPU: traces of operators, which hold no Python state either."""
 
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -9,22 +9,22 @@ from gato_agent.model.gato import Gato
 
 
 class TracedDecoder(GraphDecoder):
-    """A `GraphDecoder` whose steps are recorded with FX, operator by operator, and replayed on the same tensors.
+    """A `GraphDecoder` whose steps are traced with FX, operator by operator, and replayed on the same tensors.
 
-    A value that is read from a tensor while recording would stop it, and one that is not kept in a tensor would stay
-    as it was at that time: what a tape can replay, a CUDA graph can.
+    Reading a value from a tensor fails while tracing, and a value outside of tensors stays as it was traced: a step
+    that replays correctly as a trace does so as a CUDA graph.
     """
 
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32") -> None:
-        super().__init__(model, legal, precision, capture=self._tape)
-        self.tapes = 0
+        super().__init__(model, legal, precision, capture=self._trace)
+        self.traces = 0
 
-    def _tape(self, step: GraphStep) -> GraphStep:
+    def _trace(self, step: GraphStep) -> GraphStep:
         cache = self.cache
         state = cache.k, cache.v, cache.index, cache.next_position, self._action
-        kept = [part.clone() for part in state]
-        tape = make_fx(step)()  # runs it, unlike a recording
-        for part, before in zip(state, kept, strict=True):
+        saved = [part.clone() for part in state]
+        trace = make_fx(step)()  # runs it, unlike a capture
+        for part, before in zip(state, saved, strict=True):
             part.copy_(before)
-        self.tapes += 1
-        return tape  # type: ignore[no-any-return]
+        self.traces += 1
+        return trace  # type: ignore[no-any-return]

@@ -130,20 +130,20 @@ def test_environments_play_as_single_environments_do() -> None:
     agent = Agent(checkpoint_for(task), task)
 
     def episodes(num_envs: int) -> dict[int, list[tuple[int, Any]]]:
-        found: dict[int, list[tuple[int, Any]]] = {}
+        actual: dict[int, list[tuple[int, Any]]] = {}
         for step in steps(agent, make_vector("CartPole-v1", num_envs), range(9)):
-            found.setdefault(step.seed, []).append((step.t, int(step.action)))
-        return found
+            actual.setdefault(step.seed, []).append((step.t, int(step.action)))
+        return actual
 
     assert episodes(1) == episodes(4)
 
 
-@pytest.mark.parametrize("kept", [2, 10_000])
+@pytest.mark.parametrize("limit", [2, 10_000])
 def test_a_environments_numbers_are_its_own_whatever_others_see_and_was_seen_before(
-    monkeypatch: pytest.MonkeyPatch, kept: int
+    monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """Patches are embedded before the engine runs, patches only once."""
-    monkeypatch.setattr(embedding, "KNOWN", kept)
+    """Patches are embedded before the compiled step runs, each only once."""
+    monkeypatch.setattr(embedding, "KNOWN", limit)
     task = TrainedTask("Toy-v0", RICH, HANDS)
     alone, together = Agent(checkpoint_for(task), task), Agent(checkpoint_for(task), task)
     alone.reset(1)
@@ -175,11 +175,11 @@ def test_deterministic_predictions_are_greedy_whatever_the_temperature() -> None
     observations = np.random.default_rng(0).uniform(-1, 1, (8, 3)).astype(np.float32)
 
     def actions(temperature: float, *, deterministic: bool) -> list[float]:
-        agent, state, found = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=temperature), None, []
+        agent, state, actual = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=temperature), None, []
         for observation in observations:
             action, state = agent.predict(observation, state, deterministic=deterministic)
-            found.append(float(action[0]))
-        return found
+            actual.append(float(action[0]))
+        return actual
 
     greedy = actions(0.0, deterministic=False)
     assert actions(1.0, deterministic=True) == greedy
@@ -191,15 +191,15 @@ def test_a_distribution_takes_no_step(layout: str) -> None:
     """Nor anything out of the context, where the cache is not larger than it must be."""
     config = dataclasses.replace(NANO, layers=2, context=61, **LAYOUTS[layout])
     task = TrainedTask("Toy-v0", Box(-1, 1, (2,)), Box(-1, 1, (3,)))
-    asked, silent = (Agent(Checkpoint(harsh(config), {task.id: task}), task) for _ in range(2))
+    inspected, silent = (Agent(Checkpoint(harsh(config), {task.id: task}), task) for _ in range(2))
     observations = np.random.default_rng(0).uniform(-1, 1, (60, 2, 2)).astype(np.float32)
-    for agent in (asked, silent):
+    for agent in (inspected, silent):
         agent.reset(2)
     for observation in observations:
-        asked.distribution(observation)
-        for action, other in zip(asked.act(observation), silent.act(observation), strict=True):
+        inspected.distribution(observation)
+        for action, other in zip(inspected.act(observation), silent.act(observation), strict=True):
             assert np.array_equal(action, other)
-        for a, b in zip(asked._decoder.logits, silent._decoder.logits, strict=True):
+        for a, b in zip(inspected._decoder.logits, silent._decoder.logits, strict=True):
             assert torch.equal(a, b)
 
 

@@ -93,13 +93,13 @@ class Recorder:
         """Largest difference to one uncached forward over an episode, over max(1, largest absolute logit)."""
         model, tokenizer = self.agent.model, self.agent.tokenizer
         legal, worst = [(int(low), int(high)) for low, high in tokenizer.legal], 0.0
-        said = self.agent._prompter.reset(1)
-        assert said is not None and len(legal) == 1
-        count = torch.tensor([[said.tokens.shape[1]]])
+        prompt = self.agent._prompter.reset(1)
+        assert prompt is not None and len(legal) == 1
+        count = torch.tensor([[prompt.tokens.shape[1]]])
         for seen, logits in self.episodes:
             tokens, value_groups = zip(*seen, strict=True)
-            local = torch.cat((said.local[0], torch.from_numpy(tokenizer.layout.local).repeat(len(tokens))))
-            stream = torch.cat((said.tokens[0], *tokens))
+            local = torch.cat((prompt.local[0], torch.from_numpy(tokenizer.layout.local).repeat(len(tokens))))
+            stream = torch.cat((prompt.tokens[0], *tokens))
             hidden = model(stream[None], local=local[None], value_groups=torch.stack(value_groups), prefix_len=count)
             last = hidden[0, count.item() :].view(len(tokens), -1, model.config.width)[:, -1]
             (expected,) = teacher_forced(model, [last], torch.zeros(len(tokens), 1).long(), legal)
@@ -115,9 +115,9 @@ def test_it_computes_what_pytorch_computes(config: GatoConfig, layout: str) -> N
     model, legal = shaped(layout, config), legal_for(config)
     steps = 3 * config.context // (OBSERVATION + 1)
     expected = play(model, TorchDecoder, 3, steps, legal=legal)
-    found = play(model, CpuDecoder, 3, steps, legal=legal)
-    assert torch.equal(found.actions, expected.actions)
-    assert found.error(expected) <= 1e-5
+    actual = play(model, CpuDecoder, 3, steps, legal=legal)
+    assert torch.equal(actual.actions, expected.actions)
+    assert actual.error(expected) <= 1e-5
 
 
 @pytest.mark.parametrize("layout", ["hidden", "visible"])
@@ -138,9 +138,9 @@ def test_packs_and_long_actions_are_those_of_pytorch(groups: int) -> None:
     """In all precisions; a number's bits depend neither on other environments nor on threads."""
     model, legal = harsh(PACKED), legal_for(PACKED) * (1 if groups == 1 else 12)
     expected = play(model, TorchDecoder, 9, 14, legal=legal)
-    found = play(model, CpuDecoder, 9, 14, legal=legal)
-    assert torch.equal(found.actions, expected.actions)
-    assert found.error(expected) < 1e-5
+    actual = play(model, CpuDecoder, 9, 14, legal=legal)
+    assert torch.equal(actual.actions, expected.actions)
+    assert actual.error(expected) < 1e-5
     for precision in get_args(Precision):
         many = play(model, CpuDecoder(model, legal, precision), 9, 14, forced(expected), legal)
         assert many.error(expected) < 0.1
@@ -214,17 +214,17 @@ def test_it_does_not_see_what_becomes_of_the_model(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["decoder", "hidden"])
 def test_a_model_of_another_dtype_is_played_in_float32(layout: str) -> None:
     model, legal = shaped(layout).bfloat16(), legal_for(FLAT)
-    found = play(model, CpuDecoder, 2, 10, legal=legal)
-    assert found.equals(play(model.float(), CpuDecoder, 2, 10, legal=legal))
+    actual = play(model, CpuDecoder, 2, 10, legal=legal)
+    assert actual.equals(play(model.float(), CpuDecoder, 2, 10, legal=legal))
 
 
 @layouts
 def test_it_samples_the_same_ids(layout: str) -> None:
     model, legal = shaped(layout), legal_for(FLAT)
     expected = play(model, TorchDecoder, 2, 40, sampled(2, 3), legal)
-    found = play(model, CpuDecoder, 2, 40, sampled(2, 3), legal)
-    assert torch.equal(found.actions, expected.actions)
-    assert len(found.actions[:, 0, 1].unique()) > 20
+    actual = play(model, CpuDecoder, 2, 40, sampled(2, 3), legal)
+    assert torch.equal(actual.actions, expected.actions)
+    assert len(actual.actions[:, 0, 1].unique()) > 20
 
 
 @pytest.mark.parametrize("layout", ["decoder", "separator"])
@@ -235,11 +235,11 @@ def test_marginals_are_those_of_pytorch(layout: str) -> None:
     def marginal(step: int) -> StepOptions:
         return StepOptions(marginal=True)
 
-    expected, found = (play(model, kind, 2, 20, marginal, legal) for kind in (TorchDecoder, CpuDecoder))
-    assert torch.equal(found.actions, expected.actions)
-    assert found.error(expected) < 1e-5
+    expected, actual = (play(model, kind, 2, 20, marginal, legal) for kind in (TorchDecoder, CpuDecoder))
+    assert torch.equal(actual.actions, expected.actions)
+    assert actual.error(expected) < 1e-5
     chained = play(model, CpuDecoder, 2, 20, legal=legal)
-    for at, (a, b) in enumerate(zip(found.logits, chained.logits, strict=True)):
+    for at, (a, b) in enumerate(zip(actual.logits, chained.logits, strict=True)):
         assert torch.equal(a, b) == (at % 3 == 0)
 
 
@@ -250,12 +250,12 @@ def test_it_follows_what_it_is_told(layout: str) -> None:
     generator = torch.Generator().manual_seed(0)
     wanted = torch.stack([torch.randint(low, high, (20, 2), generator=generator) for low, high in legal], dim=2)
 
-    def told(step: int) -> StepOptions:
+    def forced_options(step: int) -> StepOptions:
         return StepOptions(forced=wanted[step])
 
-    expected, found = (play(model, kind, 2, 20, told, legal) for kind in (TorchDecoder, CpuDecoder))
-    assert torch.equal(found.actions, wanted) and torch.equal(expected.actions, wanted)
-    assert found.error(expected) < 1e-5
+    expected, actual = (play(model, kind, 2, 20, forced_options, legal) for kind in (TorchDecoder, CpuDecoder))
+    assert torch.equal(actual.actions, wanted) and torch.equal(expected.actions, wanted)
+    assert actual.error(expected) < 1e-5
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.02), ("int8", 0.05)])

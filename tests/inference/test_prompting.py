@@ -206,10 +206,10 @@ def test_only_what_was_trained_is_played() -> None:
 
 
 def test_an_action_must_fit_beside_its_prompt() -> None:
-    """What an action reads of itself is within the context that the prompt leaves."""
+    """All tokens of an action are within the context that the prompt leaves."""
     for prompt, n_act, refused in ((0, 59, False), (0, 60, True), (20, 39, False), (20, 40, True)):
-        said = Prompt("text", prompt, "a toy") if prompt else NO_PROMPT
-        task = dataclasses.replace(TASKS["name"], action_space=Box(-1, 1, (n_act,)), prompt=said)
+        prefix = Prompt("text", prompt, "a toy") if prompt else NO_PROMPT
+        task = dataclasses.replace(TASKS["name"], action_space=Box(-1, 1, (n_act,)), prompt=prefix)
         if not refused:
             task.tokenizer(SMALL, None)
             continue

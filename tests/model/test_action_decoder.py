@@ -74,23 +74,23 @@ def test_the_trunk_is_trained_by_the_marginal_loss_alone(actions: int, monkeypat
     """Bit by bit, and with it the marginal heads and the table; the conditional loss trains the correction alone."""
     model = shaped("separator").train()
     batch, part = random_batch(model.config, actions)
-    found = gradients(model, batch)
+    actual = gradients(model, batch)
     marginal = losses_of(model, hidden_states(model, batch), part, 4.0).marginal.sum()
     for (name, parameter), wanted in zip(
         trunk_of(model).items(),
         torch.autograd.grad(marginal, list(trunk_of(model).values()), allow_unused=True),
         strict=True,
     ):
-        assert (name in found) == (wanted is not None) == (parameter.grad is not None)
+        assert (name in actual) == (wanted is not None) == (parameter.grad is not None)
         if wanted is not None:
-            torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=2e-5)
-    trained = {name for name in found if "correction" in name}
+            torch.testing.assert_close(actual[name], wanted, rtol=1e-4, atol=2e-5)
+    trained = {name for name in actual if "correction" in name}
     assert (len(trained) > 0) == (actions > 1)
     with monkeypatch.context() as patch:  # no conditional loss at all
         patch.setattr(ActionDecoder, "state", lambda self, marginal, hidden, chain, at: marginal)
         without = gradients(model, batch)
-    assert without.keys() == found.keys() - trained
-    assert all(torch.equal(without[name], found[name]) for name in without)
+    assert without.keys() == actual.keys() - trained
+    assert all(torch.equal(without[name], actual[name]) for name in without)
 
 
 @pytest.mark.parametrize("actions", [2, 40])
@@ -169,7 +169,9 @@ def test_later_tokens_depend_on_earlier_ones(
     legal = legal_for(model.config, 3)
     low = torch.tensor([[low for low, _ in legal]])
     first, second = (
-        play(model, kind, 1, 1, lambda step, told=low + change: StepOptions(forced=told), legal).logits
+        play(
+            model, kind, 1, 1, lambda step, forced_options=low + change: StepOptions(forced=forced_options), legal
+        ).logits
         for change in (torch.tensor([[0, 0, 0]]), torch.tensor([[5, 0, 0]]))
     )
     assert torch.equal(first[0], second[0])
@@ -202,7 +204,10 @@ def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[
     other[0, 0] += 3
 
     def differences() -> list[bool]:
-        runs = [play(model, kind, 1, 1, lambda step, told=ids: StepOptions(forced=told), legal) for ids in (low, other)]
+        runs = [
+            play(model, kind, 1, 1, lambda step, forced_options=ids: StepOptions(forced=forced_options), legal)
+            for ids in (low, other)
+        ]
         return [not torch.equal(a, b) for a, b in zip(*(run.logits for run in runs), strict=True)]
 
     assert differences() == [False] + 69 * [True]
@@ -214,7 +219,7 @@ def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[
 
 def masks(legal: Legal, num_envs: int, steps: int, seed: int) -> list[Tensor]:
     """Random masks bool [env, ids] of each step; every third range of ids is left with a single one."""
-    generator, found = torch.Generator().manual_seed(seed), list[Tensor]()
+    generator, actual = torch.Generator().manual_seed(seed), list[Tensor]()
     for step in range(steps):
         parts = []
         for at, (low, high) in enumerate(legal):
@@ -223,8 +228,8 @@ def masks(legal: Legal, num_envs: int, steps: int, seed: int) -> list[Tensor]:
             one = torch.randint(0, high - low, (num_envs, 1), generator=generator)
             part = part & torch.tensor((at + step) % 3 != 0)
             parts.append(part.scatter(1, one, torch.ones_like(part)))
-        found.append(torch.cat(parts, dim=1))
-    return found
+        actual.append(torch.cat(parts, dim=1))
+    return actual
 
 
 @layouts
@@ -289,7 +294,7 @@ def agreement(kind: str, checkpoint: Checkpoint, temperature: float, **options: 
 
 @pytest.mark.parametrize("kind", accord.KINDS)
 def test_numbers_that_must_agree_are_learned(kind: str) -> None:
-    """In a hundred steps; chosen each by itself, they agree as often as chance has it."""
+    """A hundred steps of training suffice; chosen independently, the numbers agree only by chance."""
     checkpoint = learn(kind, TINY, 100, 400, 4)
     assert agreement(kind, checkpoint, 0.0) >= 0.99
     assert agreement(kind, checkpoint, 1.0) >= 0.99

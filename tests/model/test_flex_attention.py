@@ -82,13 +82,13 @@ def test_it_is_what_blocks_of_queries_give(seed: int, plain: None) -> None:
     visibility = shown.visibility(context)
     layer = Gato(config).train().double().blocks[0].attention  # where nothing hides behind rounding
     x = torch.randn(*shown.tokens.shape, config.width, dtype=torch.float64, requires_grad=True)
-    aim, found = torch.randn_like(x), []
+    aim, actual = torch.randn_like(x), []
     assert isinstance(layer, Attention)
     backends: tuple[type[AttentionBackend], ...] = SdpaAttention, FlexAttention
     for backend in backends:
         y = layer(x, backend.prepare(config, visibility, x.dtype))
-        found.append((y.detach(), *torch.autograd.grad(y, (x, layer.qkv.weight), aim)))
-    for blocks, ours in zip(*found, strict=True):
+        actual.append((y.detach(), *torch.autograd.grad(y, (x, layer.qkv.weight), aim)))
+    for blocks, ours in zip(*actual, strict=True):
         torch.testing.assert_close(ours, blocks, atol=1e-10, rtol=1e-10)
 
 
@@ -207,12 +207,12 @@ class TestOnADevice:
         config = dataclasses.replace(shaped(size, context), action_decoder=kind == "none")
         model = Gato(config).cuda().train()
         batch = of_a_task(kind, config).batch(0).to("cuda")
-        found = []
+        actual = []
         for model.compiled in (False, True):
-            found.append(gradients(model, batch, precision))
-        assert found[0].keys() == found[1].keys()
-        for name, expected in found[0].items():
-            assert (found[1][name] - expected).norm() <= most * expected.norm(), name
+            actual.append(gradients(model, batch, precision))
+        assert actual[0].keys() == actual[1].keys()
+        for name, expected in actual[0].items():
+            assert (actual[1][name] - expected).norm() <= most * expected.norm(), name
 
     @pytest.mark.parametrize("seed", range(6))
     def test_it_is_what_blocks_of_queries_give(self, seed: int, exact: None) -> None:
@@ -220,11 +220,11 @@ class TestOnADevice:
         model = Gato(shaped(size, context)).cuda().train()
         shown = random_windows(seed, context)
         arguments = {name: None if x is None else x.cuda() for name, x in shown.arguments().items()}
-        found = []
+        actual = []
         for model.compiled in (False, True):
             hidden = model(shown.tokens.cuda(), **arguments)
-            found.append((hidden, *torch.autograd.grad(hidden.square().mean(), list(model.blocks.parameters()))))
-        for blocks, ours in zip(*found, strict=True):
+            actual.append((hidden, *torch.autograd.grad(hidden.square().mean(), list(model.blocks.parameters()))))
+        for blocks, ours in zip(*actual, strict=True):
             assert ours.isfinite().all()
             assert (ours - blocks).norm() <= 1e-4 * blocks.norm() + 1e-7
 

@@ -41,8 +41,8 @@ def test_the_tensors_are_the_rule_over_all_pairs(case: tuple[Sequences, int]) ->
     near, prompt = shown.visible(context)
     assert torch.equal(visibility.recent(every, every), near)
     assert visibility.reads_prefix == bool(((shown.index >= context) & (shown.prefix_len > 0)).any())
-    found = visibility.prefix(every, every) if visibility.reads_prefix else torch.zeros_like(prompt)
-    assert torch.equal(found, prompt)
+    actual = visibility.prefix(every, every) if visibility.reads_prefix else torch.zeros_like(prompt)
+    assert torch.equal(actual, prompt)
     assert torch.equal(visibility.segment, shown.segment)
     part = slice(every.stop // 3, every.stop // 2 + 1)
     assert torch.equal(visibility.recent(part, every), near[:, part])
@@ -55,17 +55,17 @@ def test_blocks_of_queries_read_what_the_rule_says(case: tuple[Sequences, int]) 
     """All queries in order, each recent and each prompt key at most once, and no other key."""
     shown, context = case
     near, prompt = shown.visible(context)
-    found = torch.zeros_like(near), torch.zeros_like(near)
+    actual = torch.zeros_like(near), torch.zeros_like(near)
     queries: list[int] = []
     for block in query_blocks(shown.visibility(context)):
         queries += range(block.queries.start, block.queries.stop)
         assert block.queries.stop - block.queries.start <= QUERIES
         assert set(block.mask.unique().tolist()) <= {0.0, -float("inf")}
-        found[0][:, block.queries, block.keys] = block.mask[:, 0] == 0
+        actual[0][:, block.queries, block.keys] = block.mask[:, 0] == 0
         if block.prefix is not None:
-            found[1][:, block.queries, block.prefix.keys] = block.prefix.mask[:, 0] == 0
+            actual[1][:, block.queries, block.prefix.keys] = block.prefix.mask[:, 0] == 0
     assert queries == list(range(shown.tokens.shape[1]))
-    assert torch.equal(found[0], near) and torch.equal(found[1], prompt)
+    assert torch.equal(actual[0], near) and torch.equal(actual[1], prompt)
 
 
 @settings(max_examples=50)
@@ -115,14 +115,14 @@ def test_no_argument_is_one_episode_a_row() -> None:
     tokens[:, 50:60] = PAD
     plain = Visibility.of(tokens, 32)
     place = torch.arange(200).expand(2, -1)
-    told = Visibility.of(
+    explicit = Visibility.of(
         tokens, 32, segment=torch.zeros_like(tokens), index=place, prefix_len=torch.zeros_like(tokens),
         until=torch.full_like(tokens, ALWAYS),
     )  # fmt: skip
     assert plain.position.shape == (1, 200)  # angles are turned once for all rows
-    for a, b in zip(plain[1:4], told[1:4], strict=True):
+    for a, b in zip(plain[1:4], explicit[1:4], strict=True):
         assert torch.equal(a, b)
-    assert plain.prefix_first is None and told.prefix_first is None
+    assert plain.prefix_first is None and explicit.prefix_first is None
 
 
 @pytest.mark.parametrize("n_act", [1, 6, 31, 32, 33, 64, 65, 256])
@@ -147,10 +147,10 @@ def test_layouts_place_every_action_token_once(n_obs: int, n_act: int, value_gro
         assert places == list(range(n_obs, n_obs + n_act))  # each token is predicted by the one before it
         assert layout.local.tolist() == [*range(n_obs), *[-1] * (1 + n_act)]
         assert layout.hides_actions == (not past_actions)
-        kept = layout.until == ALWAYS
-        assert layout.span == int(kept.sum())
-        assert (layout.until[~kept] == layout.length - 1).all()
+        stays = layout.until == ALWAYS
+        assert layout.span == int(stays.sum())
+        assert (layout.until[~stays] == layout.length - 1).all()
         # What enters in a step, less what is taken out again, is what a timestep leaves in the cache.
         entered = layout.carried + layout.n_prefill + n_act - 1
         assert entered - layout.rewound == layout.span
-        assert np.array_equal(kept, np.arange(layout.length) < (n_obs if layout.hides_actions else layout.length))
+        assert np.array_equal(stays, np.arange(layout.length) < (n_obs if layout.hides_actions else layout.length))
