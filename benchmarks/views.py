@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import tyro
 
-from gato_agent.checkpoints.checkpoint import TEXT_PIECES, Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TEXT_PIECES, TrainedTask
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.spaces.views import EVERYTHING, View

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.hub import read_scores
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.report import ReportConfig, report
 from gato_agent.commands.train import fine_tuning

@@ -26,7 +26,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read, to_bytes
+from gato_agent.checkpoints.checkpoint import Checkpoint, read, to_bytes
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.report import _existing_videos
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.token_file import Data

@@ -14,7 +14,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.bench_step import BenchCase, BenchConfig, bench
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.cpu_decoder import make_decoder

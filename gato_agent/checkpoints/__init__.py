@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from gato_agent.envs.io.lazy import lazy
 
 if TYPE_CHECKING:
-    from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+    from gato_agent.checkpoints.checkpoint import Checkpoint
+    from gato_agent.checkpoints.trained_task import TrainedTask
 
 __all__ = ["Checkpoint", "TrainedTask"]
 
@@ -13,6 +14,6 @@ __getattr__ = lazy(
     __name__,
     {
         "Checkpoint": "gato_agent.checkpoints.checkpoint",
-        "TrainedTask": "gato_agent.checkpoints.checkpoint",
+        "TrainedTask": "gato_agent.checkpoints.trained_task",
     },
 )

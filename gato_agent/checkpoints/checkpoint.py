@@ -1,132 +1,50 @@
-"""A checkpoint is one safetensors file: weights, and one JSON entry that says how to use them. It cannot run code."""
+"""Checkpoint: one safetensors file of weights, with one JSON entry that describes the model and its tasks."""
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium as gym
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
-from gato_agent.envs.io import plain
 from gato_agent.envs.io.strict_json import typed
 from gato_agent.envs.io.tensor_file import read_header
-from gato_agent.envs.spaces.flatten import space_from_json, space_to_json
-from gato_agent.envs.spaces.views import EVERYTHING, View
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.rollouts.experts.hub import PREFIX, download, load_hub
-from gato_agent.tokens.prompt import NO_PROMPT, Prompt
-from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 
 FORMAT = 1
 FILE = "model.safetensors"
 SHIPPED = (None, "shipped")  # how the weights in this package are referred to
-TEXT_PIECES = 32
 TEXT_MODEL = "text.model"  # name of the uint8 tensor that holds the SentencePiece model
 
 
 @dataclass(frozen=True)
-class TrainedTask:
-    """A task that a checkpoint was trained on: what its tokens mean.
-
-    `temperature` is that at which its actions are chosen where nobody says otherwise, as `Agent` takes it.
-    """
-
-    id: str
-    observation_space: gym.Space[Any]
-    action_space: gym.Space[Any]
-    text_pieces: int = TEXT_PIECES
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    view: View = EVERYTHING
-    prompt: Prompt = NO_PROMPT
-    temperature: float = 0.0
-
-    def tokenizer(self, config: GatoConfig, text: TextTokenizer | None) -> SpaceTokenizer:
-        """The task's tokenizer; raises UsageError if a space has no tokens, or more than the model has positions."""
-        tokenizer = SpaceTokenizer(
-            self.observation_space,
-            self.action_space,
-            config.vocabulary,
-            text.encode if text else None,
-            self.text_pieces,
-            self.view,
-            config.values_per_token,
-            config.action_decoder,
-            config.grid_rows,
-            config.past_actions,
-        )
-        if (longest := int(tokenizer.layout.local.max()) + 1) > config.local_positions:
-            raise UsageError(
-                f"{self.id}: an observation takes {longest} tokens and the model has positions for "
-                f"{config.local_positions}; wrap the environment so that it observes less"
-            )
-        if tokenizer.layout.rewound >= config.context - self.prompt.tokens:
-            room = config.context - self.prompt.tokens - 1
-            raise UsageError(
-                f"{self.id}: an action takes {tokenizer.n_act} tokens, and a context of {config.context} has room for "
-                f"{room}: train with a larger one"
-            )
-        if 2 * self.prompt.tokens > config.context:
-            raise UsageError(
-                f"{self.id}: a prompt of {self.prompt.tokens} tokens leaves too little of a context of "
-                f"{config.context}: train with --prompt none, or with fewer --text-pieces"
-            )
-        return tokenizer
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; inverse of `from_json`."""
-        return {
-            "id": self.id,
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "text_pieces": self.text_pieces,
-            "env_kwargs": self.env_kwargs,
-            "view": self.view.to_json(),
-            "prompt": self.prompt.to_json(),
-            "temperature": self.temperature,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote. An id is a name and no more: it never makes us import a module.
-
-        `env_kwargs` are taken as they are: `seat` passes them through the gate before it makes an environment.
-        """
-        plain.env_id(data["id"], "a task", "train again")
-        temperature = data.get("temperature", 0.0)  # which earlier checkpoints lack
-        if type(temperature) not in (int, float) or not 0 <= temperature < math.inf:
-            raise ValueError(f"{data['id']} at temperature {temperature!r:.80}")
-        return cls(
-            typed(data["id"], str, "id"),
-            space_from_json(data["observation_space"]),
-            space_from_json(data["action_space"]),
-            typed(data["text_pieces"], int, "text_pieces"),
-            typed(data["env_kwargs"], dict[str, Any], "env_kwargs"),
-            View.from_json(data.get("view", [])),  # which checkpoints of the first version lack, and prompts too
-            Prompt.from_json(data.get("prompt", {})),
-            float(temperature),
-        )
-
-
-@dataclass(frozen=True)
 class Checkpoint:
-    """A model and all that is needed to use it."""
+    """A trained model with its tasks.
+
+    Attributes:
+        model: of the file, in float32.
+        tasks: by id.
+        text: tokenizer of texts; None if no task has any.
+        training: arguments, steps and data of its training.
+        name: of the file, for messages.
+    """
 
     model: Gato
     tasks: dict[str, TrainedTask]
     text: TextTokenizer | None = None
-    training: dict[str, Any] = field(default_factory=dict)  # how it came about: arguments, steps, data
+    training: dict[str, Any] = field(default_factory=dict)
     name: str = ""
 
     def to_bytes(self, dtype: torch.dtype = torch.float32) -> bytes:
@@ -155,7 +73,7 @@ class Checkpoint:
         return digest({name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}, {})
 
     def temperatures(self) -> dict[str, float]:
-        """Of the tasks that have one above 0."""
+        """Temperatures above 0, by task."""
         return {task.id: task.temperature for task in self.tasks.values() if task.temperature}
 
     @classmethod
@@ -168,8 +86,8 @@ class Checkpoint:
             device: where to put the weights.
 
         Raises:
-            UsageError: nothing is there.
-            GatoError: the file is damaged, or of another kind or version, or asks for another model than it holds.
+            UsageError: there is no such file.
+            GatoError: the file is damaged, of another kind or version, or has weights of another model.
         """
         path = locate(reference)
         tensors, about = read(path)
@@ -194,13 +112,13 @@ class Checkpoint:
 
 
 def _skeleton(config: GatoConfig, tensors: Mapping[str, Tensor]) -> Gato:
-    """The model of a configuration, without weights, if so many tensors can be its weights.
+    """The model of a configuration, without weights.
 
     Raises:
-        ValueError: they cannot; what would take long to make is compared by number first.
+        ValueError: the tensors are too few for it, which is checked before the model is made, or it is too large.
     """
-    asked = config.layers + len(config.patch_channels)
-    if asked > len(tensors):
+    least = config.layers + len(config.patch_channels)
+    if least > len(tensors):
         raise ValueError(f"the file lacks weights: it has {len(tensors):,} for {config.layers:,} layers")
     try:
         return Gato.skeleton(config)
@@ -221,7 +139,7 @@ def _check_shapes(model: Gato, tensors: Mapping[str, Tensor]) -> None:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first tensor, by name, that has NaN or an infinity."""
+    """Name of the first tensor, in order of names, with NaN or an infinity; None if all are finite."""
     for name, tensor in sorted(tensors.items()):
         if not bool(tensor.sum().isfinite() or tensor.isfinite().all()):  # a sum is quick, and might overflow
             return name
@@ -229,12 +147,12 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of version 0.1 under their names of this version, with those of the optimizer."""
+    """Tensors of version 0.1, of model or optimizer, under their names of this version."""
     return {name.replace("embedding.pack.", "embedding.value_group."): tensor for name, tensor in tensors.items()}
 
 
 def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
-    """Weights of version 0.1, whose numbers of an action were predicted at once, with a correction that is zero.
+    """Weights of version 0.1, which predicts the numbers of an action independently, with a correction of zero.
 
     Other weights are returned as they are.
     """
@@ -242,18 +160,18 @@ def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
     if model.action_decoder is None or not any(name.startswith("actions.") for name in tensors):
         return tensors
     names = {"actions.split.": "action_decoder.marginal.", "actions.table.": "action_decoder.table."}
-    found = {
+    weights = {
         next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name): tensor
         for name, tensor in tensors.items()
     }
     shapes = {
         f"action_decoder.correction.{k}": v.shape for k, v in model.action_decoder.correction.state_dict().items()
     }
-    return {**{name: torch.zeros(shape) for name, shape in shapes.items()}, **found}
+    return {**{name: torch.zeros(shape) for name, shape in shapes.items()}, **weights}
 
 
 def locate(reference: str | Path | None) -> Path:
-    """Path of a checkpoint file, of None or `shipped` the package's; raises UsageError that says what is not there."""
+    """Path of a checkpoint file: for None or `shipped` the package's own; raises UsageError if there is none."""
     if reference in SHIPPED:
         return Path(str(files("gato_agent.checkpoints"))) / "weights" / FILE
     if isinstance(reference, str) and reference.startswith(PREFIX):
@@ -270,7 +188,7 @@ def locate(reference: str | Path | None) -> Path:
 def _from_hub(repo: str) -> Path:
     path = download(load_hub(PREFIX + repo), repo, FILE)
     if path is None:
-        raise UsageError(f"{PREFIX}{repo} has no {FILE}: it is no agent that `push_to_hub` wrote")
+        raise UsageError(f"{PREFIX}{repo} has no {FILE}: `push_to_hub` did not write it")
     return path
 
 
@@ -282,7 +200,7 @@ def to_bytes(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `to_bytes` made; raises GatoError naming the file if it is damaged or of another kind."""
+    """Inverse of `to_bytes`; raises GatoError with the path if the file is damaged or of another kind."""
     advice = "train again, or restore it from a copy"
     try:
         about = read_header(path).about
@@ -291,7 +209,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, ValueError, OSError) as error:
         raise GatoError(f"{path} is truncated or damaged ({error}): {advice}") from error
     if about is None or "format" not in about:
-        raise GatoError(f"{path} is a safetensors file, but not one of gato-agent's: it has no 'gato' entry")
+        raise GatoError(f"{path} is a safetensors file, but not of gato-agent: it has no 'gato' entry")
     if about["format"] != FORMAT:
         raise GatoError(f"{path} has format {about['format']} and this version reads {FORMAT}: upgrade gato-agent")
     if about.pop("sha256", None) != digest(tensors, about):
@@ -309,5 +227,5 @@ def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
 
 
 def canonical(data: dict[str, Any]) -> str:
-    """JSON that is the same for the same content."""
+    """JSON with sorted keys: the same content gives the same text."""
     return json.dumps(data, sort_keys=True, allow_nan=False)

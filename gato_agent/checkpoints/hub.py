@@ -1,4 +1,4 @@
-"""A checkpoint on the Hugging Face hub: its one file, and a card that says what it scored. Nothing in it runs code."""
+"""Upload of a checkpoint to the Hugging Face hub: its file, and a model card with its scores."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,13 +42,13 @@ def push(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload a checkpoint, and the card that is made of its evaluation; returns the repository's address.
+    """Upload a checkpoint, and a card with the scores of its evaluation; returns the repository's address.
 
     Args:
-        checkpoint: what to upload.
-        repo: `ORG/NAME`, made if need be.
+        checkpoint: to upload.
+        repo: `ORG/NAME`, created if it does not exist.
         evaluation: JSON of `gato-agent evaluate`, or the folder that holds it.
-        private: whether a new repository is hidden.
+        private: True to hide a new repository.
         token: of the hub; by default the one of `hf auth login`.
 
     Raises:
@@ -66,13 +66,13 @@ def push(
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a gato-agent checkpoint")
         except (hub.errors.HFValidationError, hub.errors.LocalTokenNotFoundError) as error:
             raise UsageError(f"push_to_hub {repo}: {one_line(error)}") from error
-        except Exception as error:  # every answer of the hub that is an error, and no answer
+        except Exception as error:  # any error of the hub or of the network
             raise GatoError(f"push_to_hub {repo}: {one_line(error)}: is there a network, and a token?") from error
     return str(url)
 
 
 def card(checkpoint: Checkpoint, repo: str, evaluation: Path | None = None) -> Any:
-    """The model card, `huggingface_hub.ModelCard`, with the scores also as data that the hub shows."""
+    """The model card, a `huggingface_hub.ModelCard`, with scores in its text and in its metadata."""
     hub = load_hub(f"push_to_hub {repo}")
     scores = [] if evaluation is None else read_scores(evaluation)
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
@@ -92,13 +92,13 @@ def card(checkpoint: Checkpoint, repo: str, evaluation: Path | None = None) -> A
 
 
 def read_scores(evaluation: Path) -> list[dict[str, Any]]:
-    """Each task's scores; raises GatoError for anything but what `gato-agent evaluate` writes."""
+    """Scores of each task; raises GatoError for a file that `gato-agent evaluate` did not write."""
     path = evaluation / "results.json" if evaluation.is_dir() else evaluation
     try:
         scores = [dict(task) for task in checked_digest(path.read_bytes())["tasks"]]
-        any(f"{_row(score)} {score['std']:.2f}" for score in scores)  # all that is shown can be
+        any(f"{_row(score)} {score['std']:.2f}" for score in scores)  # raises for values that the card cannot show
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise GatoError(f"{path} is no JSON of `gato-agent evaluate` ({one_line(error)})") from error
+        raise GatoError(f"{path} is not JSON of `gato-agent evaluate` ({one_line(error)})") from error
     return scores
 
 

@@ -1,8 +1,9 @@
-"""Which of a checkpoint's tasks an environment is."""
+"""Match of an environment with one of a checkpoint's tasks."""
 
 from typing import Any
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import UsageError
 
 
@@ -10,7 +11,7 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
     """The checkpoint's task of an environment, or of an id: by id, else by equal spaces.
 
     Raises:
-        UsageError: it knows neither, or knows the id with other spaces; the message says what it does know.
+        UsageError: no task has its id or its spaces, or that of its id has other spaces; the message lists the tasks.
     """
     if isinstance(env, str):
         if env in checkpoint.tasks:
@@ -20,7 +21,7 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
         getattr(env, "single_observation_space", env.observation_space),
         getattr(env, "single_action_space", env.action_space),
     )
-    spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # a vector of environments often has none itself
+    spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # vector environments often have none of their own
     name = type(env).__name__ if spec is None else spec.id
     same = [task for task in checkpoint.tasks.values() if (task.observation_space, task.action_space) == spaces]
     task = checkpoint.tasks.get(name)

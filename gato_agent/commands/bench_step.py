@@ -23,10 +23,10 @@ from gato_agent.commands.roofline import WARM_UP, Roofline, timed
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
-from gato_agent.inference.agent import resolve_device
-from gato_agent.inference.cpu_decoder import Engine, make_decoder
+from gato_agent.inference.cpu_decoder import CpuDecoder, make_decoder
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, TorchDecoder
+from gato_agent.inference.options import resolve_device
 from gato_agent.model.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import VALUE_WIDTH
@@ -263,7 +263,7 @@ def fast(config: BenchConfig, model: Gato, case: BenchCase) -> Iterator[tuple[st
         if case.device != "cpu" and precision == "int8":
             continue
         decoder = make_decoder(model, case.legal, precision, config.num_threads)
-        if isinstance(decoder, Engine):
+        if isinstance(decoder, CpuDecoder):
             yield "engine", decoder, precision
         elif isinstance(decoder, GraphDecoder):
             yield "graph", decoder, precision

@@ -20,13 +20,13 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from gato_agent.checkpoints.checkpoint import TrainedTask
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.roofline import Roofline, timed
 from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
-from gato_agent.inference.agent import resolve_device
+from gato_agent.inference.options import resolve_device
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Attention, Block, Gato
 from gato_agent.model.rope import angles_of, rotate

@@ -25,8 +25,8 @@ from gato_agent.evaluation.progress_table import ProgressTable, families, table,
 from gato_agent.evaluation.recorded import ReplayOptions
 from gato_agent.evaluation.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker, expert_sha256
-from gato_agent.inference.agent import resolve_device
 from gato_agent.inference.decoder import Precision
+from gato_agent.inference.options import resolve_device
 from gato_agent.rollouts.collection.episode_worker import Failed, Result, idle_heartbeat
 from gato_agent.rollouts.collection.like_random import EPISODES, warning
 from gato_agent.rollouts.collection.process_pool import play_in_processes

@@ -25,9 +25,10 @@ from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.video import VideoWriter
 from gato_agent.evaluation.metrics import FIRST_SEED
-from gato_agent.inference.agent import Agent, resolve_device
+from gato_agent.inference.agent import Agent
 from gato_agent.inference.decoder import Precision
 from gato_agent.inference.make_agent import make_agent_and_envs
+from gato_agent.inference.options import resolve_device
 from gato_agent.inference.real_time import RealTimeActor
 
 DEFAULT_FPS = 30

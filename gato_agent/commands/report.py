@@ -30,7 +30,7 @@ from gato_agent.evaluation.report.markdown import markdown
 from gato_agent.evaluation.report.plots import plots
 from gato_agent.evaluation.report.videos import VideoJob, VideoRecorder, poster, video_jobs
 from gato_agent.evaluation.results import Results, to_csv
-from gato_agent.inference.agent import resolve_device
+from gato_agent.inference.options import resolve_device
 from gato_agent.rollouts.collection.episode_worker import Failed
 from gato_agent.rollouts.collection.process_pool import play_in_processes
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, locate, read
+from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data, mixture
 from gato_agent.dataset.token_file import FILE as TOKENS
@@ -17,7 +18,7 @@ from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import lock_folder
 from gato_agent.envs.make import find_spec, parse_kwargs
-from gato_agent.inference.agent import resolve_device
+from gato_agent.inference.options import resolve_device
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.training import run_folder

@@ -11,7 +11,7 @@ from typing import Literal
 
 from gymnasium.spaces import Dict, Text
 
-from gato_agent.checkpoints.checkpoint import TEXT_PIECES, TrainedTask
+from gato_agent.checkpoints.trained_task import TEXT_PIECES, TrainedTask
 from gato_agent.dataset.task_tokens import TOKEN_FORMAT, TokenizedTask
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import UsageError

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gato_agent.checkpoints.checkpoint import TrainedTask
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.task_tokens import Arrays, TokenizedTask
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import write_files

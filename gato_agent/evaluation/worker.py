@@ -22,9 +22,9 @@ from gato_agent.envs.make import find_spec, make_vector
 from gato_agent.envs.spaces.values import success_of
 from gato_agent.envs.tasks.task import Task, find
 from gato_agent.evaluation.results import Outcome
-from gato_agent.inference.agent import resolve_device
 from gato_agent.inference.decoder import Precision
 from gato_agent.inference.make_agent import make_agent_and_envs
+from gato_agent.inference.options import resolve_device
 from gato_agent.rollouts.collection import episode_worker as player
 from gato_agent.rollouts.collection.episode_worker import BEAT, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.rollouts.experts.load import Expert, load_expert

@@ -1,4 +1,4 @@
-"""Action masks of environments as the ids that a decoder may choose."""
+"""Action masks of environments as allowed ids of action tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,10 +38,10 @@ class ActionMasks:
         """Allowed ids, bool [env, sum of legal ids]; None if no environment has a mask.
 
         Args:
-            masks: one an environment; None for all actions.
+            masks: one per environment; None for all actions.
 
         Raises:
-            SpaceError: a mask of another shape, of a leaf that has none, or one that allows no value.
+            SpaceError: a mask of a wrong shape, of a leaf that cannot be masked, or one that allows no value.
         """
         if all(mask is None for mask in masks):
             return None
@@ -64,34 +64,34 @@ class ActionMasks:
 
 
 def _parts(space: Space[Any], mask: Any, path: str) -> list[tuple[Leaf, Any]]:
-    """Masks of leaves that have one, with their leaves."""
+    """Pairs of a leaf and its mask, for leaves that have one."""
     if mask is None:
         return []
     if isinstance(space, (Dict, Tuple)):
         children: list[tuple[Any, Space[Any]]] = (
             sorted(space.spaces.items()) if isinstance(space, Dict) else list(enumerate(space.spaces))
         )
-        found = []
+        parts = []
         for key, child in children:
             try:
                 part = mask[key]
             except (KeyError, IndexError, TypeError):
                 raise space_error(path, f"action mask has no entry {key!r}") from None
             name = str(key).replace("~", "~0").replace("/", "~1")
-            found += _parts(child, part, f"{path}/{name}" if path else name)
-        return found
+            parts += _parts(child, part, f"{path}/{name}" if path else name)
+        return parts
     return [(Leaf(path, space), mask)]
 
 
 def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:
-    """Mask of one leaf as bool, one value an id."""
+    """Mask of one leaf as bool, one value per id."""
     if not isinstance(leaf.space, (Discrete, MultiDiscrete, MultiBinary)):
         raise space_error(leaf.path, f"action mask of a {type(leaf.space).__name__}: only choices can be masked", row)
     try:
         parts = [np.ravel(part) for part in mask] if isinstance(mask, (tuple, list)) else [np.ravel(mask)]
         values = np.concatenate(parts)
     except ValueError:
-        raise space_error(leaf.path, "action mask is no array", row) from None
+        raise space_error(leaf.path, "action mask is not an array of numbers", row) from None
     if values.dtype.kind not in "biu" or (values.size and not 0 <= values.min() <= values.max() <= 2):
         raise space_error(leaf.path, "action mask must hold 0 and 1", row)
     if isinstance(leaf.space, MultiBinary) and values.size == int(np.prod(leaf.space.shape)):

@@ -1,8 +1,8 @@
-"""The control step as one CUDA graph: prefill, all passes, and the choice of every token, without Python between them.
+"""The control step as one CUDA graph: prefill, all passes and the choice of every token in a single launch.
 
 A step is captured at the first inputs of a shape, once for each bucket of filled slots, after an ordinary run that
-warms up; afterwards a step is one launch. Inputs reach the device in one copy from pinned memory, and the action
-returns in another. Prompts are ordinary passes. Not measured: no GPU was at hand.
+warms up. Inputs reach the device in one copy from pinned memory, and the action returns in another. Prompts are
+ordinary passes.
 """
 
 import copy
@@ -17,26 +17,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gato_agent.envs.errors import UsageError
 from gato_agent.inference.cuda_graphs import CudaGraphs, GraphStep, Inputs, InputSpec
 from gato_agent.inference.decoder import GREEDY, Legal, Precision, Prefill, StepOptions, TorchDecoder
-from gato_agent.model.bf16_linear import halve
+from gato_agent.model.bf16_linear import use_bfloat16_weights
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import EMPTY, KVCache
 
-RECOMPILED = 64  # times that a block may be compiled: for each number of tokens, of environments, and of filled slots
+RECOMPILED = 64  # compilations of a block: one for each number of tokens, of environments, and of filled slots
 
 _log = logging.getLogger(__name__)
 
 
 class GraphDecoder(TorchDecoder):
-    """Decodes on a GPU by replaying recorded steps; a `Decoder`. The next step overwrites the logits.
+    """Decoder on a GPU that replays captured steps; a `Decoder`. The next step overwrites the logits.
 
-    Weights must stay where they are: a model that is moved afterwards is played as it was.
+    Weights must stay at their addresses: the graphs ignore a model that is moved afterwards.
 
     Args:
         model: in evaluation mode.
         legal: half-open id range of each action token.
         precision: of weights and cache; bfloat16 takes a copy of the weights.
-        compiled: whether blocks are compiled first, which fuses what surrounds their products; takes a copy, too.
-        capture: makes a replayable step of one; by default a CUDA graph.
+        compiled: True to compile blocks first, which fuses operators between matrix products; copies the weights, too.
+        capture: makes a step replayable; by default as a CUDA graph.
 
     Raises:
         UsageError: int8, which is for CPUs.
@@ -53,8 +53,8 @@ class GraphDecoder(TorchDecoder):
             model = copy.deepcopy(model)
         if precision == "bfloat16":
             for part in (model.blocks, model.action_decoder, getattr(model.embedding, "value_group", None)):
-                if part is not None:  # the patch tower stays as it is
-                    halve(part)
+                if part is not None:  # the patch tower stays in float32
+                    use_bfloat16_weights(part)
         if compiled:
             torch.compiler.config.recompile_limit = RECOMPILED
             for block in model.blocks:
@@ -64,7 +64,7 @@ class GraphDecoder(TorchDecoder):
         self._shape = (0, 0, 0)
 
     def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
-        """See `Decoder`; what was recorded is kept where the shape is that of before."""
+        """See `Decoder`; captured steps stay valid while the arguments are the same."""
         if self._shape == (num_envs, longest, prefix):
             self.cache.clear()
             self._begin.fill_(EMPTY)
@@ -76,7 +76,7 @@ class GraphDecoder(TorchDecoder):
         self._action = torch.zeros(shape, dtype=torch.int64, device=self.device)
         self._answer = torch.zeros(shape, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         self._inputs: dict[InputSpec, Inputs] = {}
-        self._steps: dict[tuple[InputSpec, int], GraphStep] = {}  # by layout and bucket
+        self._steps: dict[tuple[InputSpec, int], GraphStep] = {}  # by inputs and bucket
 
     @torch.inference_mode()
     def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
@@ -113,25 +113,25 @@ class GraphDecoder(TorchDecoder):
         return self._answer.clone()
 
     def _prepare(self, layout: InputSpec, inputs: Inputs, marginal: bool) -> None:
-        """Record the step for every bucket, and leave the cache as it was, so that no later step waits for it."""
+        """Capture the step for every bucket, so that no later step waits for it; leaves the cache as it was."""
         cache, step = self.cache, self._step(inputs, marginal)
         state = [cache.index, cache.next_position, cache.k, cache.v]
-        kept = [part.clone() for part in state]
+        saved = [part.clone() for part in state]
         for bucket in cache.buckets:
             cache.bucket = bucket
             step()
-            for part, before in zip(state, kept, strict=True):
+            for part, before in zip(state, saved, strict=True):
                 part.copy_(before)
             self._steps[layout, bucket] = self._captured(step)
 
     def _step(self, inputs: Inputs, marginal: bool) -> GraphStep:
-        """A step as PyTorch runs it, one operator after the other."""
-        there = inputs.there
-        prefill = Prefill(*(there.get(name) for name in Prefill._fields))  # type: ignore[arg-type]
-        options = StepOptions(**{name: there.get(name) for name in StepOptions._fields[:-1]}, marginal=marginal)
+        """The step as ordinary operators of PyTorch."""
+        tensors = inputs.tensors
+        prefill = Prefill(*(tensors.get(name) for name in Prefill._fields))  # type: ignore[arg-type]
+        options = StepOptions(**{name: tensors.get(name) for name in StepOptions._fields[:-1]}, marginal=marginal)
 
         def step() -> list[Tensor]:
-            cache, begin = self.cache, there["begin"]
+            cache, begin = self.cache, tensors["begin"]
             new = begin != EMPTY
             cache.index.masked_fill_(new.unsqueeze(1), EMPTY)
             cache.next_position.copy_(torch.where(new, begin, cache.next_position))
@@ -142,7 +142,7 @@ class GraphDecoder(TorchDecoder):
         return step
 
     def _captured(self, step: GraphStep) -> GraphStep:
-        """A step to be replayed, or as it was where it cannot be recorded."""
+        """The step captured, or unchanged if it cannot be captured."""
         if self._capture is not None:
             try:
                 return self._capture(step)
@@ -154,7 +154,7 @@ class GraphDecoder(TorchDecoder):
 
 @contextmanager
 def fused(device: torch.device) -> Iterator[None]:
-    """Attention by the kernels that take a mask and are the same for both precisions."""
+    """Attention by kernels that take a mask and exist in both precisions."""
     if device.type != "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""How a step is recorded and fed: tensors at fixed places, filled in one copy, and CUDA graphs that read them."""
+"""CUDA graphs of steps, and their inputs: tensors at fixed addresses that one copy fills."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,19 +6,23 @@ import torch
 from torch import Tensor
 
 GraphStep = Callable[[], list[Tensor]]  # one step; returns its logits
-InputSpec = tuple[tuple[str, torch.Size, torch.dtype], ...]  # names, shapes and types of what enters
+InputSpec = tuple[tuple[str, torch.Size, torch.dtype], ...]  # names, shapes and dtypes of a step's inputs
 ALIGNED = 16  # bytes
 
 
 class Inputs:
-    """Tensors of a layout that reach a device together.
+    """Inputs of a step that reach a device in one copy.
+
+    Args:
+        spec: names, shapes and dtypes.
+        device: of the step.
 
     Attributes:
-        there: by name, at their fixed place on the device.
+        tensors: by name, at fixed addresses on the device.
     """
 
-    def __init__(self, layout: InputSpec, device: torch.device) -> None:
-        sizes = [shape.numel() * dtype.itemsize for _, shape, dtype in layout]
+    def __init__(self, spec: InputSpec, device: torch.device) -> None:
+        sizes = [shape.numel() * dtype.itemsize for _, shape, dtype in spec]
         ends = torch.tensor([-(-size // ALIGNED) * ALIGNED for size in sizes]).cumsum(0).tolist()
         self._host = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._device = torch.empty(ends[-1], dtype=torch.uint8, device=device)
@@ -27,23 +31,23 @@ class Inputs:
         def views(buffer: Tensor) -> dict[str, Tensor]:
             return {
                 name: buffer[begin : begin + size].view(dtype).view(shape)
-                for (name, shape, dtype), begin, size in zip(layout, begins, sizes, strict=False)
+                for (name, shape, dtype), begin, size in zip(spec, begins, sizes, strict=False)
             }
 
-        self._here, self.there = views(self._host), views(self._device)
+        self._staged, self.tensors = views(self._host), views(self._device)
 
     def fill(self, parts: Mapping[str, Tensor]) -> None:
-        """Copy new values; those before must have been read."""
+        """Copy new values; the step before must have read its own."""
         for name, part in parts.items():
-            self._here[name].copy_(part)
+            self._staged[name].copy_(part)
         self._device.copy_(self._host, non_blocking=True)
 
 
 class CudaGraphs:
-    """Records steps, which do not take place while they are recorded.
+    """Capture of steps as CUDA graphs; capturing a step does not run it.
 
-    Each decoder has its own, since graphs of one stream share memory of cuBLAS, which is gone with the first of them.
-    They are replayed one after the other, so they share their own memory too: a replay overwrites what others found.
+    Graphs of one stream share cuBLAS memory that is freed with the first of them, so each decoder has its own stream.
+    Graphs of a decoder replay one after the other and share one memory pool: a replay overwrites other results.
     """
 
     def __init__(self) -> None:
@@ -51,13 +55,13 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: GraphStep) -> GraphStep:
-        """Record a step; raises RuntimeError for what cannot be recorded."""
+        """Capture a step; raises RuntimeError if it cannot be captured."""
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 logits = step()
         finally:
-            torch.cuda.set_stream(before)  # a recording that fails leaves another
+            torch.cuda.set_stream(before)  # a capture that fails leaves another stream
 
         def replay() -> list[Tensor]:
             graph.replay()

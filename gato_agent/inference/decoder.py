@@ -1,4 +1,4 @@
-"""One control step: the observation is read, then the action decoded token by token, each fed back before the next."""
+"""Control steps: the observation enters the model, then the action is decoded token by token, each fed back."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,8 +19,8 @@ Precision = Literal["float32", "bfloat16", "int8"]  # of weights; the cache is f
 class Prefill(NamedTuple):
     """Tokens that enter the model before the first action token of each environment, or those of a prompt.
 
-    They are an observation and its separators, as `TimestepLayout` has them; before it the last action token, where
-    past actions stay visible.
+    They are an observation and its separators in the order of `TimestepLayout`, after the last action token if past
+    actions stay visible.
     """
 
     tokens: Tensor  # int64 [env, layout.carried + layout.n_prefill], or [env, tokens of the prompt]
@@ -32,18 +32,18 @@ class Prefill(NamedTuple):
     def to(self, device: torch.device | str) -> Self:
         """The same on a device."""
         moved = [part if part is None else part.to(device) for part in self]
-        return type(self)(*moved)  # type: ignore[arg-type]  # None where it was
+        return type(self)(*moved)  # type: ignore[arg-type]  # None stays None
 
 
 class StepOptions(NamedTuple):
     """Options of one control step, besides the observation.
 
     Attributes:
-        uniforms: float64 [env, A], numbers in [0, 1) that sampling takes; None for greedy.
+        uniforms: float64 [env, A], random numbers in [0, 1) that sampling uses; None for greedy.
         temperature: float64 [], of sampling.
-        forced: int64 [env, A], ids that are chosen whatever the logits; None for free choice.
+        forced: int64 [env, A], ids to choose whatever the logits; None for a free choice.
         allowed: bool [env, sum of legal ids], True for ids that an action mask admits; None for all.
-        marginal: True to score each token without regard to those before it, where there is an action decoder.
+        marginal: True to score each token independently of those before it, where there is an action decoder.
     """
 
     uniforms: Tensor | None = None
@@ -66,9 +66,9 @@ GREEDY = StepOptions()
 
 
 class Decoder(Protocol):
-    """Decodes actions for a number of environments, each with a memory of its own episode.
+    """Decoder of actions for several environments, each with the memory of its own episode.
 
-    What it takes and gives lies on the CPU, wherever the model is.
+    Inputs and results are on the CPU, on whatever device the model is.
 
     Attributes:
         logits: of each action token in the latest step, float [env, ids legal for it].
@@ -86,7 +86,7 @@ class Decoder(Protocol):
         """
 
     def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
-        """Give some environments, bool [env], their prompts, a row each: they stay until others are given."""
+        """Cache the prompts of some environments, bool [env], a row each; they stay until the next prompts."""
 
     def reset_envs(self, envs: Tensor, position: int = 0) -> None:
         """Forget the episodes of some environments, bool [env], but not their prompts.
@@ -98,11 +98,11 @@ class Decoder(Protocol):
         """Decode one action per environment: int64 [env, A], every token among the ids that are legal for it."""
 
     def rewind(self, count: int) -> None:
-        """Take the last tokens of every environment out of memory, as if they had not been read."""
+        """Remove the last tokens of every environment from the cache."""
 
 
 class TorchDecoder:
-    """Decodes with PyTorch's operators, on any device.
+    """Decoder by PyTorch's operators, on any device.
 
     Args:
         model: in evaluation mode.
@@ -150,7 +150,7 @@ class TorchDecoder:
         self.cache.rewind(count)
 
     def decode(self, prefill: Prefill, options: StepOptions) -> Tensor:
-        """A step, from and to the device of the model."""
+        """A step whose inputs and result are on the model's device."""
         tokens, local, patches, intervals, value_groups = prefill
         hidden = self.model(
             tokens, patches, local=local, intervals=intervals, value_groups=value_groups, cache=self.cache

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from gato_agent.envs.spaces.flatten import Leaf
+from gato_agent.inference.sampling import log_prob
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 Floats = NDArray[np.float64]
@@ -76,6 +77,24 @@ def distributions(
     return {leaf.path: _leaf(tokenizer, leaf, slot, probabilities) for leaf, slot in tokenizer.acted}
 
 
+def log_probs(logits: list[Tensor], index: Tensor, temperature: float, allowed: NDArray[np.bool_] | None) -> Floats:
+    """Log-probability of one action per environment, float64 [env]: the sum over its tokens.
+
+    Args:
+        logits: of each action token, float [env, ids legal for it].
+        index: int64 [env, A], each token's index among its legal ids.
+        temperature: above 0.
+        allowed: bool [env, sum of legal ids]; None for all.
+    """
+    total, begin = np.zeros(len(index)), 0
+    for token, part in enumerate(logits):
+        end = begin + part.shape[1]
+        mask = None if allowed is None else from_numpy(allowed[:, begin:end])
+        total += log_prob(part.cpu(), index[:, token], temperature, mask).numpy()
+        begin = end
+    return total
+
+
 def _leaf(tokenizer: SpaceTokenizer, leaf: Leaf, slot: slice, probabilities: list[Floats]) -> LeafDistribution:
     own = probabilities[slot]
     shape = leaf.space.shape or ()
@@ -83,7 +102,7 @@ def _leaf(tokenizer: SpaceTokenizer, leaf: Leaf, slot: slice, probabilities: lis
     index = np.minimum(np.arange(most)[:, None], tokenizer.legal[:, 1] - tokenizer.legal[:, 0] - 1)
     column = tokenizer.decode_actions(tokenizer.legal[:, 0] + index)[leaf.path]
     whole = column.dtype != object and column[:1].size == len(own)
-    if not whole:  # Text, whose tokens are indices into the charset, the end last; or digits of a large Discrete
+    if not whole:  # Text: indices into the charset, the end last; or digits of a large Discrete
         return LeafDistribution(own, [np.arange(part.shape[1], dtype=np.float64) for part in own], (len(own),))
     table = column.reshape(most, -1).astype(np.float64)
     return LeafDistribution(own, [table[: part.shape[1], at] for at, part in enumerate(own)], tuple(shape))

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 
@@ -15,21 +15,19 @@ from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io import plain
 from gato_agent.envs.make import make_vector
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.decoder import Precision
+from gato_agent.inference.options import DecodingOptions
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import open_stores
 from gato_agent.rollouts.storage.filter import selected
-from gato_agent.tokens.prompt import Kind
 
 
 @contextmanager
 def make_agent_and_envs(
     checkpoint: Checkpoint, env_id: str, num_envs: int, *, env_kwargs: Mapping[str, Any] | None = None,
-    render_mode: str | None = None, device: str = "cpu", temperature: float | None = None, seed: int = 0,
-    precision: Precision = "float32", prompt: Kind | None = None, demo: Path | None = None,
-    option: str = "--env-kwargs",
+    render_mode: str | None = None, demo: Path | None = None, option: str = "--env-kwargs",
+    **options: Unpack[DecodingOptions],
 ) -> Iterator[tuple[Agent, gym.vector.VectorEnv[Any, Any, Any]]]:  # fmt: skip
-    """An agent and the environments it is to play, which are closed afterwards.
+    """An agent and the environments that it is to play, which are closed afterwards.
 
     Args:
         checkpoint: must know the environment.
@@ -37,13 +35,9 @@ def make_agent_and_envs(
         num_envs: number of environments.
         env_kwargs: their arguments; by default those that the agent was trained with, if they are plain.
         render_mode: of the first of them.
-        device: see `Agent`.
-        temperature: see `Agent`.
-        seed: see `Agent`.
-        precision: see `Agent`.
-        prompt: see `Agent`.
-        demo: folder of collected episodes, one of which is the demonstration that the agent is prompted with.
-        option: with which the user gives `env_kwargs`, for the message.
+        demo: folder of collected episodes, one of which becomes the agent's demonstration.
+        option: of the command line that sets `env_kwargs`, for the message.
+        options: see `Agent`.
 
     Raises:
         UsageError: unknown environment, or one that the checkpoint does not know; arguments in the checkpoint that are
@@ -51,19 +45,17 @@ def make_agent_and_envs(
     """
     if not env_kwargs and env_id in checkpoint.tasks:
         trained = checkpoint.tasks[env_id].env_kwargs
-        way_out = f"where it is to be trusted, give {option} {shlex.quote(json.dumps(trained))}"
+        way_out = f"if you trust it, give {option} {shlex.quote(json.dumps(trained))}"
         env_kwargs = plain.env_kwargs(trained, f"{env_id} in {checkpoint.name}", way_out)
     with closing(make_vector(env_id, num_envs, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
         task = find_task(checkpoint, envs)
-        shown = demonstration(demo, task.id) if demo is not None and prompt != "none" else None
-        yield Agent(
-            checkpoint, task, device=device, temperature=temperature, seed=seed, precision=precision, prompt=prompt,
-            demonstration=shown, masks=envs.action_masks,
-        ), envs  # fmt: skip
+        if demo is not None and options.get("prompt") != "none":
+            options["demonstration"] = demonstration(demo, task.id)
+        yield Agent(checkpoint, task, masks=envs.action_masks, **options), envs
 
 
 def demonstration(folder: Path, env_id: str) -> Episode:
-    """The first good episode of an environment below a folder: one that succeeded, where that is known.
+    """The first episode of an environment below a folder, a successful one if success is known.
 
     Raises:
         UsageError: there is none.

@@ -1,4 +1,4 @@
-"""Real time: an actor that answers at a fixed rate, and how often it was late."""
+"""Real-time control: an actor at a fixed rate, with a count of late actions."""
 
 import time
 from typing import Any
@@ -9,18 +9,18 @@ from gato_agent.envs.loop import Actor
 
 
 class RealTimeActor:
-    """Lets another actor act `hertz` times a second: early actions wait for their deadline, late ones are counted.
+    """Actor that acts `hertz` times a second: early actions wait for their deadline, late ones are counted.
 
-    A deadline comes one period after the one before, or after a late action: lateness is not made up for by hurry.
+    A deadline comes one period after the last one, or after a late action: the next period is never shortened.
 
     Args:
-        actor: who decides.
-        hertz: actions a second; 0 for as many as there can be.
+        actor: chooses the actions.
+        hertz: actions a second; 0 for no limit.
 
     Attributes:
-        actions: how many were taken.
-        missed: how many of them were late. The first one waits for nothing and cannot be late.
-        worst: seconds from an observation to its action, at most.
+        actions: number of actions.
+        missed: number of late actions. The first one has no deadline.
+        worst: longest time from an observation to its action, in seconds.
     """
 
     def __init__(self, actor: Actor, hertz: float) -> None:
@@ -30,11 +30,11 @@ class RealTimeActor:
         self._deadline = 0.0  # of the next action; 0 before the first one
 
     def reset(self, num_envs: int) -> None:
-        """Pass the reset on."""
+        """Reset the actor."""
         self._actor.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[Any]) -> Any:
-        """Decide, then wait for the deadline."""
+        """Choose actions, then wait for the deadline."""
         began = time.perf_counter()
         action = self._actor.act(observation, start)
         now = time.perf_counter()

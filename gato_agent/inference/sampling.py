@@ -1,4 +1,4 @@
-"""Choice of one id per environment and action token: greedy, or sampled at a temperature, among allowed ids."""
+"""Sampling: one id per environment and action token, greedy or at a temperature, among allowed ids."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class Sampler:
-    """Settings of a choice: greedy at temperature 0, else samples from softmax(logits / temperature).
+    """Temperature and random streams: greedy at 0, else samples from softmax(logits / temperature).
 
-    Greedy takes the likeliest id, or of ids in an order (bins) the median: many values near each other are about as
-    likely, and which of them is likeliest is chance, so the median errs less.
+    Greedy takes the likeliest id, but of ordered ids (bins) the median: neighbouring bins are about equally likely, so
+    the median has a smaller error than the mode.
 
     Args:
         temperature: 0 for greedy.
-        generators: one random stream an environment, so that environments do not disturb each other.
+        generators: one random stream per environment, so that environments are independent.
     """
 
     def __init__(self, temperature: float = 0.0, generators: Sequence[torch.Generator] = ()) -> None:
@@ -36,8 +36,8 @@ def choose(
     Args:
         logits: float [env, ids].
         ordered: True if ids are bins.
-        uniform: float64 [env], where to cut the cumulative distribution; None for greedy.
-        temperature: of the distribution, if it is sampled.
+        uniform: float64 [env], in [0, 1), quantile of the distribution to take; None for greedy.
+        temperature: of the distribution that is sampled.
         allowed: bool [env, ids], with at least one True in each row; None for all.
     """
     scores = logits.double()
@@ -47,11 +47,11 @@ def choose(
         return scores.argmax(-1)
     if uniform is not None:
         scores = scores / temperature
-    shares = scores.softmax(-1)
-    below = shares.cumsum(-1)
+    probabilities = scores.softmax(-1)
+    below = probabilities.cumsum(-1)
     index = (below < 0.5 if uniform is None else below <= uniform.unsqueeze(-1) * below[..., -1:]).sum(-1)
     # Rounding may carry past the last possible id.
-    last = logits.shape[-1] - 1 - (shares > 0).flip(-1).int().argmax(-1)
+    last = logits.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
     return torch.minimum(index, last)
 
 

@@ -4,10 +4,10 @@ Action token j has the marginal state m_j = A_j h of the hidden state h, and the
 
     s_j = m_j + C_j gelu(S_j h + sum over i < j of T_i e(a_i))
 
-with e an embedding of the chosen ids; s_0 is m_0. Scores are products with a table of its own. Training teaches both:
-the marginal states and through them the transformer, and the conditional part with h, m_j and the table detached
-(`loss.action_loss`). The transformer so learns to tell all numbers of an action, not only those that earlier numbers
-leave open. Heads that read what was drawn before are from VQ-BeT (Lee et al. 2024).
+with e an embedding of the chosen ids; s_0 is m_0. Scores are products with a table of its own. The marginal loss trains
+the marginal states and through them the transformer; the conditional loss trains the rest, with h, m_j and the table
+detached (`loss.action_loss`). So the transformer learns to predict every number of an action, not only those that
+earlier numbers leave open. Heads that read the codes chosen before are from VQ-BeT (Lee et al. 2024).
 """
 
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ CHOSEN_WIDTH = 32  # of the embedding of a chosen id
 
 
 class Correction(nn.Module):
-    """What earlier tokens of an action add to the marginal state of a later one.
+    """Matrices of the term that earlier action tokens add to the marginal state of a later one.
 
-    Beyond `ACTION_GROUP` tokens the matrices repeat; `carry` then changes what was read in the group before.
+    Beyond `ACTION_GROUP` tokens they repeat; `carry` then transforms the sum of the group before.
     """
 
     def __init__(self, width: int) -> None:
@@ -63,7 +63,7 @@ class ActionDecoder(nn.Module):
         return ActionChain(hidden.new_zeros(len(hidden), STATE_WIDTH))
 
     def marginal_state(self, hidden: Tensor, at: int) -> Tensor:
-        """State that scores action token `at` without regard to those before it: [batch, width] -> [batch, 64]."""
+        """State that scores action token `at` independently of those before it: [batch, width] -> [batch, 64]."""
         return self.marginal[at % ACTION_GROUP](hidden)  # type: ignore[no-any-return]
 
     def state(self, marginal: Tensor, hidden: Tensor, chain: "ActionChain", at: int) -> Tensor:
@@ -91,7 +91,7 @@ class ActionDecoder(nn.Module):
         return self.table.weight[low - self.first_id : high - self.first_id]
 
     def initialise(self) -> None:
-        """Initial weights, for a module whose linear layers and tables have theirs: no correction yet."""
+        """Set the correction to zero, after linear layers and tables have their initial weights."""
         with torch.no_grad():
             for layer in self.correction.out:
                 assert isinstance(layer, nn.Linear)
@@ -103,10 +103,10 @@ class ActionDecoder(nn.Module):
 
 
 class ActionChain(NamedTuple):
-    """What was read of the action tokens chosen before.
+    """Sum over the action tokens chosen so far.
 
     Attributes:
-        read: float [batch, 64], sum of T_i e(a_i).
+        read: float [batch, 64], the sum of T_i e(a_i).
     """
 
     read: Tensor

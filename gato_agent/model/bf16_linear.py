@@ -1,14 +1,13 @@
-"""Matrix products that read weights of bfloat16, for GPUs, where reading them is what takes time."""
+"""Linear layers with bfloat16 weights, for GPUs, where reading the weights takes most of the time."""
 
 import torch
 from torch import Tensor, nn
 
 
-class Halved(nn.Module):
-    """A matrix product that reads weights of bfloat16, and is otherwise of float32.
+class BFloat16Linear(nn.Module):
+    """Linear layer with bfloat16 weights and float32 inputs and outputs.
 
-    Inputs are given as sums of two bfloat16, so that the weights, which are all that takes time, are read once and
-    nothing else is rounded.
+    Each input is split into a sum of two bfloat16, so that the weights are read once and nothing else is rounded.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -22,16 +21,16 @@ class Halved(nn.Module):
         high = rows.bfloat16()
         both = torch.cat((high, (rows - high).bfloat16()))
         if self.summed:
-            found = torch.mm(both, self.weight.T, out_dtype=torch.float32)
+            products = torch.mm(both, self.weight.T, out_dtype=torch.float32)
         else:
-            found = both.float() @ self.weight.T.float()
-        return found.view(2, *x.shape[:-1], -1).sum(0)
+            products = both.float() @ self.weight.T.float()
+        return products.view(2, *x.shape[:-1], -1).sum(0)
 
 
-def halve(model: nn.Module) -> None:
-    """Make `Halved` of all linear layers, in place."""
+def use_bfloat16_weights(model: nn.Module) -> None:
+    """Replace all linear layers by `BFloat16Linear`, in place."""
     for name, module in model.named_children():
         if isinstance(module, nn.Linear):
-            setattr(model, name, Halved(module))
+            setattr(model, name, BFloat16Linear(module))
         else:
-            halve(module)
+            use_bfloat16_weights(module)

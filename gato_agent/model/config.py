@@ -1,4 +1,4 @@
-"""Sizes of the model, published and small. No torch here, so that `--help` and `info` stay quick."""
+"""Configurations of the model: published and small sizes. It imports no torch, which keeps `--help` and `info` fast."""
 
 import dataclasses
 import json
@@ -11,8 +11,8 @@ from gato_agent.envs.io.strict_json import parse
 from gato_agent.tokens.space_tokenizer import Vocabulary
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
-# What our small sizes do otherwise than the paper.
 RENAMED = {"pack": "values_per_token"}  # fields by their names in version 0.1
+# Fields in which the small sizes differ from the paper.
 SMALL_OVERRIDES: dict[str, Any] = {"stochastic_depth": 0.0, "values_per_token": 64, "action_decoder": True}
 LIMITS = {  # far above any model, and low enough that no size overflows
     "layers": 2**12, "heads": 2**12, "width": 2**18, "feed_forward": 2**20, "context": 2**17, "text": 2**20,
@@ -41,13 +41,13 @@ class GatoConfig:
     values_per_token: int = 1
     """Values of an observation that share one token, side by side and read by one matrix; 1 as in the paper."""
     grid_rows: bool = True
-    """Whether each row of a grid, a two-dimensional MultiDiscrete, begins a token of its own where values share tokens,
-    so that what is to be found in it can be attended to. Checkpoints that do not say so are of before."""
+    """True if each row of a grid (a two-dimensional MultiDiscrete) begins its own token where values share tokens: then
+    attention can select rows. False in checkpoints without the field."""
     action_decoder: bool = False
-    """Whether a small autoregressive decoder on the hidden state of a timestep decodes its action; else action tokens
+    """True if a small autoregressive decoder on the hidden state of a timestep decodes its action; else action tokens
     pass through the transformer, as in the paper."""
     past_actions: bool = False
-    """Whether action tokens that pass through the transformer stay visible to later timesteps, the paper's literal
+    """True if action tokens that pass through the transformer stay visible to later timesteps, the paper's literal
     reading; else they are keys within their own timestep only, since an agent that reads its own past actions copies
     them (Wen et al. 2020, Fighting Copycat Agents)."""
     stochastic_depth: float = 0.1
@@ -127,13 +127,13 @@ class GatoConfig:
             UsageError: no such fields, or values that no model can have.
         """
         try:
-            given = dict(parse(text))
+            fields = dict(parse(text))
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{text!r:.80} is no JSON object: write '{{\"context\": 512}}'") from error
-        return self.from_json({**self.to_json(), **given})
+            raise UsageError(f"{text!r:.80} is not a JSON object: write '{{\"context\": 512}}'") from error
+        return self.from_json({**self.to_json(), **fields})
 
     def described(self) -> tuple[str, str]:
-        """The named size that is nearest, and the fields in which this differs as JSON: inverse of `reshaped`."""
+        """The nearest named size, and as JSON the fields in which this one differs; inverse of `reshaped`."""
 
         def other(name: str) -> dict[str, Any]:
             named, own = GatoConfig.named(name).to_json(), self.to_json()
@@ -149,7 +149,7 @@ class GatoConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`; raises UsageError on unknown or missing fields."""
-        data = {"grid_rows": False, **data}  # files without the field have no rows of grids
+        data = {"grid_rows": False, **data}  # files without the field have grids without rows
         try:
             return cls(**{**_of_this_version(data), "patch_channels": tuple(data["patch_channels"])})
         except (TypeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""Tokens, image patches and positions -> vectors (Gato paper, sections 2.2 and C.2-C.3)."""
+"""Embedding of tokens, image patches, value groups and positions (Gato paper, sections 2.2 and C.2-C.3)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, PATCH_SIZE, POSI
 
 NORM_GROUPS = 32
 CHANNELS = 4
-KNOWN = 10_000  # patches that are remembered in play, about 1 kB of pixels and as much of vectors each
+KNOWN = 10_000  # patches whose vectors are cached in play, each about 1 kB of pixels and as much of vector
 VALUE_WIDTH = 16  # of the vector of one value in a value group
 
 
 class ResidualUnit(nn.Module):
-    """ResNet-v2 unit that halves the resolution: norm and GELU come before each convolution."""
+    """ResNet-v2 unit that halves the resolution, with norm and GELU before each convolution."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ResidualUnit(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """A patch and its place in the image -> one vector."""
+    """Patch tower: a patch and its place in the image -> one vector."""
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class PatchEmbedding(nn.Module):
         Args:
             patches: uint8 [k, 16, 16, 4], channels last.
             intervals: integer [k, 2, 2], (row | column, from | to), in 128ths of the image.
-            known: what patches were found to look like before, and is added to: most of a screen stays as it was.
+            known: cache of vectors by pixels, which this call extends; None to embed all patches.
 
         Returns:
             [k, width]
@@ -59,23 +59,23 @@ class PatchEmbedding(nn.Module):
             x = self._recall(patches, known)
         elif self.training and patches.device.type == "cpu":
             patches, place = map(torch.from_numpy, distinct(patches.numpy()))
-            x = self._look(patches)[place]
+            x = self._encode(patches)[place]
         else:
-            x = self._look(patches)
+            x = self._encode(patches)
         return x + self.row(rows) + self.column(columns)  # type: ignore[no-any-return]
 
     def _recall(self, patches: Tensor, known: dict[bytes, Tensor]) -> Tensor:
-        """`_look`, of each patch alone and once."""
+        """`_encode` of each distinct patch alone, through the cache."""
         keys = [patch.tobytes() for patch in patches.numpy()]
         if len(known) > KNOWN:
             known.clear()
         for i, key in enumerate(keys):
             if key not in known:
-                known[key] = self._look(patches[i : i + 1])[0]
+                known[key] = self._encode(patches[i : i + 1])[0]
         return torch.stack([known[key] for key in keys])
 
-    def _look(self, patches: Tensor) -> Tensor:
-        """[k, 16, 16, 4] -> [k, width], in float32 always: bfloat16 is slower for so few channels, and coarser."""
+    def _encode(self, patches: Tensor) -> Tensor:
+        """[k, 16, 16, 4] -> [k, width], always in float32: bfloat16 is slower for so few channels."""
         with torch.autocast(patches.device.type, enabled=False):
             x = patches.permute(0, 3, 1, 2).to(self.stem.weight.dtype)
             x = (x / 127.5 - 1) / PATCH_SIZE**0.5  # pixels in [-1, 1], then over sqrt(16): paper, section 2.1
@@ -92,7 +92,7 @@ class PatchEmbedding(nn.Module):
 
 
 class ValueGroupEmbedding(nn.Module):
-    """The values of a value group -> one vector: each from a narrow table, side by side, through one matrix."""
+    """A value group -> one vector: narrow embeddings of its values, concatenated, times one matrix."""
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class ValueGroupEmbedding(nn.Module):
 
 
 class Embedding(nn.Module):
-    """One table for text, values and separator; patches and value groups where the stream says so; local positions."""
+    """Embedding of a token stream: ids by one table, patches, value groups, and local positions."""
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Embedding(nn.Module):
             [batch, length, width]
         """
         x = self.table(tokens.clamp(min=0))
-        # The tower runs on patches alone: the TensorFlow version ran it on every token and masked afterwards.
+        # The tower runs on patches only, not on every token.
         if patches is not None and len(patches):
             assert intervals is not None
             x = x.masked_scatter((tokens == PATCH).unsqueeze(-1), self.patch(patches, intervals).to(x.dtype))

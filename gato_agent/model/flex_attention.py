@@ -1,7 +1,7 @@
-"""Attention of whole windows in training by PyTorch's FlexAttention, compiled by Triton, for CUDA devices.
+"""Sliding-window attention of training by PyTorch's FlexAttention, compiled by Triton, for CUDA devices.
 
-It computes what the blocks of `attention` do: blocks of keys outside an episode or the context are not read, and
-rotation is compiled with it. Its speed is not measured.
+It computes what `SdpaAttention` computes: blocks of keys outside an episode or the context are not read, and rotation
+is compiled with it.
 """
 
 import logging
@@ -20,49 +20,53 @@ from gato_agent.model.rope import Angles, angles_of, rotate
 from gato_agent.model.visibility import Visibility
 
 BLOCK = 128  # queries and keys that the kernels skip, or read without a mask, together: a multiple of their tiles
-OPTIONS: Any = {"FORCE_USE_FLEX_ATTENTION": True}  # and not the kernel for decoding, where windows are short
+OPTIONS: Any = {"FORCE_USE_FLEX_ATTENTION": True}  # the kernel for decoding would be chosen for short windows
 SIZES = (16, 32, 64, 128, 256)  # of heads
 
 _log = logging.getLogger(__name__)
 
 
-class Look(NamedTuple):
-    """One of the two ways in which keys are looked at."""
+class MaskedQueries(NamedTuple):
+    """Rotary angles of the queries, and the keys that they attend to at these angles."""
 
-    angles: Angles  # of the queries
+    angles: Angles
     mask: flex.BlockMask
 
 
-class Flex(NamedTuple):
-    """`Visibility` of windows as block masks; made once a pass, for all layers.
+class FlexAttention(NamedTuple):
+    """A `Visibility` as block masks; an `AttentionBackend`.
 
-    Recent keys, which without prompts are all, come first. What queries far from a prompt read of it, with other
-    angles, is a second softmax; both are weighed by their sums.
+    Prompt keys beyond the window are compared with queries of other angles, in a second softmax. Both results are
+    weighted by their sums.
+
+    Attributes:
+        recent: keys of the sliding window.
+        prefix: prompt keys beyond it; None if no query reads any.
     """
 
-    near: Look
-    far: Look | None = None
+    recent: MaskedQueries
+    prefix: MaskedQueries | None = None
 
     @classmethod
-    def of(cls, config: GatoConfig, visibility: Visibility, dtype: torch.dtype = torch.float32) -> Self:
-        """Block masks and angles of a dtype."""
+    def prepare(cls, config: GatoConfig, visibility: Visibility, dtype: torch.dtype = torch.float32) -> Self:
+        """See `AttentionBackend`."""
         position, _, first, until, prefix_first, prefix_end = visibility
         place = torch.arange(first.shape[1], device=first.device).expand(first.shape)
-        near = Look(angles_of(position, config.head_size, dtype), block_mask(first, place + 1, until))
+        recent = MaskedQueries(angles_of(position, config.head_size, dtype), block_mask(first, place + 1, until))
         if prefix_first is None or prefix_end is None:
-            return cls(near)
-        clamped = angles_of(position.clamp(max=config.context - 1), config.head_size, dtype)
-        return cls(near, Look(clamped, block_mask(prefix_first, prefix_end, until)))
+            return cls(recent)
+        angles = angles_of(position.clamp(max=config.context - 1), config.head_size, dtype)
+        return cls(recent, MaskedQueries(angles, block_mask(prefix_first, prefix_end, until)))
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """Queries, keys and values [batch, length, 3, heads, size], not yet turned -> [batch, length, heads, size]."""
-        return _compiled(_attend)(qkv, self.near, self.far)
+        """See `AttentionBackend`."""
+        return _compiled(_attend)(qkv, self.recent, self.prefix)
 
 
 def block_mask(first: Tensor, last: Tensor, until: Tensor) -> flex.BlockMask:
-    """Query q attends to key k where first[q] <= k < last[q] and q <= until[k]; all are [batch, length].
+    """Block mask in which query q attends to key k where first[q] <= k < last[q] and q <= until[k].
 
-    What `create_block_mask` makes, without the scores' size in memory.
+    All three are [batch, length]. It equals that of `create_block_mask`, in memory far below the size of the scores.
     """
     length = first.shape[1]
     first, last, until = first.int(), last.int(), until.int()
@@ -88,44 +92,50 @@ def block_mask(first: Tensor, last: Tensor, until: Tensor) -> flex.BlockMask:
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """How many blocks of keys each block of queries reads, and which, before those that it does not: with one head."""
+    """Number and indices of the key blocks that each query block reads, for one head; unread blocks come last."""
     blocks = blocks.unsqueeze(1).int()
     return blocks.sum(3, dtype=torch.int32), blocks.argsort(dim=3, descending=True, stable=True).int()
 
 
-def _attend(qkv: Tensor, near: Look, far: Look | None) -> Tensor:
-    """See `Flex.attend`."""
+def _attend(qkv: Tensor, recent: MaskedQueries, prefix: MaskedQueries | None) -> Tensor:
+    """See `FlexAttention.attend`."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [batch, heads, length, size]
-    k = rotate(k, *near.angles).to(v.dtype)
+    k = rotate(k, *recent.angles).to(v.dtype)
 
-    def look(how: Look, more: Any = None) -> Any:
-        turned = rotate(q, *how.angles).to(v.dtype)
-        return flex.flex_attention(turned, k, v, block_mask=how.mask, kernel_options=OPTIONS, return_aux=more)
+    def attend(queries: MaskedQueries, auxiliary: Any = None) -> Any:
+        rotated = rotate(q, *queries.angles).to(v.dtype)
+        return flex.flex_attention(
+            rotated, k, v, block_mask=queries.mask, kernel_options=OPTIONS, return_aux=auxiliary
+        )  # fmt: skip
 
-    if far is None:
-        return look(near).transpose(1, 2)  # type: ignore[no-any-return]
-    (y, here), (other, there) = (look(how, flex.AuxRequest(lse=True)) for how in (near, far))
-    # Every query sees a key that is near. Where it sees none from afar, the logarithm of the sum there is -inf, and the
-    # share 0, as are all gradients.
-    share = torch.sigmoid(there.lse - here.lse).unsqueeze(3)
-    return torch.lerp(y.to(share.dtype), other.to(share.dtype), share).to(v.dtype).transpose(1, 2)
+    if prefix is None:
+        return attend(recent).transpose(1, 2)  # type: ignore[no-any-return]
+    (y, recent_sums), (prefix_y, prefix_sums) = (
+        attend(queries, flex.AuxRequest(lse=True)) for queries in (recent, prefix)
+    )
+    # Every query attends to a recent key. Without a prompt key its log-sum there is -inf, so that the prompt's weight
+    # and all gradients through it are 0.
+    weight = torch.sigmoid(prefix_sums.lse - recent_sums.lse).unsqueeze(3)
+    return torch.lerp(y.to(weight.dtype), prefix_y.to(weight.dtype), weight).to(v.dtype).transpose(1, 2)
 
 
 @cache
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Once for each shape of batches, of which a run has one or two; a graph in pieces would not be compiled at all."""
+    """The compiled function, one graph for each shape of batches; FlexAttention in a broken graph runs uncompiled."""
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 @cache
 def available() -> bool:
-    """Whether it can be compiled here; says so once if not."""
-    able = has_triton() and hasattr(flex, "AuxRequest")
-    if not able:
-        _log.warning("training without FlexAttention, which is slower: it needs PyTorch 2.9 and what Triton supports")
-    return able
+    """True if this machine can compile it; logs one warning if not."""
+    supported = has_triton() and hasattr(flex, "AuxRequest")
+    if not supported:
+        _log.warning(
+            "training without FlexAttention, which is slower: it needs PyTorch 2.9 and a GPU that Triton supports"
+        )
+    return supported
 
 
 def fits(config: GatoConfig, device: str) -> bool:
-    """Whether models of this shape can use it on a device: on CUDA, those of all named sizes."""
+    """True if models of this shape can use it on a device: on CUDA, those of all named sizes."""
     return device == "cuda" and config.head_size in SIZES and available()

@@ -1,20 +1,19 @@
-"""The transformer: pre-norm blocks of sliding-window attention and GEGLU, one tied table at both ends."""
+"""The transformer: pre-norm blocks of sliding-window attention and GEGLU, with tied input and output embeddings."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gato_agent.model.action_decoder import ActionDecoder
-from gato_agent.model.attention import AttentionInputs, PrefixKeys, QueryBlock, additive, attend
+from gato_agent.model.attention import AttentionBackend, SdpaAttention
 from gato_agent.model.config import GatoConfig
-from gato_agent.model.cpu_attention import Band
+from gato_agent.model.cpu_attention import CpuAttention
 from gato_agent.model.embedding import Embedding
-from gato_agent.model.flex_attention import Flex
+from gato_agent.model.flex_attention import FlexAttention
 from gato_agent.model.init import NoInitialisation, initialise
 from gato_agent.model.kv_cache import KVCache, PrefixTokens
-from gato_agent.model.rope import angles_of, rotate
 from gato_agent.model.visibility import Visibility
 from gato_agent.tokens.space_tokenizer import POSITIONS
 
@@ -28,21 +27,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, inputs: AttentionInputs | Band | Flex, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, backend: AttentionBackend) -> Tensor:
         """[batch, length, width] -> the same."""
         b, n, d = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
-        if not isinstance(inputs, AttentionInputs):
-            return self.out(inputs.attend(qkv).view(b, n, d))  # type: ignore[no-any-return]
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, b, h, n, d/h]
-        q, k = rotate(qkv[:2], *inputs.angles)
-        v = qkv[2].to(q.dtype)
-        if cache is not None:
-            k, v = cache.update(k, v)  # [b, h, slots, d/h], perhaps of another dtype
-            q = q.to(k.dtype)
-        far = None if inputs.prefix_angles is None else rotate(qkv[0], *inputs.prefix_angles).to(q.dtype)
-        y = attend(q, k, v, inputs.blocks, far).transpose(1, 2).reshape(b, n, d)
-        return self.out(y.to(x.dtype) if cache is not None else y)  # type: ignore[no-any-return]
+        y = backend.attend(self.qkv(x).view(b, n, 3, self.heads, d // self.heads))
+        return self.out(y.reshape(b, n, d))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -60,10 +49,10 @@ class FeedForward(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Skips a sub-layer for a whole sequence with some probability, in training only (Huang et al. 2016).
+    """Stochastic depth: skips a sub-layer for a whole sequence at random, in training only (Huang et al. 2016).
 
     Attributes:
-        dropout: probability that a single value is left out too, which fine-tuning sets.
+        dropout: probability of dropping a single value as well; fine-tuning sets it.
     """
 
     def __init__(self, probability: float) -> None:
@@ -91,30 +80,18 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, x: Tensor, inputs: AttentionInputs | Band | Flex, cache: "CachedLayer | None") -> Tensor:
+    def forward(self, x: Tensor, backend: AttentionBackend) -> Tensor:
         """[batch, length, width] -> the same."""
-        x = x + self.drop(self.attention(self.attention_norm(x), inputs, cache))
+        x = x + self.drop(self.attention(self.attention_norm(x), backend))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
 
 
-class CachedLayer(NamedTuple):
-    """The cache as one layer sees it."""
-
-    cache: KVCache | PrefixTokens
-    k: Tensor  # what is held of this layer
-    v: Tensor
-
-    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this pass's keys and values; return all that are seen."""
-        return self.cache.update(self.k, k), self.cache.update(self.v, v)
-
-
 class Gato(nn.Module):
-    """Tokens and patches in, hidden states out; `logits` or an `ActionDecoder` turn those into scores of ids.
+    """Transformer from tokens and patches to hidden states; `logits` or an `ActionDecoder` score ids by these.
 
     Attributes:
-        action_decoder: of sizes that have one; else None, and action tokens pass through the transformer.
-        compiled: whether whole windows are trained on with compiled attention.
+        action_decoder: None if action tokens pass through the transformer.
+        compiled: True to train with compiled attention.
     """
 
     compiled = False
@@ -131,7 +108,7 @@ class Gato(nn.Module):
 
     @classmethod
     def skeleton(cls, config: GatoConfig) -> "Gato":
-        """A model without memory or values for its weights, to be counted or filled from a checkpoint."""
+        """A model on the meta device, to count its parameters or to load a checkpoint into."""
         with torch.device("meta"), NoInitialisation():
             return cls(config)
 
@@ -157,7 +134,7 @@ class Gato(nn.Module):
             patches: uint8 [k, 16, 16, 4], one per PATCH, row-major.
             local: integer [batch, length], position within the observation; -1 (everywhere by default) for none.
             intervals: integer [k, 2, 2], place of each patch in its image; by default each is a whole image.
-            segment: integer [batch, length], episode of each token; tokens see their own episode only.
+            segment: integer [batch, length], episode of each token; tokens attend to their own episode only.
             index: integer [batch, length], position in its episode; by default each row is one from its beginning.
             prefix_len: integer [batch, length or 1], tokens of the prompt that its episode begins with; by default 0.
             until: integer [batch, length], place of the last token that may attend to it; by default the last one.
@@ -172,45 +149,32 @@ class Gato(nn.Module):
             whole = torch.tensor([[0, POSITIONS]] * 2, device=tokens.device)
             intervals = whole.expand(len(patches), 2, 2)
         x = self.embedding(tokens, local, patches, intervals, value_groups)
+        backends: Sequence[AttentionBackend]
         if cache is None:
-            context = self.config.context
             visibility = Visibility.of(
-                tokens, context, segment=segment, index=index, prefix_len=prefix_len, until=until
+                tokens, self.config.context, segment=segment, index=index, prefix_len=prefix_len, until=until
             )
-            inputs = self._inputs(visibility, x.dtype)
+            backend = self._backend(x.device).prepare(self.config, visibility, x.dtype)
+            backends = [backend] * len(self.blocks)
         else:
-            inputs = self._cached_inputs(cache, tokens, x.dtype)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, inputs, None if cache is None else CachedLayer(cache, cache.k[layer], cache.v[layer]))
+            backends = SdpaAttention.prepare_cached(self.config, cache, tokens, x.dtype)
+        for block, backend in zip(self.blocks, backends, strict=True):
+            x = block(x, backend)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def _inputs(self, visibility: Visibility, dtype: torch.dtype) -> AttentionInputs | Band | Flex:
-        """Attention of whole sequences."""
-        if self.compiled and self.training and visibility.first.device.type != "cpu":
-            return Flex.of(self.config, visibility, dtype)
-        if self.compiled and self.training:
-            return Band.of(self.config, visibility)
-        return AttentionInputs.of(visibility, self.config.context, self.config.head_size, dtype)
-
-    def _cached_inputs(self, cache: KVCache | PrefixTokens, tokens: Tensor, dtype: torch.dtype) -> AttentionInputs:
-        """Attention of the next tokens of every environment, for which this reserves slots."""
-        index, visible = cache.reserve(tokens)
-        size, everything, prefix, far = self.config.head_size, slice(None), None, None
-        kept = cache.k.dtype if isinstance(cache, KVCache) else dtype
-        if isinstance(cache, KVCache) and cache.prefix:
-            shown = cache.prefix_visible[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
-            prefix = PrefixKeys(slice(0, cache.prefix), additive(shown, kept))
-            far = angles_of(index.clamp(max=self.config.context - 1), size, dtype)
-        block = QueryBlock(everything, slice(cache.prefix, None), additive(visible, kept), prefix)
-        return AttentionInputs([block], angles_of(index, size, dtype), far)
+    def _backend(self, device: torch.device) -> type[AttentionBackend]:
+        """Attention of whole sequences on a device."""
+        if not (self.compiled and self.training):
+            return SdpaAttention
+        return CpuAttention if device.type == "cpu" else FlexAttention
 
     def logits(self, states: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Scores of the ids [low, high), all of them by default: [..., width of a state] -> [..., high - low].
 
-        States are hidden states, or with an action decoder the states that it makes of them, which score no text.
+        States are hidden states, or with an action decoder its states, which score no text.
         """
         rows = self.scored(low, high)
-        with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
+        with torch.autocast(states.device.type, enabled=False):  # in bfloat16 near scores would be equal
             return F.linear(states.to(rows.dtype), rows)
 
     def scored(self, low: int, high: int | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model's weights are before they are trained."""
+"""Initial weights of a model."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NoInitialisation(TorchFunctionMode):
-    """Skips torch.nn.init: on the meta device its random numbers do nothing but import half of torch."""
+    """Mode that skips torch.nn.init: on the meta device it has no effect but slow imports."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
@@ -22,7 +22,7 @@ class NoInitialisation(TorchFunctionMode):
 
 
 def initialise(model: "Gato") -> None:
-    """Initial weights: tables .02, matrices 1/sqrt(fan-in), what ends a residual branch smaller by depth."""
+    """Set initial weights: std 0.02 for tables, 1/sqrt(fan-in) for matrices, less by depth at a branch's end."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
@@ -53,7 +53,7 @@ def initialise(model: "Gato") -> None:
 
 
 def smooth_bin_table(width: int) -> Tensor:
-    """Initial embeddings of the 1,024 bins, of unit variance: neighbours start alike and so learn from each other.
+    """Initial embeddings of the 1,024 bins, of unit variance, similar for neighbouring bins.
 
     Random Fourier features (Rahimi & Recht 2007) of the bin's centre, from one to a hundred waves across [-1, 1].
     """

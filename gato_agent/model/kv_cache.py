@@ -1,4 +1,6 @@
-"""Key/value cache: two static buffers for a prefix and a ring of recent tokens, and `update`."""
+"""Key/value cache: static buffers for the prompt and for a ring of recent tokens."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -7,26 +9,26 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.tokens.space_tokenizer import PAD
 
 EMPTY = -(2**62)  # position of a slot that holds no key
-BUCKETS = 128, 256, 512, 1024  # numbers of slots that are read while no more were written
+BUCKETS = 128, 256, 512, 1024  # slots that passes read as long as no more are written
 ALIGNED = 64  # slots of the ring are a multiple of this: attention kernels like aligned rows
 
 
 class KVCache:
-    """Keys and values of the prefix and of the last tokens of every environment.
+    """Keys and values of the prompt and of the last tokens of every environment.
 
-    A token's slot is its position, plus 1, modulo the number of slots, so an episode's sums run in the same order
-    whatever the environment played before. The ring holds `context - prefix + margin` slots or some more: the first
+    A token's slot is its position plus 1, modulo the number of slots, so an episode's sums have the same order whatever
+    the environment played before. The ring has at least `context - prefix + margin` slots: the first
     query of a pass still needs `context - prefix - 1` tokens before it when the last one has been written.
 
-    All that changes from pass to pass lies in tensors at fixed addresses, so CUDA graphs can capture passes; `plan`
-    chooses on the host how many slots they read.
+    Everything that changes from pass to pass is in tensors at fixed addresses, so CUDA graphs can capture passes.
+    `plan` chooses on the host how many slots they read.
 
     Args:
         config: of the model.
-        num_envs: environments, each a row of the batch.
-        margin: most tokens that are in the cache beyond the context of one of them: the tokens of a pass less one, or
-            those that `rewind` takes back.
-        prefix: slots that prompts stay in.
+        num_envs: environments, one row of the batch each.
+        margin: largest number of cached tokens beyond the context of one of them: the tokens of a pass less one, or
+            those that `rewind` removes.
+        prefix: slots of the prompt.
         device: of the buffers.
         dtype: of keys and values.
 
@@ -35,7 +37,7 @@ class KVCache:
         index: int64 [env, slot], the position of the key there, or EMPTY.
         next_position: int64 [env], position of the next token.
         prefix_visible: bool [env, prefix], True where the prompt has a key.
-        bucket: slots that a pass reads, all that were written among them.
+        bucket: slots of the ring that a pass reads, which include all that are written.
     """
 
     def __init__(
@@ -61,19 +63,19 @@ class KVCache:
         self._at = torch.zeros(num_envs, 0, dtype=torch.int64, device=device)  # slots of this pass
         self.buckets = [*(size for size in BUCKETS if size < self.slots), self.slots]
         self.bucket = self.slots
-        self._written = torch.zeros(num_envs, dtype=torch.int64)  # `next_position`, as the host knows it
+        self._written = torch.zeros(num_envs, dtype=torch.int64)  # `next_position` on the host
 
     def reset_envs(self, envs: Tensor, position: int = 0) -> None:
-        """Empty the ring of some environments, bool [env], whose next token has a position; prefixes stay."""
+        """Empty the ring of some environments, bool [env], whose next token is at `position`; prompts stay."""
         self.index.masked_fill_(envs.unsqueeze(1), EMPTY)
         self.next_position.masked_fill_(envs, position)
 
     def plan_reset(self, envs: Tensor, position: int = 0) -> None:
-        """Tell the host of `reset_envs`; `envs` is on the CPU."""
+        """Note a `reset_envs` on the host; `envs` is on the CPU."""
         self._written.masked_fill_(envs, position)
 
     def plan(self, tokens: int, rewound: int = 0) -> int:
-        """Choose the bucket of passes over so many tokens, of which some are rewound; returns it."""
+        """Choose and return the bucket of passes over `tokens` tokens, of which `rewound` are rewound."""
         most = int(self._written.max()) + tokens + 1
         self._written += tokens - rewound
         self.bucket = next((size for size in self.buckets if most <= size), self.slots)
@@ -90,7 +92,7 @@ class KVCache:
         """Reserve slots for the next tokens of every environment.
 
         Args:
-            tokens: integer [env, n]; a PAD takes a slot that only it attends to.
+            tokens: integer [env, n]; only a PAD itself attends to its slot.
 
         Returns:
             Position of each token [env, n], and the keys that it attends to: bool [env, 1, n, bucket].
@@ -108,28 +110,36 @@ class KVCache:
         return (position + 1) % self.slots
 
     def rewind(self, count: int) -> None:
-        """Take the last tokens of every environment out of the cache; the next ones take their positions."""
+        """Remove the last `count` tokens of every environment; the next ones take their positions."""
         if count:
             self.next_position -= count
-            taken = self._slots_of(self.next_position.unsqueeze(1) + self._slot[:count])
-            self.index.scatter_(1, taken, torch.full_like(taken, EMPTY))
+            slots = self._slots_of(self.next_position.unsqueeze(1) + self._slot[:count])
+            self.index.scatter_(1, slots, torch.full_like(slots, EMPTY))
 
-    def update(self, held: Tensor, given: Tensor) -> Tensor:
+    def key_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Dtype of the keys that a pass reads, whatever the dtype of its hidden states."""
+        return self.k.dtype
+
+    def layer(self, index: int) -> "CachedLayer":
+        """The cache of one layer."""
+        return CachedLayer(self, self.k[index], self.v[index])
+
+    def update(self, buffer: Tensor, new: Tensor) -> Tensor:
         """Write keys or values of one layer.
 
         Args:
-            held: `k[layer]` or `v[layer]`.
-            given: those of this pass, [env, head, n, head_size].
+            buffer: `k[layer]` or `v[layer]`.
+            new: those of this pass, [env, head, n, head_size].
 
         Returns:
             Those of the prefix and of the bucket, [env, head, prefix + bucket, head_size].
         """
-        held[self._env, :, self.prefix + self._at] = given.transpose(1, 2).to(held.dtype)
-        return held[:, :, : self.prefix + self.bucket]
+        buffer[self._env, :, self.prefix + self._at] = new.transpose(1, 2).to(buffer.dtype)
+        return buffer[:, :, : self.prefix + self.bucket]
 
 
 class PrefixTokens:
-    """Cache of a pass over prompts: writes their keys and values for some environments and disturbs no other.
+    """Cache of a pass over prompts, which writes the prefix of some environments and leaves all others as they are.
 
     Args:
         cache: of all environments.
@@ -139,8 +149,7 @@ class PrefixTokens:
     prefix = 0  # slots before a prompt
 
     def __init__(self, cache: KVCache, envs: Tensor) -> None:
-        self.cache, self.envs = cache, envs.nonzero().flatten()
-        self.k, self.v = cache.k, cache.v
+        self.cache, self.envs, self.prefix_visible = cache, envs.nonzero().flatten(), cache.prefix_visible
 
     def reserve(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Position [prefix], and the keys that each token attends to: bool [row, 1, prefix, prefix]."""
@@ -149,7 +158,27 @@ class PrefixTokens:
         distance = index[:, None] - index
         return index, ((distance >= 0) & (tokens != PAD)[:, None, None, :]) | (distance == 0)
 
-    def update(self, held: Tensor, given: Tensor) -> Tensor:
-        """Keep keys or values of one layer, [row, head, prefix, head_size], which are all that is read."""
-        held[self.envs, :, : self.cache.prefix] = given.to(held.dtype)
-        return given
+    def key_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Dtype of the keys that the pass reads: that of its own hidden states."""
+        return dtype
+
+    def layer(self, index: int) -> "CachedLayer":
+        """The cache of one layer."""
+        return CachedLayer(self, self.cache.k[index], self.cache.v[index])
+
+    def update(self, buffer: Tensor, new: Tensor) -> Tensor:
+        """Write keys or values of one layer, [row, head, prefix, head_size]; returns them, all that the pass reads."""
+        buffer[self.envs, :, : self.cache.prefix] = new.to(buffer.dtype)
+        return new
+
+
+class CachedLayer(NamedTuple):
+    """Keys and values of one layer."""
+
+    cache: KVCache | PrefixTokens
+    k: Tensor
+    v: Tensor
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write those of a pass; returns all keys and values that it attends to."""
+        return self.cache.update(self.k, k), self.cache.update(self.v, v)

@@ -2,7 +2,7 @@
 
     query q attends to key k  <=>  (first[q] <= k <= q  or  prefix_first[q] <= k < prefix_end[q])  and  q <= until[k]
 
-Letters stand for places in the sequence. `until` ends the visibility of a key: a PAD is visible to itself alone, and an
+q and k are places in the sequence. `until` ends the visibility of a key: a PAD is visible to itself alone, and an
 action token that later timesteps may not see ends with its own timestep. Every attention backend reads these tensors.
 """
 
@@ -23,9 +23,9 @@ class Visibility(NamedTuple):
         segment: int64 [batch, length], episode of each token.
         first: int64 [batch, length], place of the first recent key of a query.
         until: int64 [batch, length], place of the last query of a key.
-        prefix_first: int64 [batch, length], place of the first prompt token that a query far from it attends to, as if
-            it were at the end of the context; None if no query is that far.
-        prefix_end: int64 [batch, length], one past the last of these; both are 0 where there are none.
+        prefix_first: int64 [batch, length], place of the first prompt token of a query whose window no longer holds the
+            prompt, and which attends to it as if at the last position of the context; None if there are none.
+        prefix_end: int64 [batch, length], one past the last of these; both are 0 for other queries.
     """
 
     position: Tensor
@@ -55,34 +55,38 @@ class Visibility(NamedTuple):
         until = torch.full_like(tokens, ALWAYS) if until is None else until
         until = torch.where(tokens == PAD, place, until)
         position = place if index is None else index.expand(tokens.shape)
-        # Runs of neighbours keep the order of places, so that one sorted search finds a position in its own episode.
+        # Runs rise with the place, so that one sorted search finds a position in its own episode.
         runs = (torch.diff(segment, dim=1, prepend=segment[:, :1]) != 0).cumsum(1) << 32
-        known = runs + torch.where(tokens == PAD, ALWAYS, position)
-        keys = known.flip(1).cummin(1).values.flip(1).contiguous()  # rising, though positions step back after actions
+        index_of_key = runs + torch.where(tokens == PAD, ALWAYS, position)
+        keys = (
+            index_of_key.flip(1).cummin(1).values.flip(1).contiguous()
+        )  # rising, though positions step back after actions
         prefix = runs.new_zeros(()) if prefix_len is None else prefix_len
         # Up to a position of `context` a query attends to all before it, the prompt among them.
         oldest = torch.where(position < context, 0, position - context + prefix + 1)
         first = torch.searchsorted(keys, (runs + oldest).contiguous())
         angles = place[:1] if index is None else index
-        far = (position >= context) & (prefix > 0)
-        if prefix_len is None or not far.any():  # one wait for the device per pass, not one per layer
+        reads_prefix = (position >= context) & (prefix > 0)
+        if prefix_len is None or not reads_prefix.any():  # waits for the device once per pass, not once per layer
             return cls(angles, segment, first, until)
         begin, end = (torch.searchsorted(keys, (runs + at).contiguous()) for at in (0, prefix))
-        return cls(angles, segment, first, until, torch.where(far, begin, 0), torch.where(far, end, 0))
+        return cls(
+            angles, segment, first, until, torch.where(reads_prefix, begin, 0), torch.where(reads_prefix, end, 0)
+        )
 
     @property
-    def far(self) -> bool:
-        """True if some query attends to a prompt from afar."""
+    def reads_prefix(self) -> bool:
+        """True if some query attends to prompt tokens beyond its window."""
         return self.prefix_first is not None
 
     def recent(self, queries: slice, keys: slice) -> Tensor:
         """True where a query attends to a recent key: bool [batch, queries, keys]."""
         q, k = (torch.arange(self.first.shape[1], device=self.first.device)[part] for part in (queries, keys))
-        near = (self.first[:, queries, None] <= k) & (k <= q[:, None])
-        return near & (q[:, None] <= self.until[:, None, keys])
+        within = (self.first[:, queries, None] <= k) & (k <= q[:, None])
+        return within & (q[:, None] <= self.until[:, None, keys])
 
     def prefix(self, queries: slice, keys: slice) -> Tensor:
-        """True where a query attends to a prompt token from afar: bool [batch, queries, keys]."""
+        """True where a query attends to a prompt token beyond its window: bool [batch, queries, keys]."""
         assert self.prefix_first is not None
         assert self.prefix_end is not None
         q, k = (torch.arange(self.first.shape[1], device=self.first.device)[part] for part in (queries, keys))

@@ -1,4 +1,4 @@
-"""Images by their space: which axes are their sides, and what becomes a channel of a patch.
+"""Layout of images by their space: the axes of the sides, and the channels of each patch.
 
 (84, 84), (84, 84, 3)         height, width(, channels)         one set of patches
 (3, 84, 84), (4, 84, 84)      channels or gray frames first     one set: up to four share a patch
@@ -18,7 +18,7 @@ CHANNELS = 4  # of a patch
 
 
 class ImageLayout(NamedTuple):
-    """How the axes of an image become sets of patches.
+    """Assignment of the axes of an image to sets of patches.
 
     Attributes:
         side: axis of the height; the width follows.
@@ -35,7 +35,7 @@ class ImageLayout(NamedTuple):
     channels: int
 
     def arrange(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images [B, *shape] -> [B, sets, height, width, channels], zeros where the last set has none."""
+        """Images [B, *shape] -> [B, sets, height, width, channels]; missing channels of the last set are 0."""
         if self.side == 0 and self.sets == 1:
             return images.reshape(len(images), 1, self.height, self.width, self.channels)
         moved = np.moveaxis(images, (self.side + 1, self.side + 2), (1, 2))
@@ -48,7 +48,7 @@ class ImageLayout(NamedTuple):
 
 
 def image_layout(space: Space[Any]) -> ImageLayout | None:
-    """The layout of an image: uint8 from 0 to 255 with two neighbouring sides of at least 16; None for other spaces.
+    """Layout of a space of images, which are uint8 from 0 to 255 with two adjacent sides of at least 16; else None.
 
     All other axes are shorter than the sides: channels, frames, or both. A trailing axis of 1, 3 or 4 is channels.
     """
@@ -66,7 +66,7 @@ def image_layout(space: Space[Any]) -> ImageLayout | None:
 
 
 def _sets(others: tuple[int, ...]) -> tuple[int, int]:
-    """Number of sets and channels of each, for the axes that are no sides."""
+    """Number of sets and channels of each, for the axes other than the sides."""
     total = math.prod(others)
     if total <= CHANNELS:
         return 1, total

@@ -1,4 +1,4 @@
-"""The leaves of a space as blocks of tokens: numbers, strings that are acted, images.
+"""Codecs of the leaves of a space: numbers, strings of actions, and images, as blocks of tokens.
 
 Ids here count from the end of the text pieces: 1,024 bins, then 1,024 discrete values.
 """
@@ -28,7 +28,7 @@ def shape_of(leaf: Leaf) -> tuple[int, ...]:
 
 
 def is_floating(leaf: Leaf) -> bool:
-    """Whether the leaf holds floating numbers."""
+    """True if the leaf holds floating-point numbers."""
     return leaf.space.dtype is not None and leaf.space.dtype.kind == "f"
 
 
@@ -43,22 +43,22 @@ def column_of(leaf: Leaf, columns: Columns, rows: int) -> NDArray[Any]:
 
 
 class Elements:
-    """All elements of some leaves side by side, one token each, coded in a few array operations.
+    """Codec of all elements of some leaves, one token each, in a few array operations.
 
     Args:
-        found: leaves, all integer or all floating, with the place of their first token.
-        action: whether the leaves are acted (coded within their bounds) or observed.
+        placed: leaves, all integer or all floating, with the place of their first token.
+        action: True for leaves of actions, which are coded within their bounds; False for observations.
 
     Attributes:
         slots: int64 [elements], the place of each element's token.
         legal: int64 [elements, 2], half-open range of ids.
     """
 
-    def __init__(self, found: Sequence[tuple[Leaf, int]], action: bool) -> None:
-        self.leaves, self._action = [leaf for leaf, _ in found], action
+    def __init__(self, placed: Sequence[tuple[Leaf, int]], action: bool) -> None:
+        self.leaves, self._action = [leaf for leaf, _ in placed], action
         sizes = [math.prod(shape_of(leaf)) for leaf in self.leaves]
         self.starts = np.cumsum([0, *sizes])
-        self.slots = np.concatenate([at + np.arange(n) for (_, at), n in zip(found, sizes, strict=True)])
+        self.slots = np.concatenate([at + np.arange(n) for (_, at), n in zip(placed, sizes, strict=True)])
         rules = [rules_of(leaf, action) for leaf in self.leaves]
         self.rules = Rules(*(np.concatenate(parts, axis=-1) for parts in zip(*rules, strict=True)))
         self.kind = np.dtype(np.float64 if is_floating(self.leaves[0]) else np.uint64)
@@ -72,7 +72,7 @@ class Elements:
         """Tokens [B, elements] of columns that each hold B rows.
 
         Raises:
-            SpaceError: a number that is not finite, or none of the discrete values.
+            SpaceError: a number that is not finite, or not one of the discrete values.
         """
         flat = [column_of(leaf, columns, rows).reshape(rows, math.prod(shape_of(leaf))) for leaf in self.leaves]
         x = np.concatenate([part.astype(self.kind) for part in flat], axis=1)
@@ -128,10 +128,10 @@ class Elements:
 
 
 def side_by_side(leaves: list[Leaf], values_per_token: int, grid_rows: bool) -> NDArray[np.int64]:
-    """Places of the values of some leaves, in their order, in value groups that are laid end to end.
+    """Index of each value of some leaves, in their order, in concatenated value groups.
 
-    A grid's rows begin value groups of their own, before all else: what is to be found in it is then among a few
-    tokens that are read by the same matrix, and not among all cells by weights of their own.
+    Each row of a grid begins its own value group, before all other leaves. All rows are then read by the same weights,
+    and attention can select among them.
     """
     places: dict[int, NDArray[np.int64]] = {}
     end = 0
@@ -147,12 +147,12 @@ def side_by_side(leaves: list[Leaf], values_per_token: int, grid_rows: bool) -> 
 
 
 def is_grid(space: Space[Any]) -> bool:
-    """Whether it is a MultiDiscrete of two dimensions, with more than one row and column."""
+    """True for a MultiDiscrete of two dimensions, each longer than one."""
     return isinstance(space, MultiDiscrete) and space.nvec.ndim == 2 and min(space.nvec.shape) > 1
 
 
 class Characters:
-    """A Text leaf as an action: one discrete token a character over the sorted charset, the end index last.
+    """Codec of a Text leaf of an action: one discrete token per character of the sorted charset, then the end index.
 
     Attributes:
         slots: int64 [max_length], the places of its tokens.
@@ -202,7 +202,7 @@ def cut_patches(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def distinct(patches: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Patches without repetition, and where each of [k, ...] is among them: much of a picture stays as it was."""
+    """Distinct patches, and for each of [k, ...] its index among them."""
     flat = np.ascontiguousarray(patches).reshape(len(patches), -1)
     _, first, place = np.unique(flat.view(np.dtype((np.void, flat.shape[1]))), return_index=True, return_inverse=True)
     return patches[first], place.ravel()

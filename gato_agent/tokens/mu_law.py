@@ -1,10 +1,10 @@
-"""How numbers become bins and back: mu-law, and the rule of each element of a space (Gato paper, section 2.1).
+"""Mu-law companding, and the coding rules of numbers as bins and back (Gato paper, section 2.1).
 
     action in Box(0, 4), 3.0        ->  0.5 of [-1, 1]             ->  bin 768
     action in Box(0, inf), 3.0      ->  0.56 of [0, 1], companded  ->  bin 800; bins below 512 are not legal
     observation in Box(0, 4), 3.0   ->  0.56 of [-1, 1], companded ->  bin 800
 
-Observations keep their scale, since what an element means must not hang on how wide its bounds were declared.
+Observations keep their scale: the meaning of an element must not depend on the width of its declared bounds.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gato_agent.envs.spaces.flatten import Leaf, space_error
 from gato_agent.envs.spaces.values import CHOICES, check_values
 
-BINS = CHOICES  # each of so many integers has a token of its own
+BINS = CHOICES  # continuous bins, and discrete values that have a token each
 MU, M = 100.0, 256.0
 SIGN = np.uint64(2**63)
 
@@ -36,7 +36,7 @@ def expand(y: Floats) -> Floats:
 
 
 class Rules(NamedTuple):
-    """How each element of some leaves is coded; arrays of one entry per element.
+    """Coding rules of the elements of some leaves; arrays of one entry per element.
 
     A continuous value is clipped to [low, high] and coded by v = (value - center) / half: linearly, v in [-1, 1],
     or companded, v in [-256, 256]. Integers are first taken as the unsigned `value + bias - base`, exact for any

@@ -1,9 +1,9 @@
-"""Prompts: prefixes of an episode, which every later token of it sees.
+"""Prompts: prefixes of an episode, to which every later token of it attends.
 
-    text    the instruction of the episode, said once and left out of all observations; else the name of the task
-    demo    a piece of another episode of the same task, whole timesteps
+    text    the instruction of the episode, which observations then leave out; else the name of the task
+    demo    whole timesteps of another episode of the same task
 
-The tokens of a prompt are a constant of the task: shorter ones are padded, and pads are seen by nobody.
+All prompts of a task have the same number of tokens: shorter ones are padded, and no token attends to a pad.
 """
 
 import re
@@ -28,13 +28,13 @@ DEMO_SHARE = 0.25  # of segments that begin with a demonstration (Gato paper, se
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a task's episodes begin with.
+    """Prompt of a task's episodes.
 
     Attributes:
         kind: none, text or demo.
-        tokens: how many are kept as prefix, pads included.
-        text: of all episodes, where they have no instruction.
-        instruction: path of the observation's leaf that says it, constant in an episode.
+        tokens: length of the prompt, pads included.
+        text: of all episodes, if they have no instruction.
+        instruction: path of the leaf of the observation that holds it, constant in an episode.
     """
 
     kind: Kind = "none"
@@ -57,9 +57,9 @@ class Prompt:
         return prompt
 
     def changed(self, before: str, after: str) -> str:
-        """What is wrong with an episode that says something else than at its beginning."""
-        said = f"{self.instruction!a} changed within the episode, from {before!a:.80} to {after!a:.80}"
-        return f"{said}: it is no instruction, train with --prompt none"
+        """Error message for an instruction that changes within an episode."""
+        message = f"{self.instruction!a} changed within the episode, from {before!a:.80} to {after!a:.80}"
+        return f"{message}: it is not an instruction, train with --prompt none"
 
     def encode(self, texts: Iterable[str], pieces: Callable[[str], Sequence[int]]) -> NDArray[np.int32]:
         """Tokens [n, tokens] of n texts, padded.
@@ -72,8 +72,8 @@ class Prompt:
         for row, ids in enumerate(encoded):
             if len(ids) > self.tokens:
                 advice = f"train with --text-pieces {len(ids)} or more"
-                what = f"a prompt of {len(ids)} text pieces where {self.tokens} have room: {advice}"
-                raise space_error(self.instruction or "", what, row)
+                message = f"a prompt of {len(ids)} text pieces where {self.tokens} have room: {advice}"
+                raise space_error(self.instruction or "", message, row)
             tokens[row, : len(ids)] = ids
         return tokens
 
@@ -82,7 +82,7 @@ NO_PROMPT = Prompt()
 
 
 def instruction_of(env_id: str, observation_space: Space[Any], view: View) -> str | None:
-    """Path of what the catalogue calls the instruction, where this space has it, and something to see beside it."""
+    """Path of the catalogue's instruction, if this space has that leaf and others beside it; else None."""
     task = find(env_id)
     path = None if task is None else task.instruction
     if path not in [leaf.path for leaf in leaves(observation_space) if isinstance(leaf.space, Text)]:

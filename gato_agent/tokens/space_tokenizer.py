@@ -1,11 +1,11 @@
-"""Spaces <-> tokens: what a model reads and writes for any Gymnasium space (Gato paper, section 2.1 and appendix B).
+"""Tokenizer of any Gymnasium space: observations and actions <-> tokens (Gato paper, section 2.1 and appendix B).
 
     vocabulary     text pieces | 1,024 continuous bins | 1,024 discrete values | separator
     one timestep   text leaves, image leaves, then all other leaves, each by path | separator | action leaves by path
     grouped        those other leaves have no tokens of their own: up to `values_per_token` values share one; each row
                    of a grid, which is a two-dimensional MultiDiscrete, begins a token, the other values follow the last
 
-Where these stand in a timestep is said by `TimestepLayout`.
+`TimestepLayout` has their places in a timestep.
 
 For example, as actions and with 512 text pieces:
 
@@ -47,11 +47,15 @@ from gato_agent.tokens.timestep_layout import TimestepLayout
 __all__ = ["BINS", "PAD", "PATCH", "PATCH_SIZE", "POSITIONS", "VALUES", "Observed", "SpaceTokenizer", "Vocabulary"]
 
 MOST_OBSERVED, MOST_ACTED = 2**20, 2**16  # elements of one observation and of one action
-PAD, PATCH, VALUES = -1, -2, -3  # in token arrays, where there is no id: nothing, an image patch, several values
+PAD, PATCH, VALUES = -1, -2, -3  # tokens without an id: padding, an image patch, a value group
 
 
 class Vocabulary(NamedTuple):
-    """Where each kind of token begins; `text` is the number of text pieces, the first ids."""
+    """Ranges of ids: text pieces, bins, discrete values, separator.
+
+    Attributes:
+        text: number of text pieces, which have the first ids.
+    """
 
     text: int
 
@@ -76,7 +80,7 @@ class Vocabulary(NamedTuple):
         return self.text + 2 * BINS + 1
 
     def ordered(self, first: int) -> bool:
-        """Whether ids from `first` on are bins, which are alike where they are near."""
+        """True if ids from `first` on are bins, whose order is that of their values."""
         return self.continuous <= first < self.discrete
 
 
@@ -96,25 +100,25 @@ class Observed(NamedTuple):
 
 
 class SpaceTokenizer:
-    """Everything that tokens mean for one pair of spaces.
+    """Tokenizer of one observation space and one action space.
 
     Args:
         observation_space: any nesting of Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict and Tuple.
         action_space: likewise.
-        vocabulary: where the ids begin.
+        vocabulary: ranges of ids.
         text: string -> piece ids; without it, an observation with text cannot be encoded.
         text_pieces: tokens of an observed text, which is padded to that length.
-        view: what of an observation is seen.
+        view: parts of the observation to encode; None for all.
         values_per_token: values of an observation that share one token; 1 for a token each.
-        action_decoder: whether an action decoder predicts the action, which is then not in the stream.
-        past_actions: whether actions in the stream stay visible to later timesteps.
-        grid_rows: whether each row of a grid begins a token where values share them.
+        action_decoder: True if an action decoder predicts the action, which is then not in the stream.
+        past_actions: True if actions in the stream stay visible to later timesteps.
+        grid_rows: True if each row of a grid begins a token, where values share tokens.
 
     Attributes:
         values_per_token: as given.
         n_obs: tokens of an observation.
-        n_value_groups: how many of them are value groups.
-        widest: values in the fullest of them.
+        n_value_groups: number of them that are value groups.
+        widest: largest number of values in a value group.
         layout: places of tokens in a timestep.
         n_act: tokens of an action.
         patch_slots: int64 [k], positions of image patches within the observation.
@@ -123,7 +127,7 @@ class SpaceTokenizer:
         acted: leaves of the action space, each with the places of its tokens in an action.
 
     Raises:
-        SpaceError: a space that has no tokens; says what to do instead.
+        SpaceError: a space that has no tokens; the message has a way out.
     """
 
     def __init__(
@@ -134,8 +138,8 @@ class SpaceTokenizer:
         self._view = view or EVERYTHING
         observation_space = self._view.space(observation_space)
         self._offset, self._pieces = vocabulary.text, lru_cache(maxsize=4096)(text) if text else None
-        seen, self._seen_digits = _with_digits(leaves(observation_space), action=False)
-        observed = sorted(seen, key=lambda leaf: _rank(leaf.space))
+        tokenised, self._observed_digits = _with_digits(leaves(observation_space), action=False)
+        observed = sorted(tokenised, key=lambda leaf: _rank(leaf.space))
         self.n_obs, placed = _place(observed, [_tokens_observed(leaf, text_pieces) for leaf in observed])
         _check_count("an observation", self.n_obs, MOST_OBSERVED)
         self._texts, pictures, tensors = ([p for p in placed if _rank(p[0].space) == rank] for rank in range(3))
@@ -187,7 +191,7 @@ class SpaceTokenizer:
         Raises:
             SpaceError: a value that the space cannot have; names the leaf, the element and the row.
         """
-        columns = _split(self._view.columns(columns), self._seen_digits)
+        columns = _split(self._view.columns(columns), self._observed_digits)
         rows = len(next(iter(columns.values()), ()))
         tokens = np.full((rows, self.n_obs), PAD, dtype=np.int32)
         for leaf, at in self._texts:
@@ -223,11 +227,13 @@ class SpaceTokenizer:
         except SpaceError as error:
             raise space_error(path, str(error), row) from None
         if len(pieces) > room:
-            what = f"{len(pieces)} text pieces where {room} have room: train with --text-pieces {len(pieces)} or more"
-            raise space_error(path, what, row)
+            message = (
+                f"{len(pieces)} text pieces where {room} have room: train with --text-pieces {len(pieces)} or more"
+            )
+            raise space_error(path, message, row)
         if pieces and not 0 <= min(pieces) <= max(pieces) < self._offset:
-            what = f"text piece {max(pieces)} of a vocabulary of {self._offset}: use the text tokenizer of this size"
-            raise space_error(path, what, row)
+            message = f"text piece {max(pieces)} of a vocabulary of {self._offset}: use the text tokenizer of this size"
+            raise space_error(path, message, row)
         return pieces
 
     def encode_actions(self, columns: Columns) -> NDArray[np.int32]:
@@ -258,22 +264,22 @@ class SpaceTokenizer:
             low, high = self.legal[at].tolist()
             raise space_error("", f"action token {at} is {ids[row, at]}, not one of {low} to {high - 1}", row)
         ids = ids - self._offset
-        found: Columns = {}
+        decoded: Columns = {}
         for part in self._actions:
-            found |= part.decode(ids[:, part.slots])
+            decoded |= part.decode(ids[:, part.slots])
         for path, digits in self._acted_digits.items():
-            found[path] = digits.join(found[path])
-        return {leaf.path: found[leaf.path] for leaf, _ in self.acted}
+            decoded[path] = digits.join(decoded[path])
+        return {leaf.path: decoded[leaf.path] for leaf, _ in self.acted}
 
 
-def _with_digits(found: list[Leaf], action: bool) -> tuple[list[Leaf], dict[str, Digits]]:
+def _with_digits(own: list[Leaf], action: bool) -> tuple[list[Leaf], dict[str, Digits]]:
     """The leaves as they are tokenised, and by path those that are split into digits for that."""
-    digits = {leaf.path: Digits(leaf, action) for leaf in found if has_digits(leaf.space)}
-    return [digits[leaf.path].leaf if leaf.path in digits else leaf for leaf in found], digits
+    digits = {leaf.path: Digits(leaf, action) for leaf in own if has_digits(leaf.space)}
+    return [digits[leaf.path].leaf if leaf.path in digits else leaf for leaf in own], digits
 
 
 def _split(columns: Columns, digits: Mapping[str, Digits]) -> Columns:
-    """Columns with digits where there are such; raises SpaceError for a value that its space does not have."""
+    """Columns with large Discrete values split into digits; raises SpaceError for a value outside its space."""
     if not digits:
         return columns
     return {path: digits[path].split(column) if path in digits else column for path, column in columns.items()}
@@ -295,14 +301,14 @@ def _tokens_acted(leaf: Leaf) -> int:
     return leaf.space.max_length if isinstance(leaf.space, Text) else math.prod(shape_of(leaf))
 
 
-def _place(found: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, int]]]:
+def _place(own: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, int]]]:
     """Number of tokens, and each leaf with the place of its first."""
     *starts, total = accumulate(sizes, initial=0)
-    return total, list(zip(found, starts, strict=True))
+    return total, list(zip(own, starts, strict=True))
 
 
 def _check_count(what: str, count: int, most: int) -> None:
-    """Raise SpaceError before arrays of too many elements are made."""
+    """Raise SpaceError for too many elements, before any array of them is allocated."""
     if count > most:
         raise space_error("", f"{what} of {count:,} elements, and {most:,} can be held: wrap the environment so that "
                               "it has fewer")  # fmt: skip

@@ -1,8 +1,8 @@
-"""Strings <-> piece ids with SentencePiece, so that any string comes back exactly (Gato paper, section 2.1).
+"""Text tokenizer: strings <-> piece ids with SentencePiece, without loss (Gato paper, section 2.1).
 
     encode("go to the red ball")  ->  [261, 268, 284, 272, 271]  ->  decode  ->  "go to the red ball"
 
-What no piece covers is spelled in bytes, for which every trained model keeps 256 pieces.
+Characters without a piece are spelled in bytes, for which every trained model has 256 pieces.
 """
 
 import io
@@ -16,12 +16,12 @@ import sentencepiece
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 
 SPACE = "\u2581"  # SentencePiece writes a space as this character, and reads this character as a space
-RESERVED = 258  # pieces that are no choice: unknown, 256 bytes, space
+RESERVED = 258  # pieces of every model: unknown, 256 bytes, space
 LINE = 1000  # characters; the trainer skips sentences of more than 4,192 bytes
 
 
 class TextTokenizer:
-    """A SentencePiece model as a pair of functions.
+    """Text tokenizer with a SentencePiece model.
 
     Attributes:
         model: the serialised model, which a checkpoint keeps.
@@ -34,22 +34,22 @@ class TextTokenizer:
             if not model:  # which SentencePiece would take
                 raise RuntimeError
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, ValueError):  # a message in bytes that are no text
+        except (RuntimeError, ValueError):  # the message may be bytes that are not text
             raise GatoError("not a SentencePiece model: pass a .model file that SentencePiece wrote") from None
         self.model = model
         self.size: int = self._processor.get_piece_size()
         spelled = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-        # A user's model may have no pieces for bytes: then it is used as it is, and may lose something.
+        # A user's model may have no pieces for bytes; then it may lose characters.
         self._spelled: list[int] = spelled if all(map(self._processor.is_byte, spelled)) else []
 
     @classmethod
     def from_bytes(cls, model: bytes) -> "TextTokenizer":
-        """Load a serialised model; raises GatoError if it is none."""
+        """Load a serialised model; raises GatoError if it is not one."""
         return cls(model)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "TextTokenizer":
-        """Load a `.model` file; raises UsageError if it cannot be read, GatoError if it is no model."""
+        """Load a `.model` file; raises UsageError if it cannot be read, GatoError if it is not a model."""
         try:
             model = Path(path).read_bytes()
         except OSError as error:
@@ -77,10 +77,12 @@ class TextTokenizer:
             raise UsageError(f"a text tokenizer of {size} pieces cannot spell every string: use {RESERVED + 2} or more")
         distinct = list(dict.fromkeys(texts))
         counts = Counter(c for text in distinct for c in text if c.isprintable() and c not in (SPACE, " "))
-        kept = {c for c, _ in counts.most_common((size - RESERVED) // 2)} | {" "}  # the other half is for longer pieces
+        characters = {c for c, _ in counts.most_common((size - RESERVED) // 2)} | {
+            " "
+        }  # the other half is for longer pieces
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=chain(_lines(distinct, kept), [" "]),
+            sentence_iterator=chain(_lines(distinct, characters), [" "]),
             model_writer=model,
             model_type="bpe",
             vocab_size=size,
@@ -103,7 +105,7 @@ class TextTokenizer:
         """Piece ids of any string; at most one for each byte of its UTF-8.
 
         Raises:
-            SpaceError: half of a surrogate pair, which no encoding of characters can hold.
+            SpaceError: half of a surrogate pair, which UTF-8 cannot hold.
         """
         try:
             text.encode()
@@ -121,7 +123,7 @@ class TextTokenizer:
         return str(self._processor.decode(list(ids)))
 
 
-def _lines(texts: Iterable[str], kept: set[str]) -> Iterator[str]:
+def _lines(texts: Iterable[str], characters: set[str]) -> Iterator[str]:
     for text in texts:
-        clean = "".join(c for c in text if c in kept)
+        clean = "".join(c for c in text if c in characters)
         yield from (clean[i : i + LINE] for i in range(0, len(clean), LINE))

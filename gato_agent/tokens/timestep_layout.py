@@ -3,7 +3,7 @@
     action decoder       observation [separators]                   positions 0, 1, ...   all tokens stay
     through transformer  observation | separator | action tokens    positions 0, 1, ...   the observation stays
 
-With an action decoder one token's hidden state predicts up to `ACTION_GROUP` action tokens, which are no tokens of the
+With an action decoder one token's hidden state predicts up to `ACTION_GROUP` action tokens, which are not tokens of the
 stream. Through the transformer each token from the separator on predicts the next. Separator and action tokens are then
 keys within their own timestep only, and the next observation takes their positions, unless past actions stay visible.
 """
@@ -20,7 +20,7 @@ ALWAYS = 2**30  # `until` of a token that every later one of its episode may att
 
 @dataclass(frozen=True)
 class TimestepLayout:
-    """Places and positions of the tokens of one timestep, the same for all timesteps of a task.
+    """The tokens of one timestep, in place and position the same for all timesteps of a task.
 
     Attributes:
         n_obs: observation tokens.
@@ -43,7 +43,7 @@ class TimestepLayout:
 
     @property
     def n_separators(self) -> int:
-        """Separator tokens: with an action decoder as many as it takes to predict all action tokens."""
+        """Number of separator tokens: 1, or with an action decoder as many as predict all action tokens."""
         return self.first - (-self.n_act // ACTION_GROUP) - self.n_obs if self.action_decoder else 1
 
     @property

@@ -11,7 +11,8 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, Text
 from safetensors.torch import save
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read, to_bytes
+from gato_agent.checkpoints.checkpoint import Checkpoint, read, to_bytes
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.inference.agent import Agent
 from gato_agent.model.config import GatoConfig
@@ -50,8 +51,8 @@ def test_a_temperature_of_a_task_is_kept_and_makes_another_agent(checkpoint: Che
     assert back.tasks == warm
     assert back.temperatures() == {"Toy-v0": 0.5} and checkpoint.temperatures() == {}
     assert back.sha256() == checkpoint.sha256()  # of the weights alone
-    told = Agent(back, back.tasks["Toy-v0"], temperature=0.0)
-    assert (Agent(back, back.tasks["Toy-v0"]).temperature, told.temperature) == (0.5, 0.0)
+    greedy = Agent(back, back.tasks["Toy-v0"], temperature=0.0)
+    assert (Agent(back, back.tasks["Toy-v0"]).temperature, greedy.temperature) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize("temperature", [-1.0, "nan", "inf"])
@@ -101,7 +102,7 @@ def test_a_damaged_file_is_named(checkpoint: Checkpoint, tmp_path: Path, damage:
 def test_other_files_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(save({"x": torch.zeros(2)}))
-    with pytest.raises(GatoError, match=r"not one of gato-agent's"):
+    with pytest.raises(GatoError, match=r"not of gato-agent"):
         Checkpoint.load(path)
     path.write_bytes(save({"x": torch.zeros(2)}, {"gato": json.dumps({"format": 99})}))
     with pytest.raises(GatoError, match=r"format 99.*upgrade"):

@@ -92,7 +92,7 @@ def test_the_card_says_what_it_scored(tmp_path: Path) -> None:
     assert "## Scores" not in card(Checkpoint.load(None), REPO).text
     for damaged in ("{}", "not JSON", '{"tasks": [{"task": "A"}]}'):
         file.write_text(damaged)
-        with pytest.raises(GatoError, match=r"results\.json is no JSON of `gato-agent evaluate`"):
+        with pytest.raises(GatoError, match=r"results\.json is not JSON of `gato-agent evaluate`"):
             card(Checkpoint.load(None), REPO, file)
 
 

@@ -1,4 +1,4 @@
-"""An environment that takes the arguments of a faulty one and does nothing wrong; workers import it by name."""
+"""An environment with the arguments of a faulty one but without faults; workers import it by name."""
 
 import gymnasium as gym
 
@@ -6,7 +6,7 @@ from tests.helpers.faulty_env import WorkerEnv
 
 
 class CalmEnv(WorkerEnv):
-    """Ends after 5 steps, whatever it is told."""
+    """Environment that ends after 5 steps whatever its arguments."""
 
     def __init__(self, fault: str = "", seed: int = -1, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)

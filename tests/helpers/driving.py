@@ -1,4 +1,4 @@
-"""Decoders driven with random observations, and what one uncached forward over each whole episode gives instead."""
+"""Decoders driven with random observations, and the reference: one uncached forward over each whole episode."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
@@ -33,12 +33,12 @@ def layout_of(config: GatoConfig, actions: int) -> TimestepLayout:
 
 
 class Episode(NamedTuple):
-    """What an environment's decoder was shown and what it answered.
+    """Inputs and results of a decoder in one episode of an environment.
 
     Attributes:
         prompt: int64 [tokens].
         observed: one int64 [OBSERVATION] a step.
-        value groups: one int16 [values_per_token] a step.
+        value_groups: one int16 [values_per_token] a step.
         actions: one int64 [A] a step.
         logits: of the action tokens of each step.
     """
@@ -51,7 +51,7 @@ class Episode(NamedTuple):
 
 
 class Driver:
-    """Drives a decoder with observations and episode starts, and keeps what each environment saw and answered."""
+    """Driver of a decoder: passes observations and episode starts, and keeps inputs and results by environment."""
 
     def __init__(
         self, model: Gato, num_envs: int, kind: Callable[[Gato, Legal], Decoder], prompt: int = 0,
@@ -125,7 +125,7 @@ def observe(config: GatoConfig, shape: tuple[int, ...], generator: torch.Generat
 
 
 class Sequence(NamedTuple):
-    """A whole episode with its prompt as one row of tokens, and what `Gato.forward` is told about it.
+    """A whole episode with its prompt as one row of tokens, and the arguments of `Gato.forward`.
 
     Attributes:
         tokens: int64 [1, length].
@@ -139,7 +139,7 @@ class Sequence(NamedTuple):
 
 
 def sequence_of(config: GatoConfig, episode: Episode) -> Sequence:
-    """The stream of tokens that training would show of an episode."""
+    """The token stream of an episode in training."""
     layout, prompt = layout_of(config, len(episode.actions[0])), len(episode.prompt)
     steps = len(episode.observed)
     separators = torch.full((layout.n_separators,), config.vocabulary.separator)
@@ -164,9 +164,9 @@ def sequence_of(config: GatoConfig, episode: Episode) -> Sequence:
 @torch.inference_mode()
 def uncached(model: Gato, episode: Episode, legal: Legal) -> list[Tensor]:
     """Logits [step, ids] of each action token, from one forward over a whole episode with its prompt."""
-    layout, shown = layout_of(model.config, len(legal)), sequence_of(model.config, episode)
-    hidden = model(shown.tokens, **shown.arguments)[0]
-    states = [hidden[shown.first + layout.predictor(at) - layout.first] for at in range(len(legal))]
+    layout, sequence = layout_of(model.config, len(legal)), sequence_of(model.config, episode)
+    hidden = model(sequence.tokens, **sequence.arguments)[0]
+    states = [hidden[sequence.first + layout.predictor(at) - layout.first] for at in range(len(legal))]
     return list(teacher_forced(model, states, torch.stack(episode.actions), legal))
 
 
@@ -194,8 +194,8 @@ def error(model: Gato, episode: Episode, legal: Legal) -> float:
     """Largest difference to one uncached forward, over max(1, largest absolute logit)."""
     worst = 0.0
     for at, expected in enumerate(uncached(model, episode, legal)):
-        found = torch.stack([logits[at] for logits in episode.logits])
-        worst = max(worst, (found - expected).abs().max().item() / max(1.0, expected.abs().max().item()))
+        actual = torch.stack([logits[at] for logits in episode.logits])
+        worst = max(worst, (actual - expected).abs().max().item() / max(1.0, expected.abs().max().item()))
     return worst
 
 
@@ -247,7 +247,7 @@ def play(
 ) -> Played:  # fmt: skip
     """A run in which the first environment begins a second episode midway.
 
-    The first environments see the same however many others there are.
+    The first environments get the same observations however many others there are.
     """
     driver = Driver(model, num_envs, kind if callable(kind) else lambda *_: kind, legal=legal)
     generator = torch.Generator().manual_seed(1)
@@ -261,10 +261,10 @@ def play(
 
 
 def sampled(num_envs: int, actions: int, temperature: float = 0.7) -> Callable[[int], StepOptions]:
-    """Options of steps that sample, each environment with a stream of its own."""
+    """Options of steps that sample, each environment with its own random stream."""
     sampler = Sampler(temperature, [torch.Generator().manual_seed(env) for env in range(num_envs)])
-    drawn = [StepOptions.of(sampler, actions) for _ in range(200)]
-    return drawn.__getitem__
+    options = [StepOptions.of(sampler, actions) for _ in range(200)]
+    return options.__getitem__
 
 
 def forced(played: Played) -> Callable[[int], StepOptions]:

@@ -1,4 +1,4 @@
-"""A model that no test is kind to."""
+"""A model with random weights under which mistakes show."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from gato_agent.model.gato import Gato
 
 
 def harsh(config: GatoConfig) -> Gato:
-    """Random weights that attend sharply, and with an action decoder that reads what was chosen before.
+    """Model with sharp random attention, and with an action decoder whose correction is not zero.
 
     Untrained attention is nearly uniform, and an untrained correction is zero: both would hide mistakes.
     """

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import Legal, Precision, Prefill, StepOptions
 from gato_agent.model.config import GatoConfig
-from gato_agent.model.cpu_attention import Band
+from gato_agent.model.cpu_attention import CpuAttention
 from gato_agent.native.abi import check
 from gato_agent.tokens.space_tokenizer import BINS, VALUES
 from tests.helpers.driving import OBSERVATION, Driver, observe
@@ -52,7 +52,7 @@ def decode(layout: str, precision: Precision, config: GatoConfig = FLAT, steps: 
     """A decode loop with prompts, masks, sampling, resets and rewinds, around the window and on."""
     model = harsh(dataclasses.replace(config, **LAYOUTS[layout]))
     legal, generator = legal_for(config), torch.Generator().manual_seed(0)
-    driver = Driver(model, 3, lambda m, ids: Engine(m, ids, precision, threads), 5, legal)
+    driver = Driver(model, 3, lambda m, ids: CpuDecoder(m, ids, precision, threads), 5, legal)
     for t in range(steps):
         start = torch.rand(3, generator=generator) < (1 if t == 0 else 0.1)
         options = random_options(generator, 3, legal)
@@ -67,17 +67,17 @@ def attend(size: int, dtype: torch.dtype) -> None:
     config = dataclasses.replace(GatoConfig.nano(), context=64, heads=2, width=2 * size)
     shown = random_sequences(0, 300, prompts=(0, 7, 10), hidden=3)
     qkv = torch.randn(*shown.tokens.shape, 3, 2, size).to(dtype).requires_grad_()
-    y = Band.of(config, shown.visibility(64)).attend(qkv)
+    y = CpuAttention.prepare(config, shown.visibility(64)).attend(qkv)
     y.backward(torch.randn_like(y))
     assert bool(y.isfinite().all())
     assert qkv.grad is not None and bool(qkv.grad.isfinite().all())
 
 
-def prepared(layout: str) -> tuple[Engine, Prefill, StepOptions]:
+def prepared(layout: str) -> tuple[CpuDecoder, Prefill, StepOptions]:
     """A decoder of two environments, a step that it takes, and options that are used all at once."""
     config = dataclasses.replace(FLAT, **LAYOUTS[layout])
     legal = legal_for(config)
-    decoder = Engine(harsh(config), legal)
+    decoder = CpuDecoder(harsh(config), legal)
     decoder.reset(2, OBSERVATION + 2, 3)
     tokens = torch.randint(0, config.vocabulary.size, (2, OBSERVATION + 2))
     groups = None
@@ -129,7 +129,7 @@ def mutate(array: Tensor, rng: np.random.Generator, within: int = 2**31) -> None
 
 
 def fuzz_wrapper(layout: str, count: int) -> int:
-    """Random bad requests through `Engine`: each ends in a ValueError or in legal ids. Returns how many are refused."""
+    """Random bad requests through `CpuDecoder`: each ends in a ValueError or legal ids. Returns the refused ones."""
     rng, refused = np.random.default_rng(0), 0
     decoder, prefill, options = prepared(layout)
     fields = [name for name in ("tokens", "local", "value_groups") if getattr(prefill, name) is not None]
@@ -152,7 +152,7 @@ def fuzz_wrapper(layout: str, count: int) -> int:
     return refused
 
 
-def prefix(decoder: Engine, prompts: Prefill) -> Tensor:
+def prefix(decoder: CpuDecoder, prompts: Prefill) -> Tensor:
     """Give both environments a prompt; the ids of no action."""
     decoder.prefill_prefix(torch.ones(2, dtype=torch.bool), prompts)
     return torch.tensor([[low for low, _ in legal_for(FLAT)]])
@@ -209,7 +209,7 @@ def fuzz_ctypes(layout: str, count: int) -> set[str]:
     return messages
 
 
-def message_of(decoder: Engine) -> str:
+def message_of(decoder: CpuDecoder) -> str:
     """Message of the compiled step's error code for the decoder's request; empty if it ran."""
     code = decoder._compiled.gato_step(decoder._model_at, decoder._ring_at, decoder._request_at)
     try:

@@ -20,7 +20,7 @@ class Sequences(NamedTuple):
         tokens: ids or PAD.
         segment: episode.
         index: position in the episode.
-        prefix_len: tokens of the prompt that the episode begins with, those that are left out among them.
+        prefix_len: tokens of the prompt that the episode begins with, those that are left out included.
         step: timestep of the episode; -1 in a prompt.
         hidden: 1 for separator and action tokens, which are keys within their own timestep only.
     """
@@ -42,7 +42,7 @@ class Sequences(NamedTuple):
         return until
 
     def arguments(self) -> dict[str, Any]:
-        """Of `Gato.forward`, besides tokens; what is of no use is left out, as batches do."""
+        """Arguments of `Gato.forward` besides tokens; those without effect are None, as in batches."""
         until = self.until() if self.hidden.any() else None
         index = self.index if until is not None or self.prefix_len.any() else None
         prefix_len = self.prefix_len if self.prefix_len.any() else None
@@ -53,28 +53,28 @@ class Sequences(NamedTuple):
         return Visibility.of(self.tokens, context, **self.arguments())
 
     def visible(self, context: int) -> tuple[Tensor, Tensor]:
-        """Pairs of query and key by the rule of SPEC, bool [batch, length, length]: near ones, and prompts from afar.
+        """Pairs of query and key by the attention rule, bool [batch, length, length]: recent and prompt keys.
 
         A query attends to itself, and to keys at or before its place that are of its episode and no PAD: those of the
         last `context - prefix_len` positions and those of the prompt, but of hidden tokens to those of its timestep.
-        From positions of `context` on a prompt is far.
+        From positions of `context` on, a prompt is beyond the window.
         """
         distance = self.index[:, :, None] - self.index[:, None]
         place = torch.arange(self.tokens.shape[1])
         same = (self.segment[:, :, None] == self.segment[:, None]) & (place[:, None] >= place)
         shown = same & (self.tokens != PAD)[:, None]
         shown &= ~self.hidden.bool()[:, None] | (self.step[:, :, None] == self.step[:, None])
-        near = shown & (distance < context - self.prefix_len[:, :, None])
-        prompt = shown & (self.step == -1)[:, None] & ~near
-        far = prompt & (self.index >= context)[:, :, None]
-        near |= prompt & ~far
-        return near | torch.eye(len(place), dtype=torch.bool), far
+        recent = shown & (distance < context - self.prefix_len[:, :, None])
+        prompt = shown & (self.step == -1)[:, None] & ~recent
+        beyond = prompt & (self.index >= context)[:, :, None]
+        recent |= prompt & ~beyond
+        return recent | torch.eye(len(place), dtype=torch.bool), beyond
 
 
 def random_sequences(
     seed: int, length: int, *, prompts: Sequence[int] = (0,), hidden: int = 0, rows: int = 2, whole: bool = False
 ) -> Sequences:
-    """Windows that are full of episodes of all lengths.
+    """Windows full of episodes of all lengths.
 
     Args:
         seed: of all choices.
@@ -102,11 +102,11 @@ def _window(
     while sum(part.shape[1] for part in parts) < length:
         prompt, observed, more = int(rng.choice(prompts)), int(rng.integers(1, 8)), int(rng.integers(0, hidden + 1))
         steps = length if whole else int(rng.choice([1, 3, 20, 60]))
-        kept = np.flatnonzero(rng.random(prompt) < 0.8)
+        present = np.flatnonzero(rng.random(prompt) < 0.8)
         step, place = (part.ravel() for part in np.indices((steps, observed + more)))
-        index = np.concatenate((kept, prompt + step * observed + place))
-        step = np.concatenate((np.full(len(kept), -1), step))
-        of_action = np.concatenate((np.zeros(len(kept), np.int64), place >= observed))
+        index = np.concatenate((present, prompt + step * observed + place))
+        step = np.concatenate((np.full(len(present), -1), step))
+        of_action = np.concatenate((np.zeros(len(present), np.int64), place >= observed))
         number = np.full(len(index), len(parts))
         parts.append(np.stack((number, index, np.full(len(index), prompt), step, of_action)))
     return np.concatenate(parts, axis=1)[:, :length]
@@ -117,8 +117,8 @@ def attention(qkv: Tensor, shown: Sequences, context: int) -> Tensor:
     size = qkv.shape[4]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     k = rotate(k, *angles_of(shown.index, size, k.dtype))
-    near = rotate(q, *angles_of(shown.index, size, q.dtype)) @ k.mT
-    far = rotate(q, *angles_of(shown.index.clamp(max=context - 1), size, q.dtype)) @ k.mT
+    recent_scores = rotate(q, *angles_of(shown.index, size, q.dtype)) @ k.mT
+    prompt_scores = rotate(q, *angles_of(shown.index.clamp(max=context - 1), size, q.dtype)) @ k.mT
     recent, prompt = (pairs[:, None] for pairs in shown.visible(context))
-    scores = torch.where(recent, near, torch.where(prompt, far, -torch.inf))
+    scores = torch.where(recent, recent_scores, torch.where(prompt, prompt_scores, -torch.inf))
     return torch.matmul((scores * size**-0.5).softmax(-1), v).transpose(1, 2)

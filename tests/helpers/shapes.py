@@ -1,4 +1,4 @@
-"""Shapes of models that several tests are about."""
+"""Model configurations of several tests."""
 
 import dataclasses
 from typing import Any

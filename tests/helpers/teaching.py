@@ -1,4 +1,4 @@
-"""Targets made by hand, and the losses that `action_loss` finds, by PyTorch's own cross-entropy over all scores."""
+"""Targets of random actions, and reference losses by PyTorch's cross-entropy over all scores."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -82,7 +82,7 @@ class Learned(NamedTuple):
     """Losses [k, A] of the action tokens of a part.
 
     Attributes:
-        marginal: without regard to the tokens before, through all that the marginal states depend on.
+        marginal: independently of the tokens before, through all that the marginal states depend on.
         conditional: given the expert's tokens before, through the correction alone; column 0 is the marginal one's.
     """
 
@@ -92,7 +92,7 @@ class Learned(NamedTuple):
 
 def losses_of(model: Gato, hidden: Tensor, part: Part, bin_label_smoothing: float = 0.0) -> Learned:
     """Losses of a part from hidden states [batch * length, width]; both the same without an action decoder."""
-    decoder, found = model.action_decoder, ([], [])
+    decoder, losses = model.action_decoder, ([], [])
     chain = decoder.begin(hidden[part.position]) if decoder else None
     for at, (low, high) in enumerate(part.legal):
         wanted = part.ids[:, at] - low
@@ -106,9 +106,9 @@ def losses_of(model: Gato, hidden: Tensor, part: Part, bin_label_smoothing: floa
             score = decoder.marginal_state(state, at)
             marginal = conditional = F.cross_entropy(score @ table.T, wanted, reduction="none")
             if at:
-                given = decoder.state(score.detach(), state.detach(), chain, at)
-                conditional = F.cross_entropy(given @ table.detach().T, wanted, reduction="none")
+                conditional_state = decoder.state(score.detach(), state.detach(), chain, at)
+                conditional = F.cross_entropy(conditional_state @ table.detach().T, wanted, reduction="none")
             chain = decoder.extend(chain, part.ids[:, at], at)
-        found[0].append(marginal)
-        found[1].append(conditional)
-    return Learned(*(torch.stack(each, dim=1) for each in found))
+        losses[0].append(marginal)
+        losses[1].append(conditional)
+    return Learned(*(torch.stack(each, dim=1) for each in losses))

@@ -7,7 +7,8 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from numpy.typing import NDArray
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.inference.action_mask import ActionMasks
 from gato_agent.inference.agent import Agent
@@ -98,7 +99,7 @@ def test_errors_name_lane_and_step() -> None:
     seen = np.zeros((2, 2), np.float32)
     agent.act(seen)
     empty = {**random_mask(np.random.default_rng(0)), "go": np.zeros(5, np.int8)}
-    with pytest.raises(GatoError, match=r"Toy-v0: action mask in lane 1, step 1: .*'go'.* allows no value"):
+    with pytest.raises(GatoError, match=r"Toy-v0: action mask in environment 1, step 1: .*'go'.* allows no value"):
         agent.act(seen, masks=[None, empty])
-    with pytest.raises(UsageError, match="1 action masks for 2 lanes"):
+    with pytest.raises(UsageError, match="1 action masks for 2 environments"):
         agent.act(seen, masks=[None])

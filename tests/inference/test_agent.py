@@ -13,14 +13,16 @@ from gymnasium.vector.utils import batch_space, iterate
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.task_matching import find_task
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.spaces.view_transforms import Select
 from gato_agent.envs.spaces.views import EVERYTHING, View
-from gato_agent.inference.agent import Agent, resolve_device
+from gato_agent.inference.agent import Agent
+from gato_agent.inference.options import resolve_device
 from gato_agent.model import embedding
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
@@ -46,6 +48,13 @@ def task_of(env_id: str) -> TrainedTask:
 def agent_for(observation: Space[Any], action: Space[Any], **kwargs: Any) -> Agent:
     task = TrainedTask("Toy-v0", observation, action)
     return Agent(checkpoint_for(task), task, **kwargs)
+
+
+def test_it_has_the_spaces_of_its_task_and_prints_what_it_is() -> None:
+    agent = agent_for(RICH, HANDS)
+    assert (agent.observation_space, agent.action_space) == (RICH, HANDS)
+    count = sum(parameter.numel() for parameter in agent.model.parameters())
+    assert repr(agent) == f"Agent(nano, {count:,} parameters, Toy-v0, cpu)"
 
 
 def test_sb3_evaluates_it_unchanged() -> None:
@@ -105,7 +114,7 @@ def test_predict_takes_one_observation_or_many() -> None:
     np.testing.assert_array_equal(after[1], many[1])  # a new episode gives the first action again
 
 
-def test_actions_are_always_in_the_space_in_any_mix_of_lanes() -> None:
+def test_actions_are_always_in_the_space_in_any_mix_of_environments() -> None:
     agent = agent_for(RICH, HANDS, temperature=5.0)
     observations = batch_space(RICH, 3)
     observations.seed(0)
@@ -116,25 +125,25 @@ def test_actions_are_always_in_the_space_in_any_mix_of_lanes() -> None:
         assert all(HANDS.contains(action) for action in iterate(batch_space(HANDS, 3), actions))
 
 
-def test_lanes_play_as_single_environments_do() -> None:
+def test_environments_play_as_single_environments_do() -> None:
     task = task_of("CartPole-v1")
     agent = Agent(checkpoint_for(task), task)
 
     def episodes(num_envs: int) -> dict[int, list[tuple[int, Any]]]:
-        found: dict[int, list[tuple[int, Any]]] = {}
+        actual: dict[int, list[tuple[int, Any]]] = {}
         for step in steps(agent, make_vector("CartPole-v1", num_envs), range(9)):
-            found.setdefault(step.seed, []).append((step.t, int(step.action)))
-        return found
+            actual.setdefault(step.seed, []).append((step.t, int(step.action)))
+        return actual
 
     assert episodes(1) == episodes(4)
 
 
-@pytest.mark.parametrize("kept", [2, 10_000])
-def test_a_lanes_numbers_are_its_own_whatever_others_see_and_was_seen_before(
-    monkeypatch: pytest.MonkeyPatch, kept: int
+@pytest.mark.parametrize("limit", [2, 10_000])
+def test_a_environments_numbers_are_its_own_whatever_others_see_and_was_seen_before(
+    monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """Patches are embedded before the engine runs, patches only once."""
-    monkeypatch.setattr(embedding, "KNOWN", kept)
+    """Patches are embedded before the compiled step runs, each only once."""
+    monkeypatch.setattr(embedding, "KNOWN", limit)
     task = TrainedTask("Toy-v0", RICH, HANDS)
     alone, together = Agent(checkpoint_for(task), task), Agent(checkpoint_for(task), task)
     alone.reset(1)
@@ -166,11 +175,11 @@ def test_deterministic_predictions_are_greedy_whatever_the_temperature() -> None
     observations = np.random.default_rng(0).uniform(-1, 1, (8, 3)).astype(np.float32)
 
     def actions(temperature: float, *, deterministic: bool) -> list[float]:
-        agent, state, found = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=temperature), None, []
+        agent, state, actual = agent_for(Box(-1, 1, (3,)), Box(-1, 1, (1,)), temperature=temperature), None, []
         for observation in observations:
             action, state = agent.predict(observation, state, deterministic=deterministic)
-            found.append(float(action[0]))
-        return found
+            actual.append(float(action[0]))
+        return actual
 
     greedy = actions(0.0, deterministic=False)
     assert actions(1.0, deterministic=True) == greedy
@@ -182,15 +191,15 @@ def test_a_distribution_takes_no_step(layout: str) -> None:
     """Nor anything out of the context, where the cache is not larger than it must be."""
     config = dataclasses.replace(NANO, layers=2, context=61, **LAYOUTS[layout])
     task = TrainedTask("Toy-v0", Box(-1, 1, (2,)), Box(-1, 1, (3,)))
-    asked, silent = (Agent(Checkpoint(harsh(config), {task.id: task}), task) for _ in range(2))
+    inspected, silent = (Agent(Checkpoint(harsh(config), {task.id: task}), task) for _ in range(2))
     observations = np.random.default_rng(0).uniform(-1, 1, (60, 2, 2)).astype(np.float32)
-    for agent in (asked, silent):
+    for agent in (inspected, silent):
         agent.reset(2)
     for observation in observations:
-        asked.distribution(observation)
-        for action, other in zip(asked.act(observation), silent.act(observation), strict=True):
+        inspected.distribution(observation)
+        for action, other in zip(inspected.act(observation), silent.act(observation), strict=True):
             assert np.array_equal(action, other)
-        for a, b in zip(asked._decoder.logits, silent._decoder.logits, strict=True):
+        for a, b in zip(inspected._decoder.logits, silent._decoder.logits, strict=True):
             assert torch.equal(a, b)
 
 
@@ -200,7 +209,7 @@ def test_a_bad_observation_is_named() -> None:
     agent.reset(2)
     agent.act(good)
     bad = {"arm": np.array([[0, 0, 0], [0, np.nan, 0]], dtype=np.float32)}
-    with pytest.raises(GatoError, match=r"Toy-v0: observation in lane 1, step 1: 'arm'"):
+    with pytest.raises(GatoError, match=r"Toy-v0: observation in environment 1, step 1: 'arm'"):
         agent.act(bad)
 
 
@@ -242,7 +251,7 @@ def test_a_single_observation_is_told_from_a_batch_whatever_its_values() -> None
 def test_the_number_of_lanes_is_checked() -> None:
     agent = agent_for(Box(-1, 1, (3,)), Discrete(2))
     agent.reset(2)
-    with pytest.raises(UsageError, match=r"3 observations for 2 lanes: call reset"):
+    with pytest.raises(UsageError, match=r"3 observations for 2 environments: call reset"):
         agent.act(np.zeros((3, 3), np.float32))
 
 

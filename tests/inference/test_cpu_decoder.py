@@ -20,9 +20,10 @@ from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
-from gato_agent.inference import cpu_decoder as engine
+from gato_agent.inference import cpu_decoder
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine, make_decoder, panels
+from gato_agent.inference.cpu_decoder import CpuDecoder, make_decoder
+from gato_agent.inference.cpu_weights import panels
 from gato_agent.inference.decoder import Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.sampling import choose
@@ -65,7 +66,7 @@ class Recorder:
     def __init__(self, agent: Agent) -> None:
         self.agent, self.decoder, self.reset = agent, agent._decoder, agent.reset
         self.step, self.decoder.step = self.decoder.step, self.record  # type: ignore[method-assign]
-        assert isinstance(self.decoder, Engine)
+        assert isinstance(self.decoder, CpuDecoder)
         self.start: Any = None
         self.episodes: list[tuple[list[tuple[Tensor, Tensor]], list[Tensor]]] = []
         self.current: dict[int, tuple[list[tuple[Tensor, Tensor]], list[Tensor]]] = {}
@@ -93,13 +94,13 @@ class Recorder:
         """Largest difference to one uncached forward over an episode, over max(1, largest absolute logit)."""
         model, tokenizer = self.agent.model, self.agent.tokenizer
         legal, worst = [(int(low), int(high)) for low, high in tokenizer.legal], 0.0
-        said = self.agent._prompter.reset(1)
-        assert said is not None and len(legal) == 1
-        count = torch.tensor([[said.tokens.shape[1]]])
+        prompt = self.agent._prompter.reset(1)
+        assert prompt is not None and len(legal) == 1
+        count = torch.tensor([[prompt.tokens.shape[1]]])
         for seen, logits in self.episodes:
             tokens, value_groups = zip(*seen, strict=True)
-            local = torch.cat((said.local[0], torch.from_numpy(tokenizer.layout.local).repeat(len(tokens))))
-            stream = torch.cat((said.tokens[0], *tokens))
+            local = torch.cat((prompt.local[0], torch.from_numpy(tokenizer.layout.local).repeat(len(tokens))))
+            stream = torch.cat((prompt.tokens[0], *tokens))
             hidden = model(stream[None], local=local[None], value_groups=torch.stack(value_groups), prefix_len=count)
             last = hidden[0, count.item() :].view(len(tokens), -1, model.config.width)[:, -1]
             (expected,) = teacher_forced(model, [last], torch.zeros(len(tokens), 1).long(), legal)
@@ -115,9 +116,9 @@ def test_it_computes_what_pytorch_computes(config: GatoConfig, layout: str) -> N
     model, legal = shaped(layout, config), legal_for(config)
     steps = 3 * config.context // (OBSERVATION + 1)
     expected = play(model, TorchDecoder, 3, steps, legal=legal)
-    found = play(model, Engine, 3, steps, legal=legal)
-    assert torch.equal(found.actions, expected.actions)
-    assert found.error(expected) <= 1e-5
+    actual = play(model, CpuDecoder, 3, steps, legal=legal)
+    assert torch.equal(actual.actions, expected.actions)
+    assert actual.error(expected) <= 1e-5
 
 
 @pytest.mark.parametrize("layout", ["hidden", "visible"])
@@ -125,12 +126,12 @@ def test_actions_that_are_read_may_have_more_tokens_than_an_observation(layout: 
     model, legal = shaped(layout), legal_for(FLAT) * 2
     tokens, local = torch.tensor([[7, FLAT.vocabulary.separator]]), torch.tensor([[0, -1]])
 
-    def actions(decoder: Engine | TorchDecoder) -> Tensor:
+    def actions(decoder: CpuDecoder | TorchDecoder) -> Tensor:
         decoder.reset(1, 2 if layout == "visible" else len(legal))
         decoder.reset_envs(torch.ones(1, dtype=torch.bool))
         return torch.cat([decoder.step(Prefill(tokens, local, None, None)) for _ in range(30)])
 
-    assert torch.equal(actions(Engine(model, legal)), actions(TorchDecoder(model, legal)))
+    assert torch.equal(actions(CpuDecoder(model, legal)), actions(TorchDecoder(model, legal)))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -138,15 +139,15 @@ def test_packs_and_long_actions_are_those_of_pytorch(groups: int) -> None:
     """In all precisions; a number's bits depend neither on other environments nor on threads."""
     model, legal = harsh(PACKED), legal_for(PACKED) * (1 if groups == 1 else 12)
     expected = play(model, TorchDecoder, 9, 14, legal=legal)
-    found = play(model, Engine, 9, 14, legal=legal)
-    assert torch.equal(found.actions, expected.actions)
-    assert found.error(expected) < 1e-5
+    actual = play(model, CpuDecoder, 9, 14, legal=legal)
+    assert torch.equal(actual.actions, expected.actions)
+    assert actual.error(expected) < 1e-5
     for precision in get_args(Precision):
-        many = play(model, Engine(model, legal, precision), 9, 14, forced(expected), legal)
+        many = play(model, CpuDecoder(model, legal, precision), 9, 14, forced(expected), legal)
         assert many.error(expected) < 0.1
-        many = play(model, Engine(model, legal, precision), 9, 14, legal=legal)
+        many = play(model, CpuDecoder(model, legal, precision), 9, 14, legal=legal)
         for num_envs, threads in ((9, 2), (1, 1), (4, 2)):
-            fewer = play(model, Engine(model, legal, precision, threads), num_envs, 14, legal=legal)
+            fewer = play(model, CpuDecoder(model, legal, precision, threads), num_envs, 14, legal=legal)
             assert fewer.equals(many.first(num_envs))
 
 
@@ -154,14 +155,14 @@ def test_packs_and_long_actions_are_those_of_pytorch(groups: int) -> None:
     None, torch.zeros(1, 7).short(), torch.zeros(2, 6).short(), torch.full((2, 7), -2), torch.full((2, 7), 2048),
 ])  # fmt: skip
 def test_value_groups_that_the_model_cannot_read_are_refused(value_groups: Tensor | None) -> None:
-    decoder, tokens = Engine(harsh(PACKED), legal_for(PACKED)), torch.tensor([[VALUES, VALUES, 3]])
+    decoder, tokens = CpuDecoder(harsh(PACKED), legal_for(PACKED)), torch.tensor([[VALUES, VALUES, 3]])
     decoder.reset(1, 3)
     with pytest.raises(ValueError, match=r"value.groups"):
         decoder.step(Prefill(tokens, torch.arange(3)[None], None, None, value_groups))
 
 
 def test_its_widths_are_those_of_the_model() -> None:
-    text = engine.SOURCE.read_text()
+    text = cpu_decoder.SOURCE.read_text()
     widths = re.search(r"int VALUE = (\d+), STATE = (\d+), CHOSEN = (\d+);", text)
     group = re.search(r"int GROUP = (\d+);", text)
     assert widths is not None and group is not None
@@ -173,7 +174,7 @@ def test_its_widths_are_those_of_the_model() -> None:
 def test_of_bins_the_median_is_chosen_and_of_choices_the_likeliest(layout: str) -> None:
     model, vocabulary = shaped(layout), FLAT.vocabulary
     legal = [(vocabulary.continuous, vocabulary.discrete), (vocabulary.discrete, vocabulary.discrete + 9)]
-    actions, logits = play(model, Engine, 2, 30, legal=legal)
+    actions, logits = play(model, CpuDecoder, 2, 30, legal=legal)
     for step, (bins, choices) in enumerate(zip(logits[::2], logits[1::2], strict=True)):
         assert torch.equal(actions[step, :, 0] - vocabulary.continuous, choose(bins, ordered=True))
         assert torch.equal(actions[step, :, 1] - vocabulary.discrete, choices.argmax(-1))
@@ -193,17 +194,17 @@ def test_it_plays_the_shipped_weights_as_one_uncached_forward(task: str) -> None
 @layouts
 def test_an_environments_numbers_do_not_depend_on_others_or_threads(layout: str) -> None:
     model, legal = shaped(layout), legal_for(FLAT)
-    many = play(model, Engine, 9, 16, legal=legal)
-    assert play(model, Engine(model, legal, threads=2), 9, 16, legal=legal).equals(many)
+    many = play(model, CpuDecoder, 9, 16, legal=legal)
+    assert play(model, CpuDecoder(model, legal, threads=2), 9, 16, legal=legal).equals(many)
     for num_envs in (1, 2, 5):
-        assert play(model, Engine, num_envs, 16, legal=legal).equals(many.first(num_envs))
+        assert play(model, CpuDecoder, num_envs, 16, legal=legal).equals(many.first(num_envs))
 
 
 @pytest.mark.parametrize("layout", ["decoder", "hidden"])
 def test_it_does_not_see_what_becomes_of_the_model(layout: str) -> None:
     model, legal = shaped(layout), legal_for(FLAT)
-    expected = play(model, Engine, 2, 10, legal=legal)
-    decoder = Engine(model, legal)
+    expected = play(model, CpuDecoder, 2, 10, legal=legal)
+    decoder = CpuDecoder(model, legal)
     model.double()  # frees what the parameters were
     with torch.no_grad():
         for parameter in model.parameters():
@@ -214,17 +215,17 @@ def test_it_does_not_see_what_becomes_of_the_model(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["decoder", "hidden"])
 def test_a_model_of_another_dtype_is_played_in_float32(layout: str) -> None:
     model, legal = shaped(layout).bfloat16(), legal_for(FLAT)
-    found = play(model, Engine, 2, 10, legal=legal)
-    assert found.equals(play(model.float(), Engine, 2, 10, legal=legal))
+    actual = play(model, CpuDecoder, 2, 10, legal=legal)
+    assert actual.equals(play(model.float(), CpuDecoder, 2, 10, legal=legal))
 
 
 @layouts
 def test_it_samples_the_same_ids(layout: str) -> None:
     model, legal = shaped(layout), legal_for(FLAT)
     expected = play(model, TorchDecoder, 2, 40, sampled(2, 3), legal)
-    found = play(model, Engine, 2, 40, sampled(2, 3), legal)
-    assert torch.equal(found.actions, expected.actions)
-    assert len(found.actions[:, 0, 1].unique()) > 20
+    actual = play(model, CpuDecoder, 2, 40, sampled(2, 3), legal)
+    assert torch.equal(actual.actions, expected.actions)
+    assert len(actual.actions[:, 0, 1].unique()) > 20
 
 
 @pytest.mark.parametrize("layout", ["decoder", "separator"])
@@ -235,11 +236,11 @@ def test_marginals_are_those_of_pytorch(layout: str) -> None:
     def marginal(step: int) -> StepOptions:
         return StepOptions(marginal=True)
 
-    expected, found = (play(model, kind, 2, 20, marginal, legal) for kind in (TorchDecoder, Engine))
-    assert torch.equal(found.actions, expected.actions)
-    assert found.error(expected) < 1e-5
-    chained = play(model, Engine, 2, 20, legal=legal)
-    for at, (a, b) in enumerate(zip(found.logits, chained.logits, strict=True)):
+    expected, actual = (play(model, kind, 2, 20, marginal, legal) for kind in (TorchDecoder, CpuDecoder))
+    assert torch.equal(actual.actions, expected.actions)
+    assert actual.error(expected) < 1e-5
+    chained = play(model, CpuDecoder, 2, 20, legal=legal)
+    for at, (a, b) in enumerate(zip(actual.logits, chained.logits, strict=True)):
         assert torch.equal(a, b) == (at % 3 == 0)
 
 
@@ -250,12 +251,12 @@ def test_it_follows_what_it_is_told(layout: str) -> None:
     generator = torch.Generator().manual_seed(0)
     wanted = torch.stack([torch.randint(low, high, (20, 2), generator=generator) for low, high in legal], dim=2)
 
-    def told(step: int) -> StepOptions:
+    def forced_options(step: int) -> StepOptions:
         return StepOptions(forced=wanted[step])
 
-    expected, found = (play(model, kind, 2, 20, told, legal) for kind in (TorchDecoder, Engine))
-    assert torch.equal(found.actions, wanted) and torch.equal(expected.actions, wanted)
-    assert found.error(expected) < 1e-5
+    expected, actual = (play(model, kind, 2, 20, forced_options, legal) for kind in (TorchDecoder, CpuDecoder))
+    assert torch.equal(actual.actions, wanted) and torch.equal(expected.actions, wanted)
+    assert actual.error(expected) < 1e-5
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.02), ("int8", 0.05)])
@@ -263,13 +264,13 @@ def test_reduced_precision_is_near(precision: Precision, bound: float) -> None:
     """Logits of the shipped weights, over the same actions."""
     model = Checkpoint.load(None).model
     legal = legal_for(model.config)
-    expected = play(model, Engine, 1, 60, legal=legal)
-    assert 0 < play(model, Engine(model, legal, precision), 1, 60, forced(expected), legal).error(expected) < bound
+    expected = play(model, CpuDecoder, 1, 60, legal=legal)
+    assert 0 < play(model, CpuDecoder(model, legal, precision), 1, 60, forced(expected), legal).error(expected) < bound
 
 
 @pytest.mark.parametrize("tokens", [torch.zeros(3, 4).long(), torch.zeros(2, 8).long(), torch.zeros(2, 4).int()])
 def test_tokens_that_it_was_not_prepared_for_are_refused(tokens: Tensor) -> None:
-    decoder = Engine(harsh(FLAT), legal_for(FLAT))
+    decoder = CpuDecoder(harsh(FLAT), legal_for(FLAT))
     decoder.reset(2, 7)
     with pytest.raises(ValueError, match=r"reset prepared for int64 \[2, n\] with n at most 7"):
         decoder.step(Prefill(tokens, tokens, None, None))
@@ -278,7 +279,7 @@ def test_tokens_that_it_was_not_prepared_for_are_refused(tokens: Tensor) -> None
 @pytest.mark.parametrize("wrong", [FLAT.vocabulary.size, 2**40, -4, -(2**40)])
 @pytest.mark.parametrize("prompt", [False, True])
 def test_ids_that_the_vocabulary_has_not_are_refused(wrong: int, prompt: bool) -> None:
-    decoder = Engine(harsh(FLAT), legal_for(FLAT))
+    decoder = CpuDecoder(harsh(FLAT), legal_for(FLAT))
     decoder.reset(2, 4, 4)
     tokens = torch.zeros(2, 4, dtype=torch.int64)
     tokens[1, 2] = wrong
@@ -294,7 +295,7 @@ def test_forced_ids_that_are_not_legal_are_refused(layout: str, change: str) -> 
     ids = torch.tensor([[low for low, _ in legal]] * 2)
     ids[1, 1] += {"low": -1, "high": BINS, "far": 2**40}.get(change, 0)
     ids = {"short": ids[:, :2], "long": ids.repeat(1, 2), "flat": ids[0], "int32": ids.int()}.get(change, ids)
-    driver = Driver(model, 2, Engine, legal=legal)
+    driver = Driver(model, 2, CpuDecoder, legal=legal)
     observed, value_groups = (
         torch.zeros(2, OBSERVATION, dtype=torch.int64),
         torch.zeros(2, model.config.values_per_token).short(),
@@ -325,7 +326,7 @@ IDS = 2 + BINS + 201  # legal ones of all action tokens
 )
 def test_options_that_do_not_fit_are_refused(options: StepOptions) -> None:
     """None may be read beyond its end, or lead to an id that is not legal."""
-    decoder = Engine(harsh(FLAT), legal_for(FLAT))
+    decoder = CpuDecoder(harsh(FLAT), legal_for(FLAT))
     decoder.reset(2, 7)
     tokens = torch.zeros(2, 5, dtype=torch.int64)
     decoder.step(Prefill(tokens, tokens, None, None))
@@ -334,7 +335,7 @@ def test_options_that_do_not_fit_are_refused(options: StepOptions) -> None:
 
 
 def test_too_few_tokens_for_a_long_action_are_refused() -> None:
-    decoder = Engine(harsh(PACKED), legal_for(PACKED) * 12)
+    decoder = CpuDecoder(harsh(PACKED), legal_for(PACKED) * 12)
     decoder.reset(1, 3)
     tokens = torch.zeros(1, 1, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"1 tokens cannot predict 36: it takes 2"):
@@ -345,18 +346,18 @@ def test_a_library_with_other_structs_is_not_called(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither one of another size nor one more or less; the model is then played with PyTorch."""
-    structs = engine.STRUCTS
-    assert engine._compiled.__wrapped__()
+    structs = cpu_decoder.STRUCTS
+    assert cpu_decoder._compiled.__wrapped__()
     for wrong in (structs[::-1], (*structs[:-1], structs[0])):
-        monkeypatch.setattr(engine, "STRUCTS", wrong)
+        monkeypatch.setattr(cpu_decoder, "STRUCTS", wrong)
         with pytest.raises(OSError, match=r"cpu_decoder.cpp was compiled with other structs: \[16, "):
-            engine._compiled.__wrapped__()
-    engine._compiled.cache_clear()
+            cpu_decoder._compiled.__wrapped__()
+    cpu_decoder._compiled.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert isinstance(make_decoder(harsh(FLAT), legal_for(FLAT)), TorchDecoder)
     finally:
-        engine._compiled.cache_clear()
+        cpu_decoder._compiled.cache_clear()
     assert "with PyTorch alone" in caplog.text
 
 
@@ -368,7 +369,7 @@ def resident() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 @layouts
 def test_memory_stays_as_it_is_over_ten_thousand_steps(layout: str) -> None:
-    driver = Driver(shaped(layout), 2, Engine)
+    driver = Driver(shaped(layout), 2, CpuDecoder)
     tokens = torch.zeros_like(driver.local)
     value_groups = torch.zeros(2, 8).short() if driver.layout.value_groups else None
     if value_groups is not None:
@@ -383,19 +384,19 @@ def test_memory_stays_as_it_is_over_ten_thousand_steps(layout: str) -> None:
 
 def test_packing_keeps_every_weight() -> None:
     weight = torch.randn(100, 48)
-    exact = panels(weight, "float32").kept[0]
+    exact = panels(weight, "float32").sources[0]
     assert exact.shape == (2, 48, 64)
     assert torch.equal(exact.transpose(1, 2).reshape(128, 48)[:100], weight)
-    packed, scale = panels(weight, "int8").kept
+    packed, scale = panels(weight, "int8").sources
     restored = packed.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
     assert ((restored[:100] - weight).abs() <= weight.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
 
 
 def test_shapes_that_cannot_be_packed_are_played_with_pytorch() -> None:
     config = GatoConfig(1, 2, 96, 128, 40, 64, (32, 64), 16)
-    assert not Engine.fits(config)
+    assert not CpuDecoder.fits(config)
     assert isinstance(make_decoder(Gato(config).eval(), legal_for(config)), TorchDecoder)
-    assert all(Engine.fits(GatoConfig.named(size)) for size in ("nano", "tiny", "small", "baseline", "large"))
+    assert all(CpuDecoder.fits(GatoConfig.named(size)) for size in ("nano", "tiny", "small", "baseline", "large"))
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false", None])
@@ -405,13 +406,13 @@ def test_without_a_compiler_it_plays_with_pytorch_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler or "")
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    for cached in (native.library, engine._compiled):
+    for cached in (native.library, cpu_decoder._compiled):
         cached.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             decoder = make_decoder(harsh(FLAT), legal_for(FLAT))
     finally:
-        for cached in (native.library, engine._compiled):
+        for cached in (native.library, cpu_decoder._compiled):
             cached.cache_clear()
     assert isinstance(decoder, TorchDecoder)
     assert "with PyTorch alone" in caplog.text and "compiler" in caplog.text
@@ -424,9 +425,13 @@ def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.
     native.library.cache_clear()
     try:
         (tmp_path / "gato-agent").mkdir()
-        broken = tmp_path / "gato-agent" / f"{engine.SOURCE.stem}-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
+        broken = (
+            tmp_path
+            / "gato-agent"
+            / f"{cpu_decoder.SOURCE.stem}-{native._identity(['g++', '-g0'], cpu_decoder.SOURCE)}.so"
+        )
         broken.touch()
-        native.library(engine.SOURCE, "the decoder")
+        native.library(cpu_decoder.SOURCE, "the decoder")
         assert broken.stat().st_size > 1000
     finally:
         native.library.cache_clear()
@@ -463,7 +468,7 @@ def test_compiled_code_that_was_cut_is_compiled_again(damage: Callable[[bytes], 
 
 
 def test_a_place_that_the_model_has_not_is_refused() -> None:
-    decoder = Engine(harsh(FLAT), legal_for(FLAT))
+    decoder = CpuDecoder(harsh(FLAT), legal_for(FLAT))
     decoder.reset(1, 4)
     with pytest.raises(ValueError, match="below 16 are known"):
         decoder.step(Prefill(torch.zeros(1, 4).long(), torch.full((1, 4), 16), None, None))
@@ -473,11 +478,11 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native.library.cache_clear()
     try:
-        native.library(engine.SOURCE, "the decoder")
+        native.library(cpu_decoder.SOURCE, "the decoder")
         (built,) = tmp_path.rglob("*.so")
         native.library.cache_clear()
         monkeypatch.setattr(native, "_compile", None)
-        native.library(engine.SOURCE, "the decoder")
+        native.library(cpu_decoder.SOURCE, "the decoder")
         assert sorted(tmp_path.rglob("*")) == [built.parent, built.with_suffix(".sha256"), built]
     finally:
         native.library.cache_clear()

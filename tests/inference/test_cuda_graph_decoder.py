@@ -14,14 +14,14 @@ from gato_agent.envs.errors import UsageError
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.cuda_graphs import ALIGNED, GraphStep, Inputs, InputSpec
 from gato_agent.inference.decoder import GREEDY, Prefill, StepOptions, TorchDecoder
-from gato_agent.model.bf16_linear import Halved
+from gato_agent.model.bf16_linear import BFloat16Linear
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import BUCKETS
 from gato_agent.tokens.space_tokenizer import VALUES
 from tests.helpers.driving import Driver, forced, legal_for, observe, play, sampled, worst_error
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import LAYOUTS, NANO
-from tests.helpers.taped import Taped
+from tests.helpers.traced import TracedDecoder
 
 SMALL = dataclasses.replace(NANO, context=40, layers=2)
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
@@ -37,38 +37,38 @@ def shaped(layout: str, **fields: int) -> Gato:
 def test_replayed_equals_uncached_over_all_buckets(layout: str, context: int, prompt: int) -> None:
     """Beyond the context, and over the bounds of buckets before it is full."""
     model = shaped(layout, context=context)
-    driver = Driver(model, 4, Taped, prompt)
+    driver = Driver(model, 4, TracedDecoder, prompt)
     steps = 2 * context // driver.layout.span + 10
     worst, longest = worst_error(model, driver, steps)
     assert longest == prompt + steps * driver.layout.span > 2 * context
     assert worst < 1e-5
     decoder = driver.decoder
-    assert isinstance(decoder, Taped)
-    assert decoder.tapes == sum(size < decoder.cache.slots for size in BUCKETS) + 1  # and none later
+    assert isinstance(decoder, TracedDecoder)
+    assert decoder.traces == sum(size < decoder.cache.slots for size in BUCKETS) + 1  # and none later
 
 
 @layouts
 def test_it_samples_the_same_ids_and_follows_what_it_is_told(layout: str) -> None:
     model = shaped(layout)
     expected = play(model, TorchDecoder, 2, 40, sampled(2, 2))
-    found = play(model, Taped, 2, 40, sampled(2, 2))
-    assert torch.equal(found.actions, expected.actions)
-    assert len(found.actions[:, 0, 1].unique()) > 20
-    told = play(model, Taped, 2, 40, forced(expected))
-    assert torch.equal(told.actions, expected.actions)
-    assert told.error(expected) < 1e-5
+    actual = play(model, TracedDecoder, 2, 40, sampled(2, 2))
+    assert torch.equal(actual.actions, expected.actions)
+    assert len(actual.actions[:, 0, 1].unique()) > 20
+    forced_options = play(model, TracedDecoder, 2, 40, forced(expected))
+    assert torch.equal(forced_options.actions, expected.actions)
+    assert forced_options.error(expected) < 1e-5
 
 
 @layouts
 def test_bfloat16_is_near_and_leaves_the_model_alone(layout: str) -> None:
     model = shaped(layout)
     expected = play(model, TorchDecoder, 2, 40)
-    decoder = Taped(model, legal_for(model.config), "bfloat16")
-    found = play(model, decoder, 2, 40, forced(expected))
+    decoder = TracedDecoder(model, legal_for(model.config), "bfloat16")
+    actual = play(model, decoder, 2, 40, forced(expected))
     assert decoder.cache.k.dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert all(part.dtype == torch.float32 for part in found.logits)
-    assert 0 < found.error(expected) < 0.05
+    assert all(part.dtype == torch.float32 for part in actual.logits)
+    assert 0 < actual.error(expected) < 0.05
     linear = [name for name, module in decoder.model.named_modules() if isinstance(module, nn.Linear)]
     assert all(name.startswith("embedding.patch") for name in linear)
 
@@ -84,28 +84,28 @@ def test_options_of_another_shape_may_come_at_any_time(layout: str) -> None:
             return StepOptions(forced=torch.tensor([[low for low, _ in legal_for(SMALL)]] * 2))
         return StepOptions(marginal=True) if step == 35 else draw(step) if step in (36, 38) else GREEDY
 
-    expected, found = (play(model, kind, 2, 40, options) for kind in (TorchDecoder, Taped))
-    assert torch.equal(found.actions, expected.actions)
-    assert found.error(expected) < 1e-5
+    expected, actual = (play(model, kind, 2, 40, options) for kind in (TorchDecoder, TracedDecoder))
+    assert torch.equal(actual.actions, expected.actions)
+    assert actual.error(expected) < 1e-5
 
 
 @layouts
 def test_a_reset_to_the_same_shape_forgets_episodes_and_keeps_what_was_recorded(layout: str) -> None:
     model = shaped(layout)
-    decoder = Taped(model, legal_for(SMALL))
+    decoder = TracedDecoder(model, legal_for(SMALL))
     first = play(model, decoder, 2, 20)
-    tapes, cache = decoder.tapes, decoder.cache
+    tapes, cache = decoder.traces, decoder.cache
     assert play(model, decoder, 2, 20).equals(first)
-    assert decoder.tapes == tapes and decoder.cache is cache
+    assert decoder.traces == tapes and decoder.cache is cache
     play(model, decoder, 3, 2)
-    assert decoder.tapes == 2 * tapes
+    assert decoder.traces == 2 * tapes
 
 
 def test_halved_rounds_its_weights_alone() -> None:
     torch.manual_seed(0)
     linear, x = nn.Linear(64, 48, bias=False), torch.randn(3, 5, 64)
     expected = x.double() @ linear.weight.bfloat16().double().T
-    assert (Halved(linear)(x) - expected).abs().max() < 2e-4  # inputs have sixteen bits, not eight
+    assert (BFloat16Linear(linear)(x) - expected).abs().max() < 2e-4  # inputs have sixteen bits, not eight
     assert (x.bfloat16().double() @ linear.weight.bfloat16().double().T - expected).abs().max() > 2e-3
 
 
@@ -124,8 +124,8 @@ def test_where_nothing_can_be_recorded_it_plays_all_the_same(caplog: pytest.LogC
     model = shaped("decoder")
     expected = play(model, TorchDecoder, 2, 40)
     with caplog.at_level(logging.WARNING):
-        found = play(model, lambda model, legal: GraphDecoder(model, legal, capture=refuse), 2, 40)
-    assert torch.equal(found.actions, expected.actions)
+        actual = play(model, lambda model, legal: GraphDecoder(model, legal, capture=refuse), 2, 40)
+    assert torch.equal(actual.actions, expected.actions)
     assert caplog.messages == ["playing without CUDA graphs: operation not permitted when stream is capturing"]
 
 
@@ -141,13 +141,13 @@ DTYPES = st.sampled_from([torch.uint8, torch.int16, torch.int64, torch.float64])
 def test_inputs_of_any_layout_arrive(parts: list[tuple[list[int], torch.dtype]]) -> None:
     layout: InputSpec = tuple((str(at), torch.Size(shape), dtype) for at, (shape, dtype) in enumerate(parts))
     inputs = Inputs(layout, torch.device("cpu"))
-    addresses = [part.data_ptr() for part in inputs.there.values()]
+    addresses = [part.data_ptr() for part in inputs.tensors.values()]
     for seed in range(2):
         torch.manual_seed(seed)
-        given = {name: torch.randint(0, 100, shape).to(dtype) for name, shape, dtype in layout}
-        inputs.fill(given)
-        assert all(torch.equal(inputs.there[name], part) for name, part in given.items())
-    assert [part.data_ptr() for part in inputs.there.values()] == addresses
+        values = {name: torch.randint(0, 100, shape).to(dtype) for name, shape, dtype in layout}
+        inputs.fill(values)
+        assert all(torch.equal(inputs.tensors[name], part) for name, part in values.items())
+    assert [part.data_ptr() for part in inputs.tensors.values()] == addresses
     assert all((address - addresses[0]) % ALIGNED == 0 for address, part in zip(addresses, parts, strict=True) if part)
 
 
@@ -166,12 +166,12 @@ def test_no_step_reads_a_value_or_leaves_its_device(monkeypatch: pytest.MonkeyPa
         patches, intervals = torch.zeros(3, 16, 16, 4, dtype=torch.uint8), torch.zeros(3, 2, 2, dtype=torch.int64)
         drawn = torch.zeros(3, 3, dtype=torch.float64), torch.ones((), dtype=torch.float64)
         allowed = torch.zeros(3, sum(high - low for low, high in decoder.legal), dtype=torch.bool)
-        told = torch.zeros(3, 3, dtype=torch.int64)
+        forced_options = torch.zeros(3, 3, dtype=torch.int64)
     prefill = Prefill(tokens, tokens, patches, intervals, value_groups if config.values_per_token > 1 else None)
     decoder.cache.plan(8)
     for options in (
         GREEDY, StepOptions(*drawn), StepOptions(*drawn, allowed=allowed), StepOptions(allowed=allowed),
-        StepOptions(forced=told), StepOptions(*drawn, marginal=True),
+        StepOptions(forced=forced_options), StepOptions(*drawn, marginal=True),
     ):  # fmt: skip
         with torch.inference_mode():
             action = decoder.decode(prefill, options)
@@ -179,9 +179,9 @@ def test_no_step_reads_a_value_or_leaves_its_device(monkeypatch: pytest.MonkeyPa
 
 
 def test_observations_enter_in_one_copy() -> None:
-    """Whatever is given with a step: the device is asked for nothing else."""
+    """One copy for any options of a step, and no other transfer."""
     model = shaped("decoder")
-    driver, filled = Driver(model, 2, Taped), list[int]()
+    driver, filled = Driver(model, 2, TracedDecoder), list[int]()
     fill = Inputs.fill
 
     def counted(self: Inputs, parts: dict[str, Tensor]) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.inference.agent import Agent
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
@@ -35,16 +36,16 @@ def observations(steps: int) -> Any:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_asking_leaves_no_trace(shape: dict[str, Any]) -> None:
     """Actions, logits and random numbers are those of an agent that was not asked; also across restarts."""
-    asked, silent = agent_of(shape), agent_of(shape)
-    for agent in (asked, silent):
+    inspected, silent = agent_of(shape), agent_of(shape)
+    for agent in (inspected, silent):
         agent.reset(2)
     for t, seen in enumerate(observations(60)):
         start = np.array([t == 0, t in (0, 30)])
-        asked.distribution(seen, start)
-        asked.distribution(seen, start, given=asked.task.action_space and {
+        inspected.distribution(seen, start)
+        inspected.distribution(seen, start, given=inspected.task.action_space and {
             "a": np.array([1, 3]), "b": np.ones((2, 2), np.float32), "c": np.array([0, 1])
         })  # fmt: skip
-        first, second = (agent.act(seen, start, return_log_prob=True) for agent in (asked, silent))
+        first, second = (agent.act(seen, start, return_log_prob=True) for agent in (inspected, silent))
         assert all(np.array_equal(first[0][key], second[0][key]) for key in first[0])
         assert np.array_equal(first[1], second[1])
 
@@ -58,11 +59,11 @@ def test_actions_are_drawn_from_it(shape: dict[str, Any]) -> None:
         before = agent._decoder
         action, log_prob = agent.act(seen, return_log_prob=True)
         agent._decoder.rewind(agent.tokenizer.layout.written - agent.tokenizer.layout.rewound)  # as if it had not acted
-        if agent._carried:
+        if agent.tokenizer.layout.carried:
             agent.reset(2)  # the last action would be read again
             return
-        found, total = agent.distribution(seen, np.zeros(2, bool), given=action), np.zeros(2)
-        for path, leaf in found.items():
+        actual, total = agent.distribution(seen, np.zeros(2, bool), given=action), np.zeros(2)
+        for path, leaf in actual.items():
             values = action[path].reshape(2, -1)
             for at, (shares, table) in enumerate(zip(leaf.probabilities, leaf.values, strict=True)):
                 assert np.allclose(shares.sum(1), 1)
@@ -88,11 +89,11 @@ def test_marginals_regard_no_other_element_and_are_an_option_of_play() -> None:
     agent = agent_of(SHAPES[0], 0.0, marginal=True)
     agent.reset(2)
     seen = observations(1)[0]
-    found = agent.distribution(seen)
+    actual = agent.distribution(seen)
     action = agent.act(seen)
-    assert np.array_equal(found["b"].median, action["b"].astype(np.float64))
+    assert np.array_equal(actual["b"].median, action["b"].astype(np.float64))
     for path in ("a", "c"):
-        (shares,), (values,) = found[path].probabilities, found[path].values
+        (shares,), (values,) = actual[path].probabilities, actual[path].values
         assert np.array_equal(values[shares.argmax(1)], action[path])
 
 

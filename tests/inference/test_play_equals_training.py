@@ -11,13 +11,14 @@ from gymnasium.spaces import Box, Dict, Discrete, Text
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.spaces.flatten import Columns, columns
 from gato_agent.inference import agent as agent_module
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.model.gato import Gato
 from gato_agent.rollouts.storage.episode import Episode
@@ -26,7 +27,7 @@ from gato_agent.tokens.text_tokenizer import TextTokenizer
 from tests.helpers.driving import teacher_forced
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import NANO
-from tests.helpers.taped import Taped
+from tests.helpers.traced import TracedDecoder
 
 SMALL = dataclasses.replace(NANO, context=48, layers=2)
 OBSERVATION = Dict({
@@ -58,7 +59,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     return Checkpoint(model, {TASK.id: TASK}, TextTokenizer.train(["abc"], 300))
 
 
-def recording(kind: type[TorchDecoder | Engine], seen: list[Tensor]) -> Callable[..., Decoder]:
+def recording(kind: type[TorchDecoder | CpuDecoder], seen: list[Tensor]) -> Callable[..., Decoder]:
     """A `make_decoder` whose decoders keep their logits."""
 
     def make(model: Gato, legal: Legal, precision: Precision, *, compiled: bool) -> Decoder:
@@ -102,10 +103,10 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "followed"), [
-    (TorchDecoder, False), (TorchDecoder, True), (Engine, False), (Engine, True), (Taped, True)
+    (TorchDecoder, False), (TorchDecoder, True), (CpuDecoder, False), (CpuDecoder, True), (TracedDecoder, True)
 ])  # fmt: skip
 def test_logits_in_play_are_those_of_training(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], followed: bool
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | CpuDecoder], followed: bool
 ) -> None:
     """Also where others than the agent have acted, in the first step and in a third of the others."""
     seen: list[Tensor] = []

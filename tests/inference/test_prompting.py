@@ -12,7 +12,8 @@ from gymnasium.spaces import Box, Dict, Text
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.play import PlayConfig, play
 from gato_agent.dataset.task_tokens import TokenizedTask
@@ -21,7 +22,7 @@ from gato_agent.envs.spaces.flatten import columns
 from gato_agent.envs.spaces.views import View
 from gato_agent.inference import agent as agent_module
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import TorchDecoder
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
@@ -108,14 +109,14 @@ def uncached(checkpoint: Checkpoint, task: TrainedTask, episode: Episode, shown:
     return [part[step] for step in range(len(rows)) for part in logits]
 
 
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder])
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("shape", [
     {}, {"values_per_token": 2}, {"past_actions": True}, {"past_actions": True, "values_per_token": 2},
     {"action_decoder": True, "values_per_token": 2},
 ], ids=str)  # fmt: skip
 def test_prompted_logits_in_play_are_those_of_training(
-    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | Engine], name: str, shape: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | CpuDecoder], name: str, shape: dict[str, Any]
 ) -> None:
     task, shown, seen = TASKS[name], demonstration(2), list[Tensor]()
     config = dataclasses.replace(SMALL, **shape)
@@ -175,14 +176,16 @@ def test_an_instruction_that_changes_or_is_too_long_is_named() -> None:
     agent.act(observation)
     agent.act(observation)
     observation["goal"] = ("ab", "c")
-    with pytest.raises(GatoError, match=r"Toy-v0: observation in lane 1, step 2: 'goal' changed .*'abc' to 'c'.*none"):
+    with pytest.raises(
+        GatoError, match=r"Toy-v0: observation in environment 1, step 2: 'goal' changed .*'abc' to 'c'.*none"
+    ):
         agent.act(observation)
     agent.act(observation, np.array([False, True]))  # a new episode may say something else
     short = dataclasses.replace(task, prompt=Prompt("text", 2, instruction="goal"))
     agent = Agent(checkpoint_for(short), short)
     observation["goal"] = ("a", "cba")
     with pytest.raises(
-        GatoError, match=r"Toy-v0: observation in lane 1, step 0: .*3 text pieces where 2 .*--text-pieces 3"
+        GatoError, match=r"Toy-v0: observation in environment 1, step 0: .*3 text pieces where 2 .*--text-pieces 3"
     ):
         agent.act(observation)
 
@@ -203,10 +206,10 @@ def test_only_what_was_trained_is_played() -> None:
 
 
 def test_an_action_must_fit_beside_its_prompt() -> None:
-    """What an action reads of itself is within the context that the prompt leaves."""
+    """All tokens of an action are within the context that the prompt leaves."""
     for prompt, n_act, refused in ((0, 59, False), (0, 60, True), (20, 39, False), (20, 40, True)):
-        said = Prompt("text", prompt, "a toy") if prompt else NO_PROMPT
-        task = dataclasses.replace(TASKS["name"], action_space=Box(-1, 1, (n_act,)), prompt=said)
+        prefix = Prompt("text", prompt, "a toy") if prompt else NO_PROMPT
+        task = dataclasses.replace(TASKS["name"], action_space=Box(-1, 1, (n_act,)), prompt=prefix)
         if not refused:
             task.tokenizer(SMALL, None)
             continue

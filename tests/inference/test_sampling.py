@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import StepOptions, TorchDecoder
 from gato_agent.inference.sampling import Sampler, choose, log_prob
 from gato_agent.model.config import GatoConfig
@@ -74,8 +74,8 @@ def test_numbers_side_by_side_give_every_id_its_share(temperature: float) -> Non
         logits.expand(count, -1), uniform=uniform, temperature=temperature, allowed=allowed.expand(count, -1)
     )
     wanted = np.diff(exact(logits, temperature, allowed), prepend=0.0) * count
-    found = np.bincount(index.numpy(), minlength=30)
-    assert np.abs(found - wanted).max() <= 1
+    actual = np.bincount(index.numpy(), minlength=30)
+    assert np.abs(actual - wanted).max() <= 1
 
 
 def test_greedy_takes_the_median_of_bins_and_of_others_the_likeliest() -> None:
@@ -98,10 +98,10 @@ def test_of_ties_the_first_is_chosen(shares: list[int], median: int, likeliest: 
     assert choose(logits).item() == likeliest
 
 
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder])
 @pytest.mark.parametrize("layout", ["decoder", "hidden"])
-def test_decoders_break_ties_alike(kind: type[TorchDecoder | Engine], layout: str) -> None:
-    """Where all ids are equally likely, exactly."""
+def test_decoders_break_ties_alike(kind: type[TorchDecoder | CpuDecoder], layout: str) -> None:
+    """All ids are exactly equally likely."""
     model = harsh(dataclasses.replace(NANO, context=20, layers=1, **LAYOUTS[layout]))
     bins, choices = model.config.vocabulary.continuous, model.config.vocabulary.discrete
     with torch.no_grad():
@@ -111,8 +111,8 @@ def test_decoders_break_ties_alike(kind: type[TorchDecoder | Engine], layout: st
     assert play(model, kind, 2, 1, legal=legal).actions[0].tolist() == [[bins + 1, choices]] * 2
     for uniform, index in ((0.0, 0), (0.25 - 2**-54, 0), (0.25, 1), (0.5, 2), (0.75, 3), (1 - 2.0**-53, 3)):
         options = StepOptions(torch.full((2, 2), uniform, dtype=torch.float64), torch.tensor(0.3))
-        found = play(model, kind, 2, 1, lambda step, given=options: given, legal)
-        assert found.actions[0].tolist() == [[bins + index, choices + index]] * 2
+        actual = play(model, kind, 2, 1, lambda step, given=options: given, legal)
+        assert actual.actions[0].tolist() == [[bins + index, choices + index]] * 2
 
 
 @given(distributions())
@@ -120,11 +120,11 @@ def test_probabilities_sum_to_one(given: tuple[Tensor, Tensor, float]) -> None:
     logits, allowed, temperature = given
     count = len(logits)
     rows = logits.expand(count, -1), torch.arange(count), temperature, allowed.expand(count, -1)
-    found = log_prob(*rows).exp()
-    assert found.dtype == torch.float64
-    assert found.sum().item() == pytest.approx(1.0, abs=1e-12)
-    assert (found[~allowed] == 0).all()
-    np.testing.assert_allclose(found.cumsum(0).numpy(), exact(logits, temperature, allowed).astype(float), atol=1e-12)
+    actual = log_prob(*rows).exp()
+    assert actual.dtype == torch.float64
+    assert actual.sum().item() == pytest.approx(1.0, abs=1e-12)
+    assert (actual[~allowed] == 0).all()
+    np.testing.assert_allclose(actual.cumsum(0).numpy(), exact(logits, temperature, allowed).astype(float), atol=1e-12)
     assert log_prob(logits[None], torch.tensor([0])).item() == pytest.approx(logits.double().log_softmax(-1)[0].item())
 
 
@@ -154,8 +154,8 @@ def test_sampling_follows_the_distribution() -> None:
     sampler = Sampler(0.5, [torch.Generator().manual_seed(0)])
     uniform = sampler.uniforms(4000)
     assert uniform is not None
-    found = choose(logits.expand(4000, -1), uniform=uniform[0], temperature=0.5)
-    counts = np.bincount(found.numpy(), minlength=3) / 4000
+    actual = choose(logits.expand(4000, -1), uniform=uniform[0], temperature=0.5)
+    counts = np.bincount(actual.numpy(), minlength=3) / 4000
     np.testing.assert_allclose(counts, torch.softmax(logits / 0.5, -1)[0].numpy(), atol=0.02)
 
 

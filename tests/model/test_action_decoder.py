@@ -10,11 +10,12 @@ from gymnasium.vector.utils import batch_space, iterate
 from torch import Tensor
 from torch.nn import functional as F
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import Legal, StepOptions, TorchDecoder
 from gato_agent.model.action_decoder import ActionDecoder
 from gato_agent.model.config import GatoConfig
@@ -27,8 +28,8 @@ from tests.helpers import accord
 from tests.helpers.driving import Driver, layout_of, legal_for, observe, play, sampled, sequence_of
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import LAYOUTS, NANO
-from tests.helpers.taped import Taped
 from tests.helpers.teaching import Part, hidden_states, losses_of, random_ids, targets_of
+from tests.helpers.traced import TracedDecoder
 
 SMALL = dataclasses.replace(NANO, context=40, layers=1)
 TINY = GatoConfig(1, 2, 64, 128, 64, 64, (32, 64), 16, values_per_token=8, action_decoder=True)
@@ -73,23 +74,23 @@ def test_the_trunk_is_trained_by_the_marginal_loss_alone(actions: int, monkeypat
     """Bit by bit, and with it the marginal heads and the table; the conditional loss trains the correction alone."""
     model = shaped("separator").train()
     batch, part = random_batch(model.config, actions)
-    found = gradients(model, batch)
+    actual = gradients(model, batch)
     marginal = losses_of(model, hidden_states(model, batch), part, 4.0).marginal.sum()
     for (name, parameter), wanted in zip(
         trunk_of(model).items(),
         torch.autograd.grad(marginal, list(trunk_of(model).values()), allow_unused=True),
         strict=True,
     ):
-        assert (name in found) == (wanted is not None) == (parameter.grad is not None)
+        assert (name in actual) == (wanted is not None) == (parameter.grad is not None)
         if wanted is not None:
-            torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=2e-5)
-    trained = {name for name in found if "correction" in name}
+            torch.testing.assert_close(actual[name], wanted, rtol=1e-4, atol=2e-5)
+    trained = {name for name in actual if "correction" in name}
     assert (len(trained) > 0) == (actions > 1)
     with monkeypatch.context() as patch:  # no conditional loss at all
         patch.setattr(ActionDecoder, "state", lambda self, marginal, hidden, chain, at: marginal)
         without = gradients(model, batch)
-    assert without.keys() == found.keys() - trained
-    assert all(torch.equal(without[name], found[name]) for name in without)
+    assert without.keys() == actual.keys() - trained
+    assert all(torch.equal(without[name], actual[name]) for name in without)
 
 
 @pytest.mark.parametrize("actions", [2, 40])
@@ -159,14 +160,18 @@ def test_play_scores_actions_as_the_loss_does(layout: str, actions: int) -> None
 
 
 @layouts
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine, Taped])
-def test_later_tokens_depend_on_earlier_ones(layout: str, kind: type[TorchDecoder | Engine | Taped]) -> None:
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder, TracedDecoder])
+def test_later_tokens_depend_on_earlier_ones(
+    layout: str, kind: type[TorchDecoder | CpuDecoder | TracedDecoder]
+) -> None:
     """The first token's distribution is the same whatever is chosen, the second's is not."""
     model = shaped(layout)
     legal = legal_for(model.config, 3)
     low = torch.tensor([[low for low, _ in legal]])
     first, second = (
-        play(model, kind, 1, 1, lambda step, told=low + change: StepOptions(forced=told), legal).logits
+        play(
+            model, kind, 1, 1, lambda step, forced_options=low + change: StepOptions(forced=forced_options), legal
+        ).logits
         for change in (torch.tensor([[0, 0, 0]]), torch.tensor([[5, 0, 0]]))
     )
     assert torch.equal(first[0], second[0])
@@ -179,8 +184,8 @@ def test_an_untrained_chain_is_its_marginals(layout: str) -> None:
     """The correction begins at zero, and in 0.1's weights, which have none, it stays there."""
     torch.manual_seed(0)
     model = Gato(dataclasses.replace(SMALL, **LAYOUTS[layout])).eval()
-    chained = play(model, Engine, 2, 10)
-    assert play(model, Engine, 2, 10, lambda step: StepOptions(marginal=True)).equals(chained)
+    chained = play(model, CpuDecoder, 2, 10)
+    assert play(model, CpuDecoder, 2, 10, lambda step: StepOptions(marginal=True)).equals(chained)
     loss = action_loss(model, random_batch(model.config)[0])
     assert loss.total.item() > loss.marginal.item()  # both parts are learned from all the same
     with torch.no_grad():
@@ -189,8 +194,8 @@ def test_an_untrained_chain_is_its_marginals(layout: str) -> None:
 
 
 @chains
-@pytest.mark.parametrize("kind", [TorchDecoder, Engine])
-def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[TorchDecoder | Engine]) -> None:
+@pytest.mark.parametrize("kind", [TorchDecoder, CpuDecoder])
+def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[TorchDecoder | CpuDecoder]) -> None:
     """A first id changes the last of seventy tokens, two groups later, through the matrix that carries alone."""
     model = shaped(layout)
     legal = legal_for(model.config, 70)
@@ -199,7 +204,10 @@ def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[
     other[0, 0] += 3
 
     def differences() -> list[bool]:
-        runs = [play(model, kind, 1, 1, lambda step, told=ids: StepOptions(forced=told), legal) for ids in (low, other)]
+        runs = [
+            play(model, kind, 1, 1, lambda step, forced_options=ids: StepOptions(forced=forced_options), legal)
+            for ids in (low, other)
+        ]
         return [not torch.equal(a, b) for a, b in zip(*(run.logits for run in runs), strict=True)]
 
     assert differences() == [False] + 69 * [True]
@@ -211,7 +219,7 @@ def test_what_was_chosen_is_carried_from_group_to_group(layout: str, kind: type[
 
 def masks(legal: Legal, num_envs: int, steps: int, seed: int) -> list[Tensor]:
     """Random masks bool [env, ids] of each step; every third range of ids is left with a single one."""
-    generator, found = torch.Generator().manual_seed(seed), list[Tensor]()
+    generator, actual = torch.Generator().manual_seed(seed), list[Tensor]()
     for step in range(steps):
         parts = []
         for at, (low, high) in enumerate(legal):
@@ -220,8 +228,8 @@ def masks(legal: Legal, num_envs: int, steps: int, seed: int) -> list[Tensor]:
             one = torch.randint(0, high - low, (num_envs, 1), generator=generator)
             part = part & torch.tensor((at + step) % 3 != 0)
             parts.append(part.scatter(1, one, torch.ones_like(part)))
-        found.append(torch.cat(parts, dim=1))
-    return found
+        actual.append(torch.cat(parts, dim=1))
+    return actual
 
 
 @layouts
@@ -237,7 +245,7 @@ def test_masks_are_obeyed_by_all_decoders_alike(layout: str, temperature: float,
         return (draw(step) if draw else StepOptions())._replace(allowed=allowed[step])
 
     recorded = actions <= (40 if model.config.action_decoder else 3)  # a recording of more takes long
-    kinds = TorchDecoder, Engine, *([Taped] if recorded else [])
+    kinds = TorchDecoder, CpuDecoder, *([TracedDecoder] if recorded else [])
     expected, *others = (play(model, kind, 3, steps, options, legal) for kind in kinds)
     for other in others:
         assert torch.equal(other.actions, expected.actions)
@@ -253,7 +261,7 @@ def test_masks_are_obeyed_by_all_decoders_alike(layout: str, temperature: float,
 def test_masks_of_everything_change_nothing(layout: str) -> None:
     model = shaped(layout)
     width = sum(high - low for low, high in legal_for(model.config))
-    for kind in (TorchDecoder, Engine, Taped):
+    for kind in (TorchDecoder, CpuDecoder, TracedDecoder):
         free, masked = (
             play(model, kind, 2, 10, lambda step, given=given: sampled(2, 2)(step)._replace(allowed=given))
             for given in (None, torch.ones(2, width, dtype=torch.bool))
@@ -286,7 +294,7 @@ def agreement(kind: str, checkpoint: Checkpoint, temperature: float, **options: 
 
 @pytest.mark.parametrize("kind", accord.KINDS)
 def test_numbers_that_must_agree_are_learned(kind: str) -> None:
-    """In a hundred steps; chosen each by itself, they agree as often as chance has it."""
+    """A hundred steps of training suffice; chosen independently, the numbers agree only by chance."""
     checkpoint = learn(kind, TINY, 100, 400, 4)
     assert agreement(kind, checkpoint, 0.0) >= 0.99
     assert agreement(kind, checkpoint, 1.0) >= 0.99

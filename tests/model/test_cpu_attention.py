@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gato_agent.model.config import GatoConfig
-from gato_agent.model.cpu_attention import Band, fits
+from gato_agent.model.cpu_attention import CpuAttention, fits
 from gato_agent.model.gato import Gato
 from tests.helpers.sequences import Sequences, attention, random_sequences
 
@@ -32,41 +32,41 @@ def test_it_is_what_every_score_gives(
     torch.manual_seed(0)
     size, shown = case[1], sequences(case)
     config = dataclasses.replace(NANO, heads=2, width=2 * size)
-    band = Band.of(config, shown.visibility(config.context))
+    backend = CpuAttention.prepare(config, shown.visibility(config.context))
     qkv = torch.randn(*shown.tokens.shape, 3, 2, size).to(dtype).requires_grad_()
-    y, expected = band.attend(qkv), attention(qkv.double(), shown, config.context)
+    y, expected = backend.attend(qkv), attention(qkv.double(), shown, config.context)
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), expected, atol=atol, rtol=atol)
     g = torch.randn_like(y)
-    (found,), (right,) = torch.autograd.grad(y, qkv, g), torch.autograd.grad(expected, qkv, g.double())
-    torch.testing.assert_close(found, right, atol=atol, rtol=atol)
+    (actual,), (right,) = torch.autograd.grad(y, qkv, g), torch.autograd.grad(expected, qkv, g.double())
+    torch.testing.assert_close(actual, right, atol=atol, rtol=atol)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_trains_as_without(case: tuple[int, int, dict[str, object]]) -> None:
     torch.manual_seed(0)
-    shown, model, found = sequences(case), Gato(NANO).train(), []
+    shown, model, actual = sequences(case), Gato(NANO).train(), []
     for model.compiled in (False, True):
         hidden = model(shown.tokens, **shown.arguments())
         hidden.square().mean().backward()
-        found.append((hidden.detach(), model.blocks[0].attention.qkv.weight.grad))
+        actual.append((hidden.detach(), model.blocks[0].attention.qkv.weight.grad))
         model.zero_grad()
-    for a, b in zip(*found, strict=True):
+    for a, b in zip(*actual, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_sums_do_not_depend_on_the_threads() -> None:
     torch.manual_seed(0)
     shown = sequences(CASES[1])
-    qkv, before, found = torch.randn(*shown.tokens.shape, 3, 4, 32, requires_grad=True), torch.get_num_threads(), []
+    qkv, before, actual = torch.randn(*shown.tokens.shape, 3, 4, 32, requires_grad=True), torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            y = Band.of(NANO, shown.visibility(64)).attend(qkv)
-            found.append((y, *torch.autograd.grad(y.sum(), qkv)))
+            y = CpuAttention.prepare(NANO, shown.visibility(64)).attend(qkv)
+            actual.append((y, *torch.autograd.grad(y.sum(), qkv)))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*actual, strict=True))
 
 
 def test_it_is_for_cpus_and_heads_of_whole_vectors() -> None:

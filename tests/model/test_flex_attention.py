@@ -1,4 +1,4 @@
-"""FlexAttention is the model's: masks, both passes and prompts on a CPU in plain operations, its kernels on a GPU."""
+"""FlexAttention equals SDPA: masks, both passes and prompts in plain operations on a CPU, its kernels on a GPU."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from torch.nn.attention import flex_attention as pytorchs
 from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.model import flex_attention as flex
-from gato_agent.model.attention import AttentionInputs
+from gato_agent.model.attention import AttentionBackend, SdpaAttention
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import CHANNELS
-from gato_agent.model.flex_attention import Flex, fits
+from gato_agent.model.flex_attention import FlexAttention, fits
 from gato_agent.model.gato import Attention, Gato
 from gato_agent.model.visibility import Visibility
 from gato_agent.rollouts.storage.episode import Episode
@@ -38,7 +38,7 @@ def shaped(size: int, context: int = 64) -> GatoConfig:
 
 
 def of_a_task(kind: str, config: GatoConfig = NANO) -> BatchSampler:
-    """Windows with pictures, and demonstrations that later tokens see from afar."""
+    """Windows with images, and demonstrations that later tokens attend to from beyond their window."""
     spaces = Box(0, 255, (16, 16, 3), np.uint8), Box(-1, 1, (2,))
     tokenizer = SpaceTokenizer(
         *spaces, config.vocabulary, values_per_token=config.values_per_token, action_decoder=config.action_decoder,
@@ -60,7 +60,7 @@ def of_a_task(kind: str, config: GatoConfig = NANO) -> BatchSampler:
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the kernels compute, in plain operations, which go backward on a CPU, too."""
+    """Plain operations in place of the kernels, which have no backward pass on a CPU."""
     monkeypatch.setattr(pytorchs, "_validate_device", lambda q, k, v: None)
     monkeypatch.setattr(pytorchs, "_WARNINGS_SHOWN", {"flex_attention_performance"})
     with torch.compiler.set_stance("force_eager"):
@@ -68,7 +68,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def random_windows(seed: int, context: int) -> Sequences:
-    """Episodes of all lengths, with prompts or hidden actions or neither, of which some are of PADs alone."""
+    """Episodes of all lengths, with prompts, hidden actions or neither; some prompts are only PADs."""
     torch.manual_seed(seed)
     prompts, hidden = [(0,), (0, 1, 7, context // 2), (0,), (0, 7, context - 6)][seed % 4], [0, 0, 5, 5][seed % 4]
     length = int(np.random.default_rng(seed).integers(1, 7 * context))
@@ -82,12 +82,13 @@ def test_it_is_what_blocks_of_queries_give(seed: int, plain: None) -> None:
     visibility = shown.visibility(context)
     layer = Gato(config).train().double().blocks[0].attention  # where nothing hides behind rounding
     x = torch.randn(*shown.tokens.shape, config.width, dtype=torch.float64, requires_grad=True)
-    aim, found = torch.randn_like(x), []
+    aim, actual = torch.randn_like(x), []
     assert isinstance(layer, Attention)
-    for inputs in (AttentionInputs.of(visibility, context, size, x.dtype), Flex.of(config, visibility, x.dtype)):
-        y = layer(x, inputs, None)
-        found.append((y.detach(), *torch.autograd.grad(y, (x, layer.qkv.weight), aim)))
-    for blocks, ours in zip(*found, strict=True):
+    backends: tuple[type[AttentionBackend], ...] = SdpaAttention, FlexAttention
+    for backend in backends:
+        y = layer(x, backend.prepare(config, visibility, x.dtype))
+        actual.append((y.detach(), *torch.autograd.grad(y, (x, layer.qkv.weight), aim)))
+    for blocks, ours in zip(*actual, strict=True):
         torch.testing.assert_close(ours, blocks, atol=1e-10, rtol=1e-10)
 
 
@@ -95,22 +96,21 @@ def test_one_episode_a_window_needs_no_segment(plain: None) -> None:
     tokens = random_windows(0, 64).tokens
     model, x = Gato(NANO).train(), torch.randn(*tokens.shape, NANO.width)
     visibility = Visibility.of(tokens, NANO.context)
-    inputs = AttentionInputs.of(visibility, NANO.context, 32, x.dtype), Flex.of(NANO, visibility)
-    found = [model.blocks[0].attention(x, each, None) for each in inputs]
-    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+    backends = (kind.prepare(NANO, visibility, x.dtype) for kind in (SdpaAttention, FlexAttention))
+    torch.testing.assert_close(*(model.blocks[0].attention(x, each) for each in backends), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("seed", range(0, 24, 3))
 def test_blocks_are_those_of_every_score(seed: int, padded: bool) -> None:
-    """Blocks of which no more than keys that end within them would be read are read, too, and masked."""
+    """Every block that `create_block_mask` reads is read; a block of keys that all end within it may be read too."""
     shown = random_windows(seed, 150)
     shown = shown if padded else shown._replace(tokens=shown.tokens.abs(), hidden=torch.zeros_like(shown.tokens))
     length = shown.tokens.shape[1]
-    for look in Flex.of(shaped(16, 150), shown.visibility(150)):
-        if look is None:
+    for queries in FlexAttention.prepare(shaped(16, 150), shown.visibility(150)):
+        if queries is None:
             continue
-        ours, size = look.mask, (len(shown.tokens), None, length, length)
+        ours, size = queries.mask, (len(shown.tokens), None, length, length)
         every = pytorchs.create_block_mask(ours.mask_mod, *size, device="cpu")
         for name in ("full_kv_num_blocks", "full_q_num_blocks", "full_kv_indices", "full_q_indices"):
             assert torch.equal(getattr(ours, name), getattr(every, name)), name
@@ -129,27 +129,27 @@ def fixed_windows(ends: int, prompts: tuple[int, int]) -> Visibility:
     return Visibility.of(tokens, NANO.context, segment=segment, index=index, prefix_len=prefix_len)
 
 
-def test_prompts_are_looked_at_from_afar_where_something_is_far() -> None:
-    for ends, prompts, far in ((50, (5, 0), False), (50, (0, 5), True), (100, (5, 0), True), (60, (0, 0), False)):
-        assert (Flex.of(NANO, fixed_windows(ends, prompts)).far is not None) == far
+def test_prompts_take_a_second_softmax_only_beyond_the_window() -> None:
+    for ends, prompts, beyond in ((50, (5, 0), False), (50, (0, 5), True), (100, (5, 0), True), (60, (0, 0), False)):
+        assert (FlexAttention.prepare(NANO, fixed_windows(ends, prompts)).prefix is not None) == beyond
 
 
 def test_batches_of_one_shape_are_compiled_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pytorchs, "_validate_device", lambda q, k, v: None)
     compiled = torch.compile(flex._attend, backend="eager", fullgraph=True, dynamic=False)
     for i in range(6):
-        flex_ = Flex.of(NANO, fixed_windows(100 + i, (5 * (i % 2), 7 * (i % 2))))
+        backend = FlexAttention.prepare(NANO, fixed_windows(100 + i, (5 * (i % 2), 7 * (i % 2))))
         with nullcontext() if i < 2 else torch.compiler.set_stance("fail_on_recompile"):
-            compiled(torch.randn(2, 200, 3, 4, 32, requires_grad=True), *flex_).sum().backward()
-        assert (flex_.far is not None) == i % 2
+            compiled(torch.randn(2, 200, 3, 4, 32, requires_grad=True), *backend).sum().backward()
+        assert (backend.prefix is not None) == i % 2
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_device_is_given_all_its_work_without_being_asked(
+def test_no_value_is_read_from_the_device(
     layout: str, compiled: bool, plain: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device `meta` has no values: whoever reads one, or mixes in a tensor of the CPU, fails."""
+    """The device `meta` has no values: reading one, or mixing in a CPU tensor, raises."""
     monkeypatch.setattr(torch, "autocast", lambda device, enabled: nullcontext())  # which it lacks
     config = dataclasses.replace(NANO, **LAYOUTS[layout])
     model = Gato.skeleton(config).train()
@@ -207,12 +207,12 @@ class TestOnADevice:
         config = dataclasses.replace(shaped(size, context), action_decoder=kind == "none")
         model = Gato(config).cuda().train()
         batch = of_a_task(kind, config).batch(0).to("cuda")
-        found = []
+        actual = []
         for model.compiled in (False, True):
-            found.append(gradients(model, batch, precision))
-        assert found[0].keys() == found[1].keys()
-        for name, expected in found[0].items():
-            assert (found[1][name] - expected).norm() <= most * expected.norm(), name
+            actual.append(gradients(model, batch, precision))
+        assert actual[0].keys() == actual[1].keys()
+        for name, expected in actual[0].items():
+            assert (actual[1][name] - expected).norm() <= most * expected.norm(), name
 
     @pytest.mark.parametrize("seed", range(6))
     def test_it_is_what_blocks_of_queries_give(self, seed: int, exact: None) -> None:
@@ -220,17 +220,17 @@ class TestOnADevice:
         model = Gato(shaped(size, context)).cuda().train()
         shown = random_windows(seed, context)
         arguments = {name: None if x is None else x.cuda() for name, x in shown.arguments().items()}
-        found = []
+        actual = []
         for model.compiled in (False, True):
             hidden = model(shown.tokens.cuda(), **arguments)
-            found.append((hidden, *torch.autograd.grad(hidden.square().mean(), list(model.blocks.parameters()))))
-        for blocks, ours in zip(*found, strict=True):
+            actual.append((hidden, *torch.autograd.grad(hidden.square().mean(), list(model.blocks.parameters()))))
+        for blocks, ours in zip(*actual, strict=True):
             assert ours.isfinite().all()
             assert (ours - blocks).norm() <= 1e-4 * blocks.norm() + 1e-7
 
     @pytest.mark.parametrize("kind", ["none", "demo"])
     def test_a_run_compiles_once(self, kind: str, exact: None) -> None:
-        """Whether anything is far or not, which is a graph of its own."""
+        """One graph with prompt keys beyond the window, and one without."""
         torch.manual_seed(0)
         windows = of_a_task(kind)
         batches = [windows.batch(step).to("cuda") for step in range(12)]

@@ -1,4 +1,4 @@
-"""The model is what SPEC says, and none of what was wrong with its predecessors."""
+"""The model against its specification, and against known mistakes of other implementations."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.envs.errors import UsageError
-from gato_agent.model.attention import AttentionInputs, attend, query_blocks
+from gato_agent.model.attention import SdpaAttention, query_blocks
 from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 from gato_agent.model.embedding import PatchEmbedding
 from gato_agent.model.gato import Block, Gato
@@ -51,22 +51,24 @@ def test_blockwise_attention_equals_one_dense_mask() -> None:
     tokens = random_tokens(2, length)
     tokens[:, ::9] = PAD
     segment = torch.arange(length).div(70, rounding_mode="floor").expand(2, -1)
-    q, k, v = torch.randn(3, 2, 4, length, 32).unbind()
+    qkv = torch.randn(2, length, 3, 4, 32)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     distance = torch.arange(length)[:, None] - torch.arange(length)
     dense = (distance >= 0) & (distance < context) & (segment[:, :, None] == segment[:, None, :])
     dense = dense & (tokens != PAD)[:, None, :] | (distance == 0)
     expected = F.scaled_dot_product_attention(q, k, v, dense.unsqueeze(1))
     blocks = list(query_blocks(Visibility.of(tokens, context, segment=segment)))
     assert len(blocks) == 3
-    torch.testing.assert_close(attend(q, k, v, blocks), expected)
+    unrotated = torch.ones(1), torch.zeros(1)
+    torch.testing.assert_close(SdpaAttention(blocks, unrotated).attend(qkv), expected.transpose(1, 2))
 
 
-def test_patches_that_are_the_same_are_looked_at_once() -> None:
+def test_equal_patches_are_encoded_once() -> None:
     few = torch.randint(0, 256, (3, 16, 16, 4), dtype=torch.uint8)
     patches = few[torch.tensor([0, 1, 0, 2, 2, 0])]
-    found, place = distinct(patches.numpy())
-    assert len(found) == 3
-    assert np.array_equal(found[place], patches)
+    actual, place = distinct(patches.numpy())
+    assert len(actual) == 3
+    assert np.array_equal(actual[place], patches)
     tower = PatchEmbedding(NANO).double()
     pixels = torch.tensor([[[0, 1], [64, 65]]] * 6)  # places of one index: nothing is drawn
     pictures = {}
@@ -89,7 +91,7 @@ def test_attention_ends_at_the_context() -> None:
     assert torch.equal(before[0, 10 + 32 :], after[0, 10 + 32 :])
 
 
-def test_nobody_else_sees_a_pad(model: Gato) -> None:
+def test_only_a_pad_attends_to_itself(model: Gato) -> None:
     tokens = random_tokens(2, 60)
     tokens[:, 10:20] = PAD
     tokens[:, 0] = PAD
@@ -115,10 +117,10 @@ def test_feed_forward_reads_what_attention_wrote() -> None:
     block = Block(NANO).eval()
     x = torch.randn(2, 20, NANO.width)
     visibility = Visibility.of(random_tokens(2, 20), NANO.context)
-    inputs = AttentionInputs.of(visibility, NANO.context, NANO.head_size, x.dtype)
-    middle = x + block.attention(block.attention_norm(x), inputs, None)
+    backend = SdpaAttention.prepare(NANO, visibility, x.dtype)
+    middle = x + block.attention(block.attention_norm(x), backend)
     expected = middle + block.feed_forward(block.feed_forward_norm(middle))
-    assert torch.equal(block(x, inputs, None), expected)
+    assert torch.equal(block(x, backend), expected)
 
 
 def test_feed_forward_is_a_geglu() -> None:
@@ -245,10 +247,10 @@ def test_a_named_size_can_be_reshaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("{", "no JSON object"),
-        ("[1]", "no JSON object"),
+        ("{", "not a JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"depth": 3}', "depth"),
         ('{"layers": 0}', "layers 0 must be a whole number, at least 1"),
         ('{"context": "long"}', "context 'long' must be a whole number, at least 1"),
@@ -261,8 +263,8 @@ def test_a_named_size_can_be_reshaped() -> None:
         ('{"stochastic_depth": 2}', "stochastic_depth"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused(text: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_shape_that_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         GatoConfig.nano().reshaped(text)
 
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoder import Decoder, Legal, Prefill, TorchDecoder
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import ALIGNED, BUCKETS, EMPTY, KVCache
 from tests.helpers.driving import Driver, legal_for, observe, random_prompts, worst_error
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import LAYOUTS, NANO
-from tests.helpers.taped import Taped
+from tests.helpers.traced import TracedDecoder
 
-Kind = type[TorchDecoder | Engine | Taped]
-DECODERS = TorchDecoder, Engine, Taped
+Kind = type[TorchDecoder | CpuDecoder | TracedDecoder]
+DECODERS = TorchDecoder, CpuDecoder, TracedDecoder
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 decoders = pytest.mark.parametrize("kind", DECODERS)
 
@@ -55,7 +55,7 @@ def test_cached_equals_uncached_at_full_size(layout: str, kind: Kind) -> None:
 @layouts
 @pytest.mark.parametrize(("kind", "context", "prompt", "actions"), [
     (TorchDecoder, 50, 0, 2), (TorchDecoder, 50, 25, 2), (TorchDecoder, 100, 1, 5), (TorchDecoder, 200, 70, 1),
-    (Taped, 50, 25, 3),
+    (TracedDecoder, 50, 25, 3),
 ])  # fmt: skip
 def test_they_are_equal_where_nothing_hides_behind_rounding(
     layout: str, kind: Kind, context: int, prompt: int, actions: int
@@ -71,9 +71,9 @@ def test_they_are_equal_where_nothing_hides_behind_rounding(
 
 @layouts
 @pytest.mark.parametrize(("context", "prompt", "actions"), [(50, 7, 2), (50, 25, 4), (200, 70, 1)])
-def test_the_engine_equals_it_with_prompts(layout: str, context: int, prompt: int, actions: int) -> None:
+def test_the_cpu_decoder_equals_it_with_prompts(layout: str, context: int, prompt: int, actions: int) -> None:
     model = shaped(layout, context=context)
-    driver = Driver(model, 5, Engine, prompt, legal_for(model.config, actions))
+    driver = Driver(model, 5, CpuDecoder, prompt, legal_for(model.config, actions))
     steps = 2 * context // driver.layout.span + 20
     worst, longest = worst_error(model, driver, steps)
     assert longest == prompt + steps * driver.layout.span > 2 * context
@@ -81,7 +81,7 @@ def test_the_engine_equals_it_with_prompts(layout: str, context: int, prompt: in
 
 
 @layouts
-@pytest.mark.parametrize(("kind", "actions"), [(TorchDecoder, 33), (Engine, 33), (Engine, 70)])
+@pytest.mark.parametrize(("kind", "actions"), [(TorchDecoder, 33), (CpuDecoder, 33), (CpuDecoder, 70)])
 def test_long_actions_equal_it_too(layout: str, kind: Kind, actions: int) -> None:
     """Several hidden states predict an action, or it has more tokens than the observation that is rewound to."""
     model = shaped(layout, context=actions + 7, layers=1)
@@ -95,7 +95,7 @@ def test_long_actions_equal_it_too(layout: str, kind: Kind, actions: int) -> Non
 @pytest.mark.parametrize("layout", ["decoder", "separator"])
 def test_long_actions_are_recorded_too(layout: str) -> None:
     model = shaped(layout, context=20, layers=1)
-    assert worst_error(model, Driver(model, 2, Taped, 0, legal_for(model.config, 33)), 15)[0] < 1e-5
+    assert worst_error(model, Driver(model, 2, TracedDecoder, 0, legal_for(model.config, 33)), 15)[0] < 1e-5
 
 
 @layouts
@@ -125,22 +125,22 @@ def test_a_prompt_is_given_to_its_environments_alone(layout: str, kind: Kind) ->
         *((layout, 512, prompt) for layout in ("decoder", "hidden") for prompt in (0, 114)),
     ],
 )
-def test_the_engine_is_as_near_to_the_truth_as_pytorch(layout: str, context: int, prompt: int) -> None:
-    """Float32 rounds: with these weights PyTorch itself is 1e-5 from float64, and the engine must be no farther."""
+def test_the_cpu_decoder_is_as_near_to_the_truth_as_pytorch(layout: str, context: int, prompt: int) -> None:
+    """Float32 rounds: with these weights PyTorch itself is 1e-5 from float64, and C++ must be no farther."""
     model = shaped(layout, context=context, layers=NANO.layers)
     exact = copy.deepcopy(model).double()
-    drivers = [Driver(model, 3, kind, prompt) for kind in (Engine, TorchDecoder)]
+    drivers = [Driver(model, 3, kind, prompt) for kind in (CpuDecoder, TorchDecoder)]
     steps = 2 * context // drivers[0].layout.span + 20
-    (engine, longest), (pytorch, _) = (worst_error(exact, driver, steps) for driver in drivers)
+    (compiled, longest), (pytorch, _) = (worst_error(exact, driver, steps) for driver in drivers)
     assert longest > 2 * context
-    assert engine < 1.2 * max(pytorch, 2e-6)  # which of two that near is nearer is chance
+    assert compiled < 1.2 * max(pytorch, 2e-6)  # which of two that near is nearer is chance
     assert pytorch < 2e-5
 
 
 @layouts
-@pytest.mark.parametrize("kind", [TorchDecoder, Taped])
+@pytest.mark.parametrize("kind", [TorchDecoder, TracedDecoder])
 def test_environments_equal_single_ones(layout: str, kind: Kind) -> None:
-    """Of the engine they are equal bit by bit: see below."""
+    """In C++ they are equal bit by bit: see below."""
     model = shaped(layout, context=24)
     generator = torch.Generator().manual_seed(2)
     starts = torch.rand(15, 3, generator=generator) < 0.1
@@ -238,7 +238,7 @@ def test_an_episodes_numbers_do_not_depend_on_what_was_played_before(layout: str
     def play(decoder: Callable[[Gato, Legal], Decoder], num_envs: int, env: int, before: int) -> list[Tensor]:
         """Logits of the episode, which begins after `before` steps in one of the environments."""
         driver, others = Driver(model, num_envs, decoder, 6), torch.Generator().manual_seed(num_envs + before)
-        own, found = torch.arange(num_envs) == env, list[Tensor]()
+        own, actual = torch.arange(num_envs) == env, list[Tensor]()
         for t in range(before + len(shown)):
             observed, value_groups = observe(model.config, (num_envs,), others)
             start = torch.rand(num_envs, generator=others) < (1.0 if t == 0 else 0.2)
@@ -249,10 +249,10 @@ def test_an_episodes_numbers_do_not_depend_on_what_was_played_before(layout: str
                 driver.start(own, prompt)
             driver.step(observed, value_groups, start)
             if t >= before:
-                found += [logits[env].clone() for logits in driver.decoder.logits]
-        return found
+                actual += [logits[env].clone() for logits in driver.decoder.logits]
+        return actual
 
-    expected = play(Engine, 1, 0, 0)
+    expected = play(CpuDecoder, 1, 0, 0)
     for num_envs, env, before, threads in ((1, 0, 3, 1), (3, 2, 17, 1), (9, 4, 50, 2), (30, 29, 5, 2), (2, 0, 0, 2)):
-        found = play(lambda model, legal, n=threads: Engine(model, legal, threads=n), num_envs, env, before)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        actual = play(lambda model, legal, n=threads: CpuDecoder(model, legal, threads=n), num_envs, env, before)
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))

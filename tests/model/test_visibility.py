@@ -7,13 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from gato_agent.model.attention import QUERIES, AttentionInputs, attend, query_blocks
+from gato_agent.model.attention import QUERIES, AttentionBackend, SdpaAttention, query_blocks
 from gato_agent.model.config import GatoConfig
-from gato_agent.model.cpu_attention import Band
-from gato_agent.model.flex_attention import Flex
-from gato_agent.model.rope import rotate
+from gato_agent.model.cpu_attention import CpuAttention
+from gato_agent.model.flex_attention import FlexAttention
 from gato_agent.model.visibility import Visibility
 from gato_agent.tokens.space_tokenizer import PAD
 from gato_agent.tokens.timestep_layout import ACTION_GROUP, ALWAYS, TimestepLayout
@@ -42,9 +40,9 @@ def test_the_tensors_are_the_rule_over_all_pairs(case: tuple[Sequences, int]) ->
     visibility, every = shown.visibility(context), slice(0, shown.tokens.shape[1])
     near, prompt = shown.visible(context)
     assert torch.equal(visibility.recent(every, every), near)
-    assert visibility.far == bool(((shown.index >= context) & (shown.prefix_len > 0)).any())
-    found = visibility.prefix(every, every) if visibility.far else torch.zeros_like(prompt)
-    assert torch.equal(found, prompt)
+    assert visibility.reads_prefix == bool(((shown.index >= context) & (shown.prefix_len > 0)).any())
+    actual = visibility.prefix(every, every) if visibility.reads_prefix else torch.zeros_like(prompt)
+    assert torch.equal(actual, prompt)
     assert torch.equal(visibility.segment, shown.segment)
     part = slice(every.stop // 3, every.stop // 2 + 1)
     assert torch.equal(visibility.recent(part, every), near[:, part])
@@ -54,20 +52,20 @@ def test_the_tensors_are_the_rule_over_all_pairs(case: tuple[Sequences, int]) ->
 @settings(max_examples=100)
 @given(shown_sequences())
 def test_blocks_of_queries_read_what_the_rule_says(case: tuple[Sequences, int]) -> None:
-    """All queries in order, each key at most once near and once from afar, and blocks without all others."""
+    """All queries in order, each recent and each prompt key at most once, and no other key."""
     shown, context = case
     near, prompt = shown.visible(context)
-    found = torch.zeros_like(near), torch.zeros_like(near)
+    actual = torch.zeros_like(near), torch.zeros_like(near)
     queries: list[int] = []
     for block in query_blocks(shown.visibility(context)):
         queries += range(block.queries.start, block.queries.stop)
         assert block.queries.stop - block.queries.start <= QUERIES
         assert set(block.mask.unique().tolist()) <= {0.0, -float("inf")}
-        found[0][:, block.queries, block.keys] = block.mask[:, 0] == 0
+        actual[0][:, block.queries, block.keys] = block.mask[:, 0] == 0
         if block.prefix is not None:
-            found[1][:, block.queries, block.prefix.keys] = block.prefix.mask[:, 0] == 0
+            actual[1][:, block.queries, block.prefix.keys] = block.prefix.mask[:, 0] == 0
     assert queries == list(range(shown.tokens.shape[1]))
-    assert torch.equal(found[0], near) and torch.equal(found[1], prompt)
+    assert torch.equal(actual[0], near) and torch.equal(actual[1], prompt)
 
 
 @settings(max_examples=50)
@@ -82,40 +80,32 @@ def test_pytorchs_and_compiled_attention_weigh_the_same_keys(case: tuple[Sequenc
     aim = torch.randn(*shown.tokens.shape, 2, size, generator=generator)
     expected = attention(qkv.double(), shown, context)
     (wanted,) = torch.autograd.grad(expected, qkv, aim.double())
-    results = [by_blocks(qkv, visibility, context)]
-    if size % 32 == 0:  # which compiled attention asks for
-        results.append(Band.of(config, visibility).attend(qkv))
-    for result in results:
+    backends: list[type[AttentionBackend]] = [SdpaAttention]
+    if size % 32 == 0:  # which compiled attention needs
+        backends.append(CpuAttention)
+    for backend in backends:
+        result = backend.prepare(config, visibility, qkv.dtype).attend(qkv)
         torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
         (gradient,) = torch.autograd.grad(result, qkv, aim)
         torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-4)
 
 
-def by_blocks(qkv: Tensor, visibility: Visibility, context: int) -> Tensor:
-    """Attention by PyTorch's operators, [batch, length, heads, size]."""
-    inputs = AttentionInputs.of(visibility, context, qkv.shape[4], qkv.dtype)
-    parts = qkv.permute(2, 0, 3, 1, 4)
-    q, k = rotate(parts[:2], *inputs.angles)
-    far = None if inputs.prefix_angles is None else rotate(parts[0], *inputs.prefix_angles)
-    return attend(q, k, parts[2], inputs.blocks, far).transpose(1, 2)
-
-
 @settings(max_examples=100)
 @given(shown_sequences())
 def test_masks_of_flex_attention_are_the_rule(case: tuple[Sequences, int]) -> None:
-    """Its mask function pair by pair; and its blocks leave nothing out that it says."""
+    """Its mask function pair by pair; and every pair that it allows is in a block that is read."""
     shown, context = case
     length = shown.tokens.shape[1]
     config = dataclasses.replace(GatoConfig.nano(), context=context)
-    near, far = Flex.of(config, shown.visibility(context))
+    attention = FlexAttention.prepare(config, shown.visibility(context))
     batch, queries, keys = torch.arange(2)[:, None, None], torch.arange(length)[:, None], torch.arange(length)
-    for look, wanted in zip((near, far), shown.visible(context), strict=True):
-        if look is None:
+    for masked, wanted in zip(attention, shown.visible(context), strict=True):
+        if masked is None:
             assert not wanted.any()
             continue
-        assert torch.equal(look.mask.mask_mod(batch, torch.tensor(0), queries, keys), wanted)
-        blocks = look.mask.to_dense()[:, 0].bool()
-        size = look.mask.BLOCK_SIZE[0]
+        assert torch.equal(masked.mask.mask_mod(batch, torch.tensor(0), queries, keys), wanted)
+        blocks = masked.mask.to_dense()[:, 0].bool()
+        size = masked.mask.BLOCK_SIZE[0]
         held = blocks.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, :length, :length]
         assert not (wanted & ~held).any()
 
@@ -125,14 +115,14 @@ def test_no_argument_is_one_episode_a_row() -> None:
     tokens[:, 50:60] = PAD
     plain = Visibility.of(tokens, 32)
     place = torch.arange(200).expand(2, -1)
-    told = Visibility.of(
+    explicit = Visibility.of(
         tokens, 32, segment=torch.zeros_like(tokens), index=place, prefix_len=torch.zeros_like(tokens),
         until=torch.full_like(tokens, ALWAYS),
     )  # fmt: skip
     assert plain.position.shape == (1, 200)  # angles are turned once for all rows
-    for a, b in zip(plain[1:4], told[1:4], strict=True):
+    for a, b in zip(plain[1:4], explicit[1:4], strict=True):
         assert torch.equal(a, b)
-    assert plain.prefix_first is None and told.prefix_first is None
+    assert plain.prefix_first is None and explicit.prefix_first is None
 
 
 @pytest.mark.parametrize("n_act", [1, 6, 31, 32, 33, 64, 65, 256])
@@ -157,10 +147,10 @@ def test_layouts_place_every_action_token_once(n_obs: int, n_act: int, value_gro
         assert places == list(range(n_obs, n_obs + n_act))  # each token is predicted by the one before it
         assert layout.local.tolist() == [*range(n_obs), *[-1] * (1 + n_act)]
         assert layout.hides_actions == (not past_actions)
-        kept = layout.until == ALWAYS
-        assert layout.span == int(kept.sum())
-        assert (layout.until[~kept] == layout.length - 1).all()
+        stays = layout.until == ALWAYS
+        assert layout.span == int(stays.sum())
+        assert (layout.until[~stays] == layout.length - 1).all()
         # What enters in a step, less what is taken out again, is what a timestep leaves in the cache.
         entered = layout.carried + layout.n_prefill + n_act - 1
         assert entered - layout.rewound == layout.span
-        assert np.array_equal(kept, np.arange(layout.length) < (n_obs if layout.hides_actions else layout.length))
+        assert np.array_equal(stays, np.arange(layout.length) < (n_obs if layout.hides_actions else layout.length))

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from gato_agent.inference import cpu_decoder
-from gato_agent.inference.cpu_decoder import Engine
+from gato_agent.inference.cpu_decoder import CpuDecoder
 from gato_agent.model import cpu_attention
 from gato_agent.model.config import GatoConfig
-from gato_agent.model.cpu_attention import Band
+from gato_agent.model.cpu_attention import CpuAttention
 from gato_agent.native import abi
 from gato_agent.tokens.space_tokenizer import PAD, PATCH
 from tests.helpers.harsh import harsh
@@ -53,16 +53,16 @@ def test_random_requests_to_the_library_are_refused_or_run(layout: str) -> None:
 @pytest.mark.parametrize(
     ("part", "field", "values", "message"),
     [
-        ("_grouped", "width", (0, -64, 65, 2**31 - 1), "shape"),
-        ("_grouped", "heads", (0, -1, 3, 64), "shape"),
-        ("_grouped", "feed_forward", (0, 64, -128), "shape"),
-        ("_grouped", "kind", (-1, 3), "shape"),
-        ("_grouped", "rewound", (-1, 1), "shape"),
-        ("_grouped", "layer", (None,), "shape"),
-        ("_grouped", "ids", (0, 10), "shape|token ids"),
-        ("_grouped", "chosen_ids", (-1, 10), "shape|legal ids"),
-        ("_grouped", "positions", (0,), "shape"),
-        ("_grouped", "actions", (1, 0, -1), "number of action tokens"),
+        ("_weights", "width", (0, -64, 65, 2**31 - 1), "shape"),
+        ("_weights", "heads", (0, -1, 3, 64), "shape"),
+        ("_weights", "feed_forward", (0, 64, -128), "shape"),
+        ("_weights", "kind", (-1, 3), "shape"),
+        ("_weights", "rewound", (-1, 1), "shape"),
+        ("_weights", "layer", (None,), "shape"),
+        ("_weights", "ids", (0, 10), "shape|token ids"),
+        ("_weights", "chosen_ids", (-1, 10), "shape|legal ids"),
+        ("_weights", "positions", (0,), "shape"),
+        ("_weights", "actions", (1, 0, -1), "number of action tokens"),
         ("_ring", "num_envs", (0, -1), "sizes of the cache"),
         ("_ring", "threads", (0, -1), "sizes of the cache"),
         ("_ring", "slots", (0, 63, -64), "sizes of the cache"),
@@ -148,17 +148,17 @@ def test_prompts_for_an_environment_that_is_not_there_are_refused() -> None:
 )
 def test_attention_beyond_the_sequences_is_refused(field: str, values: tuple[int, ...], message: str) -> None:
     config = dataclasses.replace(GatoConfig.nano(), context=64, heads=2, width=64)
-    band = Band.of(config, random_sequences(0, 120, prompts=(7,)).visibility(64))
+    attention = CpuAttention.prepare(config, random_sequences(0, 120, prompts=(7,)).visibility(64))
     fields = ("index", "segment", "first", "until", "prefix_first", "prefix_end")
-    arrays = dict(zip(fields, band.kept, strict=False))
+    arrays = dict(zip(fields, attention.buffers, strict=False))
     arrays["prefix_end"][0, 10] = 3
     qkv = torch.randn(2, 120, 3, 2, 32)
-    band.attend(qkv)
+    attention.attend(qkv)
     for value in values:
         before = arrays[field][0, 10].clone()
         arrays[field][0, 10] = value
         with pytest.raises(ValueError, match=message):
-            band.attend(qkv)
+            attention.attend(qkv)
         arrays[field][0, 10] = before
 
 
@@ -167,14 +167,14 @@ def test_attention_beyond_the_sequences_is_refused(field: str, values: tuple[int
 )
 def test_attention_of_no_shape_is_refused(field: str) -> None:
     config = dataclasses.replace(GatoConfig.nano(), context=64, heads=2, width=64)
-    band = Band.of(config, random_sequences(0, 120).visibility(64))
+    attention = CpuAttention.prepare(config, random_sequences(0, 120).visibility(64))
     compiled, qkv, y = cpu_attention._compiled(), torch.randn(2, 120, 3, 2, 32), torch.empty(2, 120, 2, 32)
     for value in (None,) if field in ("until", "cos") else (0, -1, -(2**31)):
-        before = getattr(band.windows, field)
-        setattr(band.windows, field, value)
+        before = getattr(attention.inputs, field)
+        setattr(attention.inputs, field, value)
         pointers = [ctypes.c_void_p(x.data_ptr()) for x in (qkv, y, torch.empty(2, 2, 120))]
-        assert compiled.gato_attend(ctypes.byref(band.windows), 0, *pointers) != 0
-        setattr(band.windows, field, before)
+        assert compiled.gato_attend(ctypes.byref(attention.inputs), 0, *pointers) != 0
+        setattr(attention.inputs, field, before)
 
 
 @pytest.mark.parametrize(
@@ -182,15 +182,15 @@ def test_attention_of_no_shape_is_refused(field: str) -> None:
 )
 def test_attention_of_other_tensors_is_refused(qkv: torch.Tensor) -> None:
     config = dataclasses.replace(GatoConfig.nano(), context=64, heads=2, width=64)
-    band = Band.of(config, random_sequences(0, 120).visibility(64))
+    attention = CpuAttention.prepare(config, random_sequences(0, 120).visibility(64))
     with pytest.raises(ValueError, match=r"float32 or bfloat16 \[2, 120, 3, 2, 32\] fits"):
-        band.attend(qkv)
+        attention.attend(qkv)
 
 
 @pytest.mark.parametrize("module", [cpu_decoder, cpu_attention])
 def test_another_abi_or_other_structs_are_not_loaded(module: object) -> None:
     source = module.SOURCE  # type: ignore[attr-defined]
-    structs = cpu_decoder.STRUCTS if module is cpu_decoder else (cpu_attention._Windows,)
+    structs = cpu_decoder.STRUCTS if module is cpu_decoder else (cpu_attention._AttentionInputs,)
     purpose, version = "a test", module.ABI  # type: ignore[attr-defined]
     assert abi.load(source, purpose, version, structs)
     with pytest.raises(OSError, match=f"ABI {version}, and Python has {version + 1}"):
@@ -203,7 +203,7 @@ def test_another_abi_or_other_structs_are_not_loaded(module: object) -> None:
 def test_a_decoder_of_a_failed_step_goes_on() -> None:
     config = dataclasses.replace(FLAT, **LAYOUTS["hidden"])
     decoder, prefill, options = prepared("hidden")
-    expected = Engine(harsh(config), legal_for(config))
+    expected = CpuDecoder(harsh(config), legal_for(config))
     expected.reset(2, prefill.tokens.shape[1], 3)
     with pytest.raises(ValueError, match="uniforms"):
         decoder.step(prefill, options._replace(uniforms=torch.ones(2, 2, dtype=torch.float64)))

@@ -83,8 +83,8 @@ def test_training_attends_as_the_specification_says(context: int) -> None:
     assert any(int(index.max()) > 2 * context for _, _, index, _ in sequences)
     tokens, segment, index, prefix_len = (torch.stack(part) for part in zip(*sequences, strict=True))
     with torch.inference_mode():
-        found = model(tokens, segment=segment, index=index, prefix_len=prefix_len)
-    torch.testing.assert_close(found, by_the_book(model, tokens, segment, index, prefix_len), atol=2e-5, rtol=0)
+        actual = model(tokens, segment=segment, index=index, prefix_len=prefix_len)
+    torch.testing.assert_close(actual, by_the_book(model, tokens, segment, index, prefix_len), atol=2e-5, rtol=0)
 
 
 def test_a_prompt_is_seen_for_ever_and_all_else_is_forgotten() -> None:
@@ -152,14 +152,14 @@ def test_every_fragment_begins_with_its_instruction(past_actions: bool) -> None:
         for segment in batch.segment[b].unique():
             inside = batch.segment[b] == segment
             at, index, tokens = inside.nonzero()[0].item(), batch.index[b][inside], batch.tokens[b][inside]
-            said = int((index < 5).sum())
-            number, place = np.divmod(np.arange(len(index) - said), step)
+            message = int((index < 5).sum())
+            number, place = np.divmod(np.arange(len(index) - message), step)
             after = 5 + number * task.tokenizer.layout.span + place
-            assert index.tolist() == [*range(said), *after]  # pads are counted and left out
-            assert (batch.local[b][inside][:said] == -1).all()
-            for start in range(said, len(tokens) - step + 1, step):
+            assert index.tolist() == [*range(message), *after]  # pads are counted and left out
+            assert (batch.local[b][inside][:message] == -1).all()
+            for start in range(message, len(tokens) - step + 1, step):
                 n = rows[tokens[start : start + step].numpy().astype(np.int32).tobytes()]
-                assert tokens[:said].tolist() == letters("abc"[: int(np.searchsorted(task.ends, n, "right")) + 1])
+                assert tokens[:message].tolist() == letters("abc"[: int(np.searchsorted(task.ends, n, "right")) + 1])
                 assert targets.pop(b * 100 + int(at) + start + step - 2) == task.labels[n, 0]
                 checked += 1
     assert checked > 50

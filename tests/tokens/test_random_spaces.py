@@ -77,7 +77,7 @@ def check_packed(space, columns, observed, patches):
 
 
 def together(space, values, values_per_token, grid_rows):
-    """What shares a token: pieces of a grid's rows, and then all else, from the room that is left of the last on."""
+    """Values of each token: pieces of a grid's rows, then all other values, from the room left in the last on."""
     value_groups, rest = [], []
     for _, leaf in order(space):
         if isinstance(leaf, Text) or image(leaf):
@@ -212,19 +212,19 @@ def elements(space: Space[Any]) -> Iterator[tuple[int, tuple[int, ...]]]:
 
 def check_numbers(space: Space[Any], column: np.ndarray, tokens: np.ndarray, action: bool) -> None:
     for i, at in elements(space):
-        found, scale = choices(space, at), None
+        actual, scale = choices(space, at), None
         for value, token in zip(column[(slice(None), *at)], tokens[:, i].tolist(), strict=True):
-            if found is not None:
-                assert token == VOCABULARY.discrete + int(value) - found[0]
+            if actual is not None:
+                assert token == VOCABULARY.discrete + int(value) - actual[0]
             else:
                 scale = scale or Scale(space, at, action)
                 scale.check_token(token - VOCABULARY.continuous, value)
 
 
 def check_observation(space: Space[Any], columns: Columns, tokens: np.ndarray, patches: np.ndarray) -> None:
-    found = list(order(space))
-    kinds = [[f for f in found if isinstance(f[1], Text)], [f for f in found if image(f[1])]]
-    kinds.append([f for f in found if f not in kinds[0] and f not in kinds[1]])
+    actual = list(order(space))
+    kinds = [[f for f in actual if isinstance(f[1], Text)], [f for f in actual if image(f[1])]]
+    kinds.append([f for f in actual if f not in kinds[0] and f not in kinds[1]])
     at = seen = 0
     for path, leaf in kinds[0]:
         room = min(32, 4 * leaf.max_length)

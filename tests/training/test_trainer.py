@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.train import TrainConfig
 from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.envs.errors import GatoError, UsageError

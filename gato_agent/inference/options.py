@@ -1,0 +1,34 @@
+"""Options of decoding: device, precision, sampling and prompt, as keyword arguments with their types."""
+
+from typing import TypedDict
+
+import torch
+
+from gato_agent.envs.errors import UsageError
+from gato_agent.inference.decoder import Precision
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.tokens.prompt import Kind
+
+
+class DecodingOptions(TypedDict, total=False):
+    """Keyword arguments of `Agent`, which documents them, for functions that pass them on."""
+
+    device: str
+    temperature: float | None
+    seed: int
+    precision: Precision
+    prompt: Kind | None
+    demonstration: Episode | None
+    compiled: bool
+    marginal: bool
+
+
+def resolve_device(device: str) -> str:
+    """`auto` -> CUDA where there is one; raises UsageError for a device that is unknown or not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
+    return device

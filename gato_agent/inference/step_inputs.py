@@ -1,0 +1,88 @@
+"""Inputs of control steps: tokens of every environment, with the state that its episode carries between steps."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gato_agent.dataset.task_tokens import flat
+from gato_agent.envs.spaces.flatten import Columns
+from gato_agent.inference.decoder import Prefill
+from gato_agent.tokens.space_tokenizer import PAD, Observed, SpaceTokenizer
+
+
+class StepInputs:
+    """Tokens that enter the model in each step: the last action token if it stays visible, observation, separators.
+
+    Args:
+        tokenizer: of the task.
+        separator: id of the separator.
+        num_envs: environments.
+
+    Attributes:
+        steps: int64 [num_envs], steps of each episode so far.
+        start: bool [num_envs], environments whose episode begins with the next step unless `act` is told otherwise.
+    """
+
+    def __init__(self, tokenizer: SpaceTokenizer, separator: int, num_envs: int) -> None:
+        layout = tokenizer.layout
+        self._carried = layout.carried
+        self._observed = slice(layout.carried, layout.carried + layout.n_obs)
+        local = np.concatenate((np.full(layout.carried, -1), layout.local[: layout.n_prefill]))
+        self._tokens = torch.full((num_envs, len(local)), separator)
+        self._local = torch.from_numpy(local).repeat(num_envs, 1)
+        self._intervals = torch.from_numpy(tokenizer.patch_intervals).repeat(num_envs, 1, 1)
+        self.steps = np.zeros(num_envs, dtype=np.int64)
+        self.start = np.ones(num_envs, dtype=np.bool_)
+
+    def begin(self, start: NDArray[np.bool_]) -> None:
+        """Begin episodes, bool [num_envs]: a PAD stands in place of the last action token."""
+        self._tokens[:, : self._carried].masked_fill_(torch.from_numpy(start).unsqueeze(1), PAD)
+        self.steps[start] = 0
+        self.start[:] = False
+
+    def prefill(self, observed: Observed) -> Prefill:
+        """Tokens of a step with these observations; the next step overwrites them."""
+        self._tokens[:, self._observed] = torch.from_numpy(observed.tokens)
+        patches, value_groups = (
+            torch.from_numpy(flat(part)) if part.size else None for part in (observed.patches, observed.value_groups)
+        )
+        return Prefill(self._tokens, self._local, patches, self._intervals, value_groups)
+
+    def finish(self, action: torch.Tensor) -> None:
+        """End a step whose action tokens are int64 [num_envs, A]."""
+        self._tokens[:, : self._carried] = action[:, action.shape[1] - self._carried :]
+        self.steps += 1
+
+    def state(self) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]:
+        """A copy of all that a step changes."""
+        return self._tokens.clone(), self.steps.copy(), self.start.copy()
+
+    def restore(self, state: tuple[torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]) -> None:
+        """Go back to a `state`."""
+        self._tokens, self.steps, self.start = state
+
+
+def is_single(space: gym.Space[Any], observation: Any) -> bool:
+    """True for one observation, False for a batch, by the dimensions of its first leaf."""
+    return bool(_is_single(space, observation))
+
+
+def _is_single(space: gym.Space[Any], observation: Any) -> bool | None:
+    """`is_single` by the first leaf; None for a space without leaves."""
+    if isinstance(space, gym.spaces.Dict):
+        parts = [(space.spaces[key], observation[key]) for key in sorted(space.spaces)]
+    elif isinstance(space, gym.spaces.Tuple):
+        parts = list(zip(space.spaces, observation, strict=True))
+    elif isinstance(space, gym.spaces.Text):
+        return isinstance(observation, str)
+    else:
+        return bool(np.ndim(observation) == len(space.shape or ()))
+    return next((single for part in parts if (single := _is_single(*part)) is not None), None)
+
+
+def num_envs_of(observation: Columns) -> int:
+    """Number of observations in a batch."""
+    return len(next(iter(observation.values())))
