@@ -1,9 +1,9 @@
-"""What each choice of the recipe is worth: runs that differ in one thing, on one small mixture, by loss and by return.
+"""Ablations of the training recipe: runs that differ in one option, on a small mixture, by loss and score.
 
     python benchmarks/ablations.py --data data --only adamw muon --seeds 0 1 2
 
-`--data` has episodes with noise, `--clean` as many without. The held-out loss is of a run's own kind of data.
-Runs are kept, and a call that was stopped goes on. The table is of all that were finished, also by other calls.
+`--data` has episodes with noise, `--clean` as many without; the held-out loss is of the same kind as a run's data.
+Complete runs are not repeated. The table has all of them, from earlier calls too.
 """
 
 import json
@@ -57,47 +57,47 @@ class Ablations:
     """Train variants, play them, and write a table."""
 
     data: Path = Path("data")
-    """Folder with a folder of episodes for each task."""
+    """Training data: folder with a folder of episodes for each task."""
     clean: Path = Path("data-clean")
-    """The same, without noise."""
+    """Training data without noise, in the same layout."""
     only: tuple[str, ...] = ()
     """Variants to train; by default all of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of weights and windows."""
+    """Random seeds of weights and batches; one run of each variant for each."""
     tasks: tuple[str, ...] = TASKS
-    """Learned together."""
+    """Tasks that are learned together."""
     steps: int = 300
-    """Of each run, four windows of twice the context each."""
+    """Optimizer steps of a run, of four sequences of twice the context length."""
     episodes: int = 20
-    """Played of each task and run."""
+    """Episodes for each task and run."""
     out: Path = Path("runs/ablations")
-    """Folder of the runs."""
+    """Folder for the runs."""
     table: Path = Path("docs/ablations.md")
-    """Where the table goes, after what stands there above the marked line."""
+    """Markdown file whose part below the marker line is replaced by the table."""
     base: dict[str, Any] = field(default_factory=lambda: {"precision": "bfloat16", "holdout": 0.1, "num_threads": 1})
-    """Arguments of `gato-agent train` that all runs share."""
+    """Options of `gato-agent train` for all runs."""
 
 
-def options(config: Ablations, name: str, seed: int) -> TrainConfig:
-    """How a variant is trained."""
-    given = {**config.base, **VARIANTS[name]}
-    if given.get("decay_steps", 0) < 0:  # a share of the run
-        given["decay_steps"] = config.steps // -given["decay_steps"]
-    given.pop("random_tables", None)  # of the weights, see `measure`
-    data = config.clean if given.pop("clean", False) else config.data
+def train_config(config: Ablations, name: str, seed: int) -> TrainConfig:
+    """Training config of a variant."""
+    options = {**config.base, **VARIANTS[name]}
+    if options.get("decay_steps", 0) < 0:  # a share of the run
+        options["decay_steps"] = config.steps // -options["decay_steps"]
+    options.pop("random_tables", None)  # of the weights, see `measure`
+    data = config.clean if options.pop("clean", False) else config.data
     out = config.out / f"{name.replace(' ', '-').replace('/', '')}-{seed}"
     folders = tuple(data / task.replace("/", "%2F") for task in config.tasks)
-    return TrainConfig(data=folders, out=out, steps=config.steps, seed=seed, save_every=config.steps, **given)
+    return TrainConfig(data=folders, out=out, steps=config.steps, seed=seed, save_every=config.steps, **options)
 
 
 def random_tables() -> AbstractContextManager[object]:
-    """Neighbouring bins have nothing in common when training begins."""
+    """Context in which the initial embeddings of neighbouring bins are independent."""
     return patch("gato_agent.model.init.smooth_bin_table", lambda width: torch.randn(BINS, width))
 
 
 def measure(config: Ablations, name: str, seed: int) -> dict[str, Any]:
-    """Train and play one run, unless that was done before."""
-    recipe = options(config, name, seed)
+    """Train and evaluate one run, or read its measurement if it is complete."""
+    recipe = train_config(config, name, seed)
     file = recipe.out / "measured.json"
     if file.exists():
         return dict(json.loads(file.read_text()))
@@ -108,17 +108,17 @@ def measure(config: Ablations, name: str, seed: int) -> dict[str, Any]:
     checkpoint = Checkpoint.load(path)
     torch.manual_seed(0)
     returns = validate_in_env(checkpoint, config.tasks, config.episodes, "cpu", lambda text: None)
-    found = {
+    measurement = {
         "variant": name, "seed": seed, "steps": config.steps, "cpu_seconds": spent,
         "loss": checkpoint.training["held_out_loss"], "returns": {task: s.mean for task, s in returns.tasks.items()},
         "scores": {task: s.normalized for task, s in returns.tasks.items()}, "not_played": returns.failed,
     }  # fmt: skip
-    write_files({file: json.dumps(found, indent=2).encode()})
-    return found
+    write_files({file: json.dumps(measurement, indent=2).encode()})
+    return measurement
 
 
 def row(name: str, runs: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
-    """A line of the table: means over seeds, and the standard error of those over all tasks."""
+    """Table row of a variant: means over seeds, with standard errors of the loss and the mean score."""
 
     def cell(values: Sequence[float], digits: int) -> str:
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -132,11 +132,11 @@ def row(name: str, runs: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
 
 
 def main(config: Ablations) -> None:
-    """Run what is missing, then write the table."""
+    """Train the missing runs, then write the table."""
     for seed in config.seeds:  # all variants of a seed first, so that a table can be read early
         for name in config.only or VARIANTS:
-            found = measure(config, name, seed)
-            print(json.dumps({key: found[key] for key in ("variant", "seed", "loss", "scores")}), flush=True)
+            measurement = measure(config, name, seed)
+            print(json.dumps({key: measurement[key] for key in ("variant", "seed", "loss", "scores")}), flush=True)
     files = sorted(config.out.glob("*/measured.json"))
     runs = [json.loads(file.read_text()) for file in files]
     lines = [
@@ -146,9 +146,9 @@ def main(config: Ablations) -> None:
     played = [run for run in runs if set(config.tasks) <= set(run["scores"])]
     groups = [(name, [run for run in played if run["variant"] == name]) for name in VARIANTS]
     lines += [row(name, mine, config.tasks) for name, mine in groups if mine]
-    mark = "<!-- written by benchmarks/ablations.py -->"
-    above = config.table.read_text().partition(mark)[0] if config.table.exists() else "# Ablations\n\n"
-    write_files({config.table: f"{above}{mark}\n\n{chr(10).join(lines)}\n".encode()})
+    marker = "<!-- written by benchmarks/ablations.py -->"
+    above = config.table.read_text().partition(marker)[0] if config.table.exists() else "# Ablations\n\n"
+    write_files({config.table: f"{above}{marker}\n\n{chr(10).join(lines)}\n".encode()})
 
 
 if __name__ == "__main__":

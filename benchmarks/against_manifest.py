@@ -1,9 +1,9 @@
-"""Set the catalogue's expert scores beside those that others measured for the same agents.
+"""Compare the catalogue's expert scores with published ones of the same agents.
 
     python benchmarks/against_manifest.py manifest.csv
 
-The file has columns env, mean, std and episodes. A difference of more than two standard errors (of both samples
-together) is marked; of twenty true ones, one is marked by chance.
+A difference of more than two standard errors (of both samples together) is marked with a star; about one in twenty is
+marked by chance.
 """
 
 import csv
@@ -29,9 +29,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Print one row per agent."""
+    """Print a table with a row for each environment."""
     shown = Table("environment", box=box.SIMPLE, padding=0)
-    for name in ("here", "std", "n", "there", "std", "n", "standard errors"):
+    for name in ("measured", "std", "n", "published", "std", "n", "standard errors"):
         shown.add_column(name, justify="right")
     with config.manifest.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -39,11 +39,11 @@ def main(config: Config) -> None:
             if task is None or task.expert is None:
                 shown.add_row(row["env"], *["-"] * 7)
                 continue
-            here, mean, std, n = task.expert, float(row["mean"]), float(row["std"]), float(row["episodes"])
-            error = math.sqrt(here.std**2 / here.episodes + std**2 / n)
-            apart = (here.mean - mean) / error if error else 0.0
-            figures = f"{here.mean:.2f}", f"{here.std:.2f}", str(here.episodes), f"{mean:.2f}", f"{std:.2f}", f"{n:.0f}"
-            shown.add_row(row["env"], *figures, f"{apart:+.1f}{' *' if abs(apart) > 2 else ''}")
+            ours, mean, std, n = task.expert, float(row["mean"]), float(row["std"]), float(row["episodes"])
+            error = math.sqrt(ours.std**2 / ours.episodes + std**2 / n)
+            difference = (ours.mean - mean) / error if error else 0.0
+            cells = f"{ours.mean:.2f}", f"{ours.std:.2f}", str(ours.episodes), f"{mean:.2f}", f"{std:.2f}", f"{n:.0f}"
+            shown.add_row(row["env"], *cells, f"{difference:+.1f}{' *' if abs(difference) > 2 else ''}")
     Console().print(shown)
 
 

@@ -1,9 +1,7 @@
-"""What an expert scores when some elements of its observation read 0: may a view leave them out?
+"""Return of an expert with elements of its observation set to 0, to find those that a view may leave out.
 
-    python benchmarks/blinded.py --env Humanoid-v5 --blind 270-299 306-317 324-347
-    python benchmarks/blinded.py --env HumanoidStandup-v5 --blind 270-347
-
-Of a Humanoid all that is hidden nowhere and left out of its view, such as inertias, follows from pose and speeds.
+python benchmarks/blinded.py --env Humanoid-v5 --blind 270-299 306-317 324-347
+python benchmarks/blinded.py --env HumanoidStandup-v5 --blind 270-347
 """
 
 from collections import defaultdict
@@ -24,33 +22,33 @@ from gato_agent.rollouts.experts.load import load_expert
 
 @dataclass(frozen=True)
 class Config:
-    """Whom to blind, and for what."""
+    """Mask observations of an expert."""
 
     env: str
     """Environment whose observation is one Box."""
     blind: tuple[str, ...]
-    """Ranges of elements, row-major, first and last."""
+    """Ranges of flat element indices, FIRST-LAST, both included."""
     episodes: int = 12
-    """Episodes with and without."""
+    """Episodes with and without the mask."""
 
 
 class Blinded:
-    """An actor that sees 0 in place of some elements."""
+    """Actor wrapper that sets some elements of the observation to 0."""
 
     def __init__(self, actor: Actor, hidden: NDArray[np.bool_]) -> None:
         self._actor, self._hidden = actor, hidden
 
     def reset(self, num_envs: int = 1) -> None:
-        """As the actor's own."""
+        """Reset the actor."""
         self._actor.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """The actor's action for what is left to see."""
+        """Action of the actor for the masked observation."""
         return self._actor.act(np.where(self._hidden, 0, observation).astype(observation.dtype), start)
 
 
 def main(config: Config) -> None:
-    """Print the mean returns of the expert as it is, and blinded."""
+    """Print the mean return of the expert with and without the mask."""
     torch.set_num_threads(1)
     with closing(make_vector(config.env, 1)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space

@@ -1,4 +1,4 @@
-"""Which of a continuous action's 1,024 bins to choose: the likeliest, the mean, or the median as the agent does?
+"""Greedy choice among the 1,024 bins of a continuous action: mode, mean, or median (the agent's)?
 
     python benchmarks/choices.py --checkpoint shipped --env Walker2d-v5 FetchReach-v4
 
@@ -24,12 +24,12 @@ Choice = Callable[..., Tensor]  # see `gato_agent.inference.sampling.choose`
 
 
 def likeliest(logits: Tensor, **_: Any) -> Tensor:
-    """The mode: [env, ids] -> [env]."""
+    """Mode: [env, ids] -> [env]."""
     return logits.argmax(-1)
 
 
 def mean(logits: Tensor, *, ordered: bool = False, **_: Any) -> Tensor:
-    """The expected bin, rounded."""
+    """Expected bin, rounded: [env, ids] -> [env]."""
     if not ordered:
         return logits.argmax(-1)
     return (logits.softmax(-1) @ torch.arange(logits.shape[1], dtype=logits.dtype)).round().long()
@@ -40,14 +40,14 @@ CHOICES: dict[str, Choice] = {"likeliest": likeliest, "mean": mean, "median": ch
 
 @dataclass(frozen=True)
 class Config:
-    """What is played."""
+    """Compare greedy choices."""
 
     env: tuple[str, ...]
-    """Tasks with continuous actions that the checkpoint knows."""
+    """Environment ids with continuous actions, among the checkpoint's tasks."""
     checkpoint: str = "shipped"
-    """Run folder, file, or shipped."""
+    """Checkpoint: run folder, file, or shipped."""
     episodes: int = 10
-    """Of each task and choice, on seeds from 900,000 on."""
+    """Episodes for each task and choice, from seed 900,000 on."""
 
 
 def main(config: Config) -> None:
@@ -61,8 +61,8 @@ def main(config: Config) -> None:
         scores = []
         for choice in CHOICES.values():
             setattr(decode, "choose", choice)  # noqa: B010
-            found = validate_in_env(checkpoint, [task], config.episodes, "cpu", lambda line: None)
-            scores.append("failed" if task in found.failed else f"{found.tasks[task].normalized:.2f}")
+            validation = validate_in_env(checkpoint, [task], config.episodes, "cpu", lambda line: None)
+            scores.append("failed" if task in validation.failed else f"{validation.tasks[task].normalized:.2f}")
         console.print(f"| {task} | {' | '.join(scores)} |", highlight=False)
 
 

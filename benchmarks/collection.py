@@ -1,8 +1,8 @@
-"""What collecting costs over a bare loop, what a second worker brings, and how fast sealed episodes are read.
+"""Collection speed: overhead over a bare loop, speed-up of two workers, and read throughput of compacted episodes.
 
     python benchmarks/collection.py [--overhead ENV ...] [--workers ENV ...] [--no-reading] [--rounds 7]
 
-Both sides of a ratio alternate within one run, and the median of the ratios counts, because machines are busy.
+Both sides of a ratio alternate within one run, and the median ratio is reported, so that machine load cancels out.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from gato_agent.rollouts.storage.episode_store import EpisodeStore
 
 @dataclass(frozen=True)
 class Config:
-    """Measure collecting."""
+    """Measure the speed of collection."""
 
     overhead: tuple[str, ...] = (
         "CartPole-v1",
@@ -48,19 +48,19 @@ class Config:
     workers: tuple[str, ...] = ("LunarLander-v3",)
     """Environments to compare two workers with one in."""
     reading: bool = True
-    """Measure reading."""
+    """Also measure read throughput."""
     rounds: int = 7
-    """Times that both sides are measured; the median counts."""
+    """Repetitions of each pair; the median is reported."""
     seconds: float = 10.0
-    """About how long a side of the overhead takes each time."""
+    """Approximate CPU time in seconds of one side of an overhead pair."""
     worker_seconds: float = 40.0
-    """About how long one worker takes each time."""
+    """Approximate CPU time in seconds of one side of a worker pair."""
 
 
 def bare(env_id: str) -> Callable[[int, int], int]:
-    """Build a loop as one would write it by hand: expert, environment, nothing kept; it returns its steps."""
+    """Plain loop of expert and environment over a range of seeds, which stores nothing and returns its steps."""
     envs = make_vector(env_id, 1)
-    env: Any = envs.envs[0].env  # type: ignore[attr-defined]  # inside the guard: as gymnasium.make gives it
+    env: Any = envs.envs[0].env  # type: ignore[attr-defined]  # inside CheckedEnv: as gymnasium.make gives it
     expert = load_expert("catalogue", env_id, envs.single_observation_space, envs.single_action_space, envs=envs)
     batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_action_space)
     first, later = np.ones(1, np.bool_), np.zeros(1, np.bool_)
@@ -82,7 +82,7 @@ def bare(env_id: str) -> Callable[[int, int], int]:
 
 
 class Times(NamedTuple):
-    """Seconds of the clock and of this process's cores."""
+    """Wall and CPU time of this process in seconds."""
 
     wall: float
     cpu: float
@@ -96,13 +96,13 @@ def timed(call: Callable[[], object]) -> Times:
 
 
 def collecting(env_id: str, episodes: int, workers: int) -> Times:
-    """Time collecting so many episodes, sealing included."""
+    """Times of collecting and compacting a number of episodes."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         return timed(lambda: collect(CollectConfig((env_id,), episodes=episodes, workers=workers, out=Path(folder))))
 
 
 def calibrated(play: Callable[[int, int], int], seconds: float) -> int:
-    """Episodes that take about so long, of CPU time: on a busy machine the start would otherwise outweigh them."""
+    """Number of episodes that take about `seconds` of CPU time."""
     play(0, 1)
     began, episodes = time.process_time(), 0
     while time.process_time() - began < min(2.0, seconds):
@@ -137,8 +137,8 @@ def overhead(config: Config, console: Console) -> None:
 
 
 def two_workers(config: Config, console: Console) -> None:
-    """Print how much faster two workers are than one."""
-    table = Table("environment", title="two workers over one, processes started and episodes sealed")
+    """Print the speed-up of two workers over one."""
+    table = Table("environment", title="two workers over one, with start of processes and compaction")
     for heading in ("episodes", "one, seconds", "two, seconds", "ratio"):
         table.add_column(heading, justify="right")
     for env_id in config.workers:
@@ -153,7 +153,7 @@ def two_workers(config: Config, console: Console) -> None:
 
 
 def made(kind: str, seed: int) -> Episode:
-    """An episode of the size that a family has, of random numbers or repetitive pictures."""
+    """Synthetic episode of a typical size, of random numbers or compressible images."""
     rng = np.random.default_rng(seed)
     steps = {"numbers, 1,000 x 105": 1000, "numbers, 200 x 4": 200, "pictures, 500 x 210 x 160 x 3": 500}[kind]
     observations: dict[str, Any]
@@ -174,8 +174,10 @@ HEADER: dict[str, Any] = {
 
 
 def reading(config: Config, console: Console) -> None:
-    """Print how fast sealed episodes and their plain files are read, from the page cache and from the disk."""
-    table = Table("episodes", title="reading, checksums tried: GB/s of CPU time where cached, of the clock from disk")
+    """Print the read throughput of compacted episodes and of their plain files, from page cache and disk."""
+    table = Table(
+        "episodes", title="read throughput with checksums in GB/s: of CPU time if cached, of wall time from disk"
+    )
     for heading in ("MB in memory", "MB on disk", "cached", "file, cached", "from disk", "file, from disk"):
         table.add_column(heading, justify="right")
     for kind, count in KINDS.items():
@@ -199,7 +201,7 @@ def reading(config: Config, console: Console) -> None:
 
 
 def episodes_of(store: EpisodeStore) -> None:
-    """Read every episode, from opening the store on."""
+    """Open a store and read every episode."""
     fresh = EpisodeStore(store.folder)
     for index in fresh.indices():
         fresh.read(index)
@@ -212,7 +214,7 @@ def files(store: EpisodeStore) -> None:
 
 
 def forget(store: EpisodeStore) -> None:
-    """Let the kernel drop the files from its cache."""
+    """Drop the files from the kernel's page cache."""
     for path in store.shard_paths():
         with path.open("rb") as file:
             os.fsync(file.fileno())

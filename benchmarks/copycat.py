@@ -4,8 +4,8 @@
 
 A ridge regression predicts each action from the eight before it, for the expert's episodes in the data and for the
 agent's own greedy ones; half of the episodes of each fit it and the other half test it. The ratio is the expert's
-squared error over the agent's, each as a share of the variance of its actions. Far above 1 the agent's actions follow
-from its own past ones, and it copies them rather than looking.
+squared error over the agent's, each as a share of the variance of its actions. Far above 1 the agent's actions
+follow from its own past ones more than from observations.
 """
 
 from collections.abc import Sequence
@@ -32,20 +32,20 @@ PAST = 8  # actions that the next one is predicted from
 
 @dataclass(frozen=True)
 class Config:
-    """Agents and experts to compare."""
+    """Compare agent and expert."""
 
     env: tuple[str, ...]
-    """Tasks that the checkpoint knows and the data holds."""
+    """Environment ids in both the checkpoint and the data."""
     data: Path
-    """Folder of collected episodes of the expert."""
+    """Expert episodes: folder that `gato-agent collect --out` wrote."""
     checkpoint: str = "shipped"
-    """Run folder, file, or shipped."""
+    """Checkpoint: run folder, file, or shipped."""
     episodes: int = 10
     """Episodes of each, at least 2; the agent's on seeds from 900,000 on."""
 
 
 def vectors(space: Space[object], columns: Columns) -> Floats:
-    """Actions as vectors [steps, width]: choices one-hot, numbers as they are."""
+    """Actions as vectors float64 [steps, width]: discrete ones one-hot."""
     parts = []
     for leaf in leaves(space):
         values = np.asarray(columns[leaf.path])
@@ -57,7 +57,7 @@ def vectors(space: Space[object], columns: Columns) -> Floats:
 
 
 def error(episodes: Sequence[Floats]) -> float:
-    """Squared error of predicting an action from those before it, over the variance of actions."""
+    """Squared error of predicting an action from the eight before it, over the variance of actions."""
     pairs = [
         (np.stack([each[i - PAST : i].ravel() for i in range(PAST, len(each))]), each[PAST:])
         for each in episodes if len(each) > PAST
@@ -76,13 +76,13 @@ def error(episodes: Sequence[Floats]) -> float:
 
 def expert_error(env_id: str, data: Path, episodes: int) -> float:
     """Error of predicting the expert's own actions."""
-    found: list[Floats] = []
+    actions: list[Floats] = []
     for store in open_stores(data):
         if store.env_id == env_id:
-            for index in selected(store)[: episodes - len(found)]:
+            for index in selected(store)[: episodes - len(actions)]:
                 episode = store.read(index)
-                found.append(vectors(store.action_space, episode.targets))
-    return error(found)
+                actions.append(vectors(store.action_space, episode.targets))
+    return error(actions)
 
 
 def agent_error(checkpoint: Checkpoint, env_id: str, episodes: int) -> float:

@@ -1,9 +1,9 @@
-"""What states that a learner visits are worth, over as many more of the expert's with noise.
+"""DAgger against noise: agents trained on equally many additional steps of either.
 
     python benchmarks/dagger.py BabyAI-GoToLocal-v0 [--first 200] [--steps 600] [--betas 0 0.25] [--out runs/dagger]
 
-An agent is trained on noisy episodes. Then the data are doubled, once with noise and once with DAgger's episodes of
-that agent for each beta, and agents are trained on them from scratch by equally many steps. Run again, it goes on.
+An agent is trained on noisy episodes. The data are doubled with noisy episodes, or with DAgger episodes of that agent
+for each beta, and new agents are trained from scratch for equally many steps. The same command resumes.
 """
 
 import json
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gato_agent.rollouts.storage.episode_store import open_stores
 
-MORE = 10_000_000  # seeds of what is added begin here: neither those of the first data nor of evaluation
+MORE = 10_000_000  # first seed of additional episodes, apart from those of the first data and of evaluation
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Config:
     env: tyro.conf.Positional[str]
     """Environment id."""
     first: int = 200
-    """Noisy episodes that all arms have."""
+    """Noisy episodes in the data of all arms."""
     steps: int = 600
     """Optimizer steps of each agent."""
     betas: tuple[float, ...] = (0.0, 0.25)
-    """Shares of the expert's steps that are tried."""
+    """DAgger betas: shares of steps that the expert acts in, 0 to 1."""
     episodes: int = 100
     """Episodes of an evaluation."""
     size: str = "nano"
-    """Size of the model."""
+    """Model size."""
     out: Path = Path("runs/dagger")
-    """Where episodes and runs are kept."""
+    """Folder for episodes and runs."""
 
 
 def verb(*arguments: object) -> None:
@@ -53,17 +53,19 @@ def steps_of(folder: Path) -> int:
 
 
 def fill(config: Config, folder: Path, steps: int, *options: object) -> None:
-    """Collect as few episodes as make so many steps."""
-    episodes, there = 8, 0
-    while there < steps:
-        if there:
-            episodes += max(1, math.ceil(0.7 * episodes * (steps / there - 1)))  # lengths vary: not all at once
+    """Collect episodes until a folder has at least `steps` steps."""
+    episodes, collected = 8, 0
+    while collected < steps:
+        if collected:
+            episodes += max(
+                1, math.ceil(0.7 * episodes * (steps / collected - 1))
+            )  # in several rounds, because lengths vary
         verb("collect", "--env", config.env, "--seed", MORE, "--episodes", episodes, "--out", folder, *options)
-        there = steps_of(folder)
+        collected = steps_of(folder)
 
 
 def trained(config: Config, name: str, *data: Path) -> Path:
-    """Train an agent on those folders, unless it is there."""
+    """Train an agent on some folders unless its run is complete; returns the run folder."""
     run = config.out / name
     if not (run / "model.safetensors").exists():
         verb("train", "--data", *data, "--size", config.size, "--steps", config.steps, "--num-threads", 1,
@@ -72,7 +74,7 @@ def trained(config: Config, name: str, *data: Path) -> Path:
 
 
 def main(config: Config) -> None:
-    """Print the table."""
+    """Collect, train and evaluate all arms, and print a table."""
     first = config.out / "first"
     verb("collect", "--env", config.env, "--noise", "--episodes", config.first, "--out", first)
     steps = steps_of(first)
@@ -91,12 +93,12 @@ def main(config: Config) -> None:
         path = run / "scores.json"
         verb("evaluate", "--env", config.env, "--checkpoint", run, "--episodes", config.episodes, "--num-threads", 1,
              "--json", path)  # fmt: skip
-        table.add_row(name, f"{steps + more_steps:,}", *_figures(path))
+        table.add_row(name, f"{steps + more_steps:,}", *_score_cells(path))
     Console(width=120).print(table)
 
 
-def _figures(path: Path) -> list[str]:
-    """Return, its interval, success and normalised score of an evaluation's only task."""
+def _score_cells(path: Path) -> list[str]:
+    """Table cells of an evaluation of one task: return, interval, success and normalised score."""
     (score,) = json.loads(path.read_text())["tasks"]
     known = [score["success"], score["normalized"]]
     low, high = score["ci95"]

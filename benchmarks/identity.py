@@ -1,8 +1,8 @@
-"""Can a space be learned, and how fast? In each environment the observation is the right action, or shows it.
+"""Identity tasks: for each kind of space, a model learns to act as it observes.
 
     OMP_NUM_THREADS=1 python benchmarks/identity.py
 
-One `nano` each, through the whole path: a scripted expert is collected, the agent trains, and plays unseen seeds.
+Each trains one `nano` from end to end: episodes of a scripted expert, training, and play on unseen seeds.
 """
 
 import time
@@ -44,7 +44,7 @@ MODULE = "identity" if __name__ == "__main__" else __name__  # where the names b
 
 
 class Mirror(gym.Env[Any, Any]):
-    """Shows an element of a space, which is the right action; `image` shows it as a bright quarter of an image."""
+    """Environment whose observation is the right action, or for `image` an image whose bright quarter encodes it."""
 
     def __init__(self, name: str) -> None:
         self.image = name == "image"
@@ -52,14 +52,14 @@ class Mirror(gym.Env[Any, Any]):
         self.observation_space = Box(0, 255, (32, 32, 3), np.uint8) if self.image else SPACES[name]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode of 20 elements."""
+        """Begin an episode of 20 steps."""
         super().reset(seed=seed)
         self.action_space.seed(int(self.np_random.integers(2**31)))
         self.t = 0
         return self._show(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Go on to the next element."""
+        """Show the next element."""
         self.t += 1
         return self._show(), 0.0, False, self.t >= LENGTH, {}
 
@@ -74,23 +74,23 @@ class Mirror(gym.Env[Any, Any]):
 
 
 def right(observation: Any) -> Any:
-    """The action that an observation shows, in the form of `action_space`'s elements."""
+    """Right action of an observation."""
     if isinstance(observation, np.ndarray) and observation.dtype == np.uint8 and observation.ndim == 3:
         return int(observation.reshape(2, 16, 2, 16, 3).mean((1, 3, 4)).argmax())
     return observation
 
 
 class Expert:
-    """Does what it sees."""
+    """Expert that returns the right action."""
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         self.spaces = observation_space, action_space
 
     def reset(self, num_envs: int) -> None:
-        """Has nothing to forget."""
+        """Do nothing: the expert has no state."""
 
     def act(self, observation: Any, start: Any) -> Any:
-        """The batch itself, but for images."""
+        """Right actions of a batch."""
         if not (isinstance(observation, np.ndarray) and observation.ndim == 4):
             return observation
         return np.array([right(image) for image in observation])
@@ -98,23 +98,23 @@ class Expert:
 
 @dataclass(frozen=True)
 class Config:
-    """What to learn, and for how long."""
+    """Train and play identity tasks."""
 
     space: tuple[str, ...] = tuple(SPACES)
-    """Which spaces."""
+    """Spaces to learn."""
     episodes: int = 200
-    """Of 20 steps each."""
+    """Training episodes of 20 steps."""
     steps: int = 300
-    """Optimizer steps of one window, twice the context."""
+    """Optimizer steps, of one sequence of twice the context length."""
     shape: str = "{}"
-    """Fields of the model to change, as JSON: {"context": 128} is enough here, and quicker with images."""
+    """Model config fields to change, as JSON: {"context": 128} suffices here and is faster with images."""
     learning_rate: float = 3e-3
-    """Peak."""
+    """Peak learning rate."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What came of one space."""
+    """Result of one space."""
 
     space: str
     exact: float | None
@@ -122,13 +122,13 @@ class Learned:
     error: float | None
     """Mean distance of continuous values, as a share of their range (of 1 where they have none)."""
     wall: float
-    """Seconds of everything."""
+    """Wall time in seconds, of collection, training and play."""
     cpu: float
-    """Processor seconds of the same."""
+    """CPU time in seconds, of the same."""
 
     @property
     def solved(self) -> bool:
-        """Whether it counts as learned."""
+        """True if at least 95% of discrete values are exact and the mean continuous error is at most 2%."""
         return (self.exact is None or self.exact >= 0.95) and (self.error is None or self.error <= 0.02)
 
 
@@ -152,7 +152,7 @@ def learn(name: str, config: Config, folder: Path) -> Learned:
 
 @contextmanager
 def registered(name: str) -> Iterator[str]:
-    """The id under which a space's environment can be made meanwhile."""
+    """Context in which a space's environment is registered; yields its id."""
     env_id = f"Mirror-{name}-v0"
     gym.register(env_id, f"{MODULE}:Mirror", kwargs={"name": name})
     try:
@@ -166,15 +166,15 @@ def play(checkpoint: Checkpoint, env_id: str) -> tuple[float | None, float | Non
     with make_agent_and_envs(checkpoint, env_id, 10) as (agent, envs):
         taken = list(steps(agent, envs, range(1_000_000, 1_000_010)))
     space = agent.task.action_space
-    given, wanted = (stack(space, each) for each in zip(*((s.action, right(s.obs)) for s in taken), strict=True))
+    chosen, wanted = (stack(space, each) for each in zip(*((s.action, right(s.obs)) for s in taken), strict=True))
     exact: list[Any] = []
     errors: list[Any] = []
     for path, leaf in leaves(space):
         if isinstance(leaf, Box) and leaf.dtype.kind == "f":
             span = np.where(leaf.bounded_below & leaf.bounded_above, leaf.high - leaf.low, 1.0)
-            errors += (np.abs(given[path] - wanted[path]) / span).ravel().tolist()
+            errors += (np.abs(chosen[path] - wanted[path]) / span).ravel().tolist()
         else:
-            exact += np.equal(given[path], wanted[path]).ravel().tolist()
+            exact += np.equal(chosen[path], wanted[path]).ravel().tolist()
     return (float(np.mean(exact)) if exact else None), (float(np.mean(errors)) if errors else None)
 
 
@@ -183,11 +183,11 @@ def main(config: Config) -> None:
     console = Console(soft_wrap=True, markup=False, highlight=False)
     for name in config.space:
         with TemporaryDirectory() as folder:
-            found = learn(name, config, Path(folder))
-        exact = "-" if found.exact is None else f"{found.exact:.1%}"
-        error = "-" if found.error is None else f"{found.error:.2%}"
-        verdict = "solved" if found.solved else "NOT solved"
-        console.print(f"{name}: {verdict}, exact {exact}, error {error}, {found.wall:.0f} s, {found.cpu:.0f} CPU-s")
+            learned = learn(name, config, Path(folder))
+        exact = "-" if learned.exact is None else f"{learned.exact:.1%}"
+        error = "-" if learned.error is None else f"{learned.error:.2%}"
+        verdict = "solved" if learned.solved else "NOT solved"
+        console.print(f"{name}: {verdict}, exact {exact}, error {error}, {learned.wall:.0f} s, {learned.cpu:.0f} CPU-s")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What reduced precision changes: actions and logits of bfloat16 and int8 beside those of float32, on the same stream.
+"""Error of reduced precision: actions and logits of bfloat16 and int8 against float32, on the same observations.
 
     python benchmarks/precision.py --env CartPole-v1 BabyAI-GoToLocal-v0 HalfCheetah-v5 --steps 10000
 
-The float32 agent plays; the others see what it sees. For models that read no action, whose stream is the same whatever
-they would have done. same: action tokens that are equal; near: or next to each other. Errors are over the largest logit
-of the step, or 1.
+The float32 agent acts, and the others get its observations; this needs a model that does not read past actions. same:
+share of equal action tokens; near: of equal or adjacent ones. Errors of logits are relative to the
+largest of a step, or 1.
 """
 
 from dataclasses import dataclass
@@ -29,22 +29,22 @@ Reduced = Literal["bfloat16", "int8"]
 
 @dataclass(frozen=True)
 class Config:
-    """What is played."""
+    """Compare precisions."""
 
     env: tuple[str, ...]
-    """Tasks that the checkpoint knows."""
+    """Environment ids among the checkpoint's tasks."""
     checkpoint: str = "shipped"
-    """Run folder, file, or shipped."""
+    """Checkpoint: run folder, file, or shipped."""
     precision: tuple[Reduced, ...] = ("bfloat16", "int8")
-    """Of the agents beside the one of float32."""
+    """Precisions to compare with float32."""
     device: str = "cpu"
-    """cpu or cuda, which has no int8."""
+    """Device: cpu or cuda, which has no int8."""
     steps: int = 10_000
-    """Of each task, in ten environments at once."""
+    """Steps of each task, in ten parallel environments."""
 
 
 class Watched:
-    """An actor whose every step others would have taken, too."""
+    """Actor that compares each of its steps with those of other agents on the same observations."""
 
     def __init__(self, agent: Agent, others: list[Agent]) -> None:
         self.agent, self.others = agent, others
@@ -52,12 +52,12 @@ class Watched:
         self.worst = [0.0] * len(others)
 
     def reset(self, num_envs: int) -> None:
-        """See `Actor`."""
+        """Reset all agents."""
         for agent in (self.agent, *self.others):
             agent.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """See `Actor`."""
+        """Action of the first agent; the others' tokens and logits are compared with its."""
         action, tokens, logits = self._step(self.agent, observation, start)
         scale = max(1.0, *(part.abs().max().item() for part in logits))
         for i, other in enumerate(self.others):
@@ -80,9 +80,9 @@ def main(config: Config) -> None:
     console = Console()
     console.print("| task | weights | same | near | largest error of a logit |", "|---|---|---:|---:|---:|", sep="\n")
     for env in config.env:
-        how: dict[str, Any] = {"device": config.device, "temperature": 0.0}
-        with make_agent_and_envs(checkpoint, env, 10, **how) as (agent, envs):
-            others = [Agent(checkpoint, agent.task, precision=each, **how) for each in config.precision]
+        options: dict[str, Any] = {"device": config.device, "temperature": 0.0}
+        with make_agent_and_envs(checkpoint, env, 10, **options) as (agent, envs):
+            others = [Agent(checkpoint, agent.task, precision=each, **options) for each in config.precision]
             watched = Watched(agent, others)
             for _ in islice(steps(watched, envs, count(1_000_000)), config.steps):
                 pass

@@ -1,8 +1,8 @@
-"""Measure the random and expert scores of the known tasks, and keep them in envs/tasks/suites/*.toml.
+"""Measure the random and expert scores of the catalogue, and write them to envs/tasks/suites/*.toml.
 
     python benchmarks/reference_scores.py                          # all tasks, printed only
     python benchmarks/reference_scores.py --write --workers 2      # ... and written into the suites, task by task
-    python benchmarks/reference_scores.py --write --missing        # those without a score; goes on after a kill
+    python benchmarks/reference_scores.py --write --missing        # those without a score; resumes
     python benchmarks/reference_scores.py --suites metaworld --players random
     python benchmarks/reference_scores.py --tasks CartPole-v1 --players expert --expert model.zip
 
@@ -36,7 +36,7 @@ from gato_agent.envs.tasks.task import SUITES, Score, Task, catalogue
 HEADER = """\
 # Data only; every key is explained in envs/tasks/task.py. The scores are measured, and this file is written, by
 #     python benchmarks/reference_scores.py --write"""
-PACKAGES = {  # what the returns of a suite hang on, beside gymnasium and numpy
+PACKAGES = {  # on which a suite's returns depend, besides gymnasium and numpy
     "atari": ["ale-py"],
     "babyai": ["minigrid"],
     "babyai_rgb": ["minigrid"],
@@ -55,32 +55,32 @@ Player = Literal["random", "expert"]
 
 @dataclass(frozen=True)
 class Config:
-    """What to measure."""
+    """Measure reference scores."""
 
     tasks: tuple[str, ...] = ()
-    """Environment ids; all known tasks if none is given."""
+    """Environment ids; by default the whole catalogue."""
     suites: tuple[str, ...] = ()
-    """Families, as the files in envs/tasks/suites are called; all if none is given."""
+    """Suites, by the names of the files in envs/tasks/suites; by default all."""
     players: tuple[Player, ...] = ("random", "expert")
-    """Whose scores."""
+    """Actors to measure."""
     expert: str | None = None
-    """Where the expert comes from, as in `gato-agent collect --expert`; by default what the table says."""
+    """Expert, as in `gato-agent collect --expert`; by default the catalogue's."""
     episodes: int = 100
-    """Episodes a task and player."""
+    """Episodes for each task and actor."""
     seed: int = 1_000_000
     """Seed of the first episode."""
     workers: int = 1
     """Processes, each of which measures one task and player at a time."""
     missing: bool = False
-    """Leave out what the tables have already."""
+    """Skip scores that the catalogue has."""
     horizon: bool = True
-    """Play on after success where that is possible, for the return to the horizon; takes several times as long."""
+    """Continue episodes after success where possible, for the return to the horizon; several times slower."""
     write: bool = False
-    """Put each score into its suite's file as soon as it is measured."""
+    """Write each score to its suite's file when it is measured."""
 
 
 def main(config: Config) -> None:
-    """Measure, print and perhaps write, score by score."""
+    """Measure, print and optionally write each score."""
     jobs = [
         (task.id, player)
         for task in catalogue().values()
@@ -96,13 +96,13 @@ def main(config: Config) -> None:
             file = SUITES / f"{catalogue()[env_id].suite}.toml"
             tasks = read_suite(file)  # anew, since another run may have written to it
             known = tasks[env_id]
-            found = {"random": score} if player == "random" else {"expert": score, "expert_source": made_by(known)}
-            tasks[env_id] = replace(known, **found)
+            fields = {"random": score} if player == "random" else {"expert": score, "expert_source": made_by(known)}
+            tasks[env_id] = replace(known, **fields)
             write_suite(file, tasks.values())
 
 
 def measured(jobs: list[tuple[str, Player]], config: Config) -> Iterator[tuple[str, Player, Score]]:
-    """Yield every score as it comes; a task that fails is said and left out."""
+    """Yield scores as they complete; a task that fails is printed and skipped."""
     with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
         running = {pool.submit(measure, env_id, player, config): (env_id, player) for env_id, player in jobs}
         for job in as_completed(running):
@@ -138,7 +138,7 @@ def measure(env_id: str, player: Player, config: Config) -> Score:
 
 
 def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tuple[Actor, str, list[str]]:
-    """The expert, who it is in words, and the packages that its actions hang on."""
+    """Expert of a task, its description, and the packages on which its actions depend."""
     from gato_agent.rollouts.experts.load import load_expert
 
     spec = config.expert or task.expert_kind or "catalogue"
@@ -153,7 +153,7 @@ def expert_of(task: Task, config: Config, envs: VectorEnv[Any, Any, Any]) -> tup
 
 
 def made_by(task: Task) -> str | None:
-    """By whom a shipped expert was made, as its file says; else what the table says."""
+    """Source of a shipped expert from its file, else from the catalogue."""
     from gato_agent.rollouts.experts.load import SHIPPED
     from gato_agent.rollouts.experts.sb3.policy import Policy
 
@@ -187,13 +187,13 @@ def moments(values: Iterable[float]) -> tuple[float, float]:
 
 
 def write_suite(file: Path, tasks: Collection[Task]) -> None:
-    """Write a suite as `read_suite` reads it; what is the same for all its tasks stands at the top."""
+    """Write a suite's file, with values shared by all its tasks at the top."""
     text = to_toml(tasks)
     write_files({file: text.encode()})
 
 
 def to_toml(tasks: Collection[Task]) -> str:
-    """The text of a suite's file."""
+    """TOML text of a suite's file."""
     first = next(iter(tasks))
     shared = [key for key in SHARED if len({getattr(task, key) for task in tasks}) == 1]
     lines = [HEADER, *entries(first, ["extra", *shared])]
@@ -207,7 +207,7 @@ def to_toml(tasks: Collection[Task]) -> str:
 
 
 def entries(task: Task, keys: Iterable[str]) -> Iterator[str]:
-    """Yield one line for each of these that the task has."""
+    """Yield a TOML line for each key that the task has a value of."""
     for key in keys:
         value = getattr(task, key)
         value = value.to_json() if isinstance(value, View) else value
@@ -216,7 +216,7 @@ def entries(task: Task, keys: Iterable[str]) -> Iterator[str]:
 
 
 def vars_of(score: Score) -> dict[str, Any]:
-    """A score's fields."""
+    """Fields of a score."""
     return {name: getattr(score, name) for name in Score.__dataclass_fields__}
 
 

@@ -1,11 +1,11 @@
-"""What a view is worth: a nano model learns one task through each of several, and is asked about other episodes.
+"""Comparison of views: a nano model learns one task through each of several views, measured on held-out episodes.
 
     gato-agent collect --env BabyAI-GoToLocal-v0 --noise --episodes 1500 --out data/baby
     python benchmarks/views.py --data data/baby --steps 120 --play 100
     gato-agent collect --env Meta-World/push-v3 --noise --episodes 100 --out data/push
     python benchmarks/views.py --data data/push --steps 80
 
-Every view gets as many tokens of training, so that one with fewer tokens a timestep sees more timesteps.
+All views get equally many training tokens, so that one with fewer tokens a timestep gets more timesteps.
 """
 
 import time
@@ -35,25 +35,25 @@ from gato_agent.training.trainer import Trainer
 
 CELLS: list[dict[str, Any]] = [{"cells": "image", "sizes": [11, 6, 3]}]
 
-SIZE = replace(GatoConfig.nano(), values_per_token=1, action_decoder=False)  # a view says what becomes a token each
+SIZE = replace(GatoConfig.nano(), values_per_token=1, action_decoder=False)  # one token for each value of a view
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to compare, and for how long."""
+    """Compare views of a task."""
 
     data: Path
-    """Folder that `gato-agent collect --out` wrote, with one task."""
+    """Data: folder that `gato-agent collect --out` wrote, with one task."""
     steps: int = 120
     """Optimizer steps of 4,096 tokens."""
     held_out: float = 0.1
-    """Share of the episodes that is not learned from."""
+    """Validation split: share of the episodes, 0 to 1."""
     play: int = 0
-    """Episodes to play afterwards, from seed 1,000,000 on."""
+    """Episodes to play after training, from seed 1,000,000 on; 0: none."""
 
 
 def candidates(task: Task) -> dict[str, View]:
-    """The catalogue's view of a task, and what it is compared with."""
+    """Views of a task by name: the catalogue's and alternatives."""
     views = {"catalogue": task.view, "everything": EVERYTHING}
     if task.suite == "babyai":
         views["cells"] = View.from_json(CELLS)
@@ -63,7 +63,7 @@ def candidates(task: Task) -> dict[str, View]:
 
 
 def main(config: Config) -> None:
-    """Print a line for each view."""
+    """Train through each view and print a line for it."""
     torch.set_num_threads(1)
     (store,) = open_stores(config.data)
     episodes = [store.read(i) for i in store.indices()]
@@ -79,14 +79,14 @@ def main(config: Config) -> None:
         start = time.process_time()
         model = learn(task, text, episodes[:learned], config.steps)
         seconds = time.process_time() - start
-        loss, error = asked(model, tokenized(task, text, episodes[learned:]))
+        loss, error = validate(model, tokenized(task, text, episodes[learned:]))
         line = f"{task.id} {name:10} {task.tokenizer(model.config, text).layout.length:4} tokens a timestep, "
         line += f"{seconds:4.0f} s of CPU; held out: {loss:.3f} nats, error {error:.4f} of the range"
         print(line, played(model, task, text, config.play) if config.play else "", flush=True)
 
 
 def tokenized(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TokenizedTask:
-    """Episodes as tokens, through the task's view."""
+    """Tokenized episodes, through the task's view."""
     return TokenizedTask.of(task.id, task.tokenizer(SIZE, text), episodes)
 
 
@@ -94,24 +94,24 @@ def learn(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]
     """Train a nano model."""
     torch.manual_seed(0)
     trainer = Trainer(TrainConfig(steps=steps, warmup=min(50, steps // 4)), Gato(SIZE))
-    windows = BatchSampler([tokenized(task, text, episodes)], window=2 * SIZE.context, batch_size=4)
+    sampler = BatchSampler([tokenized(task, text, episodes)], sequence_length=2 * SIZE.context, batch_size=4)
     for step in range(steps):
-        trainer.update(windows.batch(step))
+        trainer.update(sampler.batch(step))
     return trainer.model.eval()
 
 
 @torch.no_grad()
-def asked(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, float]:
+def validate(model: Gato, task: TokenizedTask, batches: int = 16) -> tuple[float, float]:
     """Loss per action token in nats, and the likeliest token's distance from the right one as a share of all."""
-    windows = BatchSampler([task], window=2 * model.config.context, batch_size=4, seed=1)
+    sampler = BatchSampler([task], sequence_length=2 * model.config.context, batch_size=4, seed=1)
     losses, errors = [], []
     for step in range(batches):
-        batch = windows.batch(step)
-        found = action_loss(model, batch)
-        losses.append((found.families.sum() / found.weights.sum()).item())
+        batch = sampler.batch(step)
+        losses_of_batch = action_loss(model, batch)
+        losses.append((losses_of_batch.families.sum() / losses_of_batch.weights.sum()).item())
         seen = {"local": batch.local, "intervals": batch.intervals, "segment": batch.segment}
-        places = {"index": batch.index, "until": batch.until}
-        hidden = model(batch.tokens, batch.patches, **seen, **places).flatten(0, 1)
+        positions = {"index": batch.index, "until": batch.until}
+        hidden = model(batch.tokens, batch.patches, **seen, **positions).flatten(0, 1)
         targets = batch.targets
         for at, offset in enumerate(targets.offset):
             for low, high, rows, _ in targets.ranges[at]:

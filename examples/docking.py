@@ -1,8 +1,8 @@
-"""An environment of one's own, and a Stable-Baselines3 expert for it: a boat docks at one of four corners.
+"""Example of a custom environment and a Stable-Baselines3 expert for it: a boat docks at one of four corners.
 
     python examples/docking.py     # trains the expert and writes docking.zip
 
-docs/your-own-environment.md goes on from here.
+docs/your-own-environment.md uses it.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ LENGTH = 30
 
 
 class Docking(gym.Env[dict[str, Any], NDArray[np.int64]]):
-    """Observes where the boat is, how it drifts, and the number of its dock; pushes along both axes, or not."""
+    """Environment whose observation is position, drift and dock of a boat; actions push it along both axes."""
 
     observation_space = Dict({"boat": Box(-1, 1, (2,)), "drift": Box(-1, 1, (2,)), "dock": Discrete(4)})
     action_space = MultiDiscrete([3, 3])
@@ -25,7 +25,7 @@ class Docking(gym.Env[dict[str, Any], NDArray[np.int64]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin somewhere, with some drift."""
+        """Place the boat at random, without drift."""
         super().reset(seed=seed)
         self.boat = self.np_random.uniform(-1, 1, 2)
         self.drift = np.zeros(2)

@@ -1,4 +1,4 @@
-"""The verbs. Each one's module, and with it torch or Stable-Baselines3, is imported only when it is called."""
+"""Command line: verbs, whose modules (and with them torch or Stable-Baselines3) are imported only when used."""
 
 import errno
 import sys
@@ -10,7 +10,7 @@ from gato_agent.envs.errors import GatoError, UsageError, reason
 
 
 class Verb(NamedTuple):
-    """Where a verb lives: a dataclass of arguments, and a function that takes it."""
+    """Location of a verb: module, dataclass of options, function that takes it, and a summary for the help."""
 
     module: str
     arguments: str
@@ -25,25 +25,27 @@ VERBS = {
     ),
     "train": Verb("gato_agent.commands.train", "TrainConfig", "train", "train an agent on recorded episodes"),
     "evaluate": Verb(
-        "gato_agent.commands.evaluate", "EvaluateConfig", "evaluate", "measure returns beside random and expert"
+        "gato_agent.commands.evaluate", "EvaluateConfig", "evaluate", "measure returns and normalised scores"
     ),
     "report": Verb(
         "gato_agent.commands.report", "ReportConfig", "report", "compare evaluations; a page with charts and videos"
     ),
     "play": Verb("gato_agent.commands.play", "PlayConfig", "play", "watch an agent"),
     "envs": Verb(
-        "gato_agent.commands.catalogue", "EnvsConfig", "envs", "the tasks that are known, their experts and scores"
+        "gato_agent.commands.catalogue", "EnvsConfig", "envs", "list the catalogue of tasks, experts and scores"
     ),
     "bench": Verb(
-        "gato_agent.commands.bench_step", "BenchConfig", "bench", "time control steps beside what the machine can do"
+        "gato_agent.commands.bench_step", "BenchConfig", "bench", "time control steps relative to the roofline"
     ),
     "bench train": Verb(
         "gato_agent.commands.bench_train",
         "TrainBenchConfig",
         "bench_train",
-        "time training steps beside the machine's peak",
+        "time training steps relative to the roofline",
     ),
-    "info": Verb("gato_agent.commands.info", "InfoConfig", "info", "sizes of models, checkpoints and environments"),
+    "info": Verb(
+        "gato_agent.commands.info", "InfoConfig", "info", "show sizes of models, checkpoints and environments"
+    ),
 }
 
 RENAMED_OPTIONS = {
@@ -54,7 +56,7 @@ RENAMED_OPTIONS = {
 
 
 def usage() -> str:
-    """The overview that a bare `gato-agent` prints."""
+    """Overview that `gato-agent` without a verb prints."""
     verbs = "\n".join(f"    {name:<13}{verb.summary}" for name, verb in VERBS.items())
     return (
         "usage: gato-agent VERB [options]\n\n"
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: bool = False) -> NoReturn:
-    """Run a program and exit as `main` does; an error is said in one line, or raised with `debug`."""
+    """Run a program and exit as `main` does; an error is printed in one line, or raised with `debug`."""
     try:
         sys.exit(run())
     except KeyboardInterrupt:
@@ -90,7 +92,7 @@ def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: boo
     except OSError as error:
         if debug:
             raise
-        print(f"{name}: error: {_told(error)}", file=sys.stderr)
+        print(f"{name}: error: {_os_error_message(error)}", file=sys.stderr)
         sys.exit(1)
     except SystemExit:
         raise
@@ -98,27 +100,27 @@ def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: boo
         if debug:
             raise
         message = " ".join(str(error).split()) or "no message"
-        where = " (--debug shows where)" if name == "gato-agent" else ""
-        print(f"{name}: {type(error).__name__}: {message}{where}", file=sys.stderr)
+        hint = " (--debug shows where)" if name == "gato-agent" else ""
+        print(f"{name}: {type(error).__name__}: {message}{hint}", file=sys.stderr)
         sys.exit(1)
 
 
-def _told(error: OSError) -> str:
+def _os_error_message(error: OSError) -> str:
     if error.errno == errno.EBADF and not error.filename:
         return (
-            "a file was closed that this process had open (Bad file descriptor): an environment or expert closes what "
-            "is not its own; play it in a process of its own, with --workers 1"
+            "an open file of this process was closed (Bad file descriptor): an environment or expert closes files that "
+            "it does not own; play it in another process, with --workers 1"
         )
     return reason(error)
 
 
 def _renamed(verb: str, argument: str) -> str:
-    """An option under the name of this version, with a hint where the user wrote the former one."""
+    """Option under its present name, with a hint on stderr if the user wrote a former one."""
     flag, equals, value = argument.partition("=")
     new = RENAMED_OPTIONS.get((verb, flag.replace("_", "-")))
     if new is None:
         return argument
-    print(f"gato-agent: {flag} is called {new}; the former name goes in the next release", file=sys.stderr)
+    print(f"gato-agent: {flag} is called {new}; the former name is removed in the next release", file=sys.stderr)
     return new + equals + value
 
 
@@ -145,11 +147,13 @@ def run(arguments: list[str]) -> int:
     name = " ".join(arguments[:words])
     verb = VERBS[name]
     module = import_module(verb.module)
-    given = [_renamed(name, argument) for argument in arguments[words:]]
-    default = {"default": module.defaults(given)} if hasattr(module, "defaults") else {}  # some follow from others
-    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=given, **default)
+    options = [_renamed(name, argument) for argument in arguments[words:]]
+    default = (
+        {"default": module.defaults(options)} if hasattr(module, "defaults") else {}
+    )  # defaults that depend on other options
+    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
     try:
         getattr(module, verb.function)(config)
-    except SystemExit as error:  # what succeeded returns: this would end it in silence, with any exit code
+    except SystemExit as error:  # it would end the command silently, with any exit code
         raise GatoError(f"an environment, an expert or a package called sys.exit({error.code!r})") from error
     return 0

@@ -1,8 +1,8 @@
-"""The mean of two checkpoints' weights, one of which was trained on from the other (Wortsman et al. 2022, WiSE-FT).
+"""Weight-space interpolation of a checkpoint and its fine-tuned successor (WiSE-FT, Wortsman et al. 2022).
 
 python scripts/average.py generalist/run generalist/longer --share 0.5 --out generalist/mean
 
-What was learned last and what was forgotten meanwhile lie on a line: half way much of both is there.
+It trades what fine-tuning learned against what it forgot.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ from gato_agent.envs.files import write_files
 
 @dataclass(frozen=True)
 class Config:
-    """What is averaged."""
+    """Interpolate the weights of two checkpoints."""
 
     before: tyro.conf.Positional[str]
-    """Run folder or checkpoint, or `shipped`."""
+    """Checkpoint or run folder before fine-tuning, or `shipped`."""
     after: tyro.conf.Positional[Path]
-    """Run folder or checkpoint that was trained from it; its tasks and text model are kept."""
+    """Checkpoint or run folder after fine-tuning, whose tasks and text model the result has."""
     out: Path
-    """Folder for the result."""
+    """Output folder."""
     share: float = 0.5
-    """Of `after`."""
+    """Weight of `after`, 0 to 1."""
 
 
 def main(config: Config) -> None:
-    """Write the mean; raises UsageError for checkpoints of different shapes."""
+    """Write the interpolated checkpoint; raises UsageError for models of different shapes."""
     before, _ = read(locate(config.before))
     after, about = read(locate(config.after))
     shapes = ({name: tensor.shape for name, tensor in each.items()} for each in (before, after))
     if next(shapes) != next(shapes):
-        raise UsageError(f"{config.before} and {config.after} are not of one shape")
+        raise UsageError(f"{config.before} and {config.after} differ in shape: give models of equal --size and --shape")
     for name, tensor in after.items():
         if tensor.is_floating_point():
             after[name] = before[name].float().lerp(tensor.float(), config.share).to(tensor.dtype)

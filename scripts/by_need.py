@@ -1,4 +1,4 @@
-"""Shares of the tokens for `gato-agent train --mixture`: within each family by what its tasks lack of the expert.
+"""Mixture weights for `gato-agent train --mixture`: within a family by the tasks' gap to the expert.
 
 python scripts/by_need.py results '{"babyai": 0.47, "mujoco": 0.13}'
 """
@@ -16,29 +16,29 @@ from gato_agent.cli import guard
 from gato_agent.envs.errors import UsageError
 from gato_agent.evaluation.results import Results, family_of
 
-LEAST = 0.3  # what a task that is played as well as by the expert weighs, beside 1.3 of one that is played at random
+MIN_WEIGHT = 0.3  # of a task at the expert's score; one at the random score has 1.3
 
 
 @dataclass(frozen=True)
 class Config:
-    """What was measured, and what each family is to have."""
+    """Weight tasks by their scores."""
 
     results: tyro.conf.Positional[Path]
-    """Folder that `gato-agent evaluate --out` wrote."""
+    """Results: folder that `gato-agent evaluate --out` wrote."""
     shares: tyro.conf.Positional[str]
-    """Share of the tokens that each family has, as JSON; every family that was evaluated needs one."""
+    """Shares of the tokens by family, as JSON; every evaluated family needs one above 0."""
 
 
 def by_need(results: Results, shares: dict[str, float]) -> dict[str, float]:
-    """Weight of each task of an evaluation; those of a family sum to its share. A task that broke off lacks all.
+    """Weights by task; those of a family sum to its share. A failed task counts as one at the random score.
 
     Raises:
-        UsageError: families that have no share, or shares that have no family.
+        UsageError: a family without a share, or a share without a family.
     """
     need: dict[str, dict[str, float]] = defaultdict(dict)
     for task in (*results.tasks, *results.failed):
-        found = results.tasks[task].normalized if task in results.tasks else None
-        need[family_of(task)][task] = LEAST + 1 - min(1.0, max(0.0, found or 0.0))
+        score = results.tasks[task].normalized if task in results.tasks else None
+        need[family_of(task)][task] = MIN_WEIGHT + 1 - min(1.0, max(0.0, score or 0.0))
     if other := need.keys() ^ shares.keys():
         raise UsageError(f"families with a share and families evaluated differ: {', '.join(sorted(other))}")
     return {

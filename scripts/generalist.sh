@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# One set of weights for all tasks of the catalogue, from nothing. Killed anywhere, the same command goes on.
+# Train one checkpoint for all tasks of the catalogue from scratch. The same command resumes after a kill.
 #
 #     scripts/generalist.sh [FOLDER]
 set -euo pipefail
 folder=${1:-generalist}
-export OMP_NUM_THREADS=1 # two processes of one thread each wait less for each other than two threads do
+export OMP_NUM_THREADS=1 # two processes of one thread each are faster than one of two
 mkdir -p "$folder"
-# What is faster here, also on another machine later: a run goes on as it began.
+# The faster precision of the first machine, kept: a run resumes only with equal options.
 [[ -e $folder/precision ]] || (grep -qs avx512_bf16 /proc/cpuinfo && echo bfloat16 || echo float32) >"$folder/precision"
 precision=$(<"$folder/precision")
 
-# Experts' episodes, some of whose actions are random: many where they are short, and of Atari's, which are large, few.
+# Noisy expert episodes: more where they are short, few of Atari's, which are large.
 noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/data"; }
 noisy --suite babyai mujoco --episodes 300
 noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400 # 7 to 10 steps each
@@ -22,7 +22,7 @@ noisy --suite box2d bullet minatar --episodes 200
 noisy --suite classic metaworld toytext --episodes 100
 noisy --suite atari --episodes 10
 
-# Shares of the tokens that each family has. Its tasks have equal parts of them at first, and later by what they lack.
+# Mixture weights by family: equal within a family in the first run, by the gap to the expert in the second.
 shares='{"babyai": 0.47, "mujoco": 0.13, "babyai_rgb": 0.08, "minatar": 0.075, "metaworld": 0.065, "bullet": 0.06,
     "box2d": 0.045, "classic": 0.015, "panda": 0.015, "robotics": 0.015, "atari": 0.015, "toytext": 0.005}'
 equal='{"babyai": 5.3, "mujoco": 12, "babyai_rgb": 16, "minatar": 25, "metaworld": 1.3, "bullet": 12, "box2d": 11,
@@ -38,7 +38,7 @@ learn() { # OUT, then options
 learn "$folder/first" --data "$folder/data" --size tiny --shape '{"context": 512}' --warmup 100 --steps 6600 \
     --mixture "$equal"
 
-# What the agent meets when it acts itself, and what the experts would do there.
+# DAgger: states that the agent visits, with the labels of the experts.
 met() { gato-agent collect "$@" --dagger "$folder/first" --workers 2 --out "$folder/met"; }
 met --env Ant-v5 HalfCheetah-v5 Hopper-v5 Humanoid-v5 Walker2d-v5 --episodes 40
 met --env InvertedPendulum-v5 InvertedDoublePendulum-v5 --episodes 300

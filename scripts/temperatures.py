@@ -1,12 +1,11 @@
-"""The temperature at which each task's actions are chosen best, of some that are tried, written into a checkpoint.
+"""Choose the best sampling temperature of each task from a few candidates and write them into a checkpoint.
 
 python scripts/temperatures.py generalist/run --suite babyai
 
-A policy that is not quite right can go round in circles for ever where it always does what is likeliest. What was
-played is kept beside the checkpoint, so that the same command goes on. Training on makes temperatures 0 again.
+A greedy policy can repeat a cycle of states without end. Evaluations are kept beside the checkpoint, so that the same
+command resumes. Further training sets temperatures to 0.
 
-Few episodes say little of one task, and many tasks much of their family: a task's scores count half, those of its
-family the other half.
+A task's mean score is noisy with few episodes: the choice is by the mean of the task's score and its family's.
 """
 
 import json
@@ -28,20 +27,20 @@ from gato_agent.envs.tasks.task import families
 
 @dataclass(frozen=True)
 class Config:
-    """What is tried."""
+    """Choose temperatures."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Run folder or file; it is rewritten."""
+    """Checkpoint or run folder, which is rewritten."""
     suite: tuple[str, ...]
-    """Families whose tasks get temperatures. Others keep what they have."""
+    """Suites whose tasks get a temperature; others keep theirs."""
     tried: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0)
-    """Temperatures."""
+    """Candidate temperatures, at least 0."""
     episodes: int = 10
-    """Of each task and temperature."""
+    """Episodes for each task and temperature, at least 1."""
     seed: int = 800_000
-    """Of the first episode. Seeds from 900,000 on choose the best model in training, from 1,000,000 on they judge."""
+    """Random seed of the first episode. Training validates from 900,000 on, evaluation from 1,000,000 on."""
     workers: int | None = None
-    """As for `gato-agent evaluate`."""
+    """Worker processes, as for `gato-agent evaluate`."""
 
 
 def main(config: Config) -> None:
@@ -55,7 +54,11 @@ def main(config: Config) -> None:
         tensors, about = read(path)
         folder = below(path.parent, "temperatures") / Checkpoint.load(path).sha256()[:12]  # of these weights
         scores = {suite: [played(config, path, folder, suite, each) for each in config.tried] for suite in config.suite}
-        best = {task: each for found in scores.values() for task, each in chosen(found, config.tried).items()}
+        best = {
+            task: each
+            for by_temperature in scores.values()
+            for task, each in chosen(by_temperature, config.tried).items()
+        }
         for task in about["tasks"]:
             if task["id"] in best:
                 task["temperature"] = best[task["id"]]
@@ -63,28 +66,28 @@ def main(config: Config) -> None:
     console = Console(width=200, highlight=False)
     console.print(f"| mean score at temperature | {' | '.join(map(str, config.tried))} |")
     console.print("|---|" + "---:|" * len(config.tried))
-    for suite, found in scores.items():
-        console.print(f"| {suite} | {' | '.join(f'{fmean(each.values()):.3f}' for each in found)} |")
+    for suite, by_temperature in scores.items():
+        console.print(f"| {suite} | {' | '.join(f'{fmean(each.values()):.3f}' for each in by_temperature)} |")
     console.print(json.dumps(best))
 
 
 def chosen(scores: Sequence[Mapping[str, float]], tried: Sequence[float]) -> dict[str, float]:
-    """The best temperature for each task of a family.
+    """Best temperature of each task of a family.
 
     Args:
-        scores: by temperature, the mean score of each task.
-        tried: the temperatures.
+        scores: by temperature, the mean score by task.
+        tried: temperatures, in the order of `scores`.
     """
     family = [fmean(each.values()) for each in scores]
     best = {}
     for task in scores[0]:
-        selection_metric = [each[task] + mean for each, mean in zip(scores, family, strict=True)]
-        best[task] = tried[selection_metric.index(max(selection_metric))]
+        combined = [each[task] + mean for each, mean in zip(scores, family, strict=True)]
+        best[task] = tried[combined.index(max(combined))]
     return best
 
 
 def played(config: Config, path: Path, folder: Path, suite: str, temperature: float) -> dict[str, float]:
-    """Mean score of each task of a family; raises GatoError where none of them could be played."""
+    """Mean scores by task of a suite; raises GatoError if one failed or none was evaluated."""
     results = evaluate(
         EvaluateConfig(
             suite=(suite,), checkpoint=str(path), temperature=temperature, seed=config.seed, episodes=config.episodes,

@@ -16,7 +16,7 @@ def folders() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for top in FOLDERS:
         for path in (ROOT / top).rglob("*"):
-            if path.suffix in (".py", ".cpp") and path.stem not in LEFT_OUT:
+            if path.suffix in (".py", ".cpp", ".h") and path.stem not in LEFT_OUT:
                 name = path.stem if path.suffix == ".py" else path.name
                 found.setdefault(path.parent.relative_to(ROOT).as_posix(), set()).add(name)
     return found

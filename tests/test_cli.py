@@ -151,10 +151,10 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "says"), MISTAKES, ids=[m[0].split(" -")[0] + "-" + m[2] for m in MISTAKES]
+    ("command", "code", "message"), MISTAKES, ids=[m[0].split(" -")[0] + "-" + m[2] for m in MISTAKES]
 )
 def test_mistakes_are_answered_in_one_line(
-    command: str, code: int, says: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, code: int, message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (trained / "runs/cartpole/model.safetensors").read_bytes()
     (tmp_path / "truncated.safetensors").write_bytes(whole[:-CHECKPOINT_BYTES])
@@ -165,7 +165,7 @@ def test_mistakes_are_answered_in_one_line(
         "out": tmp_path,
         "truncated": tmp_path / "truncated.safetensors",
     }
-    assert says in fails(capsys, command.format(**places), code)
+    assert message in fails(capsys, command.format(**places), code)
 
 
 def test_wrong_options_are_usage_errors() -> None:
@@ -173,9 +173,9 @@ def test_wrong_options_are_usage_errors() -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(("fault", "says"), [("nan", "not a finite number"), ("raise", "raised")])
+@pytest.mark.parametrize(("fault", "message"), [("nan", "not a finite number"), ("raise", "raised")])
 def test_a_failing_environment_is_named(
-    fault: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fault: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = fails(
         capsys,
@@ -183,7 +183,7 @@ def test_a_failing_environment_is_named(
         f"--env-kwargs '{json.dumps({'fault': fault, 'fault_step': 3})}'",
         code=1,
     )
-    assert says in line and "Burning-v0" in line and "seed 0" in line and "step 3" in line
+    assert message in line and "Burning-v0" in line and "seed 0" in line and "step 3" in line
 
 
 def test_one_failing_task_keeps_the_others(tmp_path: Path) -> None:
@@ -227,10 +227,10 @@ def test_paths_and_ids_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixtu
     ):
         with pytest.raises(SystemExit) as stop:
             main([*arguments, *(["--out", out] if shown else [])])
-        said = capsys.readouterr()
-        assert stop.value.code == 0, said.err
+        output = capsys.readouterr()
+        assert stop.value.code == 0, output.err
         name = "CartPole-v1: 2 episodes" if arguments[:2] == ["data", "seal"] else ODD
-        assert " ".join(name.split()) in " ".join(said.out.split()), said.out
+        assert " ".join(name.split()) in " ".join(output.out.split()), output.out
 
 
 def test_bars_on_a_terminal_take_any_title() -> None:
@@ -260,5 +260,5 @@ def test_auto_plays_without_pictures_where_there_are_none(
     with pytest.raises(SystemExit) as stop:
         main(shlex.split(line))
     assert stop.value.code == 0
-    assert "played without pictures: CartPole-v1 cannot render" in capsys.readouterr().out
+    assert "played without rendering: CartPole-v1 cannot render" in capsys.readouterr().out
     assert "play it with --render none" in fails(capsys, f"{line} --render video", 2)

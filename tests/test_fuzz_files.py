@@ -27,7 +27,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, TrainedTask, read, to_bytes
-from gato_agent.commands.report import _kept
+from gato_agent.commands.report import _existing_videos
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError
@@ -280,7 +280,7 @@ def read_text(path: Path) -> Any:
 def tokens(folder: Path) -> Path:
     data = load_data(store(folder / "data"), CONFIG, None)
     data.mapped(folder / "tokens.safetensors", CONFIG)
-    (folder / "mark").write_text(data.mark)
+    (folder / "mark").write_text(data.source_digest)
     return folder / "tokens.safetensors"
 
 
@@ -303,7 +303,7 @@ KINDS = {
     "checkpoint": Kind(checkpoint, load_checkpoint, forge=forged_checkpoint, json=about_of),
     "results": Kind(results, read_results, forge=to_json),
     "config.json": Kind(run_config, read_config, forge=to_json),
-    "videos.json": Kind(manifest, lambda p: _kept(Results("someone", None, "ab", {}), p.parent.parent)),
+    "videos.json": Kind(manifest, lambda p: _existing_videos(Results("someone", None, "ab", {}), p.parent.parent)),
     "training.json": Kind(about_training, lambda p: training._check_same(p.parent, {"seed": 0, "steps": 5,
                           "env_kwargs": {}}), forge=to_json),
     "state.json": Kind(pointer, lambda p: saved(p.parent), forge=to_json),

@@ -187,7 +187,7 @@ def test_the_benchmark_has_a_row_for_each_way_to_play() -> None:
     rows = bench(BenchConfig(size=("nano",), task=("2/1",), context=32, repeats=3, device="cuda", compiled=True))
     names = [row.decoder for row in rows]
     assert names[:4] == ["graph float32", "compiled float32", "graph bfloat16", "compiled bfloat16"]
-    assert all(row.floor > 0 for row in rows)
+    assert all(row.bound > 0 for row in rows)
 
 
 @pytest.mark.parametrize("size", SIZES)

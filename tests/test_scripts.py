@@ -53,10 +53,10 @@ def test_tasks_that_lack_more_get_more_and_families_their_share(tmp_path: Path) 
     for task, mean in (("CartPole-v1", 500.0), ("Pendulum-v1", -1300.0), ("Taxi-v4", 8.0)):
         results.tasks[task] = score(task, [Outcome(0, mean, 1, None)])
     results.failed = {"Acrobot-v1": "it broke"}
-    found = by_need(results, {"classic": 0.6, "toytext": 0.001})
-    assert sum(found[task] for task in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")) == pytest.approx(0.6, abs=1e-3)
-    assert found["CartPole-v1"] * 4 < found["Pendulum-v1"] == found["Acrobot-v1"]
-    assert found["Taxi-v4"] == 0.001
+    weights = by_need(results, {"classic": 0.6, "toytext": 0.001})
+    assert sum(weights[task] for task in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")) == pytest.approx(0.6, abs=1e-3)
+    assert weights["CartPole-v1"] * 4 < weights["Pendulum-v1"] == weights["Acrobot-v1"]
+    assert weights["Taxi-v4"] == 0.001
     for shares in ({"classic": 1.0}, {"classic": 1.0, "toytext": 1.0, "toys": 1.0}):
         with pytest.raises(UsageError, match="differ: toy"):
             by_need(results, shares)
@@ -77,8 +77,8 @@ def test_a_mean_of_weights_lies_between_and_keeps_what_the_later_one_knows(tmp_p
     about = {**about, "tasks": about["tasks"][:2]}
     (tmp_path / "later.safetensors").write_bytes(to_bytes(later, {k: v for k, v in about.items() if k != "format"}))
     average["main"](average["Config"]("shipped", tmp_path / "later.safetensors", tmp_path / "mean", share=0.25))
-    mean, said = read(tmp_path / "mean" / "model.safetensors")
-    assert said["tasks"] == about["tasks"]
+    mean, saved = read(tmp_path / "mean" / "model.safetensors")
+    assert saved["tasks"] == about["tasks"]
     for name, tensor in tensors.items():
         moved = 0.25 if tensor.is_floating_point() else 0
         assert torch.allclose(mean[name].float(), tensor.float() + moved, atol=2e-2), name

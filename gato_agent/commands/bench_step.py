@@ -1,7 +1,7 @@
-"""How fast a control step is, beside what the machine could do at best and what others take.
+"""The verb `bench step`: latency of control steps relative to the roofline, PyTorch and GPT-2.
 
-The floor of a pass is what it must at least cost: its bytes over the measured memory bandwidth, or its operations over
-the measured peak of a matrix product, whichever is larger. A step of A action tokens is one prefill and A - 1 passes.
+The roofline bound of a forward pass is its bytes over the measured memory bandwidth, or its FLOPs over the measured
+peak of a matrix product, whichever is larger. A step of A action tokens is one prefill and A - 1 passes.
 """
 
 import json
@@ -37,41 +37,55 @@ from gato_agent.tokens.timestep_layout import TimestepLayout
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Time control steps of untrained models; every ratio is of two figures of this run."""
+    """Time control steps of untrained models; every ratio is of two measurements of this run."""
 
     what: Annotated[Literal["step"], tyro.conf.Positional] = "step"
-    """step: control steps with a full context, beside their floor, the uncached model, PyTorch and a peer."""
+    """Benchmark. step: control steps with a full context, relative to their roofline bound and to other decoders."""
     size: tuple[str, ...] = ("nano", "tiny")
-    """nano, tiny, small, baseline or large; one or several."""
+    """Model sizes: nano, tiny, small, baseline or large."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON: {"values_per_token": 64, "action_decoder": true}."""
+    """Model config fields to change, as JSON: {"values_per_token": 64, "action_decoder": true}."""
     task: tuple[str, ...] = ("4/1", "17/6")
-    """Values of an observation / action tokens."""
+    """Values of an observation / tokens of an action."""
     n_envs: tuple[int, ...] = (1,)
-    """Environments at once."""
+    """Parallel environments (batch size), at least 1."""
     precision: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
-    """Of the weights; int8 on a CPU only."""
+    """Precision of the weights; int8 on a CPU only."""
     context: int | None = None
-    """Filled context in tokens; by default all of it."""
+    """Context length in tokens that is filled before timing; by default the model's."""
     prompt: int = 0
-    """Tokens that are kept as prefix before it, as instructions are."""
+    """Prompt length in tokens, kept as a prefix of the context; at least 0."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Device: auto, cpu or cuda."""
     num_threads: int = 1
-    """CPU threads."""
+    """CPU threads, at least 1."""
     repeats: int = 50
-    """Timed steps of each kind."""
+    """Timed steps of each decoder, at least 1."""
     compare: bool = True
-    """Also time the uncached model, PyTorch's operators with the cache, and GPT-2 of Hugging Face (if installed)."""
+    """Baselines: the uncached model, PyTorch's operators with the cache, and Hugging Face's GPT-2 (if installed)."""
     compiled: bool = False
-    """On a GPU, also time blocks that were compiled, which takes minutes."""
+    """torch.compile: also time compiled blocks on a GPU, which takes minutes."""
     json: Path | None = None
-    """Write the figures to this file too."""
+    """JSON file for the measurements."""
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """One row; times in milliseconds a step, of all environments together; None where it was not measured."""
+    """Timing of one decoder, in milliseconds a step of all environments together.
+
+    Attributes:
+        size: of the model.
+        task: observation values / action tokens.
+        n_envs: parallel environments.
+        decoder: its name and precision.
+        context: tokens in the cache.
+        median: wall time.
+        p99: wall time, 99th percentile.
+        cpu: median CPU time, which other processes on the machine affect less.
+        bound: roofline bound.
+        over_bound: CPU time with one CPU thread, else wall time, divided by `bound`.
+        steps_per_second: of all environments together.
+    """
 
     size: str
     task: str
@@ -81,10 +95,8 @@ class StepTiming:
     median: float
     p99: float
     cpu: float
-    """Processor time, median: what counts on a machine that others use too."""
-    floor: float
-    over_floor: float
-    """Over the floor: CPU-ms of one thread, else wall time."""
+    bound: float
+    over_bound: float
     steps_per_second: float
 
 
@@ -112,7 +124,7 @@ def bench(config: BenchConfig) -> list[StepTiming]:
     console.print(table(rows))
     if config.json:
         data = {
-            "machine": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,
+            "processor": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,
             "torch": torch.__version__, "steps": [asdict(row) for row in rows],
         }  # fmt: skip
         write_files({config.json: json.dumps(data, indent=2).encode()})
@@ -128,7 +140,7 @@ def counts(task: str) -> tuple[int, int]:
 
 
 class BenchCase:
-    """Control steps of one shape, with random observations."""
+    """Benchmark case: control steps of one shape, with random observations."""
 
     def __init__(self, config: GatoConfig, observations: int, actions: int, n_envs: int, device: str) -> None:
         value_groups = -(-observations // config.values_per_token) if config.values_per_token > 1 else 0
@@ -141,21 +153,21 @@ class BenchCase:
         local = [-1] * layout.carried + layout.local[: layout.n_prefill].tolist()
         if max(local) >= config.local_positions:
             raise UsageError(
-                f"--task {observations}/{actions}: a model of this size has {config.local_positions} places"
+                f"--task {observations}/{actions}: a model of this size has {config.local_positions} positions for an "
+                "observation: give fewer values"
             )
         self.layout = layout
         self.local = torch.tensor([local]).repeat(n_envs, 1)
         self.passes = [len(local)] + [1] * (0 if config.action_decoder else actions - 1)  # tokens of each in a step
-        chain = (
-            config.width * STATE_WIDTH + STATE_WIDTH**2 + CHOSEN_WIDTH * STATE_WIDTH
-        )  # of a token given those before
+        # Weights of the action decoder for a token that is conditioned on the tokens before it.
+        chain = config.width * STATE_WIDTH + STATE_WIDTH**2 + CHOSEN_WIDTH * STATE_WIDTH
         heads = (actions * config.width + BINS) * STATE_WIDTH + (actions - 1) * chain
         heads = heads if config.action_decoder else BINS * config.width
         self.read = [heads] * len(self.passes)  # weights of each pass besides those of the blocks
         self.read[0] += observations * VALUE_WIDTH * config.width if value_groups else 0
 
     def prefill(self) -> Prefill:
-        """The next observation."""
+        """Random tokens of the next observation."""
         tokens = torch.randint(0, self.config.vocabulary.size, self.local.shape)
         if not self.value_groups:
             return Prefill(tokens, self.local, None, None)
@@ -168,7 +180,7 @@ class BenchCase:
         return Prefill(tokens, self.local, None, None, value_groups.view(-1, self.config.values_per_token))
 
     def fill(self, decoder: Decoder, context: int, prompt: int = 0) -> None:
-        """Start anew and step until `context` tokens are held, the prompt's among them."""
+        """Reset a decoder and step until its cache holds `context` tokens, prompt included."""
         decoder.reset(self.n_envs, self.layout.written, prompt)
         if prompt:
             tokens = torch.randint(0, self.config.vocabulary.size, (self.n_envs, prompt))
@@ -179,107 +191,109 @@ class BenchCase:
             decoder.step(self.prefill())
 
     def rerun(self, model: Gato) -> Callable[[], None]:
-        """A step without a cache: everything is computed again for every action token."""
+        """Step function without a cache: the whole context is recomputed for every action token."""
         shape = self.n_envs, self.config.context
-        window = torch.randint(0, self.config.vocabulary.size, shape, device=self.device)
+        tokens = torch.randint(0, self.config.vocabulary.size, shape, device=self.device)
         local = torch.arange(shape[1], device=self.device).remainder(self.observations + 1 + self.actions).expand(shape)
 
         def step() -> None:
             for low, high in self.legal:
-                model.logits(model(window, local=local.clamp(max=self.observations - 1))[:, -1], low, high).argmax(-1)
+                model.logits(model(tokens, local=local.clamp(max=self.observations - 1))[:, -1], low, high).argmax(-1)
 
         return step
 
 
-def floor_of(roofline: Roofline, job: BenchCase, context: int, precision: Precision) -> float:
-    """The least that a step can take, in seconds, when `context` tokens are held.
+def bound_of(roofline: Roofline, case: BenchCase, context: int, precision: Precision) -> float:
+    """Roofline bound of a step in seconds, with `context` tokens in the cache.
 
-    Sums are of float32 on a CPU whatever the weights are. On a GPU it is at least the launch of a graph.
+    On a CPU the peak is that of float32 for all weights. On a GPU the bound is at least the launch latency.
     """
-    c = job.config
-    weight, kept = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
+    c = case.config
+    weight_bytes, cache_bytes = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 2)}[precision]
     parameters = c.layers * (4 * c.width**2 + c.width * c.feed_forward + c.width * c.feed_forward // 2)
     total = 0.0
-    for n, read in zip(job.passes, job.read, strict=True):
-        cached = 2 * job.n_envs * c.layers * min(context, c.context) * c.width
-        size = (parameters + read) * weight + cached * kept
-        operations = 2 * job.n_envs * n * parameters + 2 * n * cached
+    for n, read in zip(case.passes, case.read, strict=True):
+        cached = 2 * case.n_envs * c.layers * min(context, c.context) * c.width
+        size = (parameters + read) * weight_bytes + cached * cache_bytes
+        operations = 2 * case.n_envs * n * parameters + 2 * n * cached
         peak = roofline.peak(torch.float32 if roofline.device == "cpu" else getattr(torch, precision))
         total += max(size / roofline.bandwidth(size), operations / peak)
     return max(total, roofline.launch)
 
 
 @torch.inference_mode()
-def measure(config: BenchConfig, roofline: Roofline, size: str, model: Gato, job: BenchCase) -> list[StepTiming]:
-    """Every way to take one step, each on a context that it filled itself."""
+def measure(config: BenchConfig, roofline: Roofline, size: str, model: Gato, case: BenchCase) -> list[StepTiming]:
+    """Timings of all decoders in one case, each with a cache that it filled itself."""
     context = min(config.context or model.config.context, model.config.context)
 
     def row(
         name: str, step: Callable[[], object], precision: Precision = "float32", share: int = 1, held: int = context
     ) -> StepTiming:
-        walls, cpus = timed(step, max(5, config.repeats // share), job.device)
+        walls, cpus = timed(step, max(5, config.repeats // share), case.device)
         median = statistics.median(walls)
-        floor, cpu = floor_of(roofline, job, held, precision), statistics.median(cpus)
-        taken = cpu if job.device == "cpu" and config.num_threads == 1 else median
+        bound, cpu = bound_of(roofline, case, held, precision), statistics.median(cpus)
+        taken = cpu if case.device == "cpu" and config.num_threads == 1 else median
         return StepTiming(
-            size, f"{job.observations}/{job.actions}", job.n_envs, name, context, median * 1e3,
-            sorted(walls)[math.ceil(0.99 * len(walls)) - 1] * 1e3, cpu * 1e3, floor * 1e3, taken / floor,
-            job.n_envs / median,
+            size, f"{case.observations}/{case.actions}", case.n_envs, name, context, median * 1e3,
+            sorted(walls)[math.ceil(0.99 * len(walls)) - 1] * 1e3, cpu * 1e3, bound * 1e3, taken / bound,
+            case.n_envs / median,
         )  # fmt: skip
 
     def cached(name: str, decoder: Decoder, precision: Precision = "float32") -> StepTiming:
-        more = 0 if context == model.config.context else (config.repeats + WARM_UP) * job.layout.span
-        begin = max(context - more, config.prompt + 1)  # so that it is filled in the end
-        job.fill(decoder, begin, config.prompt)
-        return row(name, lambda: decoder.step(job.prefill()), precision, held=begin + more // 2)
+        more = 0 if context == model.config.context else (config.repeats + WARM_UP) * case.layout.span
+        begin = max(context - more, config.prompt + 1)  # so that the last steps have the full context
+        case.fill(decoder, begin, config.prompt)
+        return row(name, lambda: decoder.step(case.prefill()), precision, held=begin + more // 2)
 
-    rows = [cached(f"{name} {precision}", decoder, precision) for name, decoder, precision in fast(config, model, job)]
+    rows = [cached(f"{name} {precision}", decoder, precision) for name, decoder, precision in fast(config, model, case)]
     if config.compare or not rows:
-        rows.append(cached("pytorch", TorchDecoder(model, job.legal)))
-    if model.config.action_decoder or model.config.values_per_token > 1:  # others have nothing like it
+        rows.append(cached("pytorch", TorchDecoder(model, case.legal)))
+    if model.config.action_decoder or model.config.values_per_token > 1:  # other models have no equivalent
         return rows
     if config.compare and context == model.config.context:
-        rows.append(row("uncached", job.rerun(model), share=10))
-    if config.compare and (peer := gpt2(job, context)):
+        rows.append(row("uncached", case.rerun(model), share=10))
+    if config.compare and (peer := gpt2(case, context)):
         rows.append(row("transformers", peer, share=5))
     return rows
 
 
-def fast(config: BenchConfig, model: Gato, job: BenchCase) -> Iterator[tuple[str, Decoder, Precision]]:
-    """The decoders that agents play with here, and their names."""
+def fast(config: BenchConfig, model: Gato, case: BenchCase) -> Iterator[tuple[str, Decoder, Precision]]:
+    """Yield the decoders that agents use on this device, with name and precision."""
     for precision in config.precision:
-        if job.device != "cpu" and precision == "int8":
+        if case.device != "cpu" and precision == "int8":
             continue
-        decoder = make_decoder(model, job.legal, precision, config.num_threads)
+        decoder = make_decoder(model, case.legal, precision, config.num_threads)
         if isinstance(decoder, Engine):
             yield "engine", decoder, precision
         elif isinstance(decoder, GraphDecoder):
             yield "graph", decoder, precision
             if config.compiled:
-                yield "compiled", GraphDecoder(model, job.legal, precision, compiled=True), precision
+                yield "compiled", GraphDecoder(model, case.legal, precision, compiled=True), precision
 
 
-def gpt2(job: BenchCase, context: int) -> Callable[[], None] | None:
-    """A step of an equally shaped GPT-2 of Hugging Face with its own cache; None where it is not installed."""
+def gpt2(case: BenchCase, context: int) -> Callable[[], None] | None:
+    """Step function of Hugging Face's GPT-2 of equal shape with its cache; None if it is not installed."""
     try:
         from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
     except ImportError:
         return None
-    c = job.config
-    added = sum(job.passes)
+    c = case.config
+    added = sum(case.passes)
     shape = GPT2Config(
         vocab_size=c.vocabulary.size, n_positions=c.context + added, n_layer=c.layers, n_head=c.heads, n_embd=c.width,
         n_inner=c.feed_forward * 3 // 4, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     peer, state = GPT2LMHeadModel(shape), DynamicCache()
-    torch.nn.Module.to(peer, job.device).train(False)
+    torch.nn.Module.to(peer, case.device).train(False)
     peer(
-        torch.zeros(job.n_envs, context, dtype=torch.int64, device=job.device), past_key_values=state, logits_to_keep=1
+        torch.zeros(case.n_envs, context, dtype=torch.int64, device=case.device),
+        past_key_values=state,
+        logits_to_keep=1,
     )
 
     def step() -> None:
-        tokens: Tensor = job.prefill().tokens.to(job.device)
-        for _ in range(job.actions):
+        tokens: Tensor = case.prefill().tokens.to(case.device)
+        for _ in range(case.actions):
             logits = peer(tokens, past_key_values=state, use_cache=True, logits_to_keep=1).logits
             tokens = logits[:, -1:].argmax(-1)
         state.crop(-added)
@@ -288,17 +302,17 @@ def gpt2(job: BenchCase, context: int) -> Callable[[], None] | None:
 
 
 def table(rows: list[StepTiming]) -> Table:
-    """The figures as a person reads them."""
+    """Table of timings."""
     shown = Table("model", "task", title="control steps", box=box.SIMPLE, padding=0, collapse_padding=True)
-    for name in ("n-envs", "decoder", "ms", "p99", "CPU-ms", "floor", "over it", "steps/s", "slower"):
+    for name in ("n-envs", "decoder", "ms", "p99", "CPU-ms", "bound", "x roofline", "steps/s", "slower"):
         shown.add_column(name, justify="left" if name == "decoder" else "right", no_wrap=True)
     best: dict[tuple[str, str, int], float] = {}
     for r in rows:
-        taken = r.over_floor * r.floor
+        taken = r.over_bound * r.bound
         first = best.setdefault((r.size, r.task, r.n_envs), taken)
         shown.add_row(
             r.size, r.task, str(r.n_envs), r.decoder, f"{r.median:.2f}", f"{r.p99:.2f}", f"{r.cpu:.2f}",
-            f"{r.floor:.2f}", f"{r.over_floor:.1f}x", f"{r.steps_per_second:,.0f}", f"{taken / first:.1f}x",
+            f"{r.bound:.2f}", f"{r.over_bound:.1f}x", f"{r.steps_per_second:,.0f}", f"{taken / first:.1f}x",
         )  # fmt: skip
-    shown.caption = "over it: CPU-ms (with threads: ms) over the floor; slower: over the first row of the same job"
+    shown.caption = "x roofline: CPU-ms (with threads: ms) over the roofline bound in ms; slower: over the first row"
     return shown

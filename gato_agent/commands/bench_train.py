@@ -1,7 +1,7 @@
-"""How fast training is, beside what the machine could do at best and what a plain loop takes; all in one run.
+"""The verb `bench train`: throughput of training steps relative to the roofline and to a plain loop, in one run.
 
-Utilisation is operations by formula (`flops.training_flops`) a second, over the measured peak of a matrix product in
-the same precision. The plain loop is a nanoGPT's: the same blocks, on random tokens in memory, and nothing else.
+Utilisation is FLOP/s by formula (`flops.training_flops`) over the measured peak of a matrix product in the same
+precision. The plain loop is that of nanoGPT: the same blocks on random tokens in memory.
 """
 
 import dataclasses
@@ -38,55 +38,61 @@ from gato_agent.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class TrainBenchConfig:
-    """Time training steps of untrained models on made-up episodes; every ratio is of two figures of this run."""
+    """Time training steps of untrained models on random episodes; ratios are of measurements of this run."""
 
     size: tuple[str, ...] = ("tiny",)
-    """nano, tiny, small, baseline or large; one or several."""
+    """Model sizes: nano, tiny, small, baseline or large."""
     precision: tuple[Precision, ...] = ("float32", "bfloat16")
-    """Of matrix products."""
+    """Precision of matrix products."""
     shape: str = "{}"
-    """Fields of each size to change, as JSON.
-    {"values_per_token": 1, "action_decoder": false} are the paper's tokens."""
+    """Model config fields to change, as JSON; the paper's layout: {"values_per_token": 1, "action_decoder": false}."""
     batch_size: int = 4
-    """Windows per step."""
+    """Batch size in sequences of twice the context length."""
     optimizer: str = "adamw"
-    """adamw or muon; the plain loop's is AdamW."""
+    """Optimizer: adamw or muon; the plain loop uses AdamW."""
     observations: int = 17
-    """Values of an observation."""
+    """Observation values of a timestep."""
     actions: int = 6
-    """Tokens of an action, which are the targets."""
+    """Action tokens of a timestep, which are the targets."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Device: auto, cpu or cuda."""
     num_threads: int = 1
     """CPU threads."""
     repeats: int = 5
-    """Timed steps of each kind."""
+    """Timed steps of each loop."""
     compile: bool = True
-    """Compiled attention: in C++ on a CPU, FlexAttention on a GPU."""
+    """Compiled attention: C++ on a CPU, FlexAttention on a GPU."""
     json: Path | None = None
-    """Write the figures to this file too."""
+    """JSON file for the measurements."""
 
 
 @dataclass(frozen=True)
 class TrainTiming:
-    """One row; seconds are processor time where one CPU thread is used, else wall time."""
+    """Timing of one size and precision: CPU time with one CPU thread, else wall time.
+
+    Attributes:
+        size: of the model.
+        precision: of matrix products.
+        step: seconds of an optimizer step.
+        tokens_per_second: of the trainer.
+        utilisation: FLOP/s by formula over `peak`.
+        peak: measured FLOP/s of a product of square matrices.
+        over_masked_loop: tokens/s relative to a plain loop with the same mask and targets.
+        over_unmasked_loop: tokens/s relative to a plain loop with causal attention over the whole sequence.
+        loader: time of making a batch relative to a step.
+        logits: time of a step with logits of all 34k ids at all positions, relative to one with those of the targets.
+    """
 
     size: str
     precision: str
     step: float
-    """Seconds of an optimizer step."""
     tokens_per_second: float
     utilisation: float
     peak: float
-    """Operations a second of a product of square matrices."""
     over_masked_loop: float
-    """Our tokens a second over those of a plain loop with the same mask and targets."""
     over_unmasked_loop: float
-    """The same for a plain loop whose tokens see all before them in the window."""
     loader: float
-    """Seconds of making a batch over those of a step."""
     logits: float
-    """A step with logits of all ids at all positions over one with those of the targets: 34k ids, one window."""
 
 
 def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
@@ -98,7 +104,7 @@ def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
     plain_console(soft_wrap=True).print(table(rows))
     if config.json:
         data = {
-            "machine": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,
+            "processor": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,
             "torch": torch.__version__, "batch_size": config.batch_size, "rows": [asdict(row) for row in rows],
         }  # fmt: skip
         write_files({config.json: json.dumps(data, indent=2).encode()})
@@ -106,33 +112,34 @@ def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
 
 
 def measure(config: TrainBenchConfig, roofline: Roofline, size: str, precision: Precision) -> TrainTiming:
-    """All figures of one size and precision."""
+    """Timing of one size and precision."""
     shape, device = GatoConfig.named(size).reshaped(config.shape), roofline.device
     recipe = TrainConfig(size=size, precision=precision, compile=config.compile, optimizer=config.optimizer)  # type: ignore[arg-type]
-    windows = made_up(config, shape)
-    batches = [windows.batch(i).to(device) for i in range(2)]
+    sampler = made_up(config, shape)
+    batches = [sampler.batch(i).to(device) for i in range(2)]
     turn = iter(range(10**9))
 
     def clock(*steps: Callable[[], object]) -> list[float]:
-        """Median seconds of each kind of step, taken in turns, so that all have the same machine."""
+        """Median seconds of each kind of step; kinds alternate, so that machine load affects all alike."""
         taken: list[list[float]] = [[] for _ in steps]
         for i in range(config.repeats):
-            for step, found in zip(steps, taken, strict=True):
+            for step, times in zip(steps, taken, strict=True):
                 walls, cpus = timed(step, 1, device, warm_up=1 if i == 0 else 0)
-                found += cpus if device == "cpu" and config.num_threads == 1 else walls
-        return [statistics.median(found) for found in taken]
+                times += cpus if device == "cpu" and config.num_threads == 1 else walls
+        return [statistics.median(times) for times in taken]
 
     if device != "cpu":
-        torch.compiler.reset()  # only so many shapes are compiled for in a process
+        torch.compiler.reset()  # the number of compiled shapes in a process is limited
     torch.manual_seed(0)
     trainer = Trainer(recipe, Gato(shape).to(device))
     masked, unmasked = (PlainLoop(shape, device, precision, batches[0], causal) for causal in (False, True))
-    ours, with_mask, without = clock(lambda: trainer.update(batches[next(turn) % 2]), masked.step, unmasked.step)
-    (load,) = clock(lambda: windows.batch(next(turn)))
+    seconds, with_mask, without = clock(lambda: trainer.update(batches[next(turn) % 2]), masked.step, unmasked.step)
+    (load,) = clock(lambda: sampler.batch(next(turn)))
     peak = roofline.peak(getattr(torch, precision))
+    tokens, flops = batches[0].tokens.numel(), training_flops(shape, batches[0])
     return TrainTiming(
-        size, precision, ours, batches[0].tokens.numel() / ours, training_flops(shape, batches[0]) / ours / peak, peak,
-        with_mask / ours, without / ours, load / ours, logits_ratio(config, recipe, shape, device, clock),
+        size, precision, seconds, tokens / seconds, flops / seconds / peak, peak,
+        with_mask / seconds, without / seconds, load / seconds, logits_ratio(config, recipe, shape, device, clock),
     )  # fmt: skip
 
 
@@ -140,10 +147,10 @@ def logits_ratio(
     config: TrainBenchConfig, recipe: TrainConfig, shape: GatoConfig, device: str,
     clock: Callable[..., list[float]],
 ) -> float:  # fmt: skip
-    """How much longer a step takes that scores 34k ids at all positions, and not the legal ones at targets."""
+    """Time of a step with all 34k logits at all positions, relative to one with the legal ids at targets."""
     wide = dataclasses.replace(shape, text=32_000)
-    windows = made_up(dataclasses.replace(config, batch_size=1), wide)
-    batch = windows.batch(0).to(device)
+    sampler = made_up(dataclasses.replace(config, batch_size=1), wide)
+    batch = sampler.batch(0).to(device)
     trainer = Trainer(recipe, Gato(wide).to(device))
     full = PlainLoop(wide, device, recipe.precision, batch, False, trainer.model)
     aimed, everywhere = clock(lambda: trainer.update(batch), full.everywhere)
@@ -151,7 +158,7 @@ def logits_ratio(
 
 
 def made_up(config: TrainBenchConfig, shape: GatoConfig) -> BatchSampler:
-    """Windows of long episodes with random observations and actions."""
+    """Sampler of long episodes with random observations and actions."""
     observed, acted = (gym.spaces.Box(-1, 1, (n,), np.float32) for n in (config.observations, config.actions))
     tokenizer = TrainedTask("made-up", observed, acted).tokenizer(shape, None)
     rng, length = np.random.default_rng(0), 4 * shape.context // tokenizer.layout.length + 1
@@ -165,19 +172,19 @@ def made_up(config: TrainBenchConfig, shape: GatoConfig) -> BatchSampler:
         for seed in range(4)
     ]  # fmt: skip
     task = TokenizedTask.of("made-up", tokenizer, episodes)
-    return BatchSampler([task], window=2 * shape.context, batch_size=config.batch_size)
+    return BatchSampler([task], sequence_length=2 * shape.context, batch_size=config.batch_size)
 
 
 class PlainLoop:
-    """A nanoGPT's training loop over the model's blocks, with PyTorch's attention and a mask of the whole window.
+    """Training loop of nanoGPT over the model's blocks, with PyTorch's attention.
 
     Args:
         config: of the model.
-        device: where to train.
+        device: cpu or cuda.
         precision: of matrix products.
-        batch: whose targets and shape are used, with random tokens.
-        causal: without a window mask: each token sees all before it.
-        model: to train; a new one by default.
+        batch: its targets and shape are used, with random tokens.
+        causal: True for plain causal attention, False for a sliding-window mask of the context length.
+        model: to be trained; by default a new one.
     """
 
     def __init__(
@@ -195,7 +202,7 @@ class PlainLoop:
         self.angles = angles_of(index, config.head_size, torch.float32)
 
     def hidden(self) -> Tensor:
-        """[batch x length, width]."""
+        """Hidden states, [batch x length, width]."""
         x = self.model.embedding(self.tokens, self.batch.local, None, None)
         for block in self.model.blocks:
             assert isinstance(block, Block)
@@ -204,7 +211,7 @@ class PlainLoop:
         return self.model.norm(x).flatten(0, 1)  # type: ignore[no-any-return]
 
     def attention(self, layer: Attention, x: Tensor) -> Tensor:
-        """[batch, length, width] -> the same."""
+        """Attention layer, [batch, length, width] -> [batch, length, width]."""
         b, n, d = x.shape
         q, k, v = layer.qkv(x).view(b, n, 3, layer.heads, d // layer.heads).permute(2, 0, 3, 1, 4)
         q, k = (rotate(each, *self.angles).to(v.dtype) for each in (q, k))
@@ -213,7 +220,7 @@ class PlainLoop:
         return layer.out(y.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
     def step(self) -> None:
-        """One step, with logits at targets."""
+        """Take one step, with logits of the targets only."""
 
         def loss(hidden: Tensor) -> Tensor:
             return sum((self._loss_of(hidden, at) for at in range(len(self.batch.targets.offset))), torch.zeros(()))
@@ -221,7 +228,7 @@ class PlainLoop:
         self._step(loss)
 
     def _loss_of(self, hidden: Tensor, at: int) -> Tensor:
-        """Cross-entropy of one action token, by the marginal state where there is an action decoder."""
+        """Cross-entropy of one action token, from the marginal state of an action decoder if there is one."""
         targets, decoder = self.batch.targets, self.model.action_decoder
         total = torch.zeros((), device=self.device)
         for low, high, rows, _ in targets.ranges[at]:
@@ -231,7 +238,7 @@ class PlainLoop:
         return total
 
     def everywhere(self) -> None:
-        """One step, with logits of all ids at all positions."""
+        """Take one step, with logits of all ids at all positions."""
         wanted = torch.full((self.tokens.numel(),), -100, device=self.device)
         for at, offset in enumerate(self.batch.targets.offset):
             count = self.batch.targets.count(at)
@@ -256,7 +263,7 @@ class PlainLoop:
 
 
 def table(rows: list[TrainTiming]) -> Table:
-    """The figures as a person reads them."""
+    """Table of timings."""
     shown = Table("model", "precision", title="training steps", box=box.SIMPLE, padding=0, collapse_padding=True)
     names = "tokens/s", "of peak", "peak GFLOP/s", "x plain, same mask", "x plain, no mask", "loader", "full logits"
     for name in names:
@@ -266,5 +273,5 @@ def table(rows: list[TrainTiming]) -> Table:
             r.size, r.precision, f"{r.tokens_per_second:,.0f}", f"{r.utilisation:.0%}", f"{r.peak / 1e9:,.0f}",
             f"{r.over_masked_loop:.2f}", f"{r.over_unmasked_loop:.2f}", f"{r.loader:.2%}", f"{r.logits:.1f}x",
         )  # fmt: skip
-    shown.caption = "full logits: time of a step with all 34k ids at all positions, over one with those of targets"
+    shown.caption = "full logits: time of a step with all 34k ids at all positions, over one with logits of the targets"
     return shown

@@ -1,4 +1,4 @@
-"""The catalogue of tasks: what there is, whether it is installed, who shows how it is done, and what that scores."""
+"""The verb `envs`: the catalogue of tasks with their spaces, experts and scores."""
 
 import json
 from contextlib import closing
@@ -20,16 +20,16 @@ from gato_agent.rollouts.experts.load import shipped
 
 @dataclass(frozen=True)
 class EnvsConfig:
-    """List the tasks that are known by name; any other Gymnasium id can be used too."""
+    """List the tasks of the catalogue; any other Gymnasium id can be used too."""
 
     suite: tuple[str, ...] = ()
-    """Families to list, such as metaworld or babyai; all if none is given."""
+    """Suites to list, such as metaworld or babyai; by default all."""
     json: Path | None = None
-    """Write the list to this file too, with each task's spaces; that makes every environment once."""
+    """JSON file for the list, with each task's spaces, for which every environment is made once."""
 
 
 def envs(config: EnvsConfig) -> list[Task]:
-    """Print the table and write the JSON.
+    """Print the catalogue and write the JSON file.
 
     Raises:
         UsageError: an unknown family.
@@ -46,15 +46,15 @@ def envs(config: EnvsConfig) -> list[Task]:
 
 
 def expert_of(task: Task) -> dict[str, str] | None:
-    """Kind and source of the task's expert, None where none is at hand."""
-    there = task.id in shipped() if task.expert_kind == "catalogue" else is_installed(task)
-    if task.expert_kind is None or not there:
+    """Kind and source of a task's expert, None if none is available."""
+    available = task.id in shipped() if task.expert_kind == "catalogue" else is_installed(task)
+    if task.expert_kind is None or not available:
         return None
     return {"kind": task.expert_kind, "source": task.expert_source or task.expert_kind}
 
 
 def entry(task: Task) -> dict[str, Any]:
-    """What the JSON says of a task, but for its spaces."""
+    """JSON entry of a task, without its spaces."""
     return {
         "task": task.id,
         "family": task.suite,
@@ -73,17 +73,17 @@ def _score(score: Score | None) -> dict[str, Any] | None:
 
 
 def spaces(task: Task) -> dict[str, Any]:
-    """The task's spaces as strict JSON, null where it cannot be made."""
+    """Spaces of a task as JSON, null if its environment cannot be made."""
     try:
         with closing(make(task.id)) as env:
-            found = env.observation_space, env.action_space
-            return dict(zip(("observation_space", "action_space"), map(space_to_json, found), strict=True))
+            env_spaces = env.observation_space, env.action_space
+            return dict(zip(("observation_space", "action_space"), map(space_to_json, env_spaces), strict=True))
     except GatoError:
         return {"observation_space": None, "action_space": None}
 
 
 def table(tasks: list[Task]) -> Table:
-    """The tasks as a person reads them."""
+    """Table of tasks."""
     shown = Table(Column("task", no_wrap=True), "family", "observations", "actions", box=box.SIMPLE, padding=0)
     shown.add_column("tokens", justify="right")
     for name in ("installed", "expert"):
@@ -92,7 +92,7 @@ def table(tasks: list[Task]) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     shown.title = f"{len(tasks)} tasks"
     shown.caption = (
-        "tokens: of one timestep. score: the expert's, the mean over 100 episodes; with a % the share that succeeded. "
+        "tokens: of one timestep. score: the expert's mean return over 100 episodes; with a %: its success rate. "
         "Not installed: pip install 'gato-agent[NAME]'."
     )
     for task in tasks:

@@ -1,4 +1,4 @@
-"""The verb `collect`, with the agent of a checkpoint for `--dagger`; collecting itself knows no agents."""
+"""The verb `collect`, which adds the agent of a checkpoint as the learner of `--dagger`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ __all__ = ["CollectConfig", "collect"]
 
 
 def collect(config: CollectConfig) -> None:
-    """Collect episodes of an expert, or of an agent that an expert watches; raises as `rollouts.collect` does."""
+    """Collect episodes of an expert, or with `--dagger` of an agent that an expert labels; raises as `collect`."""
     collect_episodes(config, Trained.named(config.dagger) if config.dagger else None)
 
 
@@ -39,24 +39,24 @@ class Trained:
 
     @classmethod
     def named(cls, reference: str) -> Self:
-        """Find a run folder's checkpoint, a file, or the `shipped` one; raises UsageError if there is none."""
+        """Find the checkpoint of a run folder, file or `shipped`; raises UsageError if there is none."""
         from gato_agent.checkpoints.checkpoint import locate
 
         path = locate(reference).resolve()
         return cls(path, _digest(path))
 
     def knows(self, env_id: str) -> bool:
-        """Whether it was trained on the environment of this id."""
+        """True if the checkpoint was trained on the environment of this id."""
         return env_id in _load(self).tasks
 
     def check(self, envs: VectorEnv[Any, Any, Any]) -> None:
-        """Raise UsageError if it was not trained on these environments' id or spaces."""
+        """Raise UsageError if the checkpoint was not trained on these environments' id or spaces."""
         from gato_agent.checkpoints.task_matching import find_task
 
         find_task(_load(self), envs)
 
     def make(self, envs: VectorEnv[Any, Any, Any]) -> "Agent":
-        """A greedy agent for these environments; raises GatoError if the file has changed since it was named."""
+        """Make a greedy agent for these environments; raises GatoError if the file has changed."""
         from gato_agent.checkpoints.task_matching import find_task
         from gato_agent.inference.agent import Agent
 
@@ -65,12 +65,12 @@ class Trained:
         return Agent(checkpoint, find_task(checkpoint, envs), temperature=0.0, masks=masks)
 
 
-@lru_cache(maxsize=1)  # a process plays one task after the other
+@lru_cache(maxsize=1)  # a worker process plays one task at a time
 def _load(trained: Trained) -> "Checkpoint":
     from gato_agent.checkpoints.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.load(trained.path)
-    if _digest(trained.path) != trained.sha256:  # afterwards, so that what was loaded is what was looked at
+    if _digest(trained.path) != trained.sha256:  # after loading, so that the digest is that of the loaded file
         raise GatoError(f"{trained.path} changed while it was in use: collect with a copy of it")
     return checkpoint
 

@@ -1,4 +1,4 @@
-"""Returns over whole episodes, beside what a random and an expert actor score; many tasks at once, and resumable."""
+"""The verb `evaluate`: returns over whole episodes and normalised scores, of many tasks, resumable."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from gato_agent.envs.tasks.task import families as suites
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.metrics import FIRST_SEED
 from gato_agent.evaluation.progress_table import ProgressTable, families, table, wide_console
-from gato_agent.evaluation.recorded import Given
+from gato_agent.evaluation.recorded import ReplayOptions
 from gato_agent.evaluation.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker, expert_sha256
 from gato_agent.inference.agent import resolve_device
@@ -37,66 +37,66 @@ VERSIONS = (
     "gato-agent", "gymnasium", "numpy", "torch", "ale-py", "box2d", "gymnasium-robotics", "metaworld", "minatar",
     "minigrid", "mujoco", "panda-gym", "pybullet", "pybullet-envs-gymnasium",
 )  # fmt: skip
-SAID = 5  # failures that are told one by one at the end
+SHOWN = 5  # failures in the final error message
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure returns of a checkpoint, or of an expert, in one or many environments.
+    """Evaluate a checkpoint or an expert in one or many environments.
 
-    With --out, run it again to complete what was interrupted.
+    With --out, the same command resumes an interrupted evaluation.
     """
 
     env: tuple[str, ...] = ()
-    """Environment ids; without these and --suite every task of the checkpoint."""
+    """Environment ids; by default, without --suite, all tasks of the checkpoint."""
     suite: tuple[str, ...] = ()
-    """Whole suites of the catalogue, beside --env or instead of it; all for every one. Tasks that are not installed, or
-    that the checkpoint does not know, are named and not evaluated."""
+    """Suites of the catalogue, in addition to --env; all: every suite. Tasks that are not installed or unknown to the
+    checkpoint are listed and not evaluated."""
     checkpoint: str | None = None
-    """Run folder or .safetensors file; by default the weights shipped with the package."""
+    """Checkpoint: run folder or .safetensors file; by default the weights shipped with the package."""
     expert: str | None = None
-    """Measure this instead of a checkpoint: `random`, `catalogue`, an SB3 zip, ... (as for collect)."""
+    """Expert instead of a checkpoint: `random`, `catalogue`, an SB3 zip, ... (as for collect)."""
     expert_statistics: str | None = None
-    """Statistics of VecNormalize that an SB3 --expert was trained behind (as for collect): a file, or none."""
+    """VecNormalize statistics of an SB3 --expert (as for collect): a file, or none."""
     expert_wrappers: str | None = None
-    """Wrappers that an SB3 --expert was trained behind, as JSON (as for collect)."""
+    """Observation wrappers of an SB3 --expert, as JSON (as for collect)."""
     episodes: int = 50
-    """Episodes per environment."""
+    """Episodes per environment, at least 1."""
     seed: int = FIRST_SEED
-    """Seed of the first episode; the others follow."""
+    """Random seed of the first episode; each next one adds 1."""
     n_envs: int = 10
-    """Environments that an agent plays at once, at most; an expert plays one. Sampled actions depend on it."""
+    """Parallel environments at most, at least 1; an expert plays one. Sampled actions depend on their number."""
     workers: int | None = None
-    """Processes, each with one task at a time; by default one for each core, but no more than tasks, and one for a GPU.
-    0 plays in this process, where a task that hangs, leaks or aborts takes everything with it."""
+    """Worker processes, each with one task at a time; by default one for each core, at most one for each task, and one
+    on a GPU. 0: play in this process, without isolation from environments that hang, leak or abort."""
     ray: str | None = None
-    """Play on a Ray cluster: its address, auto, or local to start one here. Checkpoints must be readable there."""
+    """Ray cluster: its address, auto, or local to start one. Checkpoints must be readable on its machines."""
     timeout: float = 300.0
-    """Seconds after which a step that has not ended counts as hanging; its task is given up."""
+    """Timeout of an environment step in seconds, above 0; a task that exceeds it fails."""
     temperature: float | None = None
-    """0 for the likeliest action, of numbers the median; otherwise sampled. By default what the checkpoint has for
-    the task: 0, unless something else was measured to be better."""
+    """Sampling temperature, at least 0; 0: greedy, the most likely token, for numbers the median. By default the
+    checkpoint's for the task, mostly 0."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Device: auto, cpu or cuda."""
     precision: Precision = "float32"
-    """Of the weights: bfloat16, and on a CPU int8, are faster for large models."""
+    """Precision of the weights: bfloat16, and on a CPU int8, are faster for large models."""
     prompt: Literal["none", "text", "demo"] | None = None
-    """What episodes begin with: none, or by default what the agent was trained with."""
+    """Prompt of episodes; by default that of training."""
     demo: Path | None = None
-    """Folder of collected episodes, one of which is shown to an agent that was trained with --prompt demo."""
+    """Demonstrations: folder of collected episodes, for an agent that was trained with --prompt demo."""
     num_threads: int | None = None
-    """CPU threads of each process; one by default where there are several."""
+    """CPU threads of each process, at least 1; by default one if there are several processes."""
     env_kwargs: str = "{}"
-    """JSON object of arguments for the environments."""
+    """Environment arguments, as a JSON object."""
     out: Path | None = None
-    """Keep results in this folder, as JSON and CSV, after every task; the same command completes what is missing."""
+    """Results folder, written as JSON and CSV after every task; the same command resumes."""
     json: Path | None = None
-    """Write the results to this file too, after every task."""
+    """JSON file for the results, written after every task."""
     report: Path | None = None
-    """Write a report into this folder: one HTML page, plots, and a short video of each task."""
+    """Report folder: one HTML page, plots, and a short video of each task."""
 
     def check(self) -> None:
-        """Raise UsageError for an option that cannot be."""
+        """Raise UsageError for an option out of range, or options that exclude each other."""
         at_least(1, episodes=self.episodes, n_envs=self.n_envs, num_threads=self.num_threads)
         at_least(0, seed=self.seed, temperature=self.temperature, workers=self.workers)
         if self.expert == "train":
@@ -110,25 +110,25 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> Results:
-    """Evaluate every environment, show tables, and write what was asked for.
+    """Evaluate all environments, print tables, and write results and report.
 
     Raises:
-        UsageError: nothing to evaluate, an id, file or option that cannot be, or results of another evaluation in
-            --out.
-        GatoError: some task failed; the others' results have been shown and written.
+        UsageError: nothing to evaluate, an unknown id or file, an option out of range, or results of another
+            evaluation in --out.
+        GatoError: a task failed; the results of the others are printed and written.
     """
     config.check()
     checkpoint = None if config.expert else Checkpoint.load(config.checkpoint, "cpu")
-    wanted, absent = _wanted(config, checkpoint)
-    settings_of_run = _conditions(config, checkpoint)
+    wanted, absent = _tasks_to_play(config, checkpoint)
+    settings = _settings(config, checkpoint)
     name = config.expert or (checkpoint.name if checkpoint else "")
     console = wide_console()
     with ExitStack() as stack:
         if config.out:
             stack.enter_context(lock_folder(config.out, "evaluate"))
-        results = _begin(config, name, settings_of_run)
+        results = _begin(config, name, settings)
         results.not_evaluated |= {task: why for task, why in absent.items() if task not in results.tasks}
-        jobs = [EvaluationJob(env, task, settings_of_run) for task, env in wanted.items() if task not in results.tasks]
+        jobs = [EvaluationJob(env, task, settings) for task, env in wanted.items() if task not in results.tasks]
         try:
             _play(config, jobs, results, console, [task for task in wanted if task in results.tasks])
         finally:
@@ -136,12 +136,12 @@ def evaluate(config: EvaluateConfig) -> Results:
             if asked:
                 console.print(table(asked, name, console))
         _finish(config, results, console, wanted)
-    _complain(results, [*wanted, *absent])
+    _raise_failures(results, [*wanted, *absent])
     return results
 
 
-def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Tasks to be played, by id, as the user named them; and those that are not installed, with what brings them."""
+def _tasks_to_play(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Names by task id as the user wrote them, and install hints of tasks that are not installed."""
     names = list(config.env)
     for suite in suites() if "all" in config.suite else config.suite:
         if suite not in suites():
@@ -162,7 +162,7 @@ def _wanted(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tuple[dict
     return wanted, absent
 
 
-def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> EvaluationSettings:
+def _settings(config: EvaluateConfig, checkpoint: Checkpoint | None) -> EvaluationSettings:
     own = (checkpoint.temperatures() if checkpoint else {}) or 0.0
     return EvaluationSettings(
         config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else expert_sha256(config.expert),
@@ -172,80 +172,82 @@ def _conditions(config: EvaluateConfig, checkpoint: Checkpoint | None) -> Evalua
     )  # fmt: skip
 
 
-def _begin(config: EvaluateConfig, actor: str, settings_of_run: EvaluationSettings) -> Results:
-    """Results to be completed: those of --out, or new ones."""
-    fresh = Results(actor, settings_of_run.checkpoint, settings_of_run.sha256, settings_of_run.settings(), _versions())
+def _begin(config: EvaluateConfig, actor: str, settings: EvaluationSettings) -> Results:
+    """Results to be completed: those of --out, or empty ones."""
+    fresh = Results(actor, settings.checkpoint, settings.sha256, settings.fingerprint(), _versions())
     if config.out is None or not (config.out / FILE).exists():
         return fresh
-    kept = Results.load(config.out)
-    differing = [key for key, value in fresh.settings.items() if kept.settings.get(key) != value]
+    saved = Results.load(config.out)
+    differing = [key for key, value in fresh.settings.items() if saved.settings.get(key) != value]
     if differing:
-        said = ", ".join(f"{key} {json.dumps(kept.settings.get(key))}" for key in differing)
-        raise UsageError(f"{config.out} holds results with {said}: repeat that, or choose another --out")
-    if kept.sha256 != fresh.sha256:
+        saved_settings = ", ".join(f"{key} {json.dumps(saved.settings.get(key))}" for key in differing)
+        raise UsageError(f"{config.out} holds results with {saved_settings}: repeat that, or choose another --out")
+    if saved.sha256 != fresh.sha256:
         raise UsageError(
-            f"{config.out} holds results of other weights, of {kept.actor}: choose another --out for {actor}"
+            f"{config.out} holds results of other weights, of {saved.actor}: choose another --out for {actor}"
         )
-    return replace(fresh, tasks=kept.tasks, versions=kept.versions)  # the others are tried again
+    return replace(fresh, tasks=saved.tasks, versions=saved.versions)  # failed tasks are repeated
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that figures hang on, those that are installed."""
-    found: dict[str, str] = {}
+    """Versions of the installed packages on which returns depend."""
+    versions: dict[str, str] = {}
     for package in VERSIONS:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _play(
     config: EvaluateConfig, jobs: Sequence[EvaluationJob], results: Results, console: Console, before: Sequence[str]
 ) -> None:
-    """Play what is missing, and keep every result as it comes."""
+    """Play the remaining tasks and save the results after each."""
     done = [results.tasks[task] for task in before]
     names = [job.env_id for job in jobs]
     with ProgressTable(console, names, results.actor, done, config.episodes) as progress_table:
         for reason in results.not_evaluated.values():
-            progress_table.say(f"not evaluated: {reason}")
-        with closing(_way_to_play(config, jobs, progress_table)) as groups:
+            progress_table.print_line(f"not evaluated: {reason}")
+        with closing(_results_stream(config, jobs, progress_table)) as groups:
             for group in groups:
                 for result in group:
-                    _note(result, jobs[result.job], results)
+                    _record(result, jobs[result.job], results)
                 if group:
-                    _keep(config, results)
-                for result in group:  # now that they are kept
+                    _save(config, results)
+                for result in group:  # after they are saved
                     _show(result.job, names[result.job], results, progress_table)
 
 
-def _way_to_play(
+def _results_stream(
     config: EvaluateConfig, jobs: Sequence[EvaluationJob], progress_table: ProgressTable
 ) -> Generator[list[Result], None, None]:
-    seeds = [[config.seed] for _ in jobs]  # one a job: a task is played whole
+    seeds = [[config.seed] for _ in jobs]  # one seed a job: a job plays all episodes of its task
     if config.ray:
         return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=EvaluationWorker)
     workers = config.workers
     if workers == 0:
-        return _play_here(jobs, progress_table)
+        return _play_in_this_process(jobs, progress_table)
     if workers is None:
-        workers = (os.cpu_count() or 1) if jobs and jobs[0].settings_of_run.device == "cpu" else 1
+        workers = (os.cpu_count() or 1) if jobs and jobs[0].settings.device == "cpu" else 1
     return play_in_processes(
         jobs, seeds, workers, config.timeout, players=EvaluationWorker, ahead=1, watch=progress_table.watch
     )
 
 
-def _play_here(jobs: Sequence[EvaluationJob], progress_table: ProgressTable) -> Generator[list[Result], None, None]:
-    """Play one task after the other in this process."""
+def _play_in_this_process(
+    jobs: Sequence[EvaluationJob], progress_table: ProgressTable
+) -> Generator[list[Result], None, None]:
+    """Play the tasks in turn in this process."""
     players = EvaluationWorker(jobs)
     for number, job in enumerate(jobs):
         heartbeat = progress_table.follow(number, idle_heartbeat())
-        for result in players.play(number, [job.settings_of_run.seed], heartbeat):
+        for result in players.play(number, [job.settings.seed], heartbeat):
             yield [result]
 
 
-def _note(result: Result, job: EvaluationJob, results: Results) -> None:
-    """Enter what came of a task."""
+def _record(result: Result, job: EvaluationJob, results: Results) -> None:
+    """Enter a task's outcome into the results."""
     if isinstance(result, Failed):
         results.failed[job.env_id] = result.reason
         return
@@ -254,7 +256,7 @@ def _note(result: Result, job: EvaluationJob, results: Results) -> None:
         results.not_evaluated[job.env_id] = outcome["skipped"]
         return
     episodes = [Outcome(*each) for each in outcome["episodes"]]
-    comparable = not job.settings_of_run.env_kwargs
+    comparable = not job.settings.env_kwargs
     try:
         results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
     except GatoError as error:
@@ -264,54 +266,56 @@ def _note(result: Result, job: EvaluationJob, results: Results) -> None:
 def _show(job: int, task: str, results: Results, progress_table: ProgressTable) -> None:
     if task in results.tasks:
         progress_table.add(job, results.tasks[task])
-        if said := _like_random(task, results):
-            progress_table.say(f"warning: {said}")
+        if message := _like_random(task, results):
+            progress_table.print_line(f"warning: {message}")
     elif task in results.failed:
-        progress_table.broken(job, f"failed: {results.failed[task]}")
+        progress_table.add_failure(job, f"failed: {results.failed[task]}")
     else:
-        progress_table.broken(job, f"not evaluated: {results.not_evaluated[task]}")
+        progress_table.add_failure(job, f"not evaluated: {results.not_evaluated[task]}")
 
 
 def _like_random(task: str, results: Results) -> str | None:
-    """The warning for an expert that scores like random actions; None for an agent, which may."""
+    """Warning for an expert that scores like random actions; None for an agent."""
     known, settings = find(task), results.settings
     if known is None or settings.get("expert") in (None, "random") or settings.get("env_kwargs"):
         return None
-    found = results.tasks[task]
-    figures = [float(each) for each in (found.successes if known.by_success else found.returns) or ()][:EPISODES]
-    return warning(known, figures) if len(figures) == EPISODES else None
+    task_score = results.tasks[task]
+    values = [float(each) for each in (task_score.successes if known.by_success else task_score.returns) or ()][
+        :EPISODES
+    ]
+    return warning(known, values) if len(values) == EPISODES else None
 
 
-def _keep(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:
+def _save(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:
     for path in filter(None, (config.out and config.out / FILE, config.json)):
         results.save(path, more)
 
 
 def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: Mapping[str, str]) -> None:
-    """Summarise families, and write what is only written at the end."""
+    """Print the summary of families and write the final files and the report."""
     if len(results.tasks) > 1:
         console.print(families(summary.by_group(results)))
-    _keep(config, results, {"summary": summary.to_json(results)} if len(results.tasks) > 1 else None)
+    _save(config, results, {"summary": summary.to_json(results)} if len(results.tasks) > 1 else None)
     if config.out:
         write_files({config.out / "results.csv": to_csv(results)})
     if config.report and results.tasks:
-        given = Given(
+        options = ReplayOptions(
             config.checkpoint, config.expert, parse_kwargs(config.env_kwargs), config.demo, config.expert_statistics,
             parse_wrappers(config.expert_wrappers),
         )  # fmt: skip
-        write_report([results], config.report, console, given, named=wanted, workers=config.workers)
+        write_report([results], config.report, console, options, named=wanted, workers=config.workers)
 
 
-def _complain(results: Results, wanted: Sequence[str]) -> None:
-    """Raise where a task failed, or where there is none to show."""
+def _raise_failures(results: Results, wanted: Sequence[str]) -> None:
+    """Raise GatoError for failed tasks, and UsageError if no task was evaluated."""
     failures = list(results.failed.values())
     if len(failures) == 1 and len(wanted) == 1:
         raise GatoError(failures[0])
     if failures:
-        more = f"; and {len(failures) - SAID} more, said above" if len(failures) > SAID else ""
-        raise GatoError(f"{len(failures)} of {len(wanted)} tasks failed: {'; '.join(failures[:SAID])}{more}")
+        more = f"; and {len(failures) - SHOWN} more, printed above" if len(failures) > SHOWN else ""
+        raise GatoError(f"{len(failures)} of {len(wanted)} tasks failed: {'; '.join(failures[:SHOWN])}{more}")
     if not any(task in results.tasks for task in wanted):
         reasons = [results.not_evaluated[task] for task in wanted if task in results.not_evaluated]
         if len(reasons) == 1:
             raise UsageError(reasons[0])
-        raise UsageError(f"none of {len(wanted)} tasks could be evaluated: {'; '.join(reasons[:SAID])}")
+        raise UsageError(f"none of {len(wanted)} tasks could be evaluated: {'; '.join(reasons[:SHOWN])}")

@@ -1,4 +1,4 @@
-"""Sizes: of a model, of a checkpoint, of an environment in tokens."""
+"""The verb `info`: parameters of a model, tasks of a checkpoint, tokens of an environment."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """Say how large a model is, what a checkpoint knows, or how many tokens an environment takes."""
+    """Show the parameters of a model size, the tasks of a checkpoint, or the tokens of an environment."""
 
     size: str | None = None
-    """nano, tiny, small, baseline or large."""
+    """Model size: nano, tiny, small, baseline or large."""
     checkpoint: str | None = None
-    """Run folder or .safetensors file; `shipped` for the weights in the package."""
+    """Checkpoint: run folder or .safetensors file; `shipped` for the weights in the package."""
     env: str | None = None
     """Environment id."""
     env_kwargs: str = "{}"
-    """JSON object of arguments for the environment."""
+    """Environment arguments, as a JSON object."""
 
 
 def info(config: InfoConfig) -> None:
-    """Print what was asked for."""
+    """Print tables for the options; raises UsageError without one."""
     console = plain_console()
     if not (config.size or config.checkpoint or config.env):
         raise UsageError("info about what? Give --size, --checkpoint or --env")
@@ -39,7 +39,7 @@ def info(config: InfoConfig) -> None:
 
 
 def size_table(size: str) -> Table:
-    """Shape and parameters of a named size, beside the published count."""
+    """Table of a model size: shape, parameters by module, and the published number of parameters."""
     from torch import nn
 
     from gato_agent.model.gato import Gato
@@ -96,7 +96,7 @@ def _checkpoint(console: Console, reference: str) -> None:
 
 
 def env_table(env: str, env_kwargs: str) -> Table:
-    """Tokens per timestep of an environment, and how many steps each size remembers."""
+    """Table of an environment: spaces, tokens per timestep, and steps in the context of each model size."""
     from gato_agent.envs.make import make, parse_kwargs
     from gato_agent.envs.tasks.task import Task, find, view_of
     from gato_agent.tokens.space_tokenizer import SpaceTokenizer

@@ -1,4 +1,4 @@
-"""Watch an agent: in a window, in a video, or as numbers."""
+"""The verb `play`: episodes of an agent in a window, in a video, or as numbers."""
 
 import json
 import os
@@ -32,95 +32,95 @@ from gato_agent.inference.real_time import RealTimeActor
 
 DEFAULT_FPS = 30
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
-say = partial(plain_console(soft_wrap=True).print, highlight=False)
+print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """Let an agent play, and watch it."""
+    """Watch an agent play."""
 
     env: str
     """Environment id."""
     checkpoint: str | None = None
-    """Run folder or .safetensors file; by default the weights shipped with the package."""
+    """Checkpoint: run folder or .safetensors file; by default the weights shipped with the package."""
     render: Literal["auto", "human", "video", "none"] = "auto"
-    """human opens a window, video writes a file; auto takes the window where there is a display, and none where the
-    environment cannot be drawn."""
+    """Render mode. human: a window; video: an mp4 file; none: numbers only; auto: human if there is a display, else
+    video, and none if the environment cannot be rendered."""
     video: Path | None = None
-    """Where to write the video; by default videos/ENV.mp4."""
+    """Video file; by default videos/ENV.mp4."""
     episodes: int = 1
-    """Episodes to play."""
+    """Episodes to play, at least 1."""
     seed: int = FIRST_SEED
-    """Seed of the first episode; the others follow."""
+    """Random seed of the first episode; each next one adds 1."""
     n_envs: int = 1
-    """Environments that are played at once; the first one is shown. Sampled actions depend on it."""
+    """Parallel environments, at least 1; the first is shown. Sampled actions depend on their number."""
     hz: float = 0.0
-    """Control steps a second, in real time; late ones are counted. 0 for as fast as can be."""
+    """Control frequency in Hz, in real time; missed deadlines are counted. 0: as fast as possible."""
     temperature: float | None = None
-    """0 for the likeliest action, of numbers the median; otherwise sampled. By default what the checkpoint has for
-    the task: 0, unless something else was measured to be better."""
+    """Sampling temperature, at least 0; 0: greedy, the most likely token, for numbers the median. By default the
+    checkpoint's for the task, mostly 0."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Device: auto, cpu or cuda."""
     precision: Precision = "float32"
-    """Of the weights: bfloat16, and on a CPU int8, are faster for large models."""
+    """Precision of the weights: bfloat16, and on a CPU int8, are faster for large models."""
     prompt: Literal["none", "text", "demo"] | None = None
-    """What episodes begin with: none, or by default what the agent was trained with."""
+    """Prompt of episodes; by default that of training."""
     demo: Path | None = None
-    """Folder of collected episodes, one of which is shown to an agent that was trained with --prompt demo."""
+    """Demonstrations: folder of collected episodes, for an agent that was trained with --prompt demo."""
     num_threads: int | None = None
-    """CPU threads."""
+    """CPU threads, at least 1; by default PyTorch's number."""
     env_kwargs: str = "{}"
-    """JSON object of arguments for the environment."""
+    """Environment arguments, as a JSON object."""
     json: Path | None = None
-    """Write returns and speed to this file too."""
+    """JSON file for returns and speed."""
 
 
 def play(config: PlayConfig) -> dict[str, Any]:
-    """Play episodes, one after the other in each environment; returns what `--json` writes.
+    """Play episodes; returns the content of the `--json` file.
 
     Raises:
-        UsageError: unknown environment or checkpoint, or one that does not know the environment.
-        EnvironmentFault: the environment raised, or cannot render; what was played before is written.
+        UsageError: an unknown environment or checkpoint, or one that was not trained on the environment.
+        EnvironmentFault: the environment raised, or cannot render; completed episodes are written.
     """
     at_least(1, episodes=config.episodes, n_envs=config.n_envs, num_threads=config.num_threads)
     at_least(0, seed=config.seed, temperature=config.temperature, hz=config.hz)
-    env_id = find_spec(config.env).id  # a misspelt id is said before anything is loaded
+    env_id = find_spec(config.env).id  # a misspelt id is an error before anything is loaded
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     checkpoint = Checkpoint.load(config.checkpoint, device)
     path = config.video or Path("videos") / f"{quote(env_id, safe='')}.mp4"
-    say(f"{env_id} with {checkpoint.name} on {device}")
+    print_line(f"{env_id} with {checkpoint.name} on {device}")
     episodes: list[dict[str, Any]] = []
     with ExitStack() as stack:
         agent, envs, render = _actor_and_envs(config, checkpoint, env_id, device, stack)
-        paced = RealTimeActor(agent, config.hz)
+        real_time = RealTimeActor(agent, config.hz)
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS
         began = time.perf_counter()
         try:
             with VideoWriter(path, fps) if render == "video" else nullcontext() as video:
-                for episode in _episodes(paced, envs, range(config.seed, config.seed + config.episodes), video):
+                for episode in _episodes(real_time, envs, range(config.seed, config.seed + config.episodes), video):
                     episodes.append(episode)
-                    say("seed {seed}: return {return:.1f} in {length} steps".format(**episode))
+                    print_line("seed {seed}: return {return:.1f} in {length} steps".format(**episode))
         finally:
-            result = _result(env_id, checkpoint.name, device, episodes, time.perf_counter() - began)
+            result = _summary(env_id, checkpoint.name, device, episodes, time.perf_counter() - began)
             if config.hz:
-                result |= {"hz": config.hz, "control_steps": paced.actions, "missed_deadlines": paced.missed}
+                result |= {"hz": config.hz, "control_steps": real_time.actions, "missed_deadlines": real_time.missed}
             if path.exists() and render == "video":
-                say(f"video: {path}")
+                print_line(f"video: {path}")
             if config.json and episodes:
                 write_files({config.json: json.dumps(result, indent=2).encode()})
-    say(f"mean return {result['mean_return']:.1f}, {result['steps_per_second']:.0f} steps/s")
+    print_line(f"mean return {result['mean_return']:.1f}, {result['steps_per_second']:.0f} steps/s")
     if config.hz:
-        late = f"{paced.missed} of {paced.actions} deadlines missed at {config.hz:g} Hz"
-        say(f"{late}, slowest step {paced.worst * 1e3:.1f} ms")
+        late = f"{real_time.missed} of {real_time.actions} deadlines missed at {config.hz:g} Hz"
+        print_line(f"{late}, slowest step {real_time.worst * 1e3:.1f} ms")
     return result
 
 
 def _actor_and_envs(
     config: PlayConfig, checkpoint: Checkpoint, env_id: str, device: str, stack: ExitStack
 ) -> tuple[Agent, VectorEnv[Any, Any, Any], str]:
-    """The agent, its environments and how they are shown; with auto not at all, where they cannot be."""
+    """Agent, environments and render mode; with auto none, if the environment cannot be rendered."""
 
     def with_mode(render: str) -> tuple[Agent, VectorEnv[Any, Any, Any], str]:
         agent, envs = stack.enter_context(make_agent_and_envs(
@@ -131,18 +131,18 @@ def _actor_and_envs(
         return agent, envs, render
 
     try:
-        return with_mode(_render(config.render))
+        return with_mode(_render_mode(config.render))
     except CannotRender as error:
         if config.render != "auto":
             raise
-        say(f"played without pictures: {error}")
+        print_line(f"played without rendering: {error}")
         return with_mode("none")
 
 
 def _episodes(
     actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: range, video: VideoWriter | None
 ) -> Iterator[dict[str, Any]]:
-    """Play and video, yielding each episode's seed, return and length; what is recorded is the first environment."""
+    """Yield seed, return and length of each episode, and record the first environment if there is a video."""
     totals: dict[int, float] = defaultdict(float)
     for step in steps(actor, envs, seeds):
         totals[step.seed] += step.reward
@@ -153,8 +153,8 @@ def _episodes(
             yield {"seed": step.seed, "return": totals.pop(step.seed), "length": step.t + 1}
 
 
-def _result(env: str, checkpoint: str, device: str, episodes: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """What `--json` writes."""
+def _summary(env: str, checkpoint: str, device: str, episodes: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Content of the `--json` file."""
     return {
         "env": env,
         "checkpoint": checkpoint,
@@ -165,15 +165,15 @@ def _result(env: str, checkpoint: str, device: str, episodes: list[dict[str, Any
     }
 
 
-def _render(asked: str) -> str:
-    """How to show the game: a window needs a display, and without one a video is as good."""
+def _render_mode(asked: str) -> str:
+    """Render mode for an option: a video in place of a window if there is no display."""
     if asked in ("auto", "human") and not has_display():
         if asked == "human":
-            say("there is no display for a window here: writing a video")
+            print_line("there is no display for a window here: writing a video")
         return "video"
     return "human" if asked == "auto" else asked
 
 
 def has_display() -> bool:
-    """Whether a window can be opened: always assumed on macOS and Windows."""
+    """True if a window can be opened; always on macOS and Windows."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,4 +1,4 @@
-"""A report of one or several evaluations: tables side by side, one HTML page, plots for papers, and short videos."""
+"""The verb `report`: comparison of evaluations as tables, one HTML page, plots for papers, and short videos."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.evaluation.aggregate import by_group, compare
 from gato_agent.evaluation.metrics import Interval, Sample
 from gato_agent.evaluation.progress_table import number, wide_console
-from gato_agent.evaluation.recorded import Given, recorded
-from gato_agent.evaluation.report.html_page import Films, page
+from gato_agent.evaluation.recorded import ReplayOptions, replay_settings
+from gato_agent.evaluation.report.html_page import Videos, page
 from gato_agent.evaluation.report.markdown import markdown
 from gato_agent.evaluation.report.plots import plots
 from gato_agent.evaluation.report.videos import VideoJob, VideoRecorder, poster, video_jobs
@@ -36,8 +36,8 @@ from gato_agent.rollouts.collection.process_pool import play_in_processes
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
 
 PAGE, TABLES, VIDEOS, MANIFEST = "index.html", "tables.md", "videos", "videos.json"
-NOTHING_GIVEN = Given()
-TIMEOUT = 300.0  # seconds of a step, drawing included, that count as hanging
+NO_OPTIONS = ReplayOptions()
+TIMEOUT = 300.0  # seconds of a step, rendering included, after which it counts as hanging
 
 
 @dataclass(frozen=True)
@@ -45,37 +45,37 @@ class ReportConfig:
     """Compare evaluations with each other and with published generalists, and write a report of the first."""
 
     results: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders or JSON files that `gato-agent evaluate --out` wrote."""
+    """Results: folders or JSON files that `gato-agent evaluate --out` wrote; the report is of the first."""
     out: Path | None = None
-    """Folder for the report: index.html, tables.md, plots, and videos/. Without it only the comparison is printed."""
+    """Report folder: index.html, tables.md, plots, and videos/. By default only the comparison is printed."""
     videos: bool = True
-    """Film the first episode of each task, but for those that are there; takes the checkpoint."""
+    """Record a video of each task's first episode where there is none yet; this needs the checkpoint."""
     workers: int | None = None
-    """Processes that video; by default one for each core."""
+    """Processes that record videos, at least 1; by default one for each core."""
     checkpoint: str | None = None
-    """The checkpoint that was evaluated first, where its results do not name it by a path below this folder."""
+    """Checkpoint of the first results, unless these name it by a path below the current folder."""
     expert: str | None = None
-    """The expert that was evaluated first, if it is module:callable, hub:ORG/NAME, or a file elsewhere."""
+    """Expert of the first results, if it is module:callable, hub:ORG/NAME, or a file elsewhere."""
     env: tuple[str, ...] = ()
-    """Environments of your own, as module:Env-v0: the module is imported to video them."""
+    """Environments outside the catalogue, as module:Env-v0; the module is imported to record them."""
     env_kwargs: str | None = None
-    """The arguments of the first evaluation's environments, as JSON, if they are more than numbers and words."""
+    """Environment arguments of the first results, as JSON, if they are not plain numbers and words."""
     expert_statistics: str | None = None
-    """Statistics of VecNormalize that an SB3 --expert was trained behind, if they are a file elsewhere."""
+    """VecNormalize statistics of an SB3 --expert, if they are a file elsewhere."""
     expert_wrappers: str | None = None
-    """Wrappers that an SB3 --expert was trained behind, as JSON, by default those of its evaluation."""
+    """Observation wrappers of an SB3 --expert, as JSON; by default those of its evaluation."""
     demo: Path | None = None
-    """The folder of demonstrations of the first evaluation, if it is elsewhere."""
+    """Demonstration folder of the first results, if it is elsewhere."""
 
 
 def report(config: ReportConfig) -> None:
     """Print the comparison and write the report.
 
-    Nothing is imported, downloaded or read because a results file names it, unless it is a plain name: what it takes to
-    video beyond that comes from the options.
+    Nothing is imported, downloaded or read because a results file names it, unless it is a plain name: everything else
+    that recording videos needs comes from the options.
 
     Raises:
-        UsageError: no results, results that are not there, or options that do not suit them.
+        UsageError: no results, results that do not exist, or options that do not match them.
         GatoError: a results file is damaged.
     """
     at_least(1, workers=config.workers)
@@ -89,12 +89,14 @@ def report(config: ReportConfig) -> None:
         named = {find_spec(env).id: env for env in config.env}
         kwargs = None if config.env_kwargs is None else parse_kwargs(config.env_kwargs)
         wrappers = parse_wrappers(config.expert_wrappers)
-        given = Given(config.checkpoint, config.expert, kwargs, config.demo, config.expert_statistics, wrappers)
-        write_report(results, config.out, console, given, videos=config.videos, named=named, workers=config.workers)
+        options = ReplayOptions(
+            config.checkpoint, config.expert, kwargs, config.demo, config.expert_statistics, wrappers
+        )
+        write_report(results, config.out, console, options, videos=config.videos, named=named, workers=config.workers)
 
 
 def published() -> dict[str, Any]:
-    """Rows of other generalists: who, how it was measured, and by group a figure and its environments."""
+    """Published results of other generalists: description, and by group the IQM and its environments."""
     data: dict[str, Any] = json.loads(
         (files("gato_agent.evaluation.report") / "template" / "published.json").read_text(encoding="utf-8")
     )
@@ -102,16 +104,16 @@ def published() -> dict[str, Any]:
 
 
 def comparison(results: Sequence[Results]) -> Table:
-    """Families and their interquartile means, of each evaluation and of published generalists."""
+    """Table of interquartile means by family, of each evaluation and of published generalists."""
     shown = Table(Column("family", no_wrap=True), title="IQM of expert-normalised score", box=box.SIMPLE, padding=0)
-    found = [by_group(each) for each in results]
+    summaries = [by_group(each) for each in results]
     others = {name: each["groups"] for name, each in published().items()}
-    rows = {name: None for groups in found for name in groups}
+    rows = {name: None for groups in summaries for name in groups}
     numeric = [name for name, groups in others.items() if any("iqm" in groups.get(row, {}) for row in rows)]
     for name in [*(each.actor for each in results), *numeric]:
         shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        cells = [_cell(groups[row].iqm, groups[row].iqm_ci95) if row in groups else "-" for groups in found]
+        cells = [_cell(groups[row].iqm, groups[row].iqm_ci95) if row in groups else "-" for groups in summaries]
         known = [others[name].get(row, {}) for name in numeric]
         shown.add_row(row, *cells, *(number(each.get("iqm"), 3) for each in known))
     notes = [
@@ -127,45 +129,50 @@ def _cell(value: float | None, bounds: Interval | None) -> str:
 
 
 def improvements(results: Sequence[Results]) -> Table:
-    """Probability of improvement of the first evaluation over each of the others."""
+    """Table of the probability of improvement of the first evaluation over each of the others."""
     first = results[0]
     shown = Table(Column("family", no_wrap=True), box=box.SIMPLE, padding=0)
     shown.title = f"probability that an episode of {first.actor} beats one of ..."
-    found = [compare(first, other) for other in results[1:]]
+    comparisons = [compare(first, other) for other in results[1:]]
     for other in results[1:]:
         shown.add_column(other.actor, justify="right")
-    for name in {name: None for groups in found for name in groups}:
-        cells = [_cell(groups[name].probability, groups[name].ci95) if name in groups else "-" for groups in found]
+    for name in {name: None for groups in comparisons for name in groups}:
+        cells = [
+            _cell(groups[name].probability, groups[name].ci95) if name in groups else "-" for groups in comparisons
+        ]
         shown.add_row(name, *cells)
     return shown
 
 
 def write_report(
-    results: Sequence[Results], out: Path, console: Console, given: Given = NOTHING_GIVEN, *,
+    results: Sequence[Results], out: Path, console: Console, options: ReplayOptions = NO_OPTIONS, *,
     videos: bool = True, named: Mapping[str, str] | None = None, workers: int | None = None,
 ) -> Path:  # fmt: skip
-    """Write a report of the first evaluation, beside the others; return the page's path.
+    """Write a report of the first evaluation, beside the others.
 
     Args:
         results: at least one.
-        out: folder, which is made.
+        out: folder, which is created.
         console: for progress.
-        given: what the user names of the first evaluation, which its results may not.
-        videos: whether to video what is not there yet.
-        named: tasks that the user named with a module to import.
-        workers: processes that video.
+        options: names from the user that a results file may not give.
+        videos: True to record missing videos.
+        named: environment ids with a module to import, by task.
+        workers: processes that record videos.
+
+    Returns:
+        Path of the HTML page.
 
     Raises:
-        UsageError: another process writes to `out`, its videos are a link, or `given` does not suit the results.
+        UsageError: another process writes to `out`, its videos are a link, or `options` do not match the results.
     """
     with lock_folder(out, "report"):
-        recorded_videos = _kept(results[0], out)
+        existing = _existing_videos(results[0], out)
         if videos:
-            jobs = _video_jobs(results[0], recorded_videos, given, named or {}, console)
-            recorded_videos |= _record_videos(results[0], out, console, jobs, recorded_videos, workers)
+            jobs = _video_jobs(results[0], existing, options, named or {}, console)
+            existing |= _record_videos(results[0], out, console, jobs, existing, workers)
         samples = [(each.actor, _samples(each)) for each in results]
         written = {
-            out / PAGE: page(results, samples, recorded_videos, published()).encode(),
+            out / PAGE: page(results, samples, existing, published()).encode(),
             out / "results.csv": to_csv(results[0]),
             out / TABLES: markdown(results[0]).encode(),
         }
@@ -180,57 +187,61 @@ def _samples(results: Results) -> list[Sample]:
 
 
 def _identity(results: Results) -> str:
-    """What a video must be of to be kept."""
+    """Key of the evaluation whose videos may be reused: weights and settings, as JSON."""
     return json.dumps([results.actor if results.sha256 is None else results.sha256, results.settings], sort_keys=True)
 
 
-def _kept(results: Results, out: Path) -> Films:
-    """Films that are in place, of these weights, by task."""
+def _existing_videos(results: Results, out: Path) -> Videos:
+    """Existing videos of the same weights and settings, by task."""
     folder = below(out, VIDEOS)
     path, way_out = folder / MANIFEST, "delete it, and the report is made anew"
     try:
         manifest = checked_digest(read_own(path)) if path.exists() else {}
-        entries = manifest["films"] if manifest.get("of") == _identity(results) else {}
-        recorded_videos = {}
+        entries = manifest[_videos_key(manifest)] if manifest.get("of") == _identity(results) else {}
+        existing = {}
         for task, each in entries.items():
-            names = {key: plain.name(each[key], path, way_out, [name]) for key, name in _names(task).items()}
-            figures = {key: float(each[key]) for key in ("return", "seconds")} | {"steps": int(each["steps"])}
+            names = {key: plain.name(each[key], path, way_out, [name]) for key, name in _file_names(task).items()}
+            metrics = {key: float(each[key]) for key in ("return", "seconds")} | {"steps": int(each["steps"])}
             if (folder / names["file"]).is_file():
-                recorded_videos[task] = names | figures
-        return recorded_videos
+                existing[task] = names | metrics
+        return existing
     except (LookupError, OverflowError, TypeError, ValueError, AttributeError) as error:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
+def _videos_key(manifest: Mapping[str, Any]) -> str:
+    return "videos" if "videos" in manifest else "films"  # the latter in version 0.1
+
+
 def _video_jobs(
-    results: Results, recorded_videos: Films, given: Given, named: Mapping[str, str], console: Console
+    results: Results, existing: Videos, options: ReplayOptions, named: Mapping[str, str], console: Console
 ) -> list[VideoJob]:
-    """A scene of each task that has no video; none, which is said, where the results name what only the user may."""
-    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in recorded_videos}
+    """Jobs of tasks without a video; none, with a message, if the results need options from the user."""
+    lengths = {each.task: each.lengths[0] for each in results.scores() if each.task not in existing}
     if not lengths:
         return []
     try:
-        settings_of_run = replace(recorded(results, given), num_threads=1, device=resolve_device("cpu"))
+        settings = replace(replay_settings(results, options), num_threads=1, device=resolve_device("cpu"))
     except plain.NotPlain as error:
         console.print(f"no more videos: {error}", highlight=False, markup=False, soft_wrap=True)
         return []
-    return video_jobs(settings_of_run, lengths, dict(named))
+    return video_jobs(settings, lengths, dict(named))
 
 
 def _record_videos(
-    results: Results, out: Path, console: Console, jobs: Sequence[VideoJob], recorded_videos: Films, workers: int | None
-) -> Films:
-    """Film what is missing, keep it beside the other videos as it comes, and say of which tasks there is no video."""
-    recorded_videos = dict(recorded_videos)
+    results: Results, out: Path, console: Console, jobs: Sequence[VideoJob], existing: Videos, workers: int | None
+) -> Videos:
+    """Record missing videos and save each as it completes; prints an error for each task that failed."""
+    existing = dict(existing)
     playing = play_in_processes(
         jobs,
-        [[job.settings_of_run.seed] for job in jobs],
+        [[job.settings.seed] for job in jobs],
         workers or os.cpu_count() or 1,
         TIMEOUT,
         players=VideoRecorder,
         ahead=1,
     )
-    with progress(console, "filming", len(jobs), "tasks", every=10.0) as update, closing(playing):
+    with progress(console, "recording videos", len(jobs), "tasks", every=10.0) as update, closing(playing):
         done = 0
         for group in playing if jobs else ():
             for result in group:
@@ -240,25 +251,25 @@ def _record_videos(
                     if isinstance(result, Failed):
                         raise GatoError(result.reason)
                     entry = {"return": result.total, "steps": result.steps, "seconds": result.seconds}
-                    recorded_videos[task] = _store(out / VIDEOS, task, result.episode) | entry
-                except GatoError as error:  # the report does without
+                    existing[task] = _write_video(out / VIDEOS, task, result.episode) | entry
+                except GatoError as error:  # the report is written without this video
                     console.print(f"no video: {error}", highlight=False, markup=False, soft_wrap=True)
             if group:
-                manifest = {"of": _identity(results), "films": dict(sorted(recorded_videos.items()))}
+                manifest = {"of": _identity(results), "videos": dict(sorted(existing.items()))}
                 write_files({out / VIDEOS / MANIFEST: with_digest(manifest, indent=1)})
-                update(done, f"{len(recorded_videos)} in place")
-    return recorded_videos
+                update(done, f"{len(existing)} recorded")
+    return existing
 
 
-def _store(folder: Path, task: str, data: bytes) -> dict[str, Any]:
-    """Write a video and a picture of it; returns their names."""
-    names = _names(task)
+def _write_video(folder: Path, task: str, data: bytes) -> dict[str, Any]:
+    """Write a video and its poster image; returns their file names."""
+    names = _file_names(task)
     write_files({folder / names["file"]: data})
     write_files({folder / names["poster"]: poster(folder / names["file"])})
     return dict(names)
 
 
-def _names(task: str) -> dict[str, str]:
-    """The files of a task's video and of a picture of it; a page would have to write each % as %25."""
+def _file_names(task: str) -> dict[str, str]:
+    """File names of a task's video and poster, without %, which a URL would need to escape."""
     name = quote(task, safe="").replace("%", "_")
     return {"file": f"{name}.mp4", "poster": f"{name}.jpg"}

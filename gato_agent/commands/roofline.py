@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured: bytes and operations a second, and how soon it starts."""
+"""Roofline measurements: memory bandwidth (B/s), matmul peak (FLOP/s), launch latency (s)."""
 
 import math
 import time
@@ -9,11 +9,11 @@ import torch
 
 from gato_agent.inference.cuda_graphs import CudaGraphs, GraphStep
 
-WARM_UP = 3  # calls that are not counted
+WARM_UP = 3  # calls before the timed ones
 
 
 class Roofline:
-    """A device as it is measured when it is first asked; later answers are the same."""
+    """Roofline of a device, measured at first use and cached."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -21,30 +21,32 @@ class Roofline:
         self._peak: dict[torch.dtype, float] = {}
 
     def bandwidth(self, size: int) -> float:
-        """Bytes a second of reading `size` bytes again and again, from whichever cache holds them."""
+        """Bandwidth in B/s of reading `size` bytes repeatedly, from the cache that holds them or from memory."""
         rounded = 2 ** round(math.log2(size))
         if rounded not in self._bandwidth:
             x = torch.ones(rounded // 4, device=self.device)
             if self.device == "cpu":
                 walls, _ = timed(lambda: torch.dot(x, x), max(50, 2**31 // rounded), self.device)
-            else:  # many in a call: starting one and waiting for it takes longer than to read a little
+            else:  # 20 in one graph: the launch of a single one takes longer than a small read
                 sums = self._captured(lambda: [x.sum() for _ in range(20)])
                 walls = [wall / 20 for wall in timed(sums, 20, self.device)[0]]
             self._bandwidth[rounded] = rounded / min(walls)
         return self._bandwidth[rounded]
 
     def peak(self, dtype: torch.dtype) -> float:
-        """Operations a second of a product of square matrices."""
+        """Peak FLOP/s of a product of square matrices."""
         if dtype not in self._peak:
             n = 512 if self.device == "cpu" else 8192
-            x = torch.randn(n, n, device=self.device).to(dtype)  # ones would draw less power, and run faster
+            x = torch.randn(n, n, device=self.device).to(
+                dtype
+            )  # constant data draws less power, which raises the clock
             walls, _ = timed(lambda: x @ x, 50, self.device)
             self._peak[dtype] = 2 * n**3 / min(walls)
         return self._peak[dtype]
 
     @cached_property
     def launch(self) -> float:
-        """Seconds to start the smallest CUDA graph and wait for it; nothing on a CPU."""
+        """Latency in seconds of launching and synchronising a minimal CUDA graph; 0 on a CPU."""
         if self.device == "cpu":
             return 0.0
         x = torch.zeros(1, device=self.device)
@@ -52,7 +54,7 @@ class Roofline:
 
     @staticmethod
     def _captured(work: GraphStep) -> GraphStep:
-        """Work as a CUDA graph, after it was done once."""
+        """Capture work as a CUDA graph, after one warm-up call."""
         work()
         return CudaGraphs()(work)
 
@@ -60,7 +62,7 @@ class Roofline:
 def timed(
     step: Callable[[], object], repeats: int, device: str, warm_up: int = WARM_UP
 ) -> tuple[list[float], list[float]]:  # fmt: skip
-    """Wall and processor seconds of each call, after a warm-up."""
+    """Wall and CPU times in seconds of each call, after a warm-up."""
     walls, cpus = [], []
     for i in range(repeats + warm_up):
         wall, cpu = time.perf_counter(), time.process_time()

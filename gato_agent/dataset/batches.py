@@ -1,4 +1,4 @@
-"""Windows of tokens for training, of segments of episodes; which is where is a pure function of (seed, step)."""
+"""Training batches: sequences of episode segments, a pure function of (seed, step)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,26 +9,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gato_agent.dataset.task_tokens import NO_ONE, PrefixTokens, TokenizedTask
+from gato_agent.dataset.task_tokens import NO_INDICES, PrefixTokens, TokenizedTask
 from gato_agent.tokens.prompt import DEMO_SHARE
 from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ALWAYS
 
 
 class Targets(NamedTuple):
-    """Actions to be predicted, those of most tokens first, so that the rows with a token j are the first ones.
+    """Actions to be predicted, sorted by decreasing number of tokens: those with a token j are the first rows.
 
     Attributes:
-        position: int64 [m], flat index into batch x window of the token that predicts the first action token.
-        ids: int64 [m, A], the action tokens; of actions with fewer the rest is 0.
-        family: int64 [m], of the task.
-        weight: float32 [m], of each action token in the loss.
-        ranges: for each action token the ranges of legal ids.
-        begin: the conditional part of an action decoder learns from the rows `begin`, `begin + CONDITIONAL_EVERY`, ...
-        offset: places from the token that predicts one action token to that of the next, by token.
+        position: int64 [m], flat index into batch x length of the token that predicts the first action token.
+        ids: int64 [m, A], the action tokens, padded with 0.
+        family: int64 [m], index of the task's family.
+        weight: float32 [m], loss weight of each action token.
+        ranges: by action token, the ranges of legal ids.
+        begin: first row that trains the conditional part of an action decoder; every CONDITIONAL_EVERY-th does.
+        offset: by action token, positions from `position` to the token that predicts it.
         families: number of families, in this batch or not.
         tokens: number of action tokens.
-        weighed: sum over action tokens of their weights.
+        weighed: sum of the weights of all action tokens.
     """
 
     position: Tensor
@@ -43,7 +43,7 @@ class Targets(NamedTuple):
     weighed: float
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on a device; small tensors are moved together."""
+        """Copy on a device; small tensors are moved in one transfer."""
         parts = [part for ranges in self.ranges for each in ranges for part in (each.rows, each.learned)]
         every = torch.cat([self.position[:0], *parts]).to(device, non_blocking=True)
         moved = iter(torch.split(every, [len(part) for part in parts]))
@@ -61,11 +61,11 @@ class Targets(NamedTuple):
 
 
 class IdRange(NamedTuple):
-    """Legal ids [low, high) of one action token, and the actions that have it.
+    """Legal ids [low, high) of one action token, and the actions with these.
 
     Attributes:
-        rows: int64 [k], of `Targets.position`, rising.
-        learned: int64 [l], those of them that the conditional part of an action decoder learns from.
+        rows: int64 [k], rows of `Targets.position`, ascending.
+        learned: int64 [l], subset of `rows` that trains the conditional part of an action decoder.
     """
 
     low: int
@@ -74,56 +74,60 @@ class IdRange(NamedTuple):
     learned: Tensor
 
 
-CONDITIONAL_EVERY = 2  # actions per one that trains the conditional part, which costs as much as the marginal one
+CONDITIONAL_EVERY = 2  # every second action trains the conditional part, which costs as much as the marginal one
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of tokens, and what is to be predicted in them."""
+    """Sequences of tokens and their prediction targets."""
 
-    tokens: Tensor  # int64 [batch, window]; ids, PAD, PATCH or VALUES
-    local: Tensor  # int64 [batch, window]; -1 where a token has no place in an observation
-    segment: Tensor  # int64 [batch, window]; episode segment that a token belongs to
+    tokens: Tensor  # int64 [batch, length]; ids, PAD, PATCH or VALUES
+    local: Tensor  # int64 [batch, length], position in an observation; -1 where a token has none
+    segment: Tensor  # int64 [batch, length], number of the episode segment
     patches: Tensor | None  # uint8 [k, 16, 16, 4]
     intervals: Tensor | None  # int64 [k, 2, 2]
     targets: Targets
-    index: Tensor | None = None  # int64 [batch, window], position in its segment; None where it is that in the window
-    prefix_len: Tensor | None = None  # int64 [batch, window], tokens of the prompt that its segment begins with
-    until: Tensor | None = None  # int64 [batch, window], place of the last token that may attend to it
+    index: Tensor | None = None  # int64 [batch, length], position in the segment; None: position in the sequence
+    prefix_len: Tensor | None = None  # int64 [batch, length], tokens of the prompt that the segment begins with
+    until: Tensor | None = None  # int64 [batch, length], position of the last query that may attend to the token
     value_groups: Tensor | None = None  # int16 [p, values_per_token]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
+        """Copy of the batch on a device."""
         tensors = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
         moved: dict[str, Any] = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
         return replace(self, targets=self.targets.to(device), **moved)
 
 
 class BatchSampler:
-    """Batches of windows, mixed from tasks; `batch(step)` depends on the seed and the step alone.
+    """Sampler of batches from a mixture of tasks; `batch(step)` depends on the seed and the step alone.
 
-    Tasks are drawn segment by segment, those with short segments more often.
+    A sequence is filled with segments of episodes. The task is drawn for each segment, tasks of short segments more
+    often, so that shares of tokens are as `weights` says.
 
     Args:
         tasks: tokenized tasks.
-        weights: share of the tokens that is of each task, nearly; equal by default.
-        window: tokens per window.
-        batch_size: windows per batch.
-        seed: of all choices.
-        demos: share of the segments that begin with a demonstration, of tasks that have such prompts.
-        shortest: tokens of the shortest segments; their lengths are log-uniform up to a window. 0: as long as there is
-            room. Timesteps that follow each other teach much the same, so many short segments teach more.
-        loss_per_timestep: whether all timesteps weigh the same in the loss, and not all action tokens.
+        sequence_length: tokens of a sequence.
+        batch_size: sequences of a batch.
+        seed: of all random choices.
+        weights: approximate share of the tokens of each task; equal by default.
+        demos: share of the segments that begin with a demonstration, in tasks with such prompts.
+        min_segment: minimum length of a segment in tokens; lengths are log-uniform from it to a sequence. 0: segments
+            fill the sequence. Adjacent timesteps are correlated, so many short segments carry more information.
+        loss_per_timestep: True if all timesteps have equal weight in the loss, False if all action tokens have.
     """
 
     def __init__(
-        self, tasks: Sequence[TokenizedTask], *, window: int, batch_size: int, seed: int = 0,
-        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, shortest: int = 0,
+        self, tasks: Sequence[TokenizedTask], *, sequence_length: int, batch_size: int, seed: int = 0,
+        weights: Sequence[float] | None = None, demos: float = DEMO_SHARE, min_segment: int = 0,
         loss_per_timestep: bool = False,
     ) -> None:  # fmt: skip
-        self.tasks, self.window, self.batch_size, self.seed = list(tasks), window, batch_size, seed
-        self.shortest, self.loss_per_timestep = min(shortest, window) or window, loss_per_timestep
-        lengths = self.shortest * (window / self.shortest) ** ((np.arange(20) + 0.5) / 20)
+        self.tasks, self.sequence_length, self.batch_size, self.seed = list(tasks), sequence_length, batch_size, seed
+        self.min_segment, self.loss_per_timestep = (
+            min(min_segment, sequence_length) or sequence_length,
+            loss_per_timestep,
+        )
+        lengths = self.min_segment * (sequence_length / self.min_segment) ** ((np.arange(20) + 0.5) / 20)
         share = np.ones(len(self.tasks)) if weights is None else np.asarray(weights, dtype=np.float64)
         share /= [np.mean([task.mean_segment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
@@ -131,16 +135,16 @@ class BatchSampler:
         self.hidden = any(task.tokenizer.layout.hides_actions for task in self.tasks)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """The batch of one training step, or every `parts`-th window of it from window `part` on."""
+        """Batch of one training step, or its micro-batch of every `parts`-th sequence from number `part` on."""
         rng = np.random.default_rng((self.seed, step))
-        windows = [_Window(self, rng) for _ in range(self.batch_size)][part::parts]
-        patches = [patch for w in windows for patch in w.patches]
-        intervals = [interval for w in windows for interval in w.intervals]
-        value_groups = [values_per_token for w in windows for values_per_token in w.value_groups]
+        sequences = [_Sequence(self, rng) for _ in range(self.batch_size)][part::parts]
+        patches = [patch for each in sequences for patch in each.patches]
+        intervals = [interval for each in sequences for interval in each.intervals]
+        value_groups = [groups for each in sequences for groups in each.value_groups]
         tokens, local, segment, index, prefix_len, until = (
             torch.from_numpy(np.stack(streams))
             for streams in zip(
-                *((w.tokens, w.local, w.segment, w.index, w.prefix_len, w.until) for w in windows), strict=True
+                *((s.tokens, s.local, s.segment, s.index, s.prefix_len, s.until) for s in sequences), strict=True
             )
         )
         return Batch(
@@ -149,23 +153,23 @@ class BatchSampler:
             segment,
             torch.from_numpy(np.concatenate(patches)) if patches else None,
             torch.from_numpy(np.concatenate(intervals)).long() if intervals else None,
-            self._targets(windows, int(rng.integers(CONDITIONAL_EVERY))),
+            self._targets(sequences, int(rng.integers(CONDITIONAL_EVERY))),
             index if self.prompted or self.hidden else None,
             prefix_len if self.prompted else None,
             until if self.hidden else None,
             torch.from_numpy(np.concatenate(value_groups)) if value_groups else None,
         )
 
-    def _targets(self, windows: "list[_Window]", begin_at: int) -> Targets:
-        """Collect the actions of all windows, those of most tokens first."""
-        found = [(part, i) for i, window in enumerate(windows) for part in window.targets]
-        found.sort(key=lambda pair: -pair[0].labels.shape[1])
-        most = max((part.labels.shape[1] for part, _ in found), default=0)
-        sizes = [len(part.position) for part, _ in found]
+    def _targets(self, sequences: "list[_Sequence]", begin_at: int) -> Targets:
+        """Targets of all sequences, sorted by decreasing number of action tokens."""
+        parts = [(part, i) for i, sequence in enumerate(sequences) for part in sequence.targets]
+        parts.sort(key=lambda pair: -pair[0].labels.shape[1])
+        most = max((part.labels.shape[1] for part, _ in parts), default=0)
+        sizes = [len(part.position) for part, _ in parts]
         ids = np.zeros((sum(sizes), most), np.int64)
         begins = np.cumsum([0, *sizes])
         ranges: list[dict[tuple[int, int], list[NDArray[np.int64]]]] = [{} for _ in range(most)]
-        for (part, _), begin, end in zip(found, begins, begins[1:], strict=False):
+        for (part, _), begin, end in zip(parts, begins, begins[1:], strict=False):
             ids[begin:end, : part.labels.shape[1]] = part.labels
             for at, (low, high) in enumerate(part.legal):
                 ranges[at].setdefault((low, high), []).append(np.arange(begin, end))
@@ -173,19 +177,19 @@ class BatchSampler:
         def each(values: Sequence[float]) -> Tensor:
             return torch.from_numpy(np.repeat(np.asarray(values), sizes))
 
-        position = [part.position + i * self.window for part, i in found]
+        position = [part.position + i * self.sequence_length for part, i in parts]
         layout = self.tasks[0].tokenizer.layout
         return Targets(
-            torch.from_numpy(np.concatenate([NO_ONE, *position])),
+            torch.from_numpy(np.concatenate([NO_INDICES, *position])),
             torch.from_numpy(ids),
-            each([part.family for part, _ in found]).long(),
-            each([part.weight for part, _ in found]).float(),
+            each([part.family for part, _ in parts]).long(),
+            each([part.weight for part, _ in parts]).float(),
             [[_range(*legal, rows, begin_at) for legal, rows in sorted(kinds.items())] for kinds in ranges],
             begin_at,
             [layout.predictor(at) - layout.first for at in range(most)],
             1 + max(task.family for task in self.tasks),
-            sum(part.labels.size for part, _ in found),
-            float(sum(part.labels.size * part.weight for part, _ in found)),
+            sum(part.labels.size for part, _ in parts),
+            float(sum(part.labels.size * part.weight for part, _ in parts)),
         )
 
 
@@ -195,7 +199,7 @@ def _range(low: int, high: int, rows: list[NDArray[np.int64]], begin: int) -> Id
 
 
 class _Part(NamedTuple):
-    """Actions of a segment whose first token is predicted within the window."""
+    """Actions of a segment that are predicted within the sequence."""
 
     legal: list[tuple[int, int]]
     family: int
@@ -204,32 +208,32 @@ class _Part(NamedTuple):
     labels: NDArray[np.int32]  # [timesteps, n_act]
 
 
-class _Window:
-    """One window under construction: segments of episodes, one after the other, until it is full."""
+class _Sequence:
+    """One sequence, filled with segments of episodes."""
 
     def __init__(self, source: BatchSampler, rng: np.random.Generator) -> None:
-        self.tokens = np.full(source.window, PAD, dtype=np.int64)
-        self.local = np.full(source.window, -1, dtype=np.int64)
-        self.segment, self.index, self.prefix_len = np.zeros((3, source.window), dtype=np.int64)
-        self.until = np.full(source.window, ALWAYS, dtype=np.int64)
+        self.tokens = np.full(source.sequence_length, PAD, dtype=np.int64)
+        self.local = np.full(source.sequence_length, -1, dtype=np.int64)
+        self.segment, self.index, self.prefix_len = np.zeros((3, source.sequence_length), dtype=np.int64)
+        self.until = np.full(source.sequence_length, ALWAYS, dtype=np.int64)
         self.patches: list[NDArray[np.uint8]] = []
         self.intervals: list[NDArray[np.int32]] = []
         self.value_groups: list[NDArray[np.int16]] = []
         self.targets: list[_Part] = []
         self.loss_per_timestep = source.loss_per_timestep
         at = number = 0
-        while at < source.window:
+        while at < source.sequence_length:
             task = source.tasks[rng.choice(len(source.tasks), p=source.weights)]
-            longest = source.window
-            if source.shortest < longest:
-                longest = round(source.shortest * (longest / source.shortest) ** rng.random())
-            where = task.segment_at(rng, min(longest, source.window - at))
-            at += self._append(task, where, task.prefix(rng, where, source.demos), at, number)
+            longest = source.sequence_length
+            if source.min_segment < longest:
+                longest = round(source.min_segment * (longest / source.min_segment) ** rng.random())
+            segment_rows = task.segment_at(rng, min(longest, source.sequence_length - at))
+            at += self._append(task, segment_rows, task.prefix(rng, segment_rows, source.demos), at, number)
             number += 1
 
-    def _append(self, task: TokenizedTask, where: slice, prefix: PrefixTokens, at: int, number: int) -> int:
-        """Write a segment and its prompt at a position, cut where the window ends; return its length in tokens."""
-        rows, room = task.rows[where], len(self.tokens) - at
+    def _append(self, task: TokenizedTask, segment_rows: slice, prefix: PrefixTokens, at: int, number: int) -> int:
+        """Write a prompt and its segment at a position, cut at the sequence's end; returns their length in tokens."""
+        rows, room = task.rows[segment_rows], len(self.tokens) - at
         tokens = np.concatenate((prefix.tokens, rows.reshape(-1)))[:room]
         place = slice(at, at + len(tokens))
         self.tokens[place], self.segment[place], self.prefix_len[place] = tokens, number, prefix.prefix_len
@@ -240,7 +244,7 @@ class _Window:
         start = at + len(prefix.tokens)
         until = np.minimum(start + steps * layout.length + layout.until, ALWAYS)
         self.until[place] = np.concatenate((np.full(len(prefix.tokens), ALWAYS), until.ravel()))[:room]
-        patches, value_groups = task.seen(where)
+        patches, value_groups = task.seen(segment_rows)
         if grouped := int((tokens == VALUES).sum()):
             self.value_groups.append(
                 (np.concatenate((prefix.value_groups, value_groups)) if len(prefix.value_groups) else value_groups)[
@@ -253,9 +257,9 @@ class _Window:
             repeats = -(-len(patches) // len(task.tokenizer.patch_intervals))
             self.intervals.append(np.tile(task.tokenizer.patch_intervals, (repeats, 1, 1))[:shown])
         weight = 1 / task.tokenizer.n_act if self.loss_per_timestep else 1.0
-        # Of a timestep that the window cuts before its last action token nothing is learned.
+        # A timestep that is cut before its last action token has no targets.
         last = layout.predictor(layout.n_act - 1) - layout.first
         position = np.arange(start + layout.first, at + len(tokens) - last, layout.length)
         legal = [(int(low), int(high)) for low, high in task.tokenizer.legal]
-        self.targets.append(_Part(legal, task.family, weight, position, task.labels[where][: len(position)]))
+        self.targets.append(_Part(legal, task.family, weight, position, task.labels[segment_rows][: len(position)]))
         return len(tokens)

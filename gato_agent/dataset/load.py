@@ -1,4 +1,4 @@
-"""All episodes below some folders, as the tokens that a model learns from."""
+"""Training data: the tokenized episodes of all stores below some folders."""
 
 import hashlib
 import json
@@ -38,31 +38,31 @@ def load_data(
     prompt: Kind | Literal["auto"] = "none",
     file: Path | None = None,
 ) -> Data:
-    """Read the episodes below some folders, but for those that a `keep.json` leaves out, and tokenize them.
+    """Read and tokenize the episodes below some folders, without those that a `keep.json` excludes.
 
     Args:
-        folders: what `gato-agent collect --out` wrote, one or several; a task has the episodes of all of them.
-        config: of the model that is to learn.
-        text_pieces: tokens of an observed text; None for what the catalogue says, or more if texts need it.
-        text_model: a user's SentencePiece model; by default one is trained on the texts that there are.
-        text: a tokenizer that the model knows already, which goes before either.
-        holdout: share of each task's episodes, the last ones of each folder, that is not learned from.
-        prompt: what episodes begin with; auto is text where there are several tasks or instructions, else none.
-        file: where `Data.mapped` may have written the same tokens, which are then mapped, and no episode is read.
+        folders: outputs of `gato-agent collect --out`; episodes of one id are merged.
+        config: of the model to be trained.
+        text_pieces: tokens of an observed text; None for the catalogue's number, or more if texts are longer.
+        text_model: SentencePiece model file; by default one is trained on the texts in the episodes.
+        text: tokenizer of the model to be fine-tuned, instead of either.
+        holdout: share of each task's episodes, the last ones of each folder, for validation.
+        prompt: kind of prompt; auto: text for several tasks or for instructions, else none.
+        file: token file of `Data.mapped`; if it holds the same data it is mapped and no episode is read.
 
     Raises:
-        UsageError: there is nothing, a space, text model or prompt that does not fit the model, or a task with other
-            spaces in another folder.
-        GatoError: an episode is damaged, or holds what cannot be tokenized.
+        UsageError: no episodes; a space, text model or prompt that does not fit the model; or a task with different
+            spaces in two folders.
+        GatoError: an episode is damaged or cannot be tokenized.
     """
     stores = _by_task([folders] if isinstance(folders, Path) else folders)
     tasks = _prompted([_trained(same[0], text_pieces, config.values_per_token > 1) for same in stores.values()], prompt)
-    text = text or _given(text_model, config)
-    mark = _mark(stores, tasks, config, text_pieces, text, holdout)
-    if file and (kept := Data.load(file, mark, config)):
-        return kept
+    text = text or _user_text_model(text_model, config)
+    source_digest = _source_digest(stores, tasks, config, text_pieces, text, holdout)
+    if file and (cached := Data.load(file, source_digest, config)):
+        return cached
     if text is None:
-        texts = [said for task, same in zip(tasks, stores.values(), strict=True) for said in _said(task, same)]
+        texts = [string for task, same in zip(tasks, stores.values(), strict=True) for string in _texts_of(task, same)]
         text = TextTokenizer.train(texts, config.text) if texts else None
     pieces = text.encode if text else None
     tokenized, held_out = [], []
@@ -78,24 +78,24 @@ def load_data(
         tokenized.append(TokenizedTask.of(*common, learned, task.prompt, pieces))
         if last:
             held_out.append(TokenizedTask.of(*common, last, task.prompt, pieces))
-    return Data({task.id: task for task in tasks}, tokenized, text, held_out, mark)
+    return Data({task.id: task for task in tasks}, tokenized, text, held_out, source_digest)
 
 
-def _mark(
+def _source_digest(
     stores: Mapping[str, Sequence[EpisodeStore]], tasks: Sequence[TrainedTask], config: GatoConfig,
     text_pieces: int | None, text: TextTokenizer | None, holdout: float,
 ) -> str:  # fmt: skip
-    """Digest of all that tokens are made of; changed files are told by their size and time, code by TOKEN_FORMAT."""
+    """Digest of everything that determines the tokens: files by size and time, settings, and TOKEN_FORMAT."""
     files = [stated for same in stores.values() for store in same for stated in _stated(store.folder)]
     pieces = hashlib.sha256(text.model if text else b"").hexdigest()
     layout = config.action_decoder, config.past_actions
     shape = config.values_per_token, *layout, config.grid_rows, config.text, config.context
-    about = [files, [task.to_json() for task in tasks], shape, text_pieces, pieces, TOKEN_FORMAT, holdout]
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    source = [files, [task.to_json() for task in tasks], shape, text_pieces, pieces, TOKEN_FORMAT, holdout]
+    return hashlib.sha256(json.dumps(source).encode()).hexdigest()
 
 
 def _stated(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of each file; what a collector replaces meanwhile is gone, and told by that."""
+    """Path, size in bytes and modification time of each file; one that a collector replaces meanwhile is left out."""
     for path in sorted(folder.iterdir()):
         with suppress(FileNotFoundError):
             if not path.name.startswith("."):
@@ -103,10 +103,12 @@ def _stated(folder: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
-    """The stores of each task, by its id; raises UsageError where two cannot be learned from as one task."""
+    """Stores by task id; raises UsageError for stores of one id with different spaces or arguments."""
     stores: dict[str, list[EpisodeStore]] = {}
-    found = {store.folder.resolve(): store for folder in folders for store in open_stores(folder)}  # each one once
-    for store in sorted(found.values(), key=lambda store: store.env_id):
+    by_folder = {
+        store.folder.resolve(): store for folder in folders for store in open_stores(folder)
+    }  # each store once
+    for store in sorted(by_folder.values(), key=lambda store: store.env_id):
         same = stores.setdefault(store.env_id, [])
         same.append(store)
         for key, name in SHARED.items():
@@ -119,7 +121,7 @@ def _by_task(folders: Sequence[Path]) -> dict[str, list[EpisodeStore]]:
 
 
 def _trained(store: EpisodeStore, text_pieces: int | None, grouped: bool) -> TrainedTask:
-    """A store's task, seen as the catalogue says if it is known there."""
+    """Task of a store, with the catalogue's view of observations if it has one."""
     known = find(store.env_id) or Task(store.env_id, "")
     pieces = text_pieces or known.text_pieces or TEXT_PIECES
     space = store.observation_space
@@ -127,8 +129,8 @@ def _trained(store: EpisodeStore, text_pieces: int | None, grouped: bool) -> Tra
     return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
 
 
-def _said(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
-    """All texts that the task's episodes hold, and what they are prompted with."""
+def _texts_of(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
+    """All texts in a task's observations, and its text prompt."""
     if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
         for store in stores:
             for i in selected(store):
@@ -139,25 +141,25 @@ def _said(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
 
 
 def _prompted(tasks: list[TrainedTask], kind: Kind | Literal["auto"]) -> list[TrainedTask]:
-    """The tasks with prompts of a kind; an instruction that is said there is left out of what is seen."""
-    said = [instruction_of(task.id, task.observation_space, task.view) for task in tasks]
+    """Tasks with prompts of a kind; an instruction in the prompt is removed from the observation."""
+    instructions = [instruction_of(task.id, task.observation_space, task.view) for task in tasks]
     if kind == "auto":
-        kind = "text" if len(tasks) > 1 or any(said) else "none"
-    found = []
-    for task, name, path in zip(tasks, names_of([task.id for task in tasks]), said, strict=True):
+        kind = "text" if len(tasks) > 1 or any(instructions) else "none"
+    prompted = []
+    for task, name, path in zip(tasks, names_of([task.id for task in tasks]), instructions, strict=True):
         if kind != "text":
-            found.append(replace(task, prompt=Prompt(kind)))
+            prompted.append(replace(task, prompt=Prompt(kind)))
         elif path is None:
-            found.append(replace(task, prompt=Prompt("text", text=name)))
+            prompted.append(replace(task, prompt=Prompt("text", text=name)))
         else:
-            found.append(replace(task, prompt=Prompt("text", instruction=path), view=without(task.view, path)))
-    return found
+            prompted.append(replace(task, prompt=Prompt("text", instruction=path), view=without(task.view, path)))
+    return prompted
 
 
 def _sized(
     task: TrainedTask, config: GatoConfig, text: TextTokenizer | None, episodes: list[Episode], room: int | None
 ) -> TrainedTask:
-    """The task with the length of its prompts: for instructions longer than any here there is room, if not given."""
+    """Task with the length of its prompt in tokens: `room`, or by default 1.5 times the longest instruction."""
     prompt = task.prompt
     if prompt.kind == "none":
         return task
@@ -169,24 +171,26 @@ def _sized(
     if prompt.instruction is None:
         room = len(text.encode(prompt.text))
     elif room is None:
-        said = {words for episode in episodes for words in episode.observations[prompt.instruction]}
-        longest = max((len(text.encode(words)) for words in said), default=0)
+        strings = {words for episode in episodes for words in episode.observations[prompt.instruction]}
+        longest = max((len(text.encode(words)) for words in strings), default=0)
         room = max(task.text_pieces, longest + longest // 2)
     return replace(task, prompt=replace(prompt, tokens=room))
 
 
 def _with_room(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TrainedTask:
-    """The task with room for texts half as long again as the longest that it sees here, where it has too little."""
+    """Task whose texts have at least the tokens of the longest observed; a larger number is 1.5 times that."""
     seen = task.view.space(task.observation_space)
-    found = seen.spaces.items() if task.view.steps and isinstance(seen, Dict) else leaves(seen)  # paths as in episodes
-    paths = [path for path, space in found if isinstance(space, Text)]
-    said = {words for episode in episodes for path in paths for words in episode.observations[path]}
-    longest = max((len(text.encode(words)) for words in said), default=0) if text else 0
+    columns = (
+        seen.spaces.items() if task.view.steps and isinstance(seen, Dict) else leaves(seen)
+    )  # paths as in episodes
+    paths = [path for path, space in columns if isinstance(space, Text)]
+    strings = {words for episode in episodes for path in paths for words in episode.observations[path]}
+    longest = max((len(text.encode(words)) for words in strings), default=0) if text else 0
     return task if longest <= task.text_pieces else replace(task, text_pieces=longest + longest // 2)
 
 
-def _given(model: Path | None, config: GatoConfig) -> TextTokenizer | None:
-    """The user's text model, if there is one."""
+def _user_text_model(model: Path | None, config: GatoConfig) -> TextTokenizer | None:
+    """Tokenizer of --text-model, None without one."""
     if model is None:
         return None
     text = TextTokenizer.from_file(model)
@@ -199,16 +203,16 @@ def _given(model: Path | None, config: GatoConfig) -> TextTokenizer | None:
 
 
 def mixture(text: str, tasks: list[str]) -> list[float]:
-    """Weights of tasks from `--mixture`, where a family stands for each of its tasks that is not named itself.
+    """Weights of tasks from `--mixture`; a family's weight applies to each of its tasks without one of its own.
 
     Raises:
-        UsageError: anything but positive numbers of tasks of the data or their families.
+        UsageError: not a JSON object of positive numbers by task or family.
     """
-    families = {name: found.suite for name in tasks if (found := find(name))}
+    families = {name: known_task.suite for name in tasks if (known_task := find(name))}
     try:
-        given = parse(text)
+        weights = parse(text)
         known = {*tasks, *families.values()}
-        wrong = [name for name, weight in given.items() if name not in known or not 0 < float(weight) < math.inf]
+        wrong = [name for name, weight in weights.items() if name not in known or not 0 < float(weight) < math.inf]
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"--mixture {text!r} is no JSON object of numbers: write '{{\"CartPole-v1\": 2}}'") from error
     if wrong:
@@ -216,4 +220,4 @@ def mixture(text: str, tasks: list[str]) -> list[float]:
             f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) or their families, with a "
             "weight > 0"
         )
-    return [float(given.get(name, given.get(families.get(name, ""), 1.0))) for name in tasks]
+    return [float(weights.get(name, weights.get(families.get(name, ""), 1.0))) for name in tasks]

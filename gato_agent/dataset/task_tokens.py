@@ -1,4 +1,4 @@
-"""Episodes of one task -> tokens, one row a timestep; and what segments of them are, with their prompts."""
+"""Tokenized episodes of one task, one row a timestep, and random segments of them with their prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,21 +13,19 @@ from gato_agent.tokens.leaf_codecs import distinct
 from gato_agent.tokens.prompt import DEMO_SHARE, NO_PROMPT, Prompt
 from gato_agent.tokens.space_tokenizer import PAD, SpaceTokenizer
 
-TOKEN_FORMAT = (
-    2  # raise it with any change of the tokens that an episode becomes: token files of other formats are made anew
-)
+TOKEN_FORMAT = 2  # raise it with any change of the tokens of an episode: token files of other formats are rewritten
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class PrefixTokens:
-    """What stands before the timesteps of a segment: its prompt, without the pads.
+    """Prompt of a segment, without padding.
 
     Attributes:
-        kept as prefix: tokens of the prompt, pads included; 0 without one.
+        prefix_len: tokens of the prompt with padding; 0 without a prompt.
         tokens: int32 [k].
-        index: int64 [k], places in the prompt.
-        local: int64 [k].
+        index: int64 [k], positions in the prompt.
+        local: int64 [k], positions in an observation, or -1.
         patches: uint8 [k, 16, 16, 4].
         value_groups: int16 [p, values_per_token].
     """
@@ -40,23 +38,23 @@ class PrefixTokens:
     value_groups: NDArray[np.int16]
 
 
-NO_ONE = np.zeros(0, np.int64)
+NO_INDICES = np.zeros(0, np.int64)
 NO_PATCHES, NO_VALUE_GROUPS = np.zeros((0, 16, 16, 4), np.uint8), np.zeros((0, 1), np.int16)
-NOTHING = PrefixTokens(0, NO_ONE.astype(np.int32), NO_ONE, NO_ONE, NO_PATCHES, NO_VALUE_GROUPS)
+NO_PREFIX = PrefixTokens(0, NO_INDICES.astype(np.int32), NO_INDICES, NO_INDICES, NO_PATCHES, NO_VALUE_GROUPS)
 
 
 class Arrays(NamedTuple):
     """All episodes of one task, one row per timestep.
 
     Attributes:
-        rows: int32 [timesteps, layout.length]: observation, separator, executed action; or what of these there is
-            where no action is read.
-        labels: int32 [timesteps, n_act]: the expert's action.
-        patches: uint8 [k, 16, 16, 4], each once: much of a picture stays as it was.
-        places: int32 [timesteps, patches of an observation], where they are among these.
-        value_groups: int16 [timesteps, p, values of the widest values_per_token].
+        rows: int32 [timesteps, layout.length], tokens of observation, separator and executed action, as far as the
+            layout has them.
+        labels: int32 [timesteps, n_act], tokens of the expert's action.
+        patches: uint8 [k, 16, 16, 4], unique image patches.
+        places: int32 [timesteps, patches of an observation], indices into `patches`.
+        value_groups: int16 [timesteps, p, values of the widest group].
         ends: int64 [episodes], one past each episode's last row.
-        texts: int32 [episodes, prompt.tokens], what each episode is prompted with, where that is a text.
+        texts: int32 [episodes, prompt.tokens], text prompts; empty for other kinds.
     """
 
     rows: NDArray[np.int32]
@@ -69,16 +67,16 @@ class Arrays(NamedTuple):
 
 
 class TokenizedTask:
-    """The episodes of one task as tokens, and what segments of them are.
+    """Tokenized episodes of one task.
 
     Args:
-        name: of the task.
+        name: id of the task.
         tokenizer: that made the arrays.
-        arrays: what it made; they may be mapped from a file.
-        prompt: what episodes begin with.
+        arrays: tokens, in memory or mapped from a file.
+        prompt: with which episodes begin.
 
     Attributes:
-        family: index of the family that it is of, so that their losses can be told apart.
+        family: index of the task's family, by which losses are logged.
     """
 
     family = 0
@@ -99,15 +97,15 @@ class TokenizedTask:
             name: of the task.
             tokenizer: of its spaces.
             episodes: at least one.
-            prompt: what they begin with.
-            pieces: string -> ids of text pieces, for a prompt that is a text.
+            prompt: with which episodes begin.
+            pieces: string -> ids of text pieces, for text prompts.
 
         Raises:
-            GatoError: there are none, or one that cannot be tokenized.
+            GatoError: no episodes, or one that cannot be tokenized.
         """
         if not episodes:
             raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
-        patches = _Distinct()
+        patches = _UniquePatches()
         parts = [_tokenize(name, tokenizer, patches, episode) for episode in episodes]
         rows, labels, places, value_groups = (np.concatenate(part) for part in zip(*parts, strict=True))
         ends = np.cumsum([len(part) for part, *_ in parts])
@@ -120,11 +118,11 @@ class TokenizedTask:
         return self.rows.size
 
     def segment_at(self, rng: np.random.Generator, length: int) -> slice:
-        """Rows of one episode, at most `length` tokens of whole timesteps and at least one timestep.
+        """Rows of a random segment of one episode: whole timesteps of at most `length` tokens, at least one.
 
-        Starts are uniform over all positions where a segment of this length would touch an episode, moved to the
-        episode's beginning where they lie before it: every timestep of every episode is seen equally often, but for
-        the first ones, which are seen up to twice as often and mostly without a past, as they are in play.
+        Starts are uniform over all positions at which a segment of this length overlaps an episode, and are clamped to
+        the episode's first row. So all timesteps are equally frequent, except the first ones: these are up to twice as
+        frequent and mostly have no history, as in play.
         """
         count = max(1, length // self.rows.shape[1])
         before = count - 1  # positions ahead of an episode's first row
@@ -136,29 +134,29 @@ class TokenizedTask:
         return slice(start, min(end, start + count))
 
     def mean_segment(self, length: int) -> float:
-        """Tokens that segments of at most `length` tokens have on average, without their prompts."""
+        """Mean length in tokens of segments of at most `length` tokens, without prompts."""
         count, width = max(1, length // self.rows.shape[1]), self.rows.shape[1]
         steps = np.diff(self.ends, prepend=0).astype(np.float64)
         inside = np.minimum(steps - 1, count)  # starts after an episode's first row: count, ..., count, ..., 2, 1 rows
         rows = count * np.minimum(steps, count) + inside * (inside + 1) / 2 + (steps - 1 - inside) * count
         return float(width * rows.sum() / (steps + count - 1).sum())
 
-    def prefix(self, rng: np.random.Generator, where: slice, demos: float = DEMO_SHARE) -> PrefixTokens:
-        """The prompt of a segment: its episode's text, or now and then a piece of another episode, or nothing."""
+    def prefix(self, rng: np.random.Generator, rows: slice, demos: float = DEMO_SHARE) -> PrefixTokens:
+        """Prompt of a segment: its episode's text, or with probability `demos` timesteps of another episode."""
         if self.prompt.kind == "none":
-            return NOTHING
-        episode = int(np.searchsorted(self.ends, where.start, side="right"))
+            return NO_PREFIX
+        episode = int(np.searchsorted(self.ends, rows.start, side="right"))
         if self.prompt.kind == "text":
             tokens = self.texts[episode]
             return self._prefix_tokens(tokens, np.full(len(tokens), -1), NO_PATCHES, NO_VALUE_GROUPS)
         if len(self.ends) == 1 or rng.random() >= demos:
-            return NOTHING
-        shown = self._piece(rng, (episode + int(rng.integers(1, len(self.ends)))) % len(self.ends))
+            return NO_PREFIX
+        shown = self._demonstration_rows(rng, (episode + int(rng.integers(1, len(self.ends)))) % len(self.ends))
         local = np.tile(self.local, shown.stop - shown.start)
         return self._prefix_tokens(self.rows[shown].reshape(-1), local, *self.seen(shown))
 
     def last(self, length: int) -> PrefixTokens:
-        """The last timesteps of all, `length` tokens of them; what is missing is padded."""
+        """Demonstration of `length` tokens: the last timesteps of all episodes, padded."""
         rows = slice(max(0, len(self.rows) - length // self.rows.shape[1]), None)
         tokens, local = np.full(length, PAD, np.int32), np.full(length, -1)
         shown = self.rows[rows].reshape(-1)
@@ -166,14 +164,14 @@ class TokenizedTask:
         return PrefixTokens(length, tokens, np.arange(length), local, *self.seen(rows))
 
     def seen(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-        """All patches [k, 16, 16, 4] and all value groups [p, values_per_token] of some timesteps."""
+        """Image patches [k, 16, 16, 4] and value groups [p, values_per_token] of some timesteps."""
         value_groups = flat(self.arrays.value_groups[rows])
         padded = np.full((len(value_groups), self.tokenizer.values_per_token), PAD, np.int16)
         padded[:, : value_groups.shape[1]] = value_groups
         return self.arrays.patches[self.arrays.places[rows].ravel()], padded
 
-    def _piece(self, rng: np.random.Generator, episode: int) -> slice:
-        """As many timesteps of an episode as make a prompt: every other time the last ones, else from anywhere."""
+    def _demonstration_rows(self, rng: np.random.Generator, episode: int) -> slice:
+        """Rows of a demonstration: half the time the last timesteps of an episode, else random ones."""
         begin, end = int(self.ends[episode - 1]) if episode else 0, int(self.ends[episode])
         last = max(begin, end - self.prompt.tokens // self.rows.shape[1])
         start = last if rng.random() < 0.5 else int(rng.integers(begin, last + 1))
@@ -198,16 +196,18 @@ def flat(parts: NDArray[Scalar]) -> NDArray[Scalar]:
 def _texts(
     name: str, episodes: Sequence[Episode], prompt: Prompt, pieces: Callable[[str], Sequence[int]] | None
 ) -> NDArray[np.int32]:
-    """Tokens of each episode's text prompt; raises GatoError where an instruction changes within an episode."""
+    """Text prompt of each episode, int32 [episodes, tokens]; raises GatoError if an instruction changes in one."""
     if prompt.kind != "text":
         return np.zeros((len(episodes), 0), np.int32)
     assert pieces is not None
     texts = [prompt.text] * len(episodes)
     for number, episode in enumerate(episodes if prompt.instruction is not None else ()):
-        said = episode.observations[str(prompt.instruction)][:-1]
-        for step in np.flatnonzero(said != said[0]):
-            raise GatoError(f"{name}: seed {episode.seed}, step {step}: {prompt.changed(said[0], said[step])}")
-        texts[number] = said[0]
+        instructions = episode.observations[str(prompt.instruction)][:-1]
+        for step in np.flatnonzero(instructions != instructions[0]):
+            raise GatoError(
+                f"{name}: seed {episode.seed}, step {step}: {prompt.changed(instructions[0], instructions[step])}"
+            )
+        texts[number] = instructions[0]
     try:
         return prompt.encode(texts, pieces)
     except SpaceError as error:
@@ -215,9 +215,9 @@ def _texts(
 
 
 def _tokenize(
-    name: str, tokenizer: SpaceTokenizer, patches: "_Distinct", episode: Episode
+    name: str, tokenizer: SpaceTokenizer, patches: "_UniquePatches", episode: Episode
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int16]]:
-    """Rows, labels, places of patches, and value groups; the final observation leads to no action and is left out."""
+    """Rows, labels, patch indices and value groups of an episode, without its final observation."""
     try:
         seen = tokenizer.encode_observations({k: v[:-1] for k, v in episode.observations.items()})
         actions = tokenizer.encode_actions(episode.actions)
@@ -225,26 +225,26 @@ def _tokenize(
     except SpaceError as error:
         raise GatoError(f"{name}: seed {episode.seed}, step {error.row}: {error}") from error
     value_groups = seen.value_groups[:, :, : tokenizer.widest].copy()
-    # Action tokens that end with their timestep are read by its own action alone, which is the expert's.
+    # Action tokens that are visible in their own timestep only are the labels, which the chain conditions on.
     read = labels if tokenizer.layout.hides_actions else actions
     return tokenizer.timesteps(seen.tokens, read), labels, patches.places(seen.patches), value_groups
 
 
-class _Distinct:
-    """Patches, each once, in the order in which they came."""
+class _UniquePatches:
+    """Set of unique image patches, in insertion order."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
 
     def places(self, patches: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """Where [B, k, 16, 16, 4] are among all: [B, k]."""
+        """Add patches [B, k, 16, 16, 4]; returns their indices, int32 [B, k]."""
         if not patches.size:
             return np.zeros(patches.shape[:2], np.int32)
-        found, inverse = distinct(flat(patches))
+        different, inverse = distinct(flat(patches))
         known = self._known
-        at = np.array([known.setdefault(patch.tobytes(), len(known)) for patch in found], np.int32)
+        at = np.array([known.setdefault(patch.tobytes(), len(known)) for patch in different], np.int32)
         return at[inverse].reshape(patches.shape[:2])
 
     def all(self) -> NDArray[np.uint8]:
-        """[k, 16, 16, 4]."""
+        """All unique patches, uint8 [k, 16, 16, 4]."""
         return np.frombuffer(b"".join(self._known), np.uint8).reshape(-1, *NO_PATCHES.shape[1:])

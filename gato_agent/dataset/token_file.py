@@ -1,4 +1,4 @@
-"""What is learned from, in memory or in one file that all processes of a run map."""
+"""Training data in memory, or in a token file that all processes of a run map."""
 
 import hashlib
 import json
@@ -29,30 +29,33 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """What is learned from: tasks by id, their tokens in the same order, and the text tokenizer if there is text.
+    """Training data.
 
     Attributes:
-        held_out: tokens of the episodes that are only looked at, of tasks that have such.
-        mark: digest of what the tokens were made of.
-        file: that they are mapped from.
+        tasks: by id.
+        tokenized: tokens of the tasks, in the same order.
+        text: tokenizer, None without text.
+        held_out: tokens of the validation episodes, of the tasks that have some.
+        source_digest: digest of everything that determines the tokens.
+        file: token file from which the arrays are mapped, None in memory.
     """
 
     tasks: dict[str, TrainedTask]
     tokenized: list[TokenizedTask]
     text: TextTokenizer | None
     held_out: list[TokenizedTask] = field(default_factory=list)
-    mark: str = ""
+    source_digest: str = ""
     file: Path | None = None
 
     def __post_init__(self) -> None:
-        """Tell the tasks their families."""
+        """Set the family index of each task."""
         names = sorted(set(self.families))
         for one, family in zip(self.tokenized, self.families, strict=True):
             one.family = names.index(family)
 
     @property
     def families(self) -> list[str]:
-        """The catalogue's suite of each task."""
+        """Family of each task: its suite in the catalogue."""
         return [(find(task) or Task(task, "other")).suite for task in self.tasks]
 
     @property
@@ -62,7 +65,7 @@ class Data:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of all tokens, so that a run resumes with the data that it began with."""
+        """Digest of all tokens, by which a run resumes with the same data only."""
         sha = hashlib.sha256()
         for task in [*self.tokenized, *self.held_out]:
             for array in task.arrays:
@@ -72,18 +75,18 @@ class Data:
                 sha.update(json.dumps(task.prompt.to_json()).encode())
         return sha.hexdigest()
 
-    def _seal(self) -> str:
-        """Digest of all that is in a file."""
+    def _digest(self) -> str:
+        """Digest of a token file's content."""
         tasks = json.dumps([task.to_json() for task in self.tasks.values()])
         text = self.text.model if self.text else b""
-        return hashlib.sha256(f"{self.mark} {self.sha256} {tasks}".encode() + text).hexdigest()
+        return hashlib.sha256(f"{self.source_digest} {self.sha256} {tasks}".encode() + text).hexdigest()
 
     def mapped(self, path: Path, config: GatoConfig) -> "Data":
-        """The same, mapped from a file, whose memory all processes share; as it is where there is no room for one.
+        """Copy that is mapped from a file, whose memory all processes share; itself if the file cannot be written.
 
         Args:
-            path: is written, if this is not mapped from there.
-            config: of the model that is to learn.
+            path: token file, written unless this data is mapped from it.
+            config: of the model to be trained.
         """
         if self.file == path and path.exists():
             return self
@@ -95,33 +98,34 @@ class Data:
             arrays["text"] = np.frombuffer(self.text.model, np.uint8)
         tasks = [task.to_json() for task in self.tasks.values()]
         try:
-            write_files({path: pieces_of(arrays, {"mark": self.mark, "seal": self._seal(), "tasks": tasks})})
+            header = {"source_digest": self.source_digest, "digest": self._digest(), "tasks": tasks}
+            write_files({path: pieces_of(arrays, header)})
         except OSError as error:
             _log.warning("%s could not be written (%s): each process keeps its tokens in memory", path, error)
             return self
-        return Data.load(path, self.mark, config) or self
+        return Data.load(path, self.source_digest, config) or self
 
     @classmethod
-    def load(cls, path: Path, mark: str, config: GatoConfig) -> Self | None:
-        """Map such a file.
+    def load(cls, path: Path, source_digest: str, config: GatoConfig) -> Self | None:
+        """Map a token file.
 
         Args:
             path: of the file.
-            mark: what it must have been made of.
-            config: of the model that is to learn.
+            source_digest: that the file must have.
+            config: of the model to be trained.
 
         Returns:
-            None where there is no such file, or a damaged one: it is to be made again.
+            None if the file is missing, damaged, or of other data: it has to be written again.
         """
         try:
             with path.open("rb") as file:
-                arrays, about = open_arrays(mmap(file.fileno(), 0, access=ACCESS_READ))
-            if about["mark"] != mark:
+                arrays, metadata = open_arrays(mmap(file.fileno(), 0, access=ACCESS_READ))
+            if metadata["source_digest"] != source_digest:
                 return None
             text = TextTokenizer(arrays["text"].tobytes()) if "text" in arrays else None
             if text and text.size > config.text:
                 return None
-            tasks = {task.id: task for task in map(TrainedTask.from_json, about["tasks"])}
+            tasks = {task.id: task for task in map(TrainedTask.from_json, metadata["tasks"])}
             learned, held = (
                 [
                     TokenizedTask(
@@ -135,8 +139,8 @@ class Data:
                 ]
                 for kind in ("learned", "held")
             )
-            data = cls(tasks, learned, text, held, mark, path)
-            return data if data._seal() == about["seal"] else None
+            data = cls(tasks, learned, text, held, source_digest, path)
+            return data if data._digest() == metadata["digest"] else None
         except (
             GatoError, AssertionError, AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError
         ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the tasks of a family amount to, and how one evaluation compares with another."""
+"""Aggregates of scores over families of tasks, and comparison of two evaluations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,19 +25,19 @@ GROUPS = {  # families as published generalists count them -> suites of the cata
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of several tasks; those of scores are of the tasks whose score is defined, null if there are none.
+    """Aggregate scores of several tasks, over those whose score is defined; None if there are none.
 
     Attributes:
-        tasks: how many were evaluated.
-        wanted: how many were to be.
-        defined: how many have a score.
-        iqm: interquartile mean over all their episodes (Agarwal et al. 2021, an episode for a run).
+        tasks: number of evaluated tasks.
+        wanted: number of tasks to be evaluated.
+        defined: number of tasks with a score.
+        iqm: interquartile mean over all their episodes (Agarwal et al. 2021, with an episode in place of a run).
         iqm_ci95: its 95% interval, from a stratified bootstrap.
         iqm_of_tasks: interquartile mean over the tasks' means.
-        iqm_of_tasks_ci95: likewise.
+        iqm_of_tasks_ci95: its 95% interval, from a stratified bootstrap.
         mean: of the tasks' means.
-        above_half: how many scores are above half of the expert's.
-        success: mean share of successful episodes, of the tasks that know success.
+        above_half: number of scores above 0.5.
+        success: mean success rate, over the tasks that report success.
     """
 
     tasks: int
@@ -53,7 +53,7 @@ class Summary:
 
 
 def summarise(tasks: Sequence[TaskScore], wanted: int) -> Summary:
-    """Figures of some tasks, of `wanted` in all."""
+    """Aggregate scores of the evaluated ones of `wanted` tasks."""
     samples = [sample for task in tasks if (sample := task.sample()) is not None]
     successes = [task.success for task in tasks if task.success is not None]
     success = float(np.mean(successes)) if successes else None
@@ -72,18 +72,18 @@ def _pair(bounds: tuple[Sample, Sample]) -> Interval:
 
 
 def by_group(results: Results) -> dict[str, Summary]:
-    """Figures of every group of which a task was wanted, and of all."""
+    """Aggregate scores of each group of families with a task, and of all tasks."""
     return _summaries(results, GROUPS) | {ALL: _summary(results, (*families(), OTHER))}
 
 
 def by_family(results: Results) -> dict[str, Summary]:
-    """Figures of every suite of which a task was wanted."""
+    """Aggregate scores of each suite with a task."""
     return _summaries(results, {name: (name,) for name in (*families(), OTHER)})
 
 
 def _summaries(results: Results, groups: dict[str, tuple[str, ...]]) -> dict[str, Summary]:
-    found = {name: _summary(results, suites) for name, suites in groups.items()}
-    return {name: summary for name, summary in found.items() if summary.wanted}
+    summaries = {name: _summary(results, suites) for name, suites in groups.items()}
+    return {name: summary for name, summary in summaries.items() if summary.wanted}
 
 
 def _summary(results: Results, suites: Iterable[str]) -> Summary:
@@ -93,18 +93,18 @@ def _summary(results: Results, suites: Iterable[str]) -> Summary:
 
 
 def of_states(groups: Mapping[str, Summary]) -> float | None:
-    """Mean of the groups' interquartile means, without those that are seen as pixels and those of unknown tasks."""
-    found = [each.iqm for name, each in groups.items() if name not in (ALL, PIXELS, OTHER) and each.iqm is not None]
-    return float(np.mean(found)) if found else None
+    """Mean of the groups' interquartile means, without pixel observations and tasks outside the catalogue."""
+    iqms = [each.iqm for name, each in groups.items() if name not in (ALL, PIXELS, OTHER) and each.iqm is not None]
+    return float(np.mean(iqms)) if iqms else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one evaluation does against another on the tasks that both have a score of.
+    """Comparison of two evaluations on the tasks in which both have a score.
 
     Attributes:
-        tasks: how many these are.
-        probability: that an episode of the first beats one of the second, ties half, averaged over the tasks.
+        tasks: number of these tasks.
+        probability: of improvement of the first over the second, see `metrics.improvement`.
         ci95: its 95% interval, from a stratified bootstrap.
     """
 
@@ -113,20 +113,20 @@ class Comparison:
     ci95: Interval
 
 
-def compare(ours: Results, theirs: Results) -> dict[str, Comparison]:
-    """Probability of improvement of `ours` over `theirs`, of every group and of all."""
-    found: dict[str, Comparison] = {}
+def compare(first: Results, second: Results) -> dict[str, Comparison]:
+    """Probability of improvement of `first` over `second`, in each group and in all tasks."""
+    comparisons: dict[str, Comparison] = {}
     for name, suites in {**GROUPS, ALL: (*families(), OTHER)}.items():
-        both = [task for task in sorted(ours.tasks) if task in theirs.tasks and ours.tasks[task].family in suites]
-        pairs = [(ours.tasks[task].sample(), theirs.tasks[task].sample()) for task in both]
+        both = [task for task in sorted(first.tasks) if task in second.tasks and first.tasks[task].family in suites]
+        pairs = [(first.tasks[task].sample(), second.tasks[task].sample()) for task in both]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         if known:
-            found[name] = Comparison(len(known), *improvement([x for x, _ in known], [y for _, y in known]))
-    return found
+            comparisons[name] = Comparison(len(known), *improvement([x for x, _ in known], [y for _, y in known]))
+    return comparisons
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """What the results file of a finished evaluation says beside the tasks."""
+    """Aggregates for the results file of a complete evaluation."""
     groups = by_group(results)
     return {
         "groups": {name: asdict(summary) for name, summary in groups.items()},

@@ -1,7 +1,7 @@
-"""What returns are worth: normalised scores, and what many tasks amount to (Agarwal et al. 2021, as rliable has it).
+"""Metrics: expert-normalised scores, and aggregates over tasks with intervals (Agarwal et al. 2021; as in rliable).
 
-A sample is the scores of one task's episodes. What is said of several tasks takes a sample of each, and intervals come
-from a stratified bootstrap: each task's episodes are drawn again from that task's.
+A sample holds the scores of one task's episodes. Aggregates take a sample of each task. Their intervals come from a
+stratified bootstrap, which resamples each task's episodes.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIRST_SEED = 1_000_000  # collection counts seeds from 0, evaluation from here
-RESAMPLES = 2_000  # of all tasks together
-TRIM = 0.25  # of the interquartile mean, at either end
+RESAMPLES = 2_000  # of the stratified bootstrap
+TRIM = 0.25  # share trimmed at either end for the interquartile mean
 
 Interval = tuple[float, float]
 Sample = NDArray[np.float64]
@@ -19,9 +19,9 @@ Statistic = Callable[[list[Sample]], Sample]
 
 
 def normalized(score: float, random: float | None, expert: float | None) -> float | None:
-    """Score as a fraction of the way from random (0) to expert (1).
+    """Expert-normalised score: 0 for the random score, 1 for the expert's.
 
-    None where that is undefined: a reference is missing, or the expert is no better than random.
+    None where it is undefined: a reference is missing, or the expert is no better than random.
     """
     if random is None or expert is None or expert <= random:
         return None
@@ -30,7 +30,7 @@ def normalized(score: float, random: float | None, expert: float | None) -> floa
 
 def ci95(values: Sequence[float], seed: int = 0) -> Interval:
     """95% interval of the mean: percentile bootstrap with 10,000 resamples (`scipy.stats.bootstrap`)."""
-    from scipy import stats  # takes a second to import, and playing needs none of it
+    from scipy import stats  # slow to import, and not needed for playing
 
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) < 2 or np.ptp(sample) == 0:
@@ -41,26 +41,26 @@ def ci95(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def iqm(samples: list[Sample]) -> Sample:
-    """Interquartile mean over all episodes of all tasks, as rliable has it with an episode for a run.
+    """Interquartile mean over all episodes of all tasks: rliable's IQM with an episode in place of a run.
 
     Args:
-        samples: of each task, [..., episodes]; leading dimensions are kept.
+        samples: of each task, [..., episodes].
     """
     return _trimmed(np.concatenate(samples, axis=-1))
 
 
 def iqm_of_tasks(samples: list[Sample]) -> Sample:
-    """Interquartile mean over the tasks' means: success that is 0 or 1 is averaged before it is trimmed."""
+    """Interquartile mean over the tasks' means, which suits success rates: they are averaged before trimming."""
     return _trimmed(means(samples))
 
 
 def mean_of_tasks(samples: list[Sample]) -> Sample:
-    """Mean over the tasks' means."""
+    """Mean over the tasks' means, [...]."""
     return np.asarray(means(samples).mean(axis=-1))
 
 
 def means(samples: list[Sample]) -> Sample:
-    """The tasks' means, [..., tasks]."""
+    """Means of the tasks, [..., tasks]."""
     return np.stack([sample.mean(axis=-1) for sample in samples], axis=-1)
 
 
@@ -76,38 +76,38 @@ def _trimmed(values: Sample) -> Sample:
 
 
 def interval(statistic: Statistic, samples: list[Sample], seed: int = 0) -> tuple[Sample, Sample]:
-    """95% interval of what is said of several tasks: low and high, each as `statistic` gives it."""
-    drawn = statistic(_resampled(samples, np.random.default_rng(seed)))
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    """95% bootstrap interval of a statistic over tasks: low and high, each of the statistic's shape."""
+    resampled = statistic(_resampled(samples, np.random.default_rng(seed)))
+    low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
     return low, high
 
 
 def _resampled(samples: list[Sample], generator: np.random.Generator) -> list[Sample]:
-    """Each task's episodes, drawn again with replacement: [resamples, episodes]."""
+    """Bootstrap resamples of each task's episodes, [resamples, episodes]."""
     return [sample[generator.integers(len(sample), size=(RESAMPLES, len(sample)))] for sample in samples]
 
 
-def improvement(ours: list[Sample], theirs: list[Sample], seed: int = 0) -> tuple[float, Interval]:
-    """Probability of improvement: that an episode of ours beats one of theirs, ties half, averaged over the tasks.
+def improvement(first: list[Sample], second: list[Sample], seed: int = 0) -> tuple[float, Interval]:
+    """Probability of improvement of one agent over another, averaged over tasks; a tie counts half.
 
     Args:
-        ours: a sample of each task.
-        theirs: of the same tasks.
+        first: a sample of each task, of the agent that improves.
+        second: a sample of the same tasks, of the other.
         seed: of the bootstrap.
 
     Returns:
         The probability and its 95% interval.
     """
     generator = np.random.default_rng(seed)
-    found = np.mean([_beaten(x, y) for x, y in zip(ours, theirs, strict=True)])
-    pairs = zip(_resampled(ours, generator), _resampled(theirs, generator), strict=True)
-    drawn = np.mean([_beaten(x, y) for x, y in pairs], axis=0)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(found), (float(low), float(high))
+    probability = np.mean([_win_rate(x, y) for x, y in zip(first, second, strict=True)])
+    pairs = zip(_resampled(first, generator), _resampled(second, generator), strict=True)
+    resampled = np.mean([_win_rate(x, y) for x, y in pairs], axis=0)
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return float(probability), (float(low), float(high))
 
 
-def _beaten(x: Sample, y: Sample) -> Sample:
-    """Mann and Whitney's U of x [..., n] and y [..., m] over n m, by ranks."""
+def _win_rate(x: Sample, y: Sample) -> Sample:
+    """Mann-Whitney U of x [..., n] and y [..., m], divided by n m: P(x > y) + P(x = y) / 2."""
     from scipy import stats
 
     n, m = x.shape[-1], y.shape[-1]

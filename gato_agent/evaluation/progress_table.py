@@ -1,4 +1,4 @@
-"""How far an evaluation is: one table that fills as tasks finish, or plain lines where there is no terminal."""
+"""Progress of an evaluation: a live table of finished tasks, or plain lines without a terminal."""
 
 import time
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from gato_agent.evaluation.results import TaskScore
 from gato_agent.rollouts.collection.episode_worker import JOB, NOTHING, STEP
 
 CAPTION = "score: (mean - random) / (expert - random); of success where random and expert are in %"
-WIDE = 110  # columns that all figures take
-FRAME = 9  # lines that the live display needs beside tasks
+WIDE = 110  # characters that all columns take
+FRAME = 9  # lines of the live display besides the tasks
 
 
 class ProgressTable:
-    """Shows tasks as they finish; to be used as a context.
+    """Live table of finished tasks, as a context.
 
     Args:
-        console: where to.
-        names: all tasks that are wanted, by number.
-        title: who plays.
-        done: those of which a result was there before.
-        episodes: of each task.
+        console: output.
+        names: tasks to be played, by job number.
+        title: name of the actor.
+        done: scores of tasks that a resumed evaluation has already.
+        episodes: number for each task.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class ProgressTable:
     ) -> None:
         self._console, self._names, self._title, self._episodes = console, names, title, episodes
         self._scores = list(done)
-        self._before, self._broken, self._began = len(done), 0, time.monotonic()
-        self.playing: dict[int, int] = {}  # task -> episodes that have ended
+        self._before, self._failures, self._began = len(done), 0, time.monotonic()
+        self.playing: dict[int, int] = {}  # job -> completed episodes
         self._heartbeat: tuple[int, Sequence[int]] | None = None
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True,
@@ -47,7 +47,7 @@ class ProgressTable:
 
     def __enter__(self) -> Self:
         if self._before:
-            self.say(f"{self._before} of {self._before + len(self._names)} tasks were there before")
+            self.print_line(f"{self._before} of {self._before + len(self._names)} tasks are evaluated already")
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -56,39 +56,39 @@ class ProgressTable:
         self._live.stop()
 
     def watch(self, job: int, episodes: int) -> None:
-        """Note how far a task is."""
+        """Set the number of completed episodes of a job."""
         self.playing[job] = episodes
 
     def follow(self, job: int, heartbeat: list[int]) -> list[int]:
-        """Show what a heartbeat in this process says of a task; returns the heartbeat."""
+        """Show the progress in a heartbeat of this process; returns the heartbeat."""
         self._heartbeat = job, heartbeat
         return heartbeat
 
     def add(self, job: int, score: TaskScore) -> None:
-        """Show a task that has finished."""
+        """Show the score of a finished job."""
         self.playing.pop(job, None)
         self._scores.append(score)
         if not self._console.is_terminal:
             low, high = score.ci95
             success = "" if score.success is None else f", success {percent(score.success)}"
-            self.say(
+            self.print_line(
                 f"{score.task}: mean {score.mean:.1f} ({low:.1f} to {high:.1f}){success}, score "
                 f"{number(score.normalized, 3)}, {score.steps_per_second:,.0f} steps/s; {self._progress()}"
             )
 
-    def broken(self, job: int, reason: str) -> None:
-        """Say why a task has no result."""
+    def add_failure(self, job: int, reason: str) -> None:
+        """Print the reason why a job has no result."""
         self.playing.pop(job, None)
-        self._broken += 1
-        self.say(reason)
+        self._failures += 1
+        self.print_line(reason)
 
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
+    def print_line(self, line: str) -> None:
+        """Print a permanent line above the table."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _progress(self) -> str:
         played = len(self._scores) - self._before
-        left = len(self._names) - played - self._broken
+        left = len(self._names) - played - self._failures
         text = f"{len(self._scores)} of {self._before + len(self._names)} tasks"
         if not left or not played:
             return text
@@ -106,16 +106,16 @@ class ProgressTable:
 
 
 def wide_console() -> Console:
-    """A console whose tables are not squeezed where there is no terminal to fit them to."""
+    """Console of at least WIDE columns if the output is not a terminal."""
     console = plain_console()
     return console if console.is_terminal else plain_console(width=max(WIDE, console.width))
 
 
 def table(scores: Sequence[TaskScore], title: str, console: Console) -> Table:
-    """Tasks as a person reads them; steps/s where there is room."""
+    """Table of scores, with steps/s if the console is wide enough."""
     counts = {each.episodes for each in scores}
-    said = f"{title}, {counts.pop()} episodes a task" if len(counts) == 1 else title
-    shown = Table(Column("task", no_wrap=True), title=said, box=box.SIMPLE, padding=0, caption=CAPTION)
+    heading = f"{title}, {counts.pop()} episodes a task" if len(counts) == 1 else title
+    shown = Table(Column("task", no_wrap=True), title=heading, box=box.SIMPLE, padding=0, caption=CAPTION)
     wide = console.width >= WIDE
     for name in ("mean", "95% interval", "success", "random", "expert", "score", *(["steps/s"] if wide else [])):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -131,7 +131,7 @@ def table(scores: Sequence[TaskScore], title: str, console: Console) -> Table:
 
 
 def families(summaries: dict[str, Summary]) -> Table:
-    """Families as a person reads them."""
+    """Table of aggregate scores by family."""
     shown = Table(Column("family", no_wrap=True), title="families", box=box.SIMPLE, padding=0)
     shown.caption = "IQM: interquartile mean of the score, over all episodes and over the means of tasks"
     for name in ("tasks", "IQM", "95% interval", "of tasks", "mean", "above half", "success"):
@@ -146,10 +146,10 @@ def families(summaries: dict[str, Summary]) -> Table:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A figure, or a dash where there is none."""
+    """Number with a fixed number of digits, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share, or a dash where there is none."""
+    """Fraction as a percentage, or a dash for None."""
     return "-" if value is None else f"{value:.0%}"

@@ -1,6 +1,7 @@
-"""Recorded results played again, for their videos: what only a user may name is asked of the user.
+"""Settings that replay recorded results, for their videos.
 
-A results file says who played, and how. It may come from elsewhere, so all of it passes the gate (`envs.plain`).
+A results file may come from elsewhere, so the names in it pass the gate (`envs.io.plain`); names that no file may give
+have to come from the user.
 """
 
 import json
@@ -21,16 +22,16 @@ from gato_agent.tokens.prompt import Kind
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a user names to play recorded results again; None where the results themselves say enough.
+class ReplayOptions:
+    """User's names for replaying recorded results; None takes the one in the results.
 
     Attributes:
         checkpoint: reference of the checkpoint.
-        expert: who plays instead, as `load_expert` takes it.
+        expert: expert instead of a checkpoint, as `load_expert` takes it.
         env_kwargs: arguments of the environments.
         demo: folder with demonstrations.
-        statistics: those of an SB3 expert, as `load_expert` takes them.
-        wrappers: likewise.
+        statistics: VecNormalize statistics of an SB3 expert, as `load_expert` takes them.
+        wrappers: observation wrappers of an SB3 expert, as `load_expert` takes them.
     """
 
     checkpoint: str | None = None
@@ -41,63 +42,67 @@ class Given:
     wrappers: Wrappers | None = None
 
 
-def recorded(results: Results, given: Given) -> EvaluationSettings:
-    """The conditions of recorded results, to play them again: what only a user may name has to be given.
+def replay_settings(results: Results, options: ReplayOptions) -> EvaluationSettings:
+    """Evaluation settings that replay recorded results.
 
     Args:
         results: of a file.
-        given: what the user named.
+        options: names from the user, which replace those in the file.
 
     Raises:
-        UsageError: the file names what no file may, and the user did not; or the user named another than was recorded.
-        GatoError: settings that no evaluation has.
+        UsageError: a name that no file may give is not among `options`, or `options` contradict the results.
+        GatoError: settings in the file are out of range.
     """
-    how, file = results.settings, f"the evaluation of {results.actor}"
-    _check_settings(how, file)
-    expert, demo, kwargs = how.get("expert"), how.get("demo"), how.get("env_kwargs", {})
-    if given.expert is not None:
-        if given.expert != expert and (results.sha256 is None or expert_sha256(given.expert) != results.sha256):
-            raise UsageError(f"--expert {given.expert}: {file} is of the expert {expert!r:.80}")
-        expert = given.expert
+    settings, file = results.settings, f"the evaluation of {results.actor}"
+    _check_settings(settings, file)
+    expert, demo, kwargs = settings.get("expert"), settings.get("demo"), settings.get("env_kwargs", {})
+    if options.expert is not None:
+        if options.expert != expert and (results.sha256 is None or expert_sha256(options.expert) != results.sha256):
+            raise UsageError(f"--expert {options.expert}: {file} is of the expert {expert!r:.80}")
+        expert = options.expert
     elif expert is not None:
         expert = plain.expert(expert, file, "name it with --expert")
-    if given.env_kwargs is None:
+    if options.env_kwargs is None:
         kwargs = plain.env_kwargs(kwargs, file, "give them with --env-kwargs")
-    elif given.env_kwargs != kwargs:
+    elif options.env_kwargs != kwargs:
         raise UsageError(f"--env-kwargs: {file} is with {json.dumps(kwargs):.200}")
-    if given.demo is not None:
-        demo = given.demo
+    if options.demo is not None:
+        demo = options.demo
     elif demo is not None:
         demo = plain.path(demo, file, "name it with --demo")
-    statistics, wrappers = _behind(how, given, file)
-    checkpoint = given.checkpoint
+    statistics, wrappers = _statistics_and_wrappers(settings, options, file)
+    checkpoint = options.checkpoint
     if checkpoint is None and expert is None:
         checkpoint = plain.checkpoint(results.checkpoint, file, "name it with --checkpoint")
-    known = {key: how[key] for key in ("temperature", "precision", "prompt", "n_envs") if key in how}
+    known = {key: settings[key] for key in ("temperature", "precision", "prompt", "n_envs") if key in settings}
     return EvaluationSettings(
-        checkpoint, expert, results.sha256, how["episodes"], how["seed"], demo=demo, env_kwargs=kwargs,
+        checkpoint, expert, results.sha256, settings["episodes"], settings["seed"], demo=demo, env_kwargs=kwargs,
         statistics=statistics, wrappers=wrappers, **{"n_envs": 1, **known},
     )  # fmt: skip
 
 
-def _behind(how: Mapping[str, Any], given: Given, file: str) -> tuple[str | None, Wrappers | None]:
-    """Statistics and wrappers of an SB3 expert, those that the user named or plain ones; raises as `recorded`."""
-    statistics, wrappers = given.statistics, how.get("wrappers")
-    if statistics is None and (statistics := how.get("statistics")) not in (None, NONE):
+def _statistics_and_wrappers(
+    settings: Mapping[str, Any], options: ReplayOptions, file: str
+) -> tuple[str | None, Wrappers | None]:
+    """Statistics and wrappers of an SB3 expert, from the user or plain names; raises as `replay_settings`."""
+    statistics, wrappers = options.statistics, settings.get("wrappers")
+    if statistics is None and (statistics := settings.get("statistics")) not in (None, NONE):
         statistics = str(plain.path(statistics, file, "name it with --expert-statistics"))
-    if given.wrappers is not None and given.wrappers != wrappers:
+    if options.wrappers is not None and options.wrappers != wrappers:
         raise UsageError(f"--expert-wrappers: {file} is with {json.dumps(wrappers):.200}")
     return statistics, None if wrappers is None else check_wrappers(wrappers, f"{file} has wrappers {wrappers!r:.80}")
 
 
-def _check_settings(how: Mapping[str, Any], file: str) -> None:
-    """Raise GatoError for numbers and choices that no evaluation has."""
-    warm = how.get("temperature", 0.0)
-    counts = {"n_envs": how.get("n_envs", 1), "episodes": how.get("episodes"), "seed": how.get("seed")}
+def _check_settings(settings: Mapping[str, Any], file: str) -> None:
+    """Raise GatoError for a number or choice out of range."""
+    temperature = settings.get("temperature", 0.0)
+    counts = {"n_envs": settings.get("n_envs", 1), "episodes": settings.get("episodes"), "seed": settings.get("seed")}
     wrong = [key for key, count in counts.items() if type(count) is not int or count < 0]
-    every = warm.values() if isinstance(warm, dict) else [warm]
+    every = temperature.values() if isinstance(temperature, dict) else [temperature]
     wrong += ["temperature"] * any(type(each) not in (int, float) or not 0 <= each < math.inf for each in every)
-    wrong += ["precision"] * (how.get("precision", "float32") not in get_args(Precision))
-    wrong += ["prompt"] * (how.get("prompt") not in (None, *get_args(Kind)))
+    wrong += ["precision"] * (settings.get("precision", "float32") not in get_args(Precision))
+    wrong += ["prompt"] * (settings.get("prompt") not in (None, *get_args(Kind)))
     if wrong:
-        raise GatoError(f"{file} has {wrong[0]} {how.get(wrong[0])!r:.80}, which no evaluation has: evaluate again")
+        raise GatoError(
+            f"{file} has {wrong[0]} {settings.get(wrong[0])!r:.80}, which no evaluation has: evaluate again"
+        )

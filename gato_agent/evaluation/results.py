@@ -1,4 +1,4 @@
-"""What an evaluation found, as data: of each task, of all together, as JSON and as CSV."""
+"""Results of an evaluation: episodes, scores by task, and their JSON and CSV files."""
 
 import csv
 import io
@@ -19,15 +19,15 @@ from gato_agent.evaluation.metrics import Interval, Sample, ci95, normalized
 
 FORMAT = 1
 FILE = "results.json"
-SETTINGS: dict[str, Any] = {  # types of those that the report shows
+SETTINGS: dict[str, Any] = {  # types of the settings that the report shows
     "episodes": int, "seed": int, "temperature": float | dict[str, float], "precision": str,
     "env_kwargs": dict[str, Any],
 }  # fmt: skip
-OTHER = "other"  # the family of a task that the catalogue does not have
+OTHER = "other"  # family of a task outside the catalogue
 
 
 class Outcome(NamedTuple):
-    """What came of one episode; `success` is None where the task knows none."""
+    """Return, length in steps and success of one episode; `success` is None where the task does not report it."""
 
     seed: int
     total: float
@@ -37,11 +37,27 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Returns of one task; `normalized` is a fraction, null where it is undefined.
+    """Returns and scores of one task.
 
-    `success` is the share of episodes that reported it, null where a task knows none. Where episodes end at success
-    (Meta-World), `random`, `expert` and `normalized` are of it, otherwise of the return. `returns`, `lengths` and
-    `successes` are by seed; `seconds` are of playing.
+    Attributes:
+        task: its id.
+        episodes: number of episodes.
+        mean: of the returns.
+        std: population standard deviation of the returns.
+        ci95: 95% interval of the mean.
+        random: score of random actions, None where it is not known.
+        expert: score of the expert, None where it is not known.
+        normalized: expert-normalised score, None where it is undefined.
+        success: share of successful episodes, None where the task does not report success.
+        family: suite of the catalogue.
+        normalized_ci95: 95% interval of `normalized`.
+        by_success: True if `random`, `expert` and `normalized` are of success, as in Meta-World; else of the return.
+        steps: number of all steps.
+        seconds: wall time of playing.
+        steps_per_second: of all parallel environments together.
+        returns: by seed.
+        lengths: in steps, by seed.
+        successes: by seed, None where the task does not report success.
     """
 
     task: str
@@ -64,7 +80,7 @@ class TaskScore:
     successes: tuple[bool, ...] | None = None
 
     def sample(self) -> Sample | None:
-        """The normalised score of each episode, None where it is undefined."""
+        """Normalised score of each episode, float64 [episodes]; None where it is undefined."""
         achieved = self.successes if self.by_success else self.returns
         if self.normalized is None or not achieved or self.random is None or self.expert is None:
             return None
@@ -72,15 +88,21 @@ class TaskScore:
 
 
 def family_of(task_id: str) -> str:
-    """The suite of a task."""
+    """Suite of a task in the catalogue, or `other`."""
     return (find(task_id) or Task(task_id, OTHER)).suite
 
 
 def score(task: str, episodes: Sequence[Outcome], *, comparable: bool = True, seconds: float = 0.0) -> TaskScore:
-    """Summarise episodes, by seed, beside the catalogue's random and expert scores where they are `comparable`.
+    """Score of a task from its episodes.
+
+    Args:
+        task: its id.
+        episodes: by seed, at least one.
+        comparable: True if the catalogue's random and expert scores apply.
+        seconds: wall time of playing.
 
     Raises:
-        GatoError: a return beyond a float64, of which nothing can be computed.
+        GatoError: a return is not finite.
     """
     for episode in episodes:
         if not math.isfinite(episode.total):
@@ -88,7 +110,7 @@ def score(task: str, episodes: Sequence[Outcome], *, comparable: bool = True, se
     known = (find(task) if comparable else None) or Task(task, "")
     random, expert = known.reference(known.random), known.reference(known.expert)
     returns = tuple(episode.total for episode in episodes)
-    reported = any(episode.success is not None for episode in episodes)  # some report success only when it is reached
+    reported = any(episode.success is not None for episode in episodes)  # some tasks report success only when it occurs
     reached = tuple(bool(episode.success) for episode in episodes if reported)
     mean, success = float(np.mean(returns)), float(np.mean(reached)) if reached else None
     achieved = success if known.by_success else mean
@@ -106,18 +128,18 @@ def score(task: str, episodes: Sequence[Outcome], *, comparable: bool = True, se
 
 @dataclass
 class Results:
-    """An evaluation of one actor, complete or not.
+    """Results of an evaluation of one actor, complete or partial.
 
     Attributes:
-        actor: the checkpoint or expert, as the user named it.
+        actor: name of the checkpoint or expert, as the user wrote it.
         checkpoint: its reference, None for the shipped weights or an expert.
         sha256: digest of its weights, None for an expert without a file.
-        settings: all that decides the figures but for the weights. Of a file they are words to show and to compare:
-            `recorded.recorded` passes them through the gate before anything is played.
-        versions: of the packages that they hang on.
-        tasks: those that were evaluated.
-        failed: why others broke off.
-        not_evaluated: why others could not be tried: a missing extra, or a checkpoint that does not know them.
+        settings: `EvaluationSettings.fingerprint`. If they were read from a file they are only shown and compared:
+            `recorded.replay_settings` checks them before anything is played.
+        versions: of the packages on which returns depend.
+        tasks: scores by task.
+        failed: error messages by task.
+        not_evaluated: reasons by task, such as a missing extra or a checkpoint that was not trained on it.
     """
 
     actor: str
@@ -130,32 +152,32 @@ class Results:
     not_evaluated: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, tasks by name; inverse of `from_json`."""
+        """JSON value with tasks sorted by name; inverse of `from_json`."""
         reasons = {name: dict(sorted(getattr(self, name).items())) for name in ("failed", "not_evaluated")}
         return {"format": FORMAT, **asdict(self), "tasks": list(map(asdict, self.scores())), **reasons}
 
     def scores(self) -> list[TaskScore]:
-        """The evaluated tasks by name: tasks come in the order in which they end, and nothing may depend on it."""
+        """Scores sorted by task: the order in which tasks complete varies."""
         return [self.tasks[task] for task in sorted(self.tasks)]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote; raises LookupError, TypeError or ValueError for anything else."""
+        """Inverse of `to_json`; raises LookupError, TypeError or ValueError for any other value."""
         if data["format"] != FORMAT:
             raise ValueError(f"format {data['format']!r:.80}, and this version reads {FORMAT}")
         entries = typed(data["tasks"], list[Any], "tasks")
         tasks = {task.task: task for task in map(_task, entries)}
         if len(tasks) < len(entries):
-            raise ValueError("a task that is there twice")
+            raise ValueError("a task appears twice")
         others = {each.name: data[each.name] for each in fields(cls) if each.name != "tasks"}
-        found = record(cls, {**others, "tasks": {}})
-        for name in sorted(SETTINGS.keys() & found.settings.keys()):
-            typed(found.settings[name], SETTINGS[name], f"settings {name}")
-        found.tasks = tasks
-        return found
+        results = record(cls, {**others, "tasks": {}})
+        for name in sorted(SETTINGS.keys() & results.settings.keys()):
+            typed(results.settings[name], SETTINGS[name], f"settings {name}")
+        results.tasks = tasks
+        return results
 
     def save(self, path: Path, more: Mapping[str, Any] | None = None) -> None:
-        """Write the JSON file, whole or not at all; `more` is for those who read it and is not read back."""
+        """Write the JSON file atomically; `more` has further keys, which `load` ignores."""
         write_files({path: with_digest({**self.to_json(), **(more or {})}, indent=1)})
 
     @classmethod
@@ -163,15 +185,15 @@ class Results:
         """Read a results file, or a folder that `evaluate --out` wrote.
 
         Raises:
-            UsageError: nothing is there.
-            GatoError: it is damaged, or of another kind or version.
+            UsageError: no such file.
+            GatoError: the file is damaged, or of another kind or version.
         """
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
             raise UsageError(f"no results at {path}: give a folder or file that `gato-agent evaluate --out` wrote")
         try:
             data = parse(path.read_bytes())
-            other = isinstance(data, dict) and data.get("format") != FORMAT  # whose digest may be another, too
+            other = isinstance(data, dict) and data.get("format") != FORMAT  # its digest may be of another kind, too
             return cls.from_json(data if other else without_digest(data))
         except (AttributeError, GatoError, LookupError, TypeError, ValueError) as error:
             raise GatoError(
@@ -180,7 +202,7 @@ class Results:
 
 
 def _task(entry: dict[str, Any]) -> TaskScore:
-    """A task's score from its JSON; raises ValueError for what `score` does not make, NotPlain for no id."""
+    """Score of a task from its JSON; raises ValueError for inconsistent values, NotPlain for an invalid id."""
     task = record(TaskScore, entry)
     plain.env_id(task.task, "a task", "evaluate again into another folder")
     if task.family not in (*families(), OTHER):
@@ -189,7 +211,7 @@ def _task(entry: dict[str, Any]) -> TaskScore:
         if not task.episodes == len(values) > 0:
             raise ValueError(f"{task.task} with {task.episodes} episodes and {len(values)} {name}")
     if min(task.lengths) < 1 or task.std < 0 or task.steps < 0 or task.seconds < 0:
-        raise ValueError(f"{task.task} with a length, spread or time that cannot be")
+        raise ValueError(f"{task.task} with a length, spread or time out of range")
     if task.successes is not None and not 0 < len(task.successes) <= task.episodes:
         raise ValueError(f"{task.task} with {len(task.successes)} successes of {task.episodes} episodes")
     if task.normalized is not None and (task.random is None or task.expert is None or task.expert <= task.random):
@@ -204,7 +226,7 @@ COLUMNS = (
 
 
 def to_csv(results: Results) -> bytes:
-    """One row a task, also of those that failed or were not evaluated; a figure that is undefined is empty."""
+    """CSV file with a row for each task, failed ones included; undefined values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Play one task's episodes: what a worker of `evaluate` does, in this process, in another, or on another machine."""
+"""Evaluation worker: plays the episodes of one task at a time, in this process, another one, or on Ray."""
 
 import contextlib
 import hashlib
@@ -39,24 +39,24 @@ ActorAndEnvs = contextlib.AbstractContextManager[tuple[Actor, VectorEnv[Any, Any
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Who plays, and how: the same for every task of an evaluation.
+    """Settings of an evaluation, the same for all its tasks.
 
     Attributes:
         checkpoint: reference of a checkpoint, None for the shipped weights.
-        expert: who plays instead, as `load_expert` takes it.
-        sha256: digest of the weights; others are not played.
-        episodes: of each task.
+        expert: expert instead of a checkpoint, as `load_expert` takes it.
+        sha256: digest that the weights must have; None for any.
+        episodes: number for each task.
         seed: of the first episode.
-        n_envs: environments at most.
-        temperature: as `Agent` takes it, or each task's own: those above 0 by task.
-        device: as `Agent` takes it, like precision and prompt.
-        precision: see device.
-        prompt: see device.
+        n_envs: maximum number of parallel environments.
+        temperature: of sampling, as `Agent` takes it, or by task those above 0.
+        device: as `Agent` takes it.
+        precision: of the weights, as `Agent` takes it.
+        prompt: kind of prompt, as `Agent` takes it.
         demo: folder with demonstrations, as `make_agent_and_envs` takes it.
-        num_threads: of torch; None leaves them as they are.
-        env_kwargs: arguments of the environments; by default those that the agent was trained with.
-        statistics: of an SB3 expert, as `load_expert` takes them.
-        wrappers: likewise.
+        num_threads: of torch; None leaves its setting.
+        env_kwargs: arguments of the environments; by default those of the agent's training.
+        statistics: VecNormalize statistics of an SB3 expert, as `load_expert` takes them.
+        wrappers: observation wrappers of an SB3 expert, as `load_expert` takes them.
     """
 
     checkpoint: str | None
@@ -75,8 +75,8 @@ class EvaluationSettings:
     statistics: str | None = None
     wrappers: Wrappers | None = None
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the figures, but for the weights: results of others are not mixed with these."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Settings that determine the results, as JSON; an evaluation resumes only with equal ones."""
         names = ["expert", "episodes", "seed", "temperature", "precision", "prompt", "env_kwargs"]
         if self.temperature:  # an environment's noise goes on from episode to episode
             names.append("n_envs")
@@ -85,71 +85,72 @@ class EvaluationSettings:
         return {**{name: getattr(self, name) for name in names}, "demo": None if self.demo is None else str(self.demo)}
 
     def num_envs(self) -> int:
-        """Environments that share the episodes evenly: one that has none left costs as much as one that plays."""
+        """Number of environments that divides the episodes evenly: an idle environment costs as much as a busy one."""
         rounds = -(-self.episodes // self.n_envs)
         return -(-self.episodes // rounds)
 
 
 def expert_sha256(expert: str | None) -> str | None:
-    """SHA-256 of an expert's file, None where it has none."""
+    """SHA-256 of an expert's file, None without a file."""
     path = Path(expert or "")
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """A task to be played; `env` is as the user named it, perhaps with a module to import."""
+    """Task to be played; `env` is its id with the user's module to import, if any."""
 
     env: str
     env_id: str
-    settings_of_run: EvaluationSettings
+    settings: EvaluationSettings
 
     def where(self, seed: int, step: int) -> str:
-        """How far it was, in a message."""
-        return f"after {step} of {self.settings_of_run.episodes} episodes it"
+        """Progress for an error message: the number of completed episodes."""
+        return f"after {step} of {self.settings.episodes} episodes it"
 
 
 class ActorFactory:
-    """Makes actors and their environments; a checkpoint is loaded once."""
+    """Factory of actors and their environments, which loads a checkpoint once."""
 
     def __init__(self) -> None:
         self._checkpoint: Checkpoint | None = None
 
     def make(self, job: EvaluationJob, num_envs: int, render_mode: str | None = None) -> ActorAndEnvs:
-        """The actor of a job and its environments, which are closed afterwards.
+        """Context with the actor of a job and its environments.
 
         Raises:
-            UsageError: what is asked cannot be: an unknown task, a missing package, a render mode that there is not.
-            GatoError: the environment cannot be made, or the weights are no longer those of the job.
+            UsageError: an unknown task, a missing package, or an unsupported render mode.
+            GatoError: the environment cannot be made, or the weights differ from the job's digest.
         """
-        how = job.settings_of_run
-        if how.num_threads:
-            torch.set_num_threads(how.num_threads)
+        settings = job.settings
+        if settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
         find_spec(job.env)  # imports the module that the user named
-        if how.expert:
-            return _expert(job, render_mode)
-        device = resolve_device(how.device)
-        checkpoint = self._load(how, device)
-        temperature = None if isinstance(how.temperature, dict) else how.temperature
+        if settings.expert:
+            return _expert_and_envs(job, render_mode)
+        device = resolve_device(settings.device)
+        checkpoint = self._load(settings, device)
+        temperature = None if isinstance(settings.temperature, dict) else settings.temperature
         if job.env_id not in checkpoint.tasks:
             _check_spaces(checkpoint, job)
         return make_agent_and_envs(
-            checkpoint, job.env_id, num_envs, env_kwargs=how.env_kwargs, render_mode=render_mode, device=device,
-            temperature=temperature, seed=how.seed, precision=how.precision, prompt=how.prompt, demo=how.demo,
+            checkpoint, job.env_id, num_envs, env_kwargs=settings.env_kwargs, render_mode=render_mode, device=device,
+            temperature=temperature, seed=settings.seed, precision=settings.precision, prompt=settings.prompt,
+            demo=settings.demo,
         )  # fmt: skip
 
-    def _load(self, how: EvaluationSettings, device: str) -> Checkpoint:
+    def _load(self, settings: EvaluationSettings, device: str) -> Checkpoint:
         if self._checkpoint is None:
-            loaded = Checkpoint.load(how.checkpoint, device)
-            if how.sha256 not in (None, loaded.sha256()):
+            loaded = Checkpoint.load(settings.checkpoint, device)
+            if settings.sha256 not in (None, loaded.sha256()):
                 raise GatoError(f"{loaded.name} changed while it was evaluated: repeat the command")
             self._checkpoint = loaded
         return self._checkpoint
 
 
 def _check_spaces(checkpoint: Checkpoint, job: EvaluationJob) -> None:
-    """Raise UsageError unless an unknown task has a known one's spaces; one environment tells, and many take long."""
-    with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=job.settings_of_run.env_kwargs)) as envs:
+    """Raise UsageError unless an unknown task has the spaces of a known one; makes one environment only."""
+    with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=job.settings.env_kwargs)) as envs:
         try:
             find_task(checkpoint, envs)
         except UsageError as error:
@@ -157,64 +158,65 @@ def _check_spaces(checkpoint: Checkpoint, job: EvaluationJob) -> None:
 
 
 @contextlib.contextmanager
-def _expert(job: EvaluationJob, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
-    """An expert and its environment: one environment, as it is collected from."""
-    how, kwargs = job.settings_of_run, job.settings_of_run.env_kwargs
-    if how.sha256 not in (None, expert_sha256(how.expert)):
-        raise GatoError(f"the expert {how.expert} is no longer the one that was evaluated: evaluate it again")
+def _expert_and_envs(job: EvaluationJob, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
+    """Context with an expert and one environment, as in collection."""
+    settings, kwargs = job.settings, job.settings.env_kwargs
+    if settings.sha256 not in (None, expert_sha256(settings.expert)):
+        raise GatoError(f"the expert {settings.expert} is no longer the one that was evaluated: evaluate it again")
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=kwargs, render_mode=render_mode)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         expert = load_expert(
-            how.expert or "", job.env_id, *spaces, how.seed, envs=envs, env_kwargs=kwargs,
-            statistics=how.statistics, wrappers=how.wrappers,
+            settings.expert or "", job.env_id, *spaces, settings.seed, envs=envs, env_kwargs=kwargs,
+            statistics=settings.statistics, wrappers=settings.wrappers,
         )  # fmt: skip
-        expert.seed(how.seed)
+        expert.seed(settings.seed)
         yield expert, envs
 
 
 class EvaluationWorker:
-    """Measures any of several tasks, one after the other."""
+    """Worker that evaluates any of several jobs."""
 
     def __init__(self, jobs: Sequence[EvaluationJob]) -> None:
         self._jobs, self._actors = jobs, ActorFactory()
 
     def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[player.Result]:
-        """Yield the one result of a task, as JSON: its episodes, or why they cannot be had."""
+        """Yield one result of a job, as JSON: its episodes, or the reason why it was skipped."""
         heartbeat[JOB], heartbeat[SEED], heartbeat[STEP] = job, NOTHING, 0
         task, began = self._jobs[job], time.perf_counter()
         outcome: dict[str, Any] = {}
         try:
-            with self._actors.make(task, task.settings_of_run.num_envs()) as (actor, envs):
+            with self._actors.make(task, task.settings.num_envs()) as (actor, envs):
                 heartbeat[BEAT] += 1
                 heartbeat[SEED], began = seeds[0], time.perf_counter()
-                outcome = {"episodes": _played(task, actor, envs, heartbeat), "seconds": time.perf_counter() - began}
-        except Exception as error:  # noqa: BLE001  # said with its task; all others go on
-            if outcome:  # all is played, and only closing the environments failed
-                _log.warning("%s", named(task.env_id, error))
-            elif isinstance(error, UsageError):  # not a fault: nothing that could be evaluated
+                episodes = _play_episodes(task, actor, envs, heartbeat)
+                outcome = {"episodes": episodes, "seconds": time.perf_counter() - began}
+        except Exception as error:  # noqa: BLE001  # reported with its task; the other tasks continue
+            if outcome:  # all episodes are played; closing the environments failed
+                _log.warning("%s", describe(task.env_id, error))
+            elif isinstance(error, UsageError):  # the task cannot be evaluated
                 outcome = {"skipped": str(error)}
             else:
-                yield Failed(job, seeds[0], named(task.env_id, error))
+                yield Failed(job, seeds[0], describe(task.env_id, error))
                 return
         finally:
             heartbeat[JOB] = heartbeat[SEED] = NOTHING
         yield Played(job, seeds[0], json.dumps(outcome).encode(), 0, 0.0, time.perf_counter() - began)
 
 
-def named(env_id: str, error: Exception) -> str:
-    """What went wrong, in a line that begins with the environment."""
+def describe(env_id: str, error: Exception) -> str:
+    """Error message in one line that begins with the environment id."""
     return str(error) if isinstance(error, GatoError) else f"{env_id}: {one_line(error)}"
 
 
-def _played(
+def _play_episodes(
     job: EvaluationJob, actor: Actor, envs: VectorEnv[Any, Any, Any], heartbeat: MutableSequence[int]
 ) -> list[Outcome]:
-    """Play a task's episodes; they are in the order of their seeds."""
-    how, episodes = job.settings_of_run, list[Outcome]()
-    seeds = range(how.seed, how.seed + how.episodes)
-    for group in [[seed] for seed in seeds] if how.expert else [seeds]:
-        if how.expert:
-            cast(Expert, actor).seed(group[0])  # as when it is collected from
+    """Play all episodes of a task; returns their outcomes by seed."""
+    settings, episodes = job.settings, list[Outcome]()
+    seeds = range(settings.seed, settings.seed + settings.episodes)
+    for group in [[seed] for seed in seeds] if settings.expert else [seeds]:
+        if settings.expert:
+            cast(Expert, actor).seed(group[0])  # as in collection
         for episode in play_episodes(actor, envs, group, job.env_id, heartbeat):
             episodes.append(episode)
             heartbeat[STEP] = len(episodes)
@@ -228,8 +230,8 @@ def play_episodes(
     task: str,
     heartbeat: MutableSequence[int] | None = None,
 ) -> Iterator[Outcome]:
-    """Play one episode per seed and yield each as it ends; the heartbeat moves with every step."""
-    counts = (find(task) or Task(task, "")).success is not None  # where it counts, none reported is none reached
+    """Play one episode per seed and yield each outcome as it ends; every step advances the heartbeat."""
+    counts = (find(task) or Task(task, "")).success is not None  # in these tasks no report of success is a failure
     heartbeat = [0] * 4 if heartbeat is None else heartbeat
     total: dict[int, float] = defaultdict(float)
     reached: dict[int, bool | None] = defaultdict(lambda: False if counts else None)

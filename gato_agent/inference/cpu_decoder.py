@@ -1,7 +1,7 @@
-"""The control step as one call into compiled C++, for CPUs: `cpu_decoder.cpp`, built once by the local compiler.
+"""Control step on a CPU as one call into compiled C++, `cpu_decoder.cpp`.
 
-It computes what `decode.TorchDecoder` computes, several times faster: weights and cache are streamed once, in the order
-of memory, by products of few rows, for which no library is tuned.
+It computes what `decoder.TorchDecoder` computes, several times faster: weights and cache are streamed once, in the
+order of memory, by products of few rows, for which no library is tuned.
 """
 
 import ctypes
@@ -20,7 +20,8 @@ from gato_agent.model.action_decoder import ActionDecoder
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Block, Gato
 from gato_agent.model.kv_cache import EMPTY
-from gato_agent.native.build import SOURCES, library
+from gato_agent.native.abi import check, load
+from gato_agent.native.build import SOURCES
 from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
@@ -56,6 +57,7 @@ class _Model(_Struct):
     _fields_ = [
         *((name, INT32) for name in ("layers", "heads", "width", "feed_forward", "context", "kind")),
         *((name, INT32) for name in ("values_per_token", "decoder", "rewound", "first_id")),
+        *((name, INT32) for name in ("ids", "positions", "value_ids", "chosen_ids", "actions")),
         *((name, POINTER) for name in ("layer", "norm", "bias", "table", "local", "values", "chosen")),
         ("mix", _Matrix), ("carry", _Matrix),
     ]  # fmt: skip
@@ -78,13 +80,15 @@ class _Choice(_Struct):
 
 class _Request(ctypes.Structure):
     _fields_ = [
-        *((name, INT32) for name in ("env_index", "count", "actions", "marginal", "allowed_stride")),
+        *((name, INT32) for name in ("env_index", "count", "actions", "marginal")),
+        *((name, INT32) for name in ("allowed_stride", "patch_count", "group_count")),
         *((name, POINTER) for name in ("tokens", "local", "patches", "value_groups", "choices")),
         *((name, POINTER) for name in ("uniforms", "forced", "allowed")),
         ("inverse_temperature", ctypes.c_double), ("chosen", POINTER),
     ]  # fmt: skip
 
 
+ABI = 1  # as in cpu_decoder.cpp
 STRUCTS = (_Matrix, _Layer, _Model, _Ring, _Choice, _Request)  # in the order of gato_sizes
 
 
@@ -111,7 +115,7 @@ class Engine:
     """
 
     def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
-        self._function, self._model, self._threads = _function(), model, threads
+        self._compiled, self._model, self._threads = _compiled(), model, threads
         config, embedding = model.config, model.embedding
         self._positions, self._patch, self._ordered = config.local_positions, embedding.patch, config.vocabulary.ordered
         self._ids = config.vocabulary.size
@@ -124,7 +128,8 @@ class Engine:
         self._grouped = _Model(
             config.layers, config.heads, config.width, config.feed_forward, config.context,
             get_args(Precision).index(precision), config.values_per_token, config.action_decoder, stream * len(legal),
-            config.vocabulary.continuous, ctypes.addressof(self._layers[1]),
+            config.vocabulary.continuous, self._ids, self._positions, 2 * BINS, 2 * BINS if decoder else 0, len(legal),
+            ctypes.addressof(self._layers[1]),
             *map(_copy, (model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight)),
             *_values(model, precision, decoder.chosen if decoder else None),
             panels(decoder.carry.weight, precision) if decoder else NO_MATRIX,
@@ -132,9 +137,7 @@ class Engine:
         heads = {(low, high): panels(model.scored(low, high), precision) for low, high in legal}
         parts = _decoder_parts(model.action_decoder, len(legal), precision)
         self._heads = [(low, high, part, heads[low, high]) for (low, high), part in zip(legal, parts, strict=True)]
-        self._legal = torch.tensor([[low, high] for low, high in legal])
-        self._sizes = [high - low for low, high in legal]
-        self._width = sum(self._sizes)
+        self._width = sum(high - low for low, high in legal)
 
     @staticmethod
     def fits(config: GatoConfig) -> bool:
@@ -199,27 +202,22 @@ class Engine:
         groups = -(-len(self._heads) // ACTION_GROUP)
         if self._grouped.decoder and seen[0].shape[1] < groups:
             raise ValueError(f"{seen[0].shape[1]} tokens cannot predict {len(self._heads)}: it takes {groups}")
-        if options.forced is not None and not self._is_legal(options.forced):
-            raise ValueError("forced action tokens must be among the ids that are legal for each")
         self._call(-1, *seen, len(self._heads), options)
         return self._actions.clone()
-
-    def _is_legal(self, ids: Tensor) -> bool:
-        """True if int64 [env, A] are ids of action tokens."""
-        same = ids.shape == self._actions.shape and ids.dtype == torch.int64
-        return same and bool(((ids >= self._legal[:, 0]) & (ids < self._legal[:, 1])).all())
 
     def _checked(
         self, prefill: Prefill, rows: int, longest: int
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Tokens, local positions, patch vectors and value groups, as C++ may read them; else raises ValueError."""
         tokens, local, patches, intervals, value_groups = prefill
-        if tokens.shape[0] != rows or tokens.shape[1] > longest or tokens.dtype != torch.int64:
+        fits = tokens.ndim == 2 and tokens.shape[0] == rows and 0 < tokens.shape[1] <= longest
+        if not fits or tokens.dtype != torch.int64:
             raise ValueError(
                 f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
                 f"with n at most {longest}"
             )
-        if local.shape != tokens.shape or local.dtype != torch.int64 or local.max() >= self._positions:
+        fits = local.shape == tokens.shape and local.dtype == torch.int64
+        if not fits or (local.numel() and local.numpy().max() >= self._positions):
             raise ValueError(
                 f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
             )
@@ -235,8 +233,7 @@ class Engine:
             if (
                 self._grouped.values_per_token == 1
                 or shape != [self._grouped.values_per_token]
-                or values.min() < PAD
-                or values.max() >= 2 * BINS
+                or (values.size and (values.min() < PAD or values.max() >= 2 * BINS))
             ):
                 raise ValueError(
                     f"value groups of {shape} values: the model has {self._grouped.values_per_token}, "
@@ -256,8 +253,10 @@ class Engine:
         request.env_index, request.count, request.actions = env_index, tokens.shape[-1], actions
         request.tokens, request.local = tokens.data_ptr(), local.data_ptr()
         request.patches, request.value_groups = _pointer(patches), _pointer(value_groups)
+        request.patch_count = 0 if patches is None else len(patches)
+        request.group_count = 0 if value_groups is None else len(value_groups)
         kept = self._choose_by(options, actions)  # what the request points into stays alive
-        self._function(self._model_at, self._ring_at, self._request_at)
+        check(self._compiled, self._compiled.gato_step(self._model_at, self._ring_at, self._request_at))
         del kept
 
     def _choose_by(self, options: StepOptions, actions: int) -> tuple[Tensor | None, ...]:
@@ -274,24 +273,17 @@ class Engine:
             if given is not None and (given.shape != (self._ring.num_envs, width) or given.dtype != dtype):
                 what = f"options of a step, {given.dtype} {list(given.shape)}"
                 raise ValueError(f"{what}: {dtype} [{self._ring.num_envs}, {width}] fits")
-        if allowed is not None and not all(part.any(1).all() for part in torch.split(allowed, self._sizes, 1)):
-            raise ValueError("a mask of a step must allow an id of each action token")
         request.uniforms, request.forced, request.allowed = _pointer(uniforms), _pointer(forced), _pointer(allowed)
         request.allowed_stride = 0 if allowed is None else allowed.shape[1]
         request.marginal = options.marginal
-        request.inverse_temperature = 1.0 if options.temperature is None else 1 / float(options.temperature)
+        request.inverse_temperature = 1.0 if options.temperature is None else float(1 / options.temperature)
         return uniforms, forced, allowed
 
 
 @cache
-def _function() -> Any:
+def _compiled() -> ctypes.CDLL:
     """The compiled step; raises OSError where there is none, or one of another version."""
-    compiled = library(SOURCE)
-    sizes = (ctypes.c_int32 * len(STRUCTS))()
-    compiled.gato_sizes(sizes)
-    if list(sizes) != [ctypes.sizeof(struct) for struct in STRUCTS]:
-        raise OSError(f"{SOURCE.name} was compiled with other structs: {list(sizes)}")
-    return compiled.gato_step
+    return load(SOURCE, "the CPU decoder", ABI, STRUCTS)
 
 
 def make_decoder(

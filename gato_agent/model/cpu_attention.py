@@ -16,19 +16,21 @@ from torch import Tensor
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.rope import angles_of
 from gato_agent.model.visibility import Visibility
-from gato_agent.native.build import SOURCES, library
+from gato_agent.native.abi import check, load
+from gato_agent.native.build import SOURCES
 
 SOURCE = SOURCES / "cpu_attention.cpp"
+ABI = 1  # as in cpu_attention.cpp
 COLUMNS = 32  # heads are a multiple of this in size
 
 _log = logging.getLogger(__name__)
 
 
 class _Windows(ctypes.Structure):
-    """The struct of cpu_attention.cpp."""
+    """The struct `AttentionInputs` of cpu_attention.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("batch", "length", "heads", "size", "context", "threads")),
+        *((name, ctypes.c_int32) for name in ("batch", "length", "heads", "size", "context", "threads", "positions")),
         *((name, ctypes.c_void_p) for name in ("index", "segment", "first", "until", "prefix_first", "prefix_end")),
         *((name, ctypes.c_void_p) for name in ("cos", "sin")),
     ]  # fmt: skip
@@ -52,11 +54,19 @@ class Band:
         )
         turns = [x[:, : config.head_size // 2].contiguous() for x in (cos, -sin)]
         kept = *(x.to(torch.int32).contiguous() for x in places), *turns
-        sizes = *first.shape, config.heads, config.head_size, config.context, torch.get_num_threads()
+        sizes = *first.shape, config.heads, config.head_size, config.context, torch.get_num_threads(), len(cos)
         return cls(_Windows(*sizes, *(x.data_ptr() for x in kept)), kept)
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """Queries, keys and values [batch, length, 3, heads, size], not yet turned -> [batch, length, heads, size]."""
+        """Queries, keys and values [batch, length, 3, heads, size], not rotated -> [batch, length, heads, size].
+
+        Raises:
+            ValueError: another shape or dtype than float32 or bfloat16, or a visibility beyond the sequences.
+        """
+        w = self.windows
+        shape = [w.batch, w.length, 3, w.heads, w.size]
+        if list(qkv.shape) != shape or qkv.dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"attention of {qkv.dtype} {list(qkv.shape)}: float32 or bfloat16 {shape} fits")
         return _Attend.apply(qkv.contiguous(), self)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -85,14 +95,21 @@ class _Attend(torch.autograd.Function):
 def _call(name: str, band: Band, qkv: Tensor, *tensors: Tensor) -> None:
     pointers = [ctypes.c_void_p(x.data_ptr()) for x in (qkv, *tensors)]
     half = ctypes.c_int32(qkv.dtype == torch.bfloat16)
-    getattr(library(SOURCE), name)(ctypes.byref(band.windows), half, *pointers)
+    compiled = _compiled()
+    check(compiled, getattr(compiled, name)(ctypes.byref(band.windows), half, *pointers))
+
+
+@cache
+def _compiled() -> ctypes.CDLL:
+    """The compiled attention; raises OSError where there is none, or one of another version."""
+    return load(SOURCE, "the CPU attention of training", ABI, (_Windows,))
 
 
 @cache
 def available() -> bool:
     """Whether it can be compiled here; says so once if not."""
     try:
-        library(SOURCE)
+        _compiled()
     except OSError as error:
         _log.warning("training with PyTorch's attention, which is slower: %s", error)
         return False

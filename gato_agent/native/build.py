@@ -1,4 +1,4 @@
-"""C++ that is compiled by the machine's own compiler when it is first used, for the processor that is there."""
+"""Compilation of the C++ sources at first use, by the machine's own compiler and for its processor."""
 
 import ctypes
 import hashlib
@@ -7,6 +7,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +21,12 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-er
 
 
 @cache
-def library(source: Path) -> ctypes.CDLL:
+def library(source: Path, purpose: str) -> ctypes.CDLL:
     """Compile a C++ file, unless this machine did so before, and load it.
+
+    Args:
+        source: C++ file, whose headers lie beside it.
+        purpose: noun phrase for the line on stderr that says what is compiled.
 
     Raises:
         OSError: there is no compiler, or it failed.
@@ -39,7 +44,7 @@ def library(source: Path) -> ctypes.CDLL:
         with suppress(OSError):  # what is there is broken: make it again
             return ctypes.CDLL(str(target))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _compile(compiler, source, target)
+    _compile(compiler, source, target, purpose)
     write_files({_beside(target): _digest(target).encode()})
     return ctypes.CDLL(str(target))
 
@@ -61,29 +66,39 @@ def _digest(target: Path) -> str:
 
 
 def _identity(compiler: Sequence[str], source: Path) -> str:
-    """Digest of all that the machine code depends on: the source, how it is compiled, and for which processor."""
+    """Digest of all that the machine code depends on: source, headers beside it, compiler, flags and processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     able = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))})  # x86, then ARM
-    said = repr((FLAGS, compiler, platform.machine(), platform.processor(), able))
-    return hashlib.sha256(source.read_bytes() + said.encode()).hexdigest()[:16]
+    settings = repr((FLAGS, compiler, platform.machine(), platform.processor(), able))
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    return hashlib.sha256(b"".join((*texts, settings.encode()))).hexdigest()[:16]
 
 
-def _compile(compiler: Sequence[str], source: Path, target: Path) -> None:
+def _compile(compiler: Sequence[str], source: Path, target: Path, purpose: str) -> None:
     """Compile into a temporary file and move it into place, so that processes can do it at once."""
-    said = ""
+    message, errors = f"compiling {purpose} (once) ...", ""
     for threads in (("-fopenmp",), ()):  # Apple's clang has no OpenMP
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / target.name
-            command = [*compiler, *FLAGS, *threads, "-o", str(built), str(source)]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-            except OSError as error:
-                raise OSError(f"the C++ compiler {compiler[0]} cannot be run ({error.strerror})") from error
-            if done.returncode == 0:
+            code, errors = _run([*compiler, *FLAGS, *threads, "-o", str(built), str(source)], message)
+            if code == 0:
                 with built.open("rb") as file:  # on disk before it has its name; each process has a file of its own
                     os.fsync(file.fileno())
                 built.replace(target)
                 return
-            said = " ".join(done.stderr.split())[:200]
-    raise OSError(f"the C++ compiler {compiler[0]} failed: {said}")
+            message = ""
+    raise OSError(f"the C++ compiler {compiler[0]} failed: {' '.join(errors.split())[:200]}")
+
+
+def _run(command: Sequence[str], message: str) -> tuple[int, str]:
+    """Run a compiler; returns its exit code and errors. The message is printed when it has started."""
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise OSError(f"the C++ compiler {command[0]} cannot be run ({error.strerror})") from error
+    with process:
+        if message:
+            sys.stderr.write(f"{message}\n")
+        _, errors = process.communicate()
+    return process.returncode, errors

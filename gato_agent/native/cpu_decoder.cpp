@@ -1,65 +1,53 @@
 // One control step on a CPU, from observation tokens to the complete action, without returning to Python.
 //
-// Everything heavy is one product, y[M, N] = x[M, K] w: for weights, for keys and for values alike. What it streams is
-// stored in panels of NR units, [N / (16 NR)][K][16 NR], so each byte is read once for up to six rows of x.
-// Sums run over k in order whatever M is: a environment's numbers do not depend on how many others there are.
+// All heavy work is one product, y[M, N] = x[M, K] w: weights, keys and values alike. w is stored in panels of NR units,
+// [N / (16 NR)][K][16 NR], so that each byte is read once for up to six rows of x. Sums run over k in order whatever M
+// is: an environment's numbers do not depend on the number of environments.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "simd.h"
+
+#define GATO_ERRORS(X)                                                                                  \
+    X(BAD_MODEL, "the model's shape is not one that the CPU decoder can run")                           \
+    X(BAD_CACHE, "the sizes of the cache do not fit the model")                                         \
+    X(BAD_POINTER, "an array that the request needs is missing")                                        \
+    X(BAD_ENV_INDEX, "env_index is not an environment of the cache")                                    \
+    X(BAD_COUNT, "the count of tokens does not fit the cache and the action")                           \
+    X(BAD_PREFIX, "the count of tokens is not the prefix length that the cache was prepared for")       \
+    X(BAD_ACTIONS, "the number of action tokens is not one that the model decodes")                     \
+    X(BAD_POSITION, "the next position of an environment is out of range")                              \
+    X(BAD_TOKEN, "token ids must be in the vocabulary, or PAD, PATCH or VALUES")                        \
+    X(BAD_LOCAL, "local positions must be below those that the model has")                              \
+    X(BAD_PATCHES, "the number of patches is not that of PATCH tokens")                                 \
+    X(BAD_VALUE_GROUPS, "the number of value_groups is not that of VALUES tokens")                      \
+    X(BAD_VALUE, "value ids of value_groups must be PAD or ids of bins and choices")                    \
+    X(BAD_LEGAL, "the legal ids of an action token are not in the vocabulary")                          \
+    X(BAD_FORCED, "forced action tokens must be among the ids that are legal for each")                 \
+    X(BAD_UNIFORM, "uniforms must be in [0, 1)")                                                        \
+    X(BAD_TEMPERATURE, "the temperature must be positive")                                              \
+    X(BAD_MASK_SIZE, "a mask of a step must have a byte for each legal id of each action token")        \
+    X(BAD_MASK_EMPTY, "a mask of a step must allow an id of each action token")
+
+#include "abi.h"
+
 namespace {
 
-// What the processor's registers hold, and how many of them may hold sums; wider vectors would live in memory.
-#ifdef __AVX512F__
-constexpr int WIDE = 16, SUMS = 24;
-#elif defined(__AVX__)
-constexpr int WIDE = 8, SUMS = 12;
-#elif defined(__aarch64__)
-constexpr int WIDE = 4, SUMS = 24;
-#else
-constexpr int WIDE = 4, SUMS = 12;
-#endif
-typedef float Vector __attribute__((vector_size(4 * WIDE)));
-typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
-typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
-typedef int8_t Bytes __attribute__((vector_size(WIDE)));
-typedef int16_t Shorts __attribute__((vector_size(2 * WIDE)));
-typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
+constexpr int32_t ABI = 1;  // raised at every change of a struct's fields or of their meaning
+constexpr int UNIT = 16, ROWS = 6, TERMS = 32;  // floats of a unit, rows of x of a product, terms of a partial sum
+constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths: value of a group, state of an action token, chosen id
+constexpr int GROUP = 32;                           // action tokens that one hidden state predicts
+constexpr int64_t PAD = -1, PATCH = -2, VALUES = -3;  // tokens that have no row in the table
+constexpr int64_t EMPTY = INT64_MIN / 2;              // position of a slot that holds no key
+constexpr int64_t LAST_POSITION = int64_t(1) << 52;   // up to which a double holds every position
 
-constexpr int UNIT = 16, PANEL = 64, ROWS = 6, TERMS = 32;  // floats a unit, floats a panel, rows of x at a time
-constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths of a value in a value group, of an action token's state, of a chosen id
-constexpr int GROUP = 32;                       // action tokens that one hidden state predicts
-constexpr float NOWHERE = -1e30f;               // score of a key that is not seen
-constexpr int64_t PAD = -1, PATCH = -2, VALUES = -3;  // tokens that are no ids
-constexpr int64_t EMPTY = INT64_MIN / 2;            // position of a slot that holds no key
-
-struct bf16 { uint16_t bits; };
-
-inline Vector load(const float *p) { Vector v; std::memcpy(&v, p, sizeof v); return v; }
-inline Vector load(const bf16 *p) {
-    Halves h; std::memcpy(&h, p, sizeof h);
-    const Words words = __builtin_convertvector(h, Words) << 16;
-    Vector v; std::memcpy(&v, &words, sizeof v); return v;
-}
-inline Vector load(const int8_t *p) {
-    Bytes b; std::memcpy(&b, p, sizeof b);  // in steps, for which compilers have an instruction each
-    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(b, Shorts), Integers), Vector);
-}
-
-inline void put(float *to, float value) { *to = value; }
-inline void put(bf16 *to, float value) {  // round to nearest even
-    uint32_t u; std::memcpy(&u, &value, 4);
-    to->bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-
-// M rows of x times C vectors of columns, in partial sums of TERMS, which round less than long ones. Rows of w are ldw apart.
+// M rows of x times C vectors of columns, in partial sums of TERMS, which round less than long ones. Rows of w are ldw
+// floats apart.
 template <int M, int C, class W>
-inline void tile(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy, bool add) {
+inline void tile(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
+                 bool add) {
     Vector total[M][C] = {};
     for (int begin = 0; begin < K; begin += TERMS) {
         Vector sum[M][C] = {};
@@ -77,11 +65,11 @@ inline void tile(const float *x, long ldx, int K, const W *w, long ldw, const fl
             float *to = y + i * ldy + j * WIDE;
             const Vector before = add ? load(to) : Vector{};  // one expression, rounded alike for every M
             const Vector sum = scale ? total[i][j] * load(scale + j * WIDE) + before : total[i][j] + before;
-            std::memcpy(to, &sum, sizeof sum);
+            store(to, sum);
         }
 }
 
-// M rows (at most ROWS) of x times N floats of columns: as many vectors at a time as have room for their sums.
+// M rows (at most ROWS) of x times N columns: as many vectors at a time as registers hold sums.
 template <int M, int N, class W>
 inline void kernel(const float *x, long ldx, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
                    bool add) {
@@ -90,7 +78,7 @@ inline void kernel(const float *x, long ldx, int K, const W *w, long ldw, const 
         tile<M, C>(x, ldx, K, w + at, ldw, scale ? scale + at : nullptr, y + at, ldy, add);
 }
 
-// All M rows of x, ROWS at a time, times N floats of columns.
+// All M rows of x, ROWS at a time, times N columns.
 template <int N, class W>
 void rows(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
           bool add) {
@@ -104,8 +92,8 @@ void rows(const float *x, long ldx, int M, int K, const W *w, long ldw, const fl
     }
 }
 
-// All M rows of x times NR units of a panel. For many rows the panel is made floats, once for all of them, in slices
-// that are as wide as a tile: read with gaps between, they have no place in the first cache.
+// All M rows of x times NR units of a panel. For many rows the panel is converted to floats once, in slices as wide as
+// a tile: contiguous slices fit into the first-level cache.
 template <class W, int NR>
 void units(const float *x, long ldx, int M, int K, const W *w, long ldw, const float *scale, float *y, long ldy,
            bool add) {
@@ -134,30 +122,6 @@ void panel(int NR, const float *x, long ldx, int M, int K, const W *w, long ldw,
     }
 }
 
-// exp for x <= 0, within 2e-7: a polynomial of the fraction (Cephes) and the exponent's bits; plain C, so it vectorises.
-inline float exponential(float x) {
-    x = std::max(x, -87.0f);
-    const float n = std::nearbyint(x * 1.44269504f);
-    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f, p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f, p = p * r * r + r + 1.0f;
-    const int32_t bits = (int32_t(n) + 127) << 23;
-    float power; std::memcpy(&power, &bits, 4);
-    return p * power;
-}
-
-// x Phi(x), with the error function as a rational function on [-4, 4] (XLA's and Eigen's coefficients), within 3e-7.
-inline float gelu(float x) {
-    const float z = std::min(std::max(x * 0.70710678f, -4.0f), 4.0f), s = z * z;
-    float p = -2.72614225801306e-10f, q = -1.45660718464996e-05f;
-    p = p * s + 2.77068142495902e-08f, p = p * s - 2.10102402082508e-06f, p = p * s - 5.69250639462346e-05f;
-    p = p * s - 7.34990630326855e-04f, p = p * s - 2.95459980854025e-03f, p = p * s - 1.60960333262415e-02f;
-    q = q * s - 2.13374055278905e-04f, q = q * s - 1.68282697438203e-03f;
-    q = q * s - 7.37332916720468e-03f, q = q * s - 1.42647390514189e-02f;
-    return 0.5f * x * (1.0f + z * p / q);
-}
-
 void layer_norm(const float *x, const float *weight, const float *bias, int width, float *y) {
     float sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
@@ -173,7 +137,7 @@ void layer_norm(const float *x, const float *weight, const float *bias, int widt
 
 extern "C" {
 
-struct Matrix {  // packed in panels of PANEL; scale is one per output, or null
+struct Matrix {  // packed in panels of PANEL outputs; scale is one per output, or null
     const void *w;
     const float *scale;
 };
@@ -184,166 +148,256 @@ struct Layer {
 };
 
 struct Model {
-    int32_t layers, heads, width, feed_forward, context, kind;  // kind of weights and cache: 0 float32, 1 bfloat16, 2 int8
-    int32_t values_per_token, decoder;  // values of a value group; whether an action decoder decodes, else action tokens are tokens of the stream
-    int32_t rewound, first_id;  // tokens that a step takes out of the ring again; id of the action decoder's first row
+    int32_t layers, heads, width, feed_forward, context;
+    int32_t kind;              // of weights and cache: 0 float32, 1 bfloat16, 2 int8 with a cache of bfloat16
+    int32_t values_per_token;  // of a value group
+    int32_t decoder;           // 1: an action decoder decodes; 0: action tokens pass through the transformer
+    int32_t rewound;           // tokens that a step takes out of the cache again
+    int32_t first_id;          // id of the first row of `chosen`
+    int32_t ids, positions, value_ids, chosen_ids, actions;  // rows of table, local, values less one, chosen; choices
     const Layer *layer;
-    const float *norm, *bias, *table, *local, *values;  // table [ids][width], local [positions][width], values [1 + ids of values][VALUE]
-    const float *chosen;  // [ids from first_id][CHOSEN]
-    Matrix mix;    // of a value group's values, values_per_token VALUE -> width
-    Matrix carry;  // of what was read of a group of action tokens, STATE -> STATE
+    const float *norm, *bias, *table, *local, *values;  // [ids][width], [positions][width], [1 + value_ids][VALUE]
+    const float *chosen;                                // [chosen_ids][CHOSEN]
+    Matrix mix;    // values_per_token VALUE -> width, of a value group
+    Matrix carry;  // STATE -> STATE, from one group of action tokens to the next
 };
 
-// keys [layer][env][head][slots / 64][size][64], values [layer][env][head][size / 16 NR][slots][16 NR]; the first
-// `rolling` slots are overwritten again and again, the others hold prompts of `prompt` tokens, which stay.
-struct Ring {
-    int32_t num_envs, slots, rolling, prompt, threads;
+// keys [layer][env][head][slots / 64][size][64], values [layer][env][head][size / 16 NR][slots][16 NR]. The first
+// `window` slots are a circular buffer of recent tokens, the others hold a prefix of `prefix` tokens.
+struct Cache {
+    int32_t num_envs, slots, window, prefix, threads;
     void *keys, *values;
     int64_t *index, *next_position;  // [env][slots], [env]: position of each slot's key, and of the next token
 };
 
-struct Choice {  // one action token: its legal ids, and what scores them
-    int32_t low, count, ordered;  // ordered: greedy is not the likeliest, but the median
-    Matrix marginal, state, out, read;  // of the action decoder: width -> STATE, the same, STATE -> STATE, CHOSEN -> STATE
-    Matrix head;    // of the legal rows of the table
-    float *logits;  // [env][count rounded up to PANEL], written
+struct ActionToken {
+    int32_t low, count, ordered;  // legal ids [low, low + count); ordered: greedy takes the median, else the likeliest
+    Matrix marginal, state, out, read;  // action decoder: width -> STATE, width -> STATE, STATE -> STATE, CHOSEN -> STATE
+    Matrix head;                        // legal rows of the table
+    float *logits;                      // [env][count rounded up to PANEL], written
 };
 
-struct Request {  // a step of all num_envs; or, without choices, the pass over the prompt of one
-    int32_t env, count, actions, marginal, allowed_stride;  // marginal: without regard to the tokens before
-    const int64_t *tokens, *local;  // [env][count]
-    const float *patches;           // vectors, one a PATCH
-    const int16_t *value_groups;           // [value_groups][values_per_token]
-    const Choice *choices;          // [actions]
-    const double *uniforms;         // [env][actions] in [0, 1), or null for greedy
-    const int64_t *forced;          // [env][actions], or null
-    const uint8_t *allowed;         // [env][allowed_stride], of all legal ids of all action tokens; or null
+struct Request {
+    int32_t env_index, count, actions;  // -1 for a step of all environments; or the environment whose prefix this is
+    int32_t marginal;                   // 1: score each action token without regard to those before it
+    int32_t allowed_stride, patch_count, group_count;
+    const int64_t *tokens, *local;      // [env][count]
+    const float *patches;               // [patch_count][width]
+    const int16_t *value_groups;        // [group_count][values_per_token]
+    const ActionToken *choices;         // [actions]
+    const double *uniforms;             // [env][actions], or null for greedy
+    const int64_t *forced;              // [env][actions], or null
+    const uint8_t *allowed;             // [env][allowed_stride], legal ids of all action tokens; or null
     double inverse_temperature;
-    int64_t *chosen;                // [env][actions], written
+    int64_t *chosen;                    // [env][actions], written
 };
 }
 
 namespace {
 
-struct Span { int slot, count; };  // slots side by side in one panel, in whole units
+// The checks below cover every number that indexes memory, before anything is read or written by it.
 
-struct Scratch {  // kept from step to step, so that after the first ones nothing is allocated
-    std::vector<float> x, y, wide, bias, cos, sin, far, far_cos, far_sin;  // far: queries as pinned keys see them
-    std::vector<float> read, mixed, shares;  // values of value_groups side by side, value_groups as tokens; shares of an action token's ids
-    std::vector<float> score, state, chain, taken;  // of an action token: what scores it, hidden units, what was read before, embedded ids
-    std::vector<int64_t> position;  // of the pass's first token, by env
-    std::vector<double> speed;  // radians a token of each pair of dimensions
-    std::vector<Span> live;     // slots that somebody sees, of all num_envs
-    std::vector<int> begins;    // where each environment's begin among them, and the end
-    std::vector<int64_t> last;  // tokens chosen last
+Error check_model(const Model &m) {
+    for (const int32_t x : {m.layers, m.heads, m.width, m.feed_forward, m.context, m.values_per_token, m.ids, m.positions})
+        if (x < 1) return BAD_MODEL;
+    if (m.width % m.heads || m.kind < 0 || m.kind > 2) return BAD_MODEL;
+    const int size = m.width / m.heads;
+    if (m.width % PANEL || m.feed_forward % (2 * PANEL) || size % UNIT || (size > PANEL && size % PANEL)) return BAD_MODEL;
+    if (m.rewound < 0 || m.first_id < 0 || m.value_ids < 0 || m.chosen_ids < 0) return BAD_MODEL;
+    if (!m.layer || !m.norm || !m.bias || !m.table || !m.local) return BAD_MODEL;
+    return m.decoder && (!m.chosen || m.rewound) ? BAD_MODEL : NONE;
+}
+
+Error check_cache(const Model &m, const Cache &c) {
+    if (c.num_envs < 1 || c.threads < 1 || c.window < 1 || c.prefix < 0 || c.prefix >= m.context) return BAD_CACHE;
+    if (c.window % PANEL || c.slots % PANEL || c.slots < c.window || c.prefix > c.slots - c.window) return BAD_CACHE;
+    return !c.keys || !c.values || !c.index || !c.next_position ? BAD_CACHE : NONE;
+}
+
+// Tokens of a step, or of one environment's prefix, in a cache that was checked.
+Error check_counts(const Model &m, const Cache &c, const Request &r) {
+    if (r.count < 1) return BAD_COUNT;
+    if (!r.tokens || !r.local) return BAD_POINTER;
+    if (r.env_index < -1 || r.env_index >= c.num_envs) return BAD_ENV_INDEX;
+    if (r.env_index >= 0) return r.actions ? BAD_ACTIONS : r.count != c.prefix ? BAD_PREFIX : NONE;
+    if (r.actions < 1 || r.actions > m.actions) return BAD_ACTIONS;
+    if (!r.choices || !r.chosen) return BAD_POINTER;
+    const int64_t longest = int64_t(c.window) - (m.context - c.prefix) + 1, written = int64_t(r.count) + r.actions - 1;
+    if (r.count > longest || m.rewound > std::min(longest, written)) return BAD_COUNT;
+    if (m.decoder && r.count < (int64_t(r.actions) + GROUP - 1) / GROUP) return BAD_COUNT;
+    for (int env = 0; env < c.num_envs; env++)
+        if (c.next_position[env] < -1 || c.next_position[env] > LAST_POSITION) return BAD_POSITION;
+    return NONE;
+}
+
+Error check_tokens(const Model &m, const Request &r, long count) {
+    long patches = 0, groups = 0;
+    for (long i = 0; i < count; i++) {
+        if (r.tokens[i] < VALUES || r.tokens[i] >= m.ids) return BAD_TOKEN;
+        if (r.local[i] >= m.positions) return BAD_LOCAL;
+        patches += r.tokens[i] == PATCH, groups += r.tokens[i] == VALUES;
+    }
+    if (patches != r.patch_count || (patches && !r.patches)) return BAD_PATCHES;
+    if (groups != r.group_count || (groups && (!r.value_groups || !m.values))) return BAD_VALUE_GROUPS;
+    for (long i = 0; i < groups * m.values_per_token; i++)
+        if (r.value_groups[i] < PAD || r.value_groups[i] >= m.value_ids) return BAD_VALUE;
+    return NONE;
+}
+
+Error check_choices(const Model &m, const Request &r, int num_envs) {
+    if (r.uniforms && !(r.inverse_temperature > 0 && r.inverse_temperature < INFINITY)) return BAD_TEMPERATURE;
+    int64_t offset = 0;
+    for (int a = 0; a < r.actions; a++) {
+        const ActionToken &c = r.choices[a];
+        const int64_t end = int64_t(c.low) + c.count, first = m.decoder ? m.first_id : 0;
+        if (c.count < 1 || c.low < first || end > m.ids || (m.decoder && end - first > m.chosen_ids)) return BAD_LEGAL;
+        if (!c.logits) return BAD_POINTER;
+        for (long at = a; at < long(num_envs) * r.actions; at += r.actions) {
+            if (r.forced && (r.forced[at] < c.low || r.forced[at] >= end)) return BAD_FORCED;
+            if (r.uniforms && !(r.uniforms[at] >= 0 && r.uniforms[at] < 1)) return BAD_UNIFORM;
+        }
+        if (r.allowed && offset + c.count > r.allowed_stride) return BAD_MASK_SIZE;
+        for (long env = 0; r.allowed && env < num_envs; env++) {
+            const uint8_t *mask = r.allowed + env * r.allowed_stride + offset;
+            if (std::none_of(mask, mask + c.count, [](uint8_t byte) { return byte; })) return BAD_MASK_EMPTY;
+        }
+        offset += c.count;
+    }
+    return NONE;
+}
+
+Error check(const Model &m, const Cache &c, const Request &r) {
+    if (const Error error = check_model(m)) return error;
+    if (const Error error = check_cache(m, c)) return error;
+    if (const Error error = check_counts(m, c, r)) return error;
+    if (const Error error = check_tokens(m, r, r.env_index < 0 ? long(c.num_envs) * r.count : r.count)) return error;
+    return check_choices(m, r, c.num_envs);
+}
+
+struct Span { int slot, count; };  // neighbouring slots of one panel, in inverse_sum units
+
+struct Workspace {  // kept from step to step: steps after the first few allocate nothing
+    std::vector<float> x, y, wide, bias, cos, sin;
+    std::vector<float> prefix_query, prefix_cos, prefix_sin;  // queries as keys of the prefix see them, and their angles
+    std::vector<float> group_values, group_embeddings;        // value groups: values side by side, and embedded
+    std::vector<float> weights;                               // of the ids of an action token
+    std::vector<float> score, state, chain, chosen_rows;      // of an action token; chain: sum over those before it
+    std::vector<int64_t> position;   // [env], of the forward's first token
+    std::vector<double> frequency;   // radians per position of each pair of dimensions
+    std::vector<Span> visible;       // slots that some query attends to, of all environments
+    std::vector<int> visible_begin;  // [env + 1], where each environment's spans begin
+    std::vector<int64_t> previous;   // action tokens chosen last
 };
 
 template <class W, class C>
-struct Step : Scratch {
+struct Step : Workspace {
     const Model &m;
-    Ring &ring;
+    Cache &cache;
     const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / UNIT;
-    const int base, num_envs;  // which of the ring's num_envs
-    const bool pinning, parallel;  // whether it reads a prompt, and with all of the ring's threads
-    int n = 0, wanted = 1;  // tokens of a pass, and how many of the last ones are asked for their states
+    const int base, num_envs;        // environments [base, base + num_envs) of the cache
+    const bool is_prefix, parallel;  // the tokens are a prefix; products use all threads of the cache
+    int n = 0, predictors = 1;       // tokens per environment of a pass, and the last of them, whose states are computed
 
-    Step(const Model &model, Ring &r, int first, int count, bool pins, bool shared, Scratch &&kept)
-        : Scratch(std::move(kept)), m(model), ring(r), base(first), num_envs(count), pinning(pins), parallel(shared) {
-        speed.resize(S / 2);
-        for (int j = 0; j < S / 2; j++) speed[j] = std::pow(10000.0, -2.0 * j / S);
+    Step(const Model &model, Cache &cache, int first, int count, bool is_prefix, bool parallel, Workspace &&kept)
+        : Workspace(std::move(kept)), m(model), cache(cache), base(first), num_envs(count), is_prefix(is_prefix),
+          parallel(parallel) {
+        frequency.resize(S / 2);
+        for (int j = 0; j < S / 2; j++) frequency[j] = std::pow(10000.0, -2.0 * j / S);
     }
 
     // The first K inputs of M rows, `stride` apart, times a matrix of `depth` inputs.
     void product(const float *in, int M, int K, const Matrix &w, int N, float *to, bool add, long stride = 0, int depth = 0) {
-        const W *weights = static_cast<const W *>(w.w);
+        const W *packed = static_cast<const W *>(w.w);
         const int panels = (N + PANEL - 1) / PANEL;
-#pragma omp parallel for num_threads(ring.threads) if (parallel && panels > 1)
+#pragma omp parallel for num_threads(cache.threads) if (parallel && panels > 1)
         for (int p = 0; p < panels; p++)
-            panel(4, in, stride ? stride : K, M, K, weights + long(p) * std::max(K, depth) * PANEL, PANEL,
+            panel(4, in, stride ? stride : K, M, K, packed + long(p) * std::max(K, depth) * PANEL, PANEL,
                   w.scale ? w.scale + p * PANEL : nullptr, to + p * PANEL, long(panels) * PANEL, add);
     }
 
-    // Make room for n tokens a env: their indices, angles, and who sees whom.
-    void advance(const int64_t *tokens, int count) {
+    // Assign slots to n tokens per environment, and compute their rotary angles and attention masks.
+    void reserve(const int64_t *tokens, int count) {
         n = count;
-        const int slots = ring.slots, half = S / 2;
+        const int slots = cache.slots, half = S / 2;
         bias.resize(long(num_envs) * n * slots), cos.resize(long(num_envs) * n * half), sin.resize(cos.size());
-        if (ring.prompt) far.resize(long(num_envs) * n * D), far_cos.resize(cos.size()), far_sin.resize(cos.size());
-        live.clear(), begins.assign(1, 0), position.resize(num_envs);
-        const int64_t reach = pinning ? 0 : m.context - ring.prompt;
+        if (cache.prefix)
+            prefix_query.resize(long(num_envs) * n * D), prefix_cos.resize(cos.size()), prefix_sin.resize(cos.size());
+        visible.clear(), visible_begin.assign(1, 0), position.resize(num_envs);
+        const int64_t reach = is_prefix ? 0 : m.context - cache.prefix;
         for (int env = 0; env < num_envs; env++) {
-            int64_t *index = ring.index + long(base + env) * slots;
-            const int64_t next_position = position[env] = pinning ? 0 : ring.next_position[base + env];
+            int64_t *index = cache.index + long(base + env) * slots;
+            const int64_t next_position = position[env] = is_prefix ? 0 : cache.next_position[base + env];
             for (int t = 0; t < n; t++) index[slot(env, t)] = tokens[env * n + t] == PAD ? EMPTY : next_position + t;
             for (int t = 0; t < n; t++) {
                 const int64_t query = next_position + t;
                 float *row = &bias[(long(env) * n + t) * slots];
-                for (int s = 0; s < ring.rolling; s++) {
+                for (int s = 0; s < cache.window; s++) {
                     const int64_t distance = query - index[s];
-                    row[s] = (distance >= 0) & (distance < reach) ? 0.0f : NOWHERE;
+                    row[s] = (distance >= 0) & (distance < reach) ? 0.0f : MASKED;
                 }
-                for (int s = ring.rolling; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : NOWHERE;
-                row[slot(env, t)] = 0.0f;  // a PAD sees itself
-                turn(query, &cos[(long(env) * n + t) * half], &sin[(long(env) * n + t) * half]);
-                if (ring.prompt)
-                    turn(std::min<int64_t>(query, m.context - 1), &far_cos[(long(env) * n + t) * half],
-                         &far_sin[(long(env) * n + t) * half]);
+                for (int s = cache.window; s < slots; s++) row[s] = (index[s] >= 0) & (index[s] <= query) ? 0.0f : MASKED;
+                row[slot(env, t)] = 0.0f;  // a PAD attends to itself
+                set_angles(query, &cos[(long(env) * n + t) * half], &sin[(long(env) * n + t) * half]);
+                if (cache.prefix)
+                    set_angles(std::min<int64_t>(query, m.context - 1), &prefix_cos[(long(env) * n + t) * half],
+                         &prefix_sin[(long(env) * n + t) * half]);
             }
-            look(&bias[long(env) * n * slots]);
-            begins.push_back(int(live.size()));
-            if (!pinning) ring.next_position[base + env] += n;
+            find_visible(&bias[long(env) * n * slots]);
+            visible_begin.push_back(int(visible.size()));
+            if (!is_prefix) cache.next_position[base + env] += n;
         }
     }
 
-    // Of each panel the slots from the first to the last unit in which one of a environment's tokens sees something.
-    void look(const float *rows) {
-        for (int panel = 0; panel < ring.slots; panel += PANEL) {
+    // Append the spans of slots that a query of an environment attends to: in each panel from the first to the last unit.
+    void find_visible(const float *rows) {
+        for (int panel = 0; panel < cache.slots; panel += PANEL) {
             int first = PANEL, end = 0;
             for (int s = 0; s < PANEL; s += UNIT) {
-                int seen = 0;
+                int any = 0;
                 for (int t = 0; t < n; t++)
-                    for (int i = 0; i < UNIT; i++) seen |= rows[long(t) * ring.slots + panel + s + i] == 0.0f;
-                if (seen) first = std::min(first, s), end = s + UNIT;
+                    for (int i = 0; i < UNIT; i++) any |= rows[long(t) * cache.slots + panel + s + i] == 0.0f;
+                if (any) first = std::min(first, s), end = s + UNIT;
             }
-            if (end) live.push_back({panel + first, end - first});
+            if (end) visible.push_back({panel + first, end - first});
         }
     }
 
-    void turn(int64_t index, float *c, float *s) const {
+    void set_angles(int64_t place, float *c, float *s) const {
         for (int j = 0; j < S / 2; j++) {
-            const double angle = double(index) * speed[j];
+            const double angle = double(place) * frequency[j];
             c[j] = float(std::cos(angle)), s[j] = float(std::sin(angle));
         }
     }
 
-    // A token's slot follows from its position, which is at least -1: an episode's sums are in the same order always.
-    int slot(int env, int t) const { return pinning ? ring.rolling + t : int((position[env] + t + 1) % ring.rolling); }
+    // A token's slot follows from its position, which is at least -1: an episode's sums have the same order at any time.
+    int slot(int env, int t) const { return is_prefix ? cache.window + t : int((position[env] + t + 1) % cache.window); }
 
-    void rewind(int count) {  // the last tokens of every env are taken out of the ring
+    // Remove the last `count` tokens of every environment from the cache.
+    void rewind(int count) {
         for (int env = 0; env < num_envs; env++) {
-            int64_t &next = ring.next_position[base + env];
+            int64_t &next = cache.next_position[base + env];
             next -= count;
             for (int t = 0; t < count; t++)
-                ring.index[long(base + env) * ring.slots + (next + t + 1) % ring.rolling] = EMPTY;
+                cache.index[long(base + env) * cache.slots + (next + t + 1) % cache.window] = EMPTY;
         }
     }
 
-    long head_of(int layer, int env, int head) const {  // where a head's keys and values begin
-        return ((long(layer) * ring.num_envs + base + env) * H + head) * ring.slots * S;
+    long head_offset(int layer, int env, int head) const {  // of a head's keys and values
+        return ((long(layer) * cache.num_envs + base + env) * H + head) * cache.slots * S;
     }
 
-    // Rotate a head's queries and keys in place and put keys and values into the ring.
-    void remember(int layer, int env, int head, float *qkv) {
-        const int slots = ring.slots, half = S / 2;
-        C *keys = static_cast<C *>(ring.keys) + head_of(layer, env, head);
-        C *values = static_cast<C *>(ring.values) + head_of(layer, env, head);
+    // Rotate a head's queries and keys in place, and write its keys and values into the cache.
+    void update(int layer, int env, int head, float *qkv) {
+        const int slots = cache.slots, half = S / 2;
+        C *keys = static_cast<C *>(cache.keys) + head_offset(layer, env, head);
+        C *values = static_cast<C *>(cache.values) + head_offset(layer, env, head);
         const float scale = 1.0f / std::sqrt(float(S));
         for (int t = 0; t < n; t++) {
             float *q = qkv + t * 3L * D + head * S, *k = q + D, *v = k + D;
             const float *c = &cos[(long(env) * n + t) * half], *s = &sin[(long(env) * n + t) * half];
-            if (ring.prompt) {
-                float *to = &far[(long(env) * n + t) * D + head * S];
-                const float *a = &far_cos[(long(env) * n + t) * half], *b = &far_sin[(long(env) * n + t) * half];
+            if (cache.prefix) {
+                float *to = &prefix_query[(long(env) * n + t) * D + head * S];
+                const float *a = &prefix_cos[(long(env) * n + t) * half], *b = &prefix_sin[(long(env) * n + t) * half];
                 for (int j = 0; j < half; j++) {
                     to[j] = (q[j] * a[j] - q[j + half] * b[j]) * scale;
                     to[j + half] = (q[j + half] * a[j] + q[j] * b[j]) * scale;
@@ -362,27 +416,27 @@ struct Step : Scratch {
         }
     }
 
-    // Attention of one head's queries from `first` on, over the panels of slots that hold something to see.
+    // Attention of one head's queries from `first` on, over the visible spans of slots.
     void attend(int layer, int env, int head, const float *qkv, int first, float *to) {
-        const int slots = ring.slots, rows = n - first, block = NR * UNIT;
-        const Span *begin = &live[begins[env]], *end = &live[begins[env + 1]];
+        const int slots = cache.slots, rows = n - first, block = NR * UNIT;
+        const Span *begin = &visible[visible_begin[env]], *end = &visible[visible_begin[env + 1]];
         int used = 0;
         for (const Span *a = begin; a < end; a++) used += a->count;
-        const C *keys = static_cast<C *>(ring.keys) + head_of(layer, env, head);
-        const C *values = static_cast<C *>(ring.values) + head_of(layer, env, head);
+        const C *keys = static_cast<C *>(cache.keys) + head_offset(layer, env, head);
+        const C *values = static_cast<C *>(cache.values) + head_offset(layer, env, head);
         const float *q = qkv + first * 3L * D + head * S;
-        const float *clamped = ring.prompt ? &far[(long(env) * n + first) * D + head * S] : nullptr;
-        thread_local std::vector<float> weight, whole;
-        weight.resize(long(rows) * used), whole.resize(rows);
+        const float *prefix_q = cache.prefix ? &prefix_query[(long(env) * n + first) * D + head * S] : nullptr;
+        thread_local std::vector<float> weight, inverse_sum;
+        weight.resize(long(rows) * used), inverse_sum.resize(rows);
         float *w = weight.data();
         for (const Span *a = begin; a < end; w += a->count, a++) {
-            const bool pinned = a->slot >= ring.rolling;
-            panel(a->count / UNIT, pinned ? clamped : q, pinned ? D : 3L * D, rows, S,
+            const bool in_prefix = a->slot >= cache.window;
+            panel(a->count / UNIT, in_prefix ? prefix_q : q, in_prefix ? D : 3L * D, rows, S,
                   keys + long(a->slot / PANEL) * S * PANEL + a->slot % PANEL, PANEL, nullptr, w, used, false);
         }
         for (int t = 0; t < rows; t++) {
             const float *b = &bias[(long(env) * n + first + t) * slots];
-            float top = NOWHERE, total = 0;
+            float top = MASKED, total = 0;
             w = &weight[long(t) * used];
             for (const Span *a = begin; a < end; w += a->count, a++)
                 for (int s = 0; s < a->count; s++) w[s] += b[a->slot + s];
@@ -390,8 +444,8 @@ struct Step : Scratch {
 #pragma omp simd reduction(max : top)
             for (int s = 0; s < used; s++) top = w[s] > top ? w[s] : top;
 #pragma omp simd reduction(+ : total)
-            for (int s = 0; s < used; s++) total += w[s] = exponential(w[s] - top);
-            whole[t] = 1.0f / total;
+            for (int s = 0; s < used; s++) total += w[s] = exp_nonpositive(w[s] - top);
+            inverse_sum[t] = 1.0f / total;
         }
         w = weight.data();
         for (const Span *a = begin; a < end; w += a->count, a++)
@@ -399,31 +453,31 @@ struct Step : Scratch {
                 panel(NR, w, used, rows, a->count, values + (long(j / block) * slots + a->slot) * block, block, nullptr,
                       to + head * S + j, D, a > begin);
         for (int t = 0; t < rows; t++)
-            for (int j = 0; j < S; j++) to[t * D + head * S + j] *= whole[t];
+            for (int j = 0; j < S; j++) to[t * D + head * S + j] *= inverse_sum[t];
     }
 
-    void norms(const float *weight, const float *shift, int rows) {
-#pragma omp parallel for num_threads(ring.threads) if (parallel)
+    void layer_norms(const float *weight, const float *shift, int rows) {
+#pragma omp parallel for num_threads(cache.threads) if (parallel)
         for (int r = 0; r < rows; r++) layer_norm(&x[long(r) * D], weight, shift, D, &y[long(r) * D]);
     }
 
-    // The transformer over x [env][n][width]; afterwards y [env][wanted][width] has the normed states of each environment's last tokens.
-    void pass(const int64_t *tokens, int count) {
-        advance(tokens, count);
-        const int F = m.feed_forward, tall = num_envs * n;
-        y.resize(long(tall) * std::max(D, F / 2)), wide.resize(long(tall) * std::max(3 * D, F));
+    // The transformer over x [env][n][width]. Writes y [env][predictors][width], the normalised states of the last tokens.
+    void forward(const int64_t *tokens, int count) {
+        reserve(tokens, count);
+        const int F = m.feed_forward, total = num_envs * n;
+        y.resize(long(total) * std::max(D, F / 2)), wide.resize(long(total) * std::max(3 * D, F));
         int rows = n;
         for (int l = 0; l < m.layers; l++) {
             const Layer &layer = m.layer[l];
-            norms(layer.norm1, layer.bias1, tall);
-            product(y.data(), tall, D, layer.qkv, 3 * D, wide.data(), false);
-            const int first = l + 1 < m.layers ? 0 : n - wanted;  // of the last layer only the last tokens are wanted
+            layer_norms(layer.norm1, layer.bias1, total);
+            product(y.data(), total, D, layer.qkv, 3 * D, wide.data(), false);
+            const int first = l + 1 < m.layers ? 0 : n - predictors;  // the last layer computes the predictors alone
             rows = n - first;
-#pragma omp parallel for collapse(2) num_threads(ring.threads) if (parallel)
+#pragma omp parallel for collapse(2) num_threads(cache.threads) if (parallel)
             for (int env = 0; env < num_envs; env++)
                 for (int head = 0; head < H; head++) {
                     float *qkv = &wide[long(env) * n * 3 * D];
-                    remember(l, env, head, qkv);
+                    update(l, env, head, qkv);
                     attend(l, env, head, qkv, first, &y[long(env) * rows * D]);
                 }
             if (first)
@@ -431,106 +485,112 @@ struct Step : Scratch {
                     std::memmove(&x[long(env) * rows * D], &x[(long(env) * n + first) * D], rows * D * sizeof(float));
             const int M = num_envs * rows;
             product(y.data(), M, D, layer.out, D, x.data(), true);
-            norms(layer.norm2, layer.bias2, M);
+            layer_norms(layer.norm2, layer.bias2, M);
             product(y.data(), M, D, layer.hidden, F, wide.data(), false);
-#pragma omp parallel for num_threads(ring.threads) if (parallel)
+#pragma omp parallel for num_threads(cache.threads) if (parallel)
             for (int r = 0; r < M; r++)
                 for (int j = 0; j < F / 2; j++)
                     y[long(r) * (F / 2) + j] = wide[long(r) * F + j] * gelu(wide[long(r) * F + F / 2 + j]);
             product(y.data(), M, F / 2, layer.down, D, x.data(), true);
         }
-        norms(m.norm, m.bias, num_envs * wanted);
+        layer_norms(m.norm, m.bias, num_envs * predictors);
     }
 
-    // Packs as tokens, `mixed`: their values side by side, as far as there are any, through one matrix.
-    void mix(const int16_t *value_groups, int count) {
+    // Value groups as tokens, `group_embeddings`: their values side by side, up to the last that is not PAD in any of
+    // them, through one matrix.
+    void embed_groups(const int16_t *groups, int count) {
+        const int width = m.values_per_token;
         int used = 1;
         for (int p = 0; p < count; p++)
-            for (int i = used; i < m.values_per_token; i++)
-                if (value_groups[long(p) * m.values_per_token + i] != -1) used = i + 1;
-        read.resize(long(count) * used * VALUE), mixed.resize(long(count) * D);
+            for (int i = used; i < width; i++)
+                if (groups[long(p) * width + i] != PAD) used = i + 1;
+        group_values.resize(long(count) * used * VALUE), group_embeddings.resize(long(count) * D);
         for (int p = 0; p < count; p++)
-            for (int i = 0; i < used; i++)
-                std::memcpy(&read[(long(p) * used + i) * VALUE], m.values + (value_groups[long(p) * m.values_per_token + i] + 1L) * VALUE,
-                            VALUE * sizeof(float));
-        product(read.data(), count, used * VALUE, m.mix, D, mixed.data(), false, 0, m.values_per_token * VALUE);
+            for (int i = 0; i < used; i++) {
+                const float *row = m.values + (groups[long(p) * width + i] - PAD) * VALUE;
+                std::memcpy(&group_values[(long(p) * used + i) * VALUE], row, VALUE * sizeof(float));
+            }
+        product(group_values.data(), count, used * VALUE, m.mix, D, group_embeddings.data(), false, 0, width * VALUE);
     }
 
     void embed(const int64_t *tokens, const int64_t *local, const float *patches, int count) {
         x.resize(long(num_envs) * count * D);
-        const float *packed = mixed.data();
+        const float *group = group_embeddings.data();
         for (long r = 0; r < long(num_envs) * count; r++) {
             float *to = &x[r * D];
             if (tokens[r] == PATCH && patches) std::memcpy(to, patches, D * sizeof(float)), patches += D;
-            else if (tokens[r] == VALUES && m.values) std::memcpy(to, packed, D * sizeof(float)), packed += D;
+            else if (tokens[r] == VALUES && m.values) std::memcpy(to, group, D * sizeof(float)), group += D;
             else std::memcpy(to, m.table + std::max<int64_t>(tokens[r], 0) * D, D * sizeof(float));
             const int64_t place = local ? local[r] : -1;
             for (int j = 0; place >= 0 && j < D; j++) to[j] += m.local[place * D + j];
         }
     }
 
-    // The first allowed id with more than `share` of the probability up to it, or at least half of it for the median.
-    int cut(const float *logits, int count, const uint8_t *allowed, float inverse_temperature, double share, bool median) {
-        shares.resize(count);
+    // Index of the first allowed id up to which the probability exceeds `share`, or reaches it for the median.
+    int quantile(const float *logits, int count, const uint8_t *allowed, float inverse_temperature, double share,
+                 bool median) {
+        weights.resize(count);
         float top = -INFINITY;
         double total = 0, before = 0;
-        for (int i = 0; i < count; i++) shares[i] = allowed && !allowed[i] ? NOWHERE : logits[i];
-        for (int i = 0; i < count; i++) top = std::max(top, shares[i]);
-        for (int i = 0; i < count; i++) shares[i] = exponential((shares[i] - top) * inverse_temperature);
-        for (int i = 0; allowed && i < count; i++) shares[i] = allowed[i] ? shares[i] : 0.0f;
-        for (int i = 0; i < count; i++) total += shares[i];
+        for (int i = 0; i < count; i++) weights[i] = allowed && !allowed[i] ? MASKED : logits[i];
+        for (int i = 0; i < count; i++) top = std::max(top, weights[i]);
+        for (int i = 0; i < count; i++) weights[i] = exp_nonpositive((weights[i] - top) * inverse_temperature);
+        for (int i = 0; allowed && i < count; i++) weights[i] = allowed[i] ? weights[i] : 0.0f;
+        for (int i = 0; i < count; i++) total += weights[i];
         int last = 0;
         for (int i = 0; i < count; i++) {
-            if (shares[i] <= 0) continue;
-            before += shares[i], last = i;
+            if (weights[i] <= 0) continue;
+            before += weights[i], last = i;
             if (median ? before >= share * total : before > share * total) break;
         }
         return last;
     }
 
-    int likeliest(const float *logits, int count, const uint8_t *allowed) const {
+    int argmax(const float *logits, int count, const uint8_t *allowed) const {
         int at = -1;
         for (int i = 0; i < count; i++)
             if ((!allowed || allowed[i]) && (at < 0 || logits[i] > logits[at])) at = i;
         return at;
     }
 
-    // Action token `a` of each env, from the state of the wanted token `slot`; `offset` is that of its ids in a mask.
-    void choose(const Request &r, int a, int slot, int offset) {
-        const Choice &c = r.choices[a];
-        const float *from = &y[long(slot) * D];
+    // Choose action token `a` of each environment from the state of a predictor; `offset` is that of its ids in a mask.
+    void choose(const Request &r, int a, int predictor, int offset) {
+        const ActionToken &c = r.choices[a];
+        const float *from = &y[long(predictor) * D];
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
         float *scores = c.logits + base * row;
         if (m.decoder) {
             score.resize(long(num_envs) * STATE), state.resize(score.size());
-            product(from, num_envs, D, c.marginal, STATE, score.data(), false, long(wanted) * D);
+            product(from, num_envs, D, c.marginal, STATE, score.data(), false, long(predictors) * D);
             if (a && !r.marginal) {
-                product(from, num_envs, D, c.state, STATE, state.data(), false, long(wanted) * D);
+                product(from, num_envs, D, c.state, STATE, state.data(), false, long(predictors) * D);
                 for (size_t i = 0; i < state.size(); i++) state[i] = gelu(state[i] + chain[i]);
                 product(state.data(), num_envs, STATE, c.out, STATE, score.data(), true);
             }
             product(score.data(), num_envs, STATE, c.head, c.count, scores, false);
-        } else product(from, num_envs, D, c.head, c.count, scores, false, long(wanted) * D);
+        } else product(from, num_envs, D, c.head, c.count, scores, false, long(predictors) * D);
         for (int env = 0; env < num_envs; env++) {
             const float *logits = scores + env * row;
             const long at = long(base + env) * r.actions + a;
             const uint8_t *allowed = r.allowed ? r.allowed + long(base + env) * r.allowed_stride + offset : nullptr;
             if (r.forced) r.chosen[at] = r.forced[at];
-            else if (r.uniforms) r.chosen[at] = c.low + cut(logits, c.count, allowed, float(r.inverse_temperature), r.uniforms[at], false);
-            else if (c.ordered) r.chosen[at] = c.low + cut(logits, c.count, allowed, 1, 0.5, true);
-            else r.chosen[at] = c.low + likeliest(logits, c.count, allowed);
+            else if (r.uniforms)
+                r.chosen[at] = c.low + quantile(logits, c.count, allowed, float(r.inverse_temperature), r.uniforms[at], false);
+            else if (c.ordered) r.chosen[at] = c.low + quantile(logits, c.count, allowed, 1, 0.5, true);
+            else r.chosen[at] = c.low + argmax(logits, c.count, allowed);
         }
         if (m.decoder && !r.marginal && a + 1 < r.actions) extend(r, a);
     }
 
-    // Read the chosen ids of action token `a` for those after it.
+    // Add the chosen ids of action token `a` to the chain, which the action tokens after it read.
     void extend(const Request &r, int a) {
-        taken.resize(long(num_envs) * CHOSEN);
+        chosen_rows.resize(long(num_envs) * CHOSEN);
         if (!a) chain.assign(long(num_envs) * STATE, 0.0f);
-        for (int env = 0; env < num_envs; env++)
-            std::memcpy(&taken[long(env) * CHOSEN], m.chosen + (r.chosen[long(base + env) * r.actions + a] - m.first_id) * CHOSEN,
-                        CHOSEN * sizeof(float));
-        product(taken.data(), num_envs, CHOSEN, r.choices[a].read, STATE, chain.data(), true);
+        for (int env = 0; env < num_envs; env++) {
+            const float *row = m.chosen + (r.chosen[long(base + env) * r.actions + a] - m.first_id) * CHOSEN;
+            std::memcpy(&chosen_rows[long(env) * CHOSEN], row, CHOSEN * sizeof(float));
+        }
+        product(chosen_rows.data(), num_envs, CHOSEN, r.choices[a].read, STATE, chain.data(), true);
         if (a % GROUP == GROUP - 1) {
             state = chain;
             product(state.data(), num_envs, STATE, m.carry, STATE, chain.data(), false);
@@ -539,34 +599,36 @@ struct Step : Scratch {
 };
 
 template <class W, class C>
-void step(const Model &m, Ring &ring, const Request &r) {
-    const bool pinning = r.env >= 0;
-    const int num_envs = pinning ? 1 : ring.num_envs;
-    // Of few num_envs the threads share each product; of many each has its own, and they meet only at the end.
-    const int parts = num_envs >= ROWS * ring.threads ? ring.threads : 1;
+void step(const Model &m, Cache &cache, const Request &r) {
+    const bool is_prefix = r.env_index >= 0;
+    const int num_envs = is_prefix ? 1 : cache.num_envs;
+    // Threads share each product of a few environments; of many, each thread takes some through the whole step.
+    const int parts = num_envs >= ROWS * cache.threads ? cache.threads : 1;
     const auto work = [&](int part) {
-        thread_local Scratch kept;
-        const int first = num_envs * part / parts, own = num_envs * (part + 1) / parts - first;
-        Step<W, C> run(m, ring, pinning ? r.env : first, own, pinning, ring.threads > parts, std::move(kept));
-        run.wanted = m.decoder && r.actions ? (r.actions + GROUP - 1) / GROUP : 1;
-        const int64_t *read = r.tokens + long(first) * r.count, *end = read + long(own) * r.count;
-        if (r.value_groups) run.mix(r.value_groups + std::count(r.tokens, read, VALUES) * m.values_per_token, std::count(read, end, VALUES));
-        const float *seen = r.patches ? r.patches + std::count(r.tokens, read, PATCH) * m.width : nullptr;
-        run.embed(read, r.local + long(first) * r.count, seen, r.count);
-        run.pass(read, r.count);
+        thread_local Workspace kept;
+        const int first = long(num_envs) * part / parts, own = long(num_envs) * (part + 1) / parts - first;
+        Step<W, C> run(m, cache, is_prefix ? r.env_index : first, own, is_prefix, cache.threads > parts, std::move(kept));
+        run.predictors = m.decoder && r.actions ? (r.actions + GROUP - 1) / GROUP : 1;
+        const int64_t *tokens = r.tokens + long(first) * r.count, *end = tokens + long(own) * r.count;
+        if (r.group_count)
+            run.embed_groups(r.value_groups + std::count(r.tokens, tokens, VALUES) * m.values_per_token,
+                             std::count(tokens, end, VALUES));
+        const float *patches = r.patch_count ? r.patches + std::count(r.tokens, tokens, PATCH) * m.width : nullptr;
+        run.embed(tokens, r.local + long(first) * r.count, patches, r.count);
+        run.forward(tokens, r.count);
         for (int a = 0, offset = 0; a < r.actions; offset += r.choices[a++].count) {
             if (a && !m.decoder) {
-                run.last.resize(own);
-                for (int i = 0; i < own; i++) run.last[i] = r.chosen[long(first + i) * r.actions + a - 1];
-                run.embed(run.last.data(), nullptr, nullptr, 1);
-                run.pass(run.last.data(), 1);
+                run.previous.resize(own);
+                for (int i = 0; i < own; i++) run.previous[i] = r.chosen[long(first + i) * r.actions + a - 1];
+                run.embed(run.previous.data(), nullptr, nullptr, 1);
+                run.forward(run.previous.data(), 1);
             }
             run.choose(r, a, m.decoder ? a / GROUP : 0, offset);
         }
-        if (!pinning) run.rewind(m.rewound);
+        if (!is_prefix) run.rewind(m.rewound);
         kept = std::move(run);
     };
-    if (parts == 1) work(0);  // outside of any team, in which the products' teams would be new ones each time
+    if (parts == 1) work(0);  // outside of any parallel region: nested ones would start threads for each product
     else {
 #pragma omp parallel for num_threads(parts)
         for (int part = 0; part < parts; part++) work(part);
@@ -575,15 +637,22 @@ void step(const Model &m, Ring &ring, const Request &r) {
 
 }  // namespace
 
-// A control step of all num_envs, whose action tokens are decoded one after the other, each fed back before the next; or,
-// with a env and no actions, the pass over that environment's prompt.
-extern "C" void gato_step(const Model *m, Ring *ring, const Request *request) {
+extern "C" {
+
+// A control step of all environments, whose action tokens are decoded one after the other, each fed back before the
+// next; or, with an env_index and no actions, the pass over that environment's prefix. Returns an error code, and then
+// has changed nothing.
+int32_t gato_step(const Model *m, Cache *cache, const Request *request) {
+    if (const Error error = check(*m, *cache, *request)) return error;
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
-    run(*m, *ring, *request);
+    run(*m, *cache, *request);
+    return NONE;
 }
 
-// Sizes of the structs in bytes, by which a caller tells that it means the same.
-extern "C" void gato_sizes(int32_t *sizes) {
-    const int32_t found[] = {sizeof(Matrix), sizeof(Layer), sizeof(Model), sizeof(Ring), sizeof(Choice), sizeof(Request)};
-    std::copy(std::begin(found), std::end(found), sizes);
+int32_t gato_abi() { return ABI; }
+
+int32_t gato_sizes(int32_t *sizes, int32_t capacity) {
+    return write_sizes({sizeof(Matrix), sizeof(Layer), sizeof(Model), sizeof(Cache), sizeof(ActionToken), sizeof(Request)},
+                       sizes, capacity);
+}
 }

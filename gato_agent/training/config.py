@@ -1,4 +1,4 @@
-"""How to train: the arguments of `gato-agent train`, and the learning rate of each step."""
+"""Training config: the options of `gato-agent train`, their checks, and the learning-rate schedule."""
 
 import dataclasses
 import math
@@ -19,10 +19,10 @@ DEFAULTS_ADDED = {
     "ema": 0.0,
     "min_segment": 0,
     "loss_over": "tokens",
-}  # what runs were before there was a choice
+}  # options that the config fingerprint leaves out at these values
 LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
-# Adam at a constant rate, as the paper does it (appendix). For our own sizes the rate is that of training from nothing:
-# measured with nano, whose loss then falls faster than with a tenth or a third of it (docs/your-own-environment.md).
+# A constant learning rate, as in the paper's appendix. For nano and tiny it is that of training from scratch: smaller
+# ones learn more slowly (docs/your-own-environment.md).
 FINE_TUNING: dict[str, Any] = {"schedule": "wsd", "warmup": 0, "weight_decay": 0.0}
 PAPER_FINETUNE: dict[str, Any] = {"learning_rate": 1e-5, "batch_size": 64, "steps": 10_000, "dropout": 0.1}
 SMALL_FINETUNE: dict[str, Any] = {"batch_size": 4, "steps": 200}
@@ -30,107 +30,109 @@ SMALL_FINETUNE: dict[str, Any] = {"batch_size": 4, "steps": 200}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train an agent on collected episodes."""
+    """Train an agent on collected episodes by behaviour cloning."""
 
     data: tuple[Path, ...] = (Path("data"),)
-    """Folders that `gato-agent collect --out` wrote; all their tasks are learned together, those of one id as one."""
+    """Training data: folders that `gato-agent collect --out` wrote. All tasks are learned together; episodes of one id
+    are merged."""
     out: Path = Path("runs/gato")
-    """Run folder: config.json, model.safetensors (the agent), state.safetensors (to resume), log.jsonl; and until it
-    is complete tokens.safetensors, which all processes map and --resume finds."""
+    """Run folder: config.json, model.safetensors (the agent), state.safetensors (training state), log.jsonl, and until
+    the run is complete tokens.safetensors (tokenized data)."""
     size: Size = "nano"
-    """Size of the model; the last three are the paper's. With --init it is that of the checkpoint."""
+    """Model size; small, baseline and large are the paper's. With --init that of the checkpoint."""
     shape: str = "{}"
-    """Fields of the size to change, as JSON: {"context": 256, "layers": 6}. With --init as the checkpoint has them, but
-    for the context."""
+    """Model config fields to change, as JSON: {"context": 256, "layers": 6}. With --init only the context may
+    differ."""
     init: str | None = None
-    """Fine-tune: a run folder or checkpoint whose weights and text model to begin with, or `shipped` for those in the
-    package. Its tasks need not be those of the data. Other options then have other defaults: add --help to see them."""
+    """Fine-tuning: checkpoint or run folder with the initial weights and text model, or `shipped` for the package's.
+    Its tasks may differ from those of the data. Other options then have other defaults, which --help shows."""
     steps: int = 400
-    """Optimizer steps; the schedule depends on them."""
+    """Optimizer steps in total; the learning-rate schedule depends on them."""
     batch_size: int = 4
-    """Windows per step; a window is twice the context long."""
+    """Batch size in sequences of twice the context length."""
     min_segment: int = 0
-    """Tokens of the shortest pieces of episodes that fill windows; their lengths are random, up to a window, so that a
-    batch holds more of them. 0: as long as there is room."""
+    """Minimum segment length in tokens: sequences are filled with episode segments of log-uniform length from it to a
+    whole sequence. 0: segments as long as the sequence has room."""
     accumulate: int = 1
-    """Parts in which a step's windows are worked through, one after the other, where memory is short."""
+    """Gradient accumulation: micro-batches of a step, which need less memory."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: Muon for the matrices of the blocks, AdamW for tables, vectors and the patch tower."""
+    """Optimizer. muon: Muon for weight matrices of the blocks, AdamW for embeddings, vectors and the patch tower."""
     ema: float = 0.0
-    """Save, judge and play the average of the weights, of which each step keeps this share (.999); 0 for none."""
+    """EMA decay of the weights, in [0, 1), such as 0.999; the average is saved, validated and played. 0: no EMA."""
     learning_rate: float | None = None
     """Peak learning rate; by default 1e-3 (nano), 6e-4 (tiny), 1e-4 (small, large), 2e-4 (baseline)."""
     warmup: int = 50
-    """Steps of linear warm-up."""
+    """Linear warm-up in steps."""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """After the warm-up: a cosine to a tenth, or wsd: a constant rate, and a linear decay to zero in the end."""
+    """Learning-rate schedule after the warm-up. cosine: decay to a tenth of the peak; wsd: constant, then a linear
+    decay to zero over --decay-steps."""
     decay_steps: int = 0
-    """Of wsd: the last steps, in which the rate decays. A run without can be resumed with them and more --steps."""
+    """Decay phase of wsd in steps; 0: none. A run without it can be resumed with one and more --steps."""
     weight_decay: float = 0.1
-    """Of matrices, as in AdamW."""
+    """Weight decay of matrices, decoupled as in AdamW; at least 0."""
     dropout: float = 0.0
-    """Share of the values that each sub-layer adds which is left out in training."""
+    """Dropout rate of each sub-layer's output, in [0, 1)."""
     bin_label_smoothing: float = 4.0
-    """Standard deviation, in bins, by which targets of continuous actions are spread over neighbours; 0 for none."""
+    """Label smoothing of continuous actions: standard deviation, in bins, of a Gaussian over the bins; 0: none."""
     loss_over: Literal["tokens", "timesteps"] = "tokens"
-    """What counts alike in the loss: action tokens, or timesteps, whatever their number of action tokens, of which a
-    humanoid has seventeen and a grid world one."""
+    """Loss weighting: the mean over action tokens, or over timesteps whatever their number of action tokens."""
     text_pieces: int | None = None
-    """Tokens that hold a text observation, shorter ones being padded; by default the catalogue's number, or 32, or
-    half as many again as the longest text in the data takes."""
+    """Tokens of a text observation, padded; by default the catalogue's number or 32, but at least 1.5 times the longest
+    text in the data where that has more."""
     text_model: Path | None = None
-    """A SentencePiece .model of your own; by default one is trained on the texts in the data, if there are any."""
+    """Text tokenizer: a SentencePiece .model file; by default one is trained on the texts in the data."""
     prompt: Literal["auto", "none", "text", "demo"] = "auto"
-    """What episodes begin with, seen for ever: text is their instruction, said only there, or the name of the task;
-    demo, in a quarter of the cases, a piece of another episode. auto: as in --init, else text where it tells apart."""
+    """Prompt at the beginning of each segment, visible at all later steps. text: the instruction, which is removed from
+    the observation, or the task's name; demo: in a quarter of the segments a part of another episode; auto: that of
+    --init, else text for several tasks or for instructions, else none."""
     precision: Precision = "float32"
-    """Of matrix products in training: bfloat16 is faster where the hardware has it (AVX-512 BF16, AMX, CUDA), and far
-    slower elsewhere. Weights, sums, norms, the loss and, on a CPU, the optimizer are of float32 either way."""
+    """Precision of matrix products in training (mixed precision). bfloat16 is fast only where the hardware supports it
+    (AVX-512 BF16, AMX, CUDA); weights, sums, norms, the loss and on a CPU the optimizer stay in float32."""
     compile: bool = True
-    """Attention that is compiled at first use: in C++ on a CPU with a compiler, FlexAttention on a GPU. Part of what
-    makes a run bit-exact."""
+    """Compiled attention: C++ on a CPU with a compiler, FlexAttention on a GPU. Results are bit-exact only for the same
+    value."""
     weights: Precision = "float32"
-    """Precision in which model.safetensors is stored; play uses float32."""
+    """Precision of the weights in model.safetensors; play computes in float32."""
     mixture: str = "{}"
-    """Shares of the tokens, 1 for each task that is not named, as JSON: {"LunarLander-v3": 3, "babyai": 0.5}; a family
-    stands for each of its tasks."""
+    """Mixture weights by task or family, as JSON: {"LunarLander-v3": 3, "babyai": 0.5}; shares of the tokens, 1 for a
+    task without one. A family's weight is that of each of its tasks."""
     save_every: int = 50
-    """Steps between checkpoints."""
+    """Checkpoint interval in steps."""
     holdout: float = 0.0
-    """Share of each task's episodes, the last ones, that is not learned from: at every checkpoint the loss on them is
-    logged, and the model for which it is lowest is kept in OUT/best."""
+    """Validation split: share of each task's episodes, the last ones, at most 0.5. The loss on them is logged at every
+    checkpoint, and OUT/best is the model with the lowest; 0: none."""
     eval_every: int = 0
-    """Steps between short evaluations: returns in play are logged, and OUT/best is the model with the highest mean
-    normalised score instead; 0 for none."""
+    """Validation in environments: interval in steps. Returns are logged, and OUT/best is the model with the highest
+    mean normalised score; 0: none."""
     eval_env: tuple[str, ...] = ()
-    """Tasks to be played then, by default all that are learned; module:Env-v0 imports the module first."""
+    """Environment ids of that validation; by default all tasks of the data. module:Env-v0 imports the module first."""
     eval_episodes: int = 5
-    """Episodes of each, on seeds from 900,000 on."""
+    """Episodes per task of that validation, from seed 900,000 on."""
     eval_env_kwargs: str = "{}"
-    """Arguments of tasks that are played then, as JSON, where the data have others than numbers and words in theirs."""
+    """Environment arguments of that validation, as JSON, where those in the data are not plain numbers and words."""
     minutes: float | None = None
-    """Save and stop after this long; --resume goes on."""
+    """Time limit in minutes: save and stop; --resume continues. By default none."""
     seed: int = 0
-    """Of initial weights, windows and stochastic depth."""
+    """Random seed of initial weights, batches and stochastic depth; at least 0."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Device: auto, cpu or cuda."""
     fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Under torchrun: divide weights, gradients and moments among the GPUs (FSDP2), for a model too large for one."""
+    """FSDP2 under torchrun: shard weights, gradients and optimizer state among GPUs."""
     num_threads: int | None = None
-    """CPU threads; by default as many as there are cores. Part of what makes a run bit-exact."""
+    """CPU threads; by default all cores. Results are bit-exact only for the same number."""
     logger: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where the figures of log.jsonl go besides."""
+    """Additional loggers of the metrics in log.jsonl."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Continue the run in `out` from its last checkpoint."""
+    """Resume the run in --out from its last checkpoint."""
 
     @classmethod
-    def fine_tuning(cls, size: str, init: str, **given: Any) -> Self:
-        """The defaults for going on from a checkpoint of that size, and what was given instead of them."""
+    def fine_tuning(cls, size: str, init: str, **options: Any) -> Self:
+        """Fine-tuning defaults for a checkpoint of a size, with `options` in place of some of them."""
         own = SMALL_FINETUNE if size in ("nano", "tiny") else PAPER_FINETUNE
-        return cls(**{**FINE_TUNING, **own, "size": size, "init": init, **given})
+        return cls(**{**FINE_TUNING, **own, "size": size, "init": init, **options})
 
     def check(self) -> None:
-        """Raise UsageError for an option that cannot be."""
+        """Raise UsageError for an option out of range, or options that exclude each other."""
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
         at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
         at_least(0, min_segment=self.min_segment)
@@ -150,27 +152,39 @@ class TrainConfig:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout {self.dropout}: at least 0 and below 1")
         if self.holdout > 0.5:
-            raise UsageError(f"--holdout {self.holdout}: at most 0.5, the rest is learned from")
+            raise UsageError(f"--holdout {self.holdout}: at most 0.5, so that episodes are left for training")
         if self.decay_steps and (self.schedule != "wsd" or self.decay_steps > self.steps):
             raise UsageError(f"--decay-steps {self.decay_steps}: for --schedule wsd, and at most --steps {self.steps}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"--learning-rate {self.learning_rate}: it must be above 0")
 
     def check_processes(self, count: int) -> None:
-        """Raise UsageError for an option that cannot be with so many processes."""
+        """Raise UsageError for an option that excludes this number of processes."""
         if self.fsdp and count == 1:
-            raise UsageError("--fsdp divides the model among processes: start them with torchrun -m gato_agent train")
+            raise UsageError("--fsdp shards the model among processes: start them with torchrun -m gato_agent train")
         if self.fsdp and (self.optimizer != "adamw" or self.ema):
-            raise UsageError("--fsdp divides what AdamW remembers: leave --optimizer and --ema out")
+            raise UsageError("--fsdp supports AdamW without EMA: leave --optimizer and --ema out")
         if self.batch_size < count * self.accumulate:
             raise UsageError(
-                f"--batch-size {self.batch_size}: {count} process(es) need a window each in each of "
-                f"--accumulate {self.accumulate} parts"
+                f"--batch-size {self.batch_size}: {count} process(es) need a sequence each in each of "
+                f"--accumulate {self.accumulate} parts: raise --batch-size"
             )
 
+    @property
+    def peak_rate(self) -> float:
+        """Highest learning rate."""
+        return self.learning_rate or LEARNING_RATE[self.size]
+
+    def correction_rate(self, step: int) -> float:
+        """Learning rate of the action decoder's correction: 3 times the peak rate, falling with the rate's square.
+
+        It has little to learn, and learns it fast; its last steps have to be small (docs/ablations.md).
+        """
+        return 3.0 * self.rate(step) ** 2 / self.peak_rate
+
     def rate(self, step: int) -> float:
-        """Learning rate of a step, a function of the step alone."""
-        peak = self.learning_rate or LEARNING_RATE[self.size]
+        """Learning rate of a step, counted from 0; a function of the step alone."""
+        peak = self.peak_rate
         if step < self.warmup:
             return peak * (step + 1) / self.warmup
         if self.schedule == "wsd":  # warm-up, stable, decay (Hu et al. 2024)
@@ -179,19 +193,19 @@ class TrainConfig:
         return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
     def fingerprint(self) -> dict[str, Any]:
-        """The arguments that shape the result, as JSON; not where its files are, nor when it stops to go on later."""
+        """Config fingerprint: options that determine the trained weights, as JSON."""
         places = ("data", "out", "resume", "text_model", "init", "minutes", "logger")
         watched = ("eval_every", "eval_env", "eval_episodes", "eval_env_kwargs")
-        found = {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
-        return found | {key: None for key, value in DEFAULTS_ADDED.items() if found[key] == value}
+        options = {key: value for key, value in dataclasses.asdict(self).items() if key not in places + watched}
+        return options | {key: None for key, value in DEFAULTS_ADDED.items() if options[key] == value}
 
     def check_past(self, before: Mapping[str, Any], step: int) -> None:
-        """Raise UsageError if fewer steps are asked for than were taken, or if those would have had other rates."""
+        """Raise UsageError if a resumed run has taken more steps, or at other learning rates."""
         if step > self.steps:
             raise UsageError(f"cannot resume {self.out} with --steps {self.steps}: it has taken {step} already")
         then = dataclasses.replace(self, steps=int(before["steps"]), decay_steps=int(before["decay_steps"]))
         if any(then.rate(i) != self.rate(i) for i in range(step)):
             raise UsageError(
-                f"cannot resume {self.out} with --steps {self.steps} --decay-steps {self.decay_steps}: the rates of "
-                f"its first {step} steps would have been others; only --schedule wsd can be longer, before its decay"
+                f"cannot resume {self.out} with --steps {self.steps} --decay-steps {self.decay_steps}: this changes "
+                f"the learning rates of its first {step} steps; only --schedule wsd can be extended, before its decay"
             )

@@ -1,72 +1,99 @@
-"""Several processes that train one model: what torchrun started, and the few things that they must agree on."""
+"""Distributed training under torchrun: this process's rank, collectives, and gradient clipping across processes."""
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor, distributed, nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from gato_agent.envs.errors import UsageError
 
-PATIENCE = timedelta(hours=6)  # the others wait while the first process tokenizes; torchrun ends them if one dies
+TIMEOUT = timedelta(hours=6)  # other processes wait while the main one tokenizes; torchrun ends them if it dies
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process among those that torchrun started; alone by default."""
+    """Rank of this process and number of processes that torchrun started; one process by default.
+
+    Every method but `is_main` is a collective: all processes call it equally often and in the same order.
+    """
 
     rank: int = 0
     size: int = 1
 
+    @classmethod
+    def init(cls, device: str) -> tuple[Self, str]:
+        """Join torchrun's process group, if there is one, and choose the device of this process.
+
+        Args:
+            device: cpu or cuda, which becomes one GPU for each process.
+
+        Raises:
+            UsageError: more processes than GPUs.
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls(), device
+        if device == "cuda":
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            gpus = torch.cuda.device_count()
+            if local >= gpus:
+                raise UsageError(f"{local + 1} processes for {gpus} GPUs: start torchrun with --nproc-per-node gpu")
+            device = f"cuda:{local}"
+            torch.cuda.set_device(local)
+        dist.init_process_group("nccl" if device != "cpu" else "gloo", timeout=TIMEOUT)
+        return cls(dist.get_rank(), size), device
+
     @property
-    def first(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+    def is_main(self) -> bool:
+        """True if this is rank 0, the process that prints and writes files."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes; each must call this as often as the others."""
+        """Sum of a tensor over all processes (all-reduce), in place."""
         if self.size > 1:
-            distributed.all_reduce(values)
+            dist.all_reduce(values)
         return values
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Block until all processes have called this (barrier)."""
         if self.size > 1:
-            distributed.barrier()
+            dist.barrier()
 
     def gather(self, value: object) -> list[Any]:
-        """What each process has, in their order; each must call this as often as the others."""
-        found = [value] * self.size
+        """Values of all processes, by rank (all-gather)."""
+        values = [value] * self.size
         if self.size > 1:
-            distributed.all_gather_object(found, value)
-        return found
+            dist.all_gather_object(values, value)
+        return values
 
     @contextmanager
-    def first_alone(self) -> Iterator[None]:
-        """Others go on when the first process has left this block; where it failed, they end without a word."""
+    def main_first(self) -> Iterator[None]:
+        """Context in which the main process works first: others continue when it leaves, or exit where it raised."""
         failed = True
         try:
             yield
             failed = False
         finally:
-            if self.gather(failed)[0] and not self.first:
+            if self.gather(failed)[0] and not self.is_main:
                 raise SystemExit(1)
 
-    def leave(self) -> None:
-        """Take leave of the others; nothing can be agreed on afterwards."""
+    def shutdown(self) -> None:
+        """Destroy the process group, after a barrier: no collective is possible afterwards."""
         if self.size > 1:
-            distributed.barrier()  # one that left early would be missed by what still runs in another
-            distributed.destroy_process_group()
+            dist.barrier()  # a process that exits early breaks collectives that are still running in another
+            dist.destroy_process_group()
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float, ranks: Distributed) -> Tensor:
-    """Scale gradients down to a norm of at most `largest`; returns the norm that they had.
+def clip(parameters: Iterable[nn.Parameter], largest: float, distributed: Distributed) -> Tensor:
+    """Clip gradients in place to a global norm of at most `largest`; returns the norm before clipping, float32 [].
 
-    Squares are summed in float64, so that the norm and with it the step is the same however the gradients are divided
+    Squares are summed in float64, so that the norm and with it the step do not depend on how gradients are divided
     among processes.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -77,31 +104,7 @@ def clip(parameters: Iterable[nn.Parameter], largest: float, ranks: Distributed)
     norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]
     square = torch.stack(norms).square().sum()
     if shards:
-        square = ranks.sum(square)
+        square = distributed.sum(square)
     norm = square.sqrt().float()
     torch._foreach_mul_(parts, (largest / (norm + 1e-6)).clamp(max=1.0))
     return norm
-
-
-def join(device: str) -> tuple[Distributed, str]:
-    """Join the processes that torchrun started, if it did, and choose this one's device.
-
-    Args:
-        device: cpu or cuda, which becomes one GPU a process.
-
-    Raises:
-        UsageError: more processes than GPUs.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return Distributed(), device
-    if device == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= torch.cuda.device_count():
-            raise UsageError(
-                f"{local + 1} processes for {torch.cuda.device_count()} GPUs: start torchrun with --nproc-per-node gpu"
-            )
-        device = f"cuda:{local}"
-        torch.cuda.set_device(local)
-    distributed.init_process_group("nccl" if device != "cpu" else "gloo", timeout=PATIENCE)
-    return Distributed(distributed.get_rank(), size), device

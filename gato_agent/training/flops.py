@@ -1,8 +1,8 @@
-"""Operations that training takes by formula, and that the machine can do: their ratio is the utilisation.
+"""FLOPs of a training step by formula, and the measured peak FLOP/s of a device: their ratio is the utilisation.
 
-Counted is what the model needs: matrix products, attention within the context, the patch tower, and the logits of
-targets; a multiplication and an addition are two. Backward takes twice as much as forward (Kaplan et al. 2020).
-Attention is counted as if every window were one episode: packed short episodes need a little less.
+Counted are matrix products, attention within the context, the patch tower, and the logits of targets; a multiply-add
+counts as two. The backward pass takes twice as much as the forward pass (Kaplan et al. 2020). Attention is counted as
+if every sequence were one episode: sequences of several short episodes need a little less.
 """
 
 import time
@@ -19,12 +19,12 @@ from gato_agent.tokens.space_tokenizer import PATCH_SIZE
 
 
 def training_flops(config: GatoConfig, batch: Batch) -> float:
-    """Operations of one forward and backward pass over a batch."""
-    windows, length = batch.tokens.shape
-    seen = min(length, config.context)  # tokens that the last one sees; the first ones see fewer
-    pairs = windows * (length * seen - seen * (seen - 1) / 2)
+    """FLOPs of one forward and backward pass over a batch."""
+    sequences, length = batch.tokens.shape
+    seen = min(length, config.context)  # keys of the last query; the first ones have fewer
+    pairs = sequences * (length * seen - seen * (seen - 1) / 2)
     matrices = config.layers * (4 * config.width**2 + config.feed_forward * config.width * 3 // 2)
-    forward = 2.0 * windows * length * matrices + 4 * pairs * config.layers * config.width
+    forward = 2.0 * sequences * length * matrices + 4 * pairs * config.layers * config.width
     chain = config.action_decoder
     state, split = (STATE_WIDTH, config.width * STATE_WIDTH) if chain else (config.width, 0)
     for at, ranges in enumerate(batch.targets.ranges):
@@ -32,15 +32,15 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
             count = len(rows) + (len(learned) if chain and at else 0)  # marginal states, and conditional ones
             forward += 2 * count * (split + state * (high - low))
     if batch.patches is not None:
-        looked_at = distinct(batch.patches.numpy())[0] if batch.patches.device.type == "cpu" else batch.patches
-        forward += patch_flops(config) * len(looked_at)
+        unique = distinct(batch.patches.numpy())[0] if batch.patches.device.type == "cpu" else batch.patches
+        forward += patch_flops(config) * len(unique)
     if batch.value_groups is not None:
         forward += 2.0 * batch.value_groups.numel() * VALUE_WIDTH * config.width
     return 3 * forward
 
 
 def patch_flops(config: GatoConfig) -> float:
-    """Operations of embedding one patch."""
+    """FLOPs of embedding one image patch."""
     stem, *units = config.patch_channels
     size = PATCH_SIZE // 2
     total = 2.0 * 7 * 7 * 4 * stem * size**2
@@ -53,7 +53,7 @@ def patch_flops(config: GatoConfig) -> float:
 
 @cache
 def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """Operations a second that a product of large square matrices reaches here: the best of a few, measured once."""
+    """Peak FLOP/s of a product of large square matrices on a device: the best of up to ten, cached."""
     size = 1024 if device == "cpu" else 8192
     x = torch.ones(size, size, dtype=dtype, device=device)
     best, start = float("inf"), time.perf_counter()

@@ -1,7 +1,7 @@
-"""A model that lies in parts on several devices: PyTorch's FSDP2, and its distributed checkpoints.
+"""Sharded training by PyTorch's FSDP2, and its distributed checkpoints.
 
-A checkpoint is a folder of safetensors files, one a process, and `state.json`, which names the folder and is written
-last: what a killed run has begun to write beside it is nobody's.
+A checkpoint is a folder of safetensors files, one for each process, and `state.json`, which names the folder. It is
+written last, so that an incomplete folder of a killed run is never read.
 """
 
 import hashlib
@@ -9,7 +9,8 @@ import re
 import shutil
 from pathlib import Path
 
-from torch import Tensor, distributed, nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -32,9 +33,9 @@ State = dict[str, Tensor]
 
 
 def shard(loss: ActionLoss) -> nn.Module:
-    """Divide a model's parameters, and with them gradients and moments, among all processes; in place."""
+    """Shard a model's parameters, gradients and optimizer state among all processes, in place."""
     device = loss.model.norm.weight.device.type
-    mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
     for module in (*loss.model.blocks, loss):
         fully_shard(module, mesh=mesh)
         assert isinstance(module, FSDPModule)
@@ -44,27 +45,27 @@ def shard(loss: ActionLoss) -> nn.Module:
 
 
 def whole(model: Gato) -> Gato:
-    """A copy of a sharded model in one piece, on the first process; elsewhere an empty one. All must call this."""
+    """Unsharded copy of a model on the main process, without weights on the others; a collective."""
     tensors = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     copy = Gato.skeleton(model.config)
-    if distributed.get_rank() == 0:
+    if dist.get_rank() == 0:
         copy.load_state_dict(tensors, assign=True)
     return copy
 
 
 def save(folder: Path, step: int, state: State) -> None:
-    """Write what each process holds of `state`; all must call this, and return when all of it is on disk."""
+    """Write a checkpoint, each process its own shards of `state`; a collective, complete when it returns."""
     part = folder / f"state-{step}"
-    if distributed.get_rank() == 0:
-        _remove(part)  # what a killed run left of it
+    if dist.get_rank() == 0:
+        _remove(part)  # left by a killed run
         make_folder(part)
-    distributed.barrier()
+    dist.barrier()
     save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
-    distributed.barrier()
+    dist.barrier()
     digests = {path.name: _sha256(path) for path in _own(sorted(part.glob("*.safetensors")))}
-    write_files({part / f"digests-{distributed.get_rank()}.json": with_digest(digests)})
-    distributed.barrier()
-    if distributed.get_rank() == 0:
+    write_files({part / f"digests-{dist.get_rank()}.json": with_digest(digests)})
+    dist.barrier()
+    if dist.get_rank() == 0:
         sync_folder(part)
         write_files({folder / POINTER: with_digest({"step": step, "folder": part.name})})
         for other in folder.glob("state-*"):
@@ -73,7 +74,7 @@ def save(folder: Path, step: int, state: State) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, or a link that stands in its place."""
+    """Delete a folder, or a link in its place."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
@@ -81,7 +82,7 @@ def _remove(folder: Path) -> None:
 
 
 def saved(folder: Path) -> tuple[int, Path] | None:
-    """Step and folder of the latest checkpoint that is whole; None where there is none.
+    """Step and folder of the latest complete checkpoint; None if there is none.
 
     Raises:
         GatoError: the pointer is damaged.
@@ -90,15 +91,15 @@ def saved(folder: Path) -> tuple[int, Path] | None:
     if not path.exists():
         return None
     try:
-        about = checked_digest(read_own(path))
-        step = typed(about["step"], int, "step")
-        return step, below(folder, plain.name(about["folder"], path, way_out, PART))
+        pointer = checked_digest(read_own(path))
+        step = typed(pointer["step"], int, "step")
+        return step, below(folder, plain.name(pointer["folder"], path, way_out, PART))
     except (ValueError, TypeError, LookupError) as error:
         raise GatoError(f"{path} is damaged ({error}): {way_out}") from error
 
 
 def names(part: Path) -> set[str]:
-    """Names of a checkpoint's tensors, after its files are compared with their digests.
+    """Names of a checkpoint's tensors; its files are compared with their digests.
 
     Raises:
         GatoError: a file is missing or damaged.
@@ -114,7 +115,7 @@ def names(part: Path) -> set[str]:
 
 
 def load(part: Path, state: State) -> None:
-    """Fill the tensors of `state`, each process its own part of them; the number of processes may have changed.
+    """Load the tensors of `state` in place, each process its own shards; the number of processes may differ.
 
     Raises:
         GatoError: a file is missing, truncated, or of another model.
@@ -131,8 +132,8 @@ def _damaged(part: Path, error: BaseException) -> GatoError:
 
 
 def _own(paths: list[Path]) -> list[Path]:
-    """Those that this process looks after."""
-    return paths[distributed.get_rank() :: distributed.get_world_size()] if distributed.is_initialized() else paths
+    """Every n-th path, for rank r of n processes from the r-th on."""
+    return paths[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else paths
 
 
 def _sha256(path: Path) -> str:
@@ -141,7 +142,7 @@ def _sha256(path: Path) -> str:
 
 
 def _check_digests(part: Path) -> None:
-    """Raise ValueError for a file that is not as it was written; checkpoints of earlier versions do not say it."""
+    """Raise ValueError for a file that differs from its digest; checkpoints of version 0.1 may have no digests."""
     known: dict[str, str] = {}
     for path in sorted(part.glob("digests-*.json")):
         known |= typed(checked_digest(read_own(path)), dict[str, str], path.name)

@@ -1,7 +1,4 @@
-"""Where the figures of a run go: log.jsonl always, and whatever else the user watches them with.
-
-Every logger has the same three calls: it is opened by its class, `log` takes one entry a step, `close` ends it.
-"""
+"""Loggers of training metrics: log.jsonl always, and optionally TensorBoard, Weights & Biases or trackio."""
 
 import logging
 import uuid
@@ -23,26 +20,26 @@ _log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
-    """Takes the figures of each step."""
+    """Interface of a logger."""
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """One step's figures; `entry["step"]` says which step, and an entry may be a mapping of numbers itself."""
+        """Log the metrics of step `entry["step"]`; a value is a number or a mapping of numbers."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
 
 
 class Loggers:
-    """All loggers of a run, as one; closed when its `with` ends.
+    """All loggers of a run, as a context that closes them.
 
     Args:
         extras: beside log.jsonl.
         folder: of the run.
-        settings: of the run, shown beside its figures.
-        step: that the run goes on from; what was logged of later ones is done again.
+        settings: config fingerprint, logged beside the metrics.
+        step: that the run resumes from; entries of later steps are dropped.
 
     Raises:
-        UsageError: a package is missing, or does not know where to log to.
+        UsageError: a package is missing, or is not logged in.
     """
 
     def __init__(self, extras: tuple[Extra, ...], folder: Path, settings: Mapping[str, Any], step: int) -> None:
@@ -55,7 +52,7 @@ class Loggers:
             self._stack.callback(self._try, name, made.close)
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Pass one step's figures to all; an extra one that fails is given up, and training goes on."""
+        """Log to all; an extra logger that fails is dropped with a warning."""
         self._log.log(entry)
         for name, logger in list(self._extras.items()):
             self._try(name, logger.log, entry)
@@ -63,7 +60,7 @@ class Loggers:
     def _try(self, name: str, call: Callable[..., None], *arguments: Any) -> None:
         try:
             call(*arguments)
-        except Exception as error:  # noqa: BLE001  # a package of others, and perhaps a network
+        except Exception as error:  # noqa: BLE001  # third-party code, and perhaps a network
             self._extras.pop(name, None)
             _log.warning("--logger %s is given up, and training goes on: %s", name, one_line(error))
 
@@ -75,7 +72,7 @@ class Loggers:
 
 
 class TensorBoard:
-    """Event files in FOLDER/tensorboard."""
+    """Logger of TensorBoard event files in FOLDER/tensorboard."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         module: Any = package("tensorboard")
@@ -83,52 +80,52 @@ class TensorBoard:
         self._writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """One point in each curve."""
+        """Add one point to each curve."""
         for name, value in numbers(entry):
             self._writer.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the event file."""
         self._writer.close()
 
 
 class Tracker:
-    """Weights & Biases, or trackio, which has the same calls.
+    """Logger to Weights & Biases, or to trackio, which has the same interface.
 
-    A resumed run goes on under its own id. What it does again is logged again.
+    A resumed run keeps its id; the steps that it repeats are logged again.
     """
 
     def __init__(self, name: Literal["wandb", "trackio"], folder: Path, settings: Mapping[str, Any]) -> None:
         self._module: Any = package(name)
-        self._axis = name == "trackio"  # whose own axis may be set back; that of the other is a curve
-        below(folder, name)  # where Weights & Biases writes
+        self._axis = name == "trackio"  # its step may decrease when a run resumes; in W&B the step is a metric
+        below(folder, name)  # W&B's folder
         run = run_id(folder)
-        given: dict[str, Any] = {"project": PROJECT, "config": dict(settings), "resume": "allow"}
+        arguments: dict[str, Any] = {"project": PROJECT, "config": dict(settings), "resume": "allow"}
         own = {"id": run, "name": folder.name, "dir": str(folder)} if name == "wandb" else {"name": run}
         try:
-            self._run = self._module.init(**given, **own)
+            self._run = self._module.init(**arguments, **own)
         except getattr(self._module, "Error", ValueError) as error:
             raise UsageError(f"--logger {name}: {one_line(error)}; log in, or set WANDB_MODE=offline") from error
         if name == "wandb":
             self._run.define_metric("*", step_metric="step")
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """One point in each curve."""
+        """Add one point to each curve."""
         curves, step = dict(numbers(entry)), entry["step"]
         self._module.log(curves, step=step) if self._axis else self._module.log({**curves, "step": step})
 
     def close(self) -> None:
-        """Send what is left."""
+        """Upload pending metrics and finish the run."""
         self._module.finish()
 
 
 def package(name: Extra) -> Any:
-    """The package of a logger; raises UsageError with the command that installs it."""
+    """Import the package of a logger; raises UsageError with the command that installs it."""
     return import_named("torch.utils.tensorboard" if name == "tensorboard" else name, f"--logger {name}")
 
 
 def run_id(folder: Path) -> str:
-    """A name that no other run has, kept in the run's folder."""
+    """Unique id of a run, kept in the file run-id of its folder."""
     path = folder / "run-id"
     if not path.exists():
         write_files({path: f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}".encode()})
@@ -137,7 +134,7 @@ def run_id(folder: Path) -> str:
 
 
 def numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The curves of an entry: `{"family_loss": {"mujoco": 1.0}}` is one called family_loss/mujoco."""
+    """Curves of an entry by name: `{"family_loss": {"mujoco": 1.0}}` has the curve family_loss/mujoco."""
     for name, value in entry.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}/{key}", number) for key, number in numbers(value))

@@ -1,4 +1,4 @@
-"""Cross-entropy of action tokens: where an action is predicted, over the ids that are legal there, and nowhere else."""
+"""Cross-entropy of action tokens, over the legal ids of each and at the positions that predict them."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, Targets
 from gato_agent.model.gato import Gato
 
-CHUNK = 2**18  # scores that a CPU's caches hold
+CHUNK = 2**18  # logits that fit into a CPU's cache
 
 
 class ActionLoss(nn.Module):
-    """`action_loss` as a module, so that processes can share it.
+    """`action_loss` as a module, as DistributedDataParallel and FSDP need it.
 
     Args:
         model: to be trained.
-        bin_label_smoothing: standard deviation, in bins, of the spread of continuous targets over their
-            neighbours.
+        bin_label_smoothing: standard deviation in bins of a Gaussian over the target's neighbours; 0 for none.
         precision: of matrix products; those of the patch tower and of the loss stay in float32.
     """
 
@@ -27,7 +26,7 @@ class ActionLoss(nn.Module):
         self.model, self.bin_label_smoothing, self.precision = model, bin_label_smoothing, precision
 
     def forward(self, batch: Batch) -> "Losses":
-        """Sums over the targets of a batch."""
+        """Sums of losses over the targets of a batch."""
         with torch.autocast(batch.tokens.device.type, self.precision, enabled=self.precision != torch.float32):
             return action_loss(self.model, batch, self.bin_label_smoothing)
 
@@ -36,10 +35,10 @@ class Losses(NamedTuple):
     """Sums over the action tokens of a batch, of cross-entropies in nats times the token's weight.
 
     Attributes:
-        total: [], what is to be minimised: both losses of an action decoder, through separate parameters.
-        families: float32 [families], of the tokens of each family, each given those before it in its action.
-        weights: float32 [families], sums of the weights.
-        marginal: [], as `families.sum()`, but without regard to the tokens before; the same without an action decoder.
+        total: [], to be minimised: marginal and conditional loss of an action decoder, which train separate parameters.
+        families: float32 [families], of tokens conditioned on the earlier tokens of their action.
+        weights: float32 [families], sums of the token weights.
+        marginal: [], of tokens predicted independently; equals `families.sum()` without an action decoder.
     """
 
     total: Tensor
@@ -49,9 +48,9 @@ class Losses(NamedTuple):
 
 
 def action_loss(model: Gato, batch: Batch, bin_label_smoothing: float = 0.0) -> Losses:
-    """Cross-entropy of the action tokens, over the ids legal for each.
+    """Cross-entropy of the action tokens of a batch, over the legal ids of each.
 
-    Logits are computed at the positions that predict an action token and for its legal ids, nowhere else.
+    Logits are computed only at the positions that predict an action token and only for its legal ids.
     """
     hidden = model(
         batch.tokens, batch.patches, local=batch.local, intervals=batch.intervals, segment=batch.segment,
@@ -72,55 +71,59 @@ def action_loss(model: Gato, batch: Batch, bin_label_smoothing: float = 0.0) -> 
 def _stream_losses(
     model: Gato, hidden: Tensor, targets: Targets, score: "_Scorer"
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Total, marginal sum, and for each action token the losses of the actions that have it; tokens of the stream."""
-    total, found = hidden.new_zeros((), dtype=torch.float32), []
+    """Total, marginal sum, and losses by action token, where action tokens are tokens of the sequence."""
+    total, losses_of = hidden.new_zeros((), dtype=torch.float32), []
     offsets = torch.tensor(targets.offset, device=hidden.device)
     places = [targets.position[: targets.count(at)] + offsets[at] for at in range(len(targets.offset))]
     states = torch.split(hidden[torch.cat(places)], [len(place) for place in places]) if places else ()
     for at, state in enumerate(states):
         part, losses = score(at, state.float())
         total = total + part
-        found.append(losses)
-    return total, total.detach(), found
+        losses_of.append(losses)
+    return total, total.detach(), losses_of
 
 
 def _chain_losses(
     model: Gato, hidden: Tensor, targets: Targets, score: "_Scorer"
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The same with an action decoder, whose chain reads the targets: see `ActionDecoder`."""
-    decoder, found = model.action_decoder, list[Tensor]()
+    """Total, marginal sum, and losses by action token with an action decoder and teacher forcing."""
+    decoder, losses_of = model.action_decoder, list[Tensor]()
     assert decoder is not None
     total = conditional = hidden.new_zeros((), dtype=torch.float32)
-    learned = slice(score.begin, None, score.every)  # the timesteps that the conditional part is trained on
+    learned = slice(score.begin, None, score.every)  # timesteps that train the conditional part
     state = detached = hidden[:0]
     chain, group = decoder.begin(state), -1
     for at, offset in enumerate(targets.offset):
         count = targets.count(at)
-        if offset != group:  # the next token of the stream predicts from here on
+        if offset != group:  # the next token of the sequence predicts from here on
             group, state = offset, hidden[targets.position[:count] + offset]
             detached = state.detach()[learned]
         state = state[:count]
         marginal = decoder.marginal_state(state, at)
         part, losses = score(at, marginal.float())
         total = total + part
-        given = marginal.detach()[learned]
-        detached, chain = detached[: len(given)], chain.first(len(given)) if at else decoder.begin(given)
+        marginal_states = marginal.detach()[learned]
+        detached, chain = (
+            detached[: len(marginal_states)],
+            chain.first(len(marginal_states)) if at else decoder.begin(marginal_states),
+        )
         if at:
-            part, losses = score.conditional(at, decoder.state(given, detached, chain, at).float(), count)
+            part, losses = score.conditional(at, decoder.state(marginal_states, detached, chain, at).float(), count)
             conditional = conditional + part
-        found.append(losses)
+        losses_of.append(losses)
         if at + 1 < len(targets.offset):
             chain = decoder.extend(chain, targets.ids[:count, at][learned], at)
-    return total + conditional, total.detach(), found
+    return total + conditional, total.detach(), losses_of
 
 
 class _Scorer:
-    """Scores states of action tokens against their targets.
+    """Losses of hidden states against the targets of an action token.
 
-    A smoothed target is a mean of rows of the table, so that its score is one product, not one for each id.
+    A smoothed target is a weighted mean of embedding rows, so that its logit is one product instead of one for each id.
 
     Attributes:
-        every, begin: in training the conditional part learns from timesteps `begin`, `begin + every`, ...
+        every: stride of the timesteps that train the conditional part.
+        begin: first of these timesteps.
     """
 
     def __init__(self, model: Gato, targets: Targets, bin_label_smoothing: float) -> None:
@@ -131,7 +134,7 @@ class _Scorer:
         self.rows: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, at: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum [] and each loss times its weight, float32 [n], of states [n, width] of action token `at`."""
+        """Sum [] and weighted losses float32 [n] of states [n, width] that predict action token `at`."""
         targets, ranges = self.targets, self.targets.ranges[at]
         total, losses = states.new_zeros(()), states.new_empty(len(states))
         for low, high, rows, _ in ranges:
@@ -143,9 +146,9 @@ class _Scorer:
         return total, losses
 
     def conditional(self, at: int, states: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The same for the states of timesteps `begin`, `begin + every`, ... of `count`, which stand for all.
+        """Sum [] and weighted losses float32 [count] of the conditional part, from every `every`-th timestep.
 
-        The table is not trained. Losses are float32 [count], 0 where a timestep is left out.
+        Weights are scaled by `every`. The embedding table gets no gradient. Losses of skipped timesteps are 0.
         """
         targets, ranges = self.targets, self.targets.ranges[at]
         total, losses = states.new_zeros(()), states.new_zeros(count)
@@ -160,7 +163,7 @@ class _Scorer:
         return total, losses
 
     def _table(self, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Rows that score the ids [low, high), and their means around each id where bins are smoothed."""
+        """Embedding rows of the ids [low, high), and of each id's smoothed target."""
         if (low, high) not in self.rows:
             rows = wanted = self.model.scored(low, high).float()
             if self.bin_label_smoothing and self.model.config.vocabulary.ordered(low):
@@ -173,7 +176,7 @@ class _Scorer:
 def _cross_entropy(
     states: Tensor, rows: Tensor, wanted: Tensor, target: Tensor, weight: Tensor, learning: bool, table: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """See `CrossEntropy.forward`."""
+    """`CrossEntropy.forward`, typed."""
     result: tuple[Tensor, Tensor] = CrossEntropy.apply(  # type: ignore[no-untyped-call]
         states, rows, wanted, target, weight, learning, table
     )
@@ -181,10 +184,10 @@ def _cross_entropy(
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Sum over n states of their cross-entropy, whose scores are never all there at once.
+    """Fused linear layer and cross-entropy, chunked over states so that the logits are never in memory at once.
 
-    Gradients are found in the forward pass, some rows at a time while their scores lie in a cache (as in Liger Kernel,
-    Hsu et al. 2024): one pass over memory instead of ten.
+    Gradients are computed in the forward pass, a chunk at a time while its logits are in the CPU's cache (as in Liger
+    Kernel, Hsu et al. 2024).
     """
 
     @staticmethod
@@ -192,22 +195,22 @@ class CrossEntropy(torch.autograd.Function):
         ctx: Any, states: Tensor, rows: Tensor, wanted: Tensor, target: Tensor, weight: Tensor, learning: bool,
         table: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Weighted sum [] and each loss times its weight [n], which has no gradient.
+        """Sum of the weighted losses [], and the weighted losses [n], which have no gradient.
 
         Args:
-            ctx: keeps the gradients.
-            states: float32 [n, width], of which each is scored.
-            rows: float32 [ids, width], that score them.
-            wanted: float32 [ids, width], rows, or means of rows, of which one is the target's.
-            target: int64 [n], index of it.
-            weight: float32 [n].
-            learning: True if gradients are wanted.
-            table: True if those of rows are.
+            ctx: autograd context; it saves the gradients.
+            states: float32 [n, width], hidden states.
+            rows: float32 [ids, width], weights of the logits.
+            wanted: float32 [ids, width], weights of the target logits: rows, or their smoothed means.
+            target: int64 [n], indices into `wanted`.
+            weight: float32 [n], of the losses.
+            learning: True to compute gradients.
+            table: True to compute those of `rows` and `wanted` too.
         """
         losses = torch.empty(len(states), device=states.device)
-        kept = torch.empty_like(states), torch.zeros_like(rows), torch.zeros_like(wanted)
+        gradients = torch.empty_like(states), torch.zeros_like(rows), torch.zeros_like(wanted)
         count = max(1, (CHUNK if states.device.type == "cpu" else 256 * CHUNK) // len(rows))
-        with torch.autocast(states.device.type, enabled=False):  # bfloat16 could not tell scores apart
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 is too coarse for logits
             for begin in range(0, len(states), count):
                 part = slice(begin, begin + count)
                 some, aim, share = states[part], wanted[target[part]], weight[part].unsqueeze(1)
@@ -218,20 +221,20 @@ class CrossEntropy(torch.autograd.Function):
                 losses[part] = ((sums.log() + top - (some * aim).sum(1, keepdim=True)) * share).squeeze(1)
                 if learning:
                     shares *= share / sums
-                    torch.sub(shares @ rows, aim * share, out=kept[0][part])
+                    torch.sub(shares @ rows, aim * share, out=gradients[0][part])
                     if table:
-                        kept[1].addmm_(shares.T, some)
+                        gradients[1].addmm_(shares.T, some)
         if learning:
             if table:
-                kept[2].index_add_(0, target, states * weight.unsqueeze(1), alpha=-1)
-            ctx.save_for_backward(*kept)
+                gradients[2].index_add_(0, target, states * weight.unsqueeze(1), alpha=-1)
+            ctx.save_for_backward(*gradients)
             ctx.table = table
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of states and of both kinds of rows."""
+        """Gradients of `states`, `rows` and `wanted`."""
         states, rows, wanted = ctx.saved_tensors
         rows, wanted = (x * scale if ctx.table else None for x in (rows, wanted))
         return states * scale, rows, wanted, None, None, None, None
@@ -239,6 +242,6 @@ class CrossEntropy(torch.autograd.Function):
 
 @lru_cache
 def gaussian(bins: int, deviation: float, device: torch.device) -> Tensor:
-    """Row i: a discretised normal around bin i, in bins, normalised: [bins, bins]."""
+    """Label-smoothing kernel [bins, bins]: row i is a discretised Gaussian around bin i that sums to 1."""
     index = torch.arange(bins, device=device)
     return torch.softmax(-((index[:, None] - index) ** 2) / (2 * deviation**2), dim=1)

@@ -1,7 +1,7 @@
-"""What turns gradients into steps: AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
+"""Optimizers: AdamW, or Muon for the weight matrices of the blocks with AdamW for all other parameters."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from gato_agent.model.gato import Gato
 from gato_agent.training.config import TrainConfig
 
-CORRECTION_RATE = 2.0  # learning rate of an action decoder's correction over that of all else
-KEPT = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # what optimizers remember of a parameter
+Rate = Callable[[int], float]  # learning rate of a step
+STATE_KEYS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # optimizer state of a parameter
 
 
 class Optimizers:
-    """Several optimizers as one, which share what is remembered of each parameter.
+    """Several optimizers with the interface of one and a shared state.
 
     Attributes:
-        state: what is remembered, by parameter and name.
+        state: optimizer state by parameter, then by name.
     """
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
@@ -29,22 +29,22 @@ class Optimizers:
 
     @property
     def param_groups(self) -> Iterator[dict[str, Any]]:
-        """All groups of parameters."""
+        """Parameter groups of all optimizers."""
         return (group for part in self.parts for group in part.param_groups)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for part in self.parts:
             part.zero_grad()
 
     def step(self) -> None:
-        """Change all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         for part in self.parts:
             part.step()
 
 
 def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
-    """The optimizer that a recipe names, at a learning rate of 0.
+    """Make the optimizer of a config, with a learning rate of 0 until a step sets it.
 
     Muon's steps (Jordan et al. 2024) are scaled to the size of AdamW's (Liu et al. 2025), so that both take the same
     learning rate and weight decay.
@@ -54,33 +54,34 @@ def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
     apart = list(model.action_decoder.corrections()) if model.action_decoder else []
     rest = [p for p in model.parameters() if not any(p is other for other in (*matrices, *apart))]
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": 1.0},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "rate": 1.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": config.rate},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "rate": config.rate},
     ]
     if apart:
-        groups.append({"params": apart, "weight_decay": config.weight_decay, "rate": CORRECTION_RATE})
+        groups.append({"params": apart, "weight_decay": config.weight_decay, "rate": config.correction_rate})
     parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)]
     if muon:
-        parts.append(Muon(matrices, config.weight_decay))
+        parts.append(Muon(matrices, config.weight_decay, config.rate))
     return Optimizers(*parts)
 
 
 class Muon(torch.optim.Optimizer):
-    """What `torch.optim.Muon` does, with products in float32 on a CPU: those of bfloat16 can be far slower.
+    """Muon as in `torch.optim.Muon`, with float32 matrix products on a CPU, where bfloat16 can be far slower.
 
     Args:
-        matrices: the parameters.
-        weight_decay: share of a weight, times the learning rate, that each step takes away.
+        matrices: parameters [m, n].
+        weight_decay: decoupled, as in AdamW.
+        rate: learning rate of each step.
     """
 
     momentum = 0.95
 
-    def __init__(self, matrices: Iterable[Tensor], weight_decay: float) -> None:
-        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "rate": 1.0})
+    def __init__(self, matrices: Iterable[Tensor], weight_decay: float, rate: Rate) -> None:
+        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "rate": rate})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change all matrices that have a gradient."""
+        """Update all matrices that have a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
@@ -95,9 +96,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The same directions, all about as long: five steps of Newton and Schulz (Jordan et al. 2024).
+    """Approximate orthogonalisation by five Newton-Schulz steps (Jordan et al. 2024).
 
-    Matrix [m, n] in, and one of its shape and dtype out, with singular values of about 1.
+    Args:
+        matrix: [m, n].
+
+    Returns:
+        Matrix of the same singular vectors, shape and dtype, with singular values of about 1.
     """
     x = matrix.bfloat16() if matrix.is_cuda else matrix
     x = x.T if matrix.shape[0] > matrix.shape[1] else x
@@ -110,6 +115,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average(mean: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move averaged weights towards the current ones: exponentially, and faster in the first steps of a run."""
+    """Update an exponential moving average of the weights in place, with a smaller decay in the first steps."""
     share = 1 - min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), share)

@@ -1,4 +1,4 @@
-"""A run is one folder: config.json, log.jsonl, and what `train` saves."""
+"""Run folder: config.json, which resuming compares, and log.jsonl."""
 
 import io
 import json
@@ -14,13 +14,16 @@ RENAMED = {"shortest_fragment": "min_segment", "smooth_bins": "bin_label_smoothi
 
 
 def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:
-    """Write config.json, or check that a resumed run has the same one, and return what it was before.
+    """Write config.json, or check that a resumed run has the same one.
 
     Args:
         folder: of the run.
-        config: arguments that shape its result.
-        resume: whether it may exist.
-        may_change: arguments that the caller checks himself.
+        config: config fingerprint of this command.
+        resume: True if the run may exist.
+        may_change: keys of `config` that may differ; the caller checks them.
+
+    Returns:
+        The config fingerprint that the run began with, or was last resumed with.
 
     Raises:
         UsageError: the folder holds a run and `resume` is off, or was made with other arguments.
@@ -45,12 +48,12 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
 
 
 def write(folder: Path, config: dict[str, Any]) -> None:
-    """Write config.json."""
+    """Write a config fingerprint to config.json."""
     write_files({folder / "config.json": with_digest(config, indent=2)})
 
 
 class Log:
-    """One JSON object a line and step; on resume it is cut back to the checkpoint."""
+    """Log file of one JSON object a step, cut back to the checkpoint when a run is resumed."""
 
     def __init__(self, path: Path, step: int) -> None:
         lines = read_own(path).decode(errors="replace").splitlines() if path.exists() else []
@@ -58,7 +61,7 @@ class Log:
         self._file, self._path = io.TextIOWrapper(append(path)), path
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry; a reader sees it at once."""
+        """Append and flush one entry."""
         try:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
@@ -67,5 +70,5 @@ class Log:
             raise
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the file."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""A model in training: what one optimizer step does, and all that it takes to continue exactly."""
+"""Trainer: optimizer steps on batches, and the state that resumes a run exactly."""
 
 import copy
 import math
@@ -23,45 +23,49 @@ from gato_agent.model.gato import Gato, StochasticDepth
 from gato_agent.training.config import TrainConfig
 from gato_agent.training.distributed import Distributed, clip
 from gato_agent.training.loss import ActionLoss, action_loss
-from gato_agent.training.optimizer import KEPT, average, make_optimizer
+from gato_agent.training.optimizer import STATE_KEYS, average, make_optimizer
 
 STATE = "state.safetensors"
 
 
 def _sharded() -> ModuleType:
-    """Importing PyTorch's FSDP takes half as long as importing PyTorch, and few runs need it."""
+    """Module `training.fsdp`, imported only where it is used: PyTorch's FSDP takes long to import."""
     return import_module("gato_agent.training.fsdp")
 
 
 def compiles(config: TrainConfig, size: GatoConfig, device: torch.device) -> bool:
-    """Whether windows are trained on with compiled attention: C++ on a CPU, FlexAttention on a GPU."""
+    """True if training uses compiled attention: C++ on a CPU, FlexAttention on a GPU."""
     return config.compile and (band.fits(size, device.type) or flex.fits(size, device.type))
 
 
 class StepMetrics(NamedTuple):
-    """What one optimizer step was like, over the whole batch, of which each process is given its part."""
+    """Metrics of one optimizer step, over the whole batch of all processes.
+
+    Attributes:
+        loss: nats per action token, or per timestep with `loss_over`.
+        norm: gradient norm before clipping to 1.
+        families: loss of each family in nats; None for a family without targets in the batch.
+        marginal: loss of action tokens predicted independently of earlier tokens of the action, in nats.
+    """
 
     loss: float
-    """Per target, in nats, or per timestep with `loss_over`."""
     norm: float
-    """Of the gradient, before it is clipped to 1."""
     families: tuple[float | None, ...]
-    """The loss of each family's targets; None where it had none."""
     marginal: float = 0.0
-    """The loss without regard to the tokens before in an action."""
 
 
 class Trainer:
-    """A model, its optimizer and a step counter, which together are the whole state of a run.
+    """Model, optimizer and step counter: the whole state of a run.
 
     Args:
-        config: how to train.
-        model: on its device.
-        ranks: processes that share the work: each sees a part of every batch, and all take the same steps.
+        config: training options.
+        model: to be trained, on its device.
+        distributed: processes that share each batch; one process by default.
     """
 
-    def __init__(self, config: TrainConfig, model: Gato, ranks: Distributed | None = None) -> None:
-        self.config, self.model, self.step, self.ranks = config, model, 0, ranks or Distributed()
+    def __init__(self, config: TrainConfig, model: Gato, distributed: Distributed | None = None) -> None:
+        self.config, self.model, self.step = config, model, 0
+        self.distributed = distributed or Distributed()
         self.device = model.norm.weight.device
         model.compiled = compiles(config, model.config, self.device)
         for module in model.modules():
@@ -71,37 +75,44 @@ class Trainer:
         self._loss: nn.Module = loss
         if config.fsdp:
             self._loss = _sharded().shard(loss)
-        elif self.ranks.size > 1:  # a batch without images leaves the patch tower unused
+        elif self.distributed.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(loss, find_unused_parameters=True)
         self.optimizer = make_optimizer(config, model)
         self.mean = copy.deepcopy(model) if config.ema else None
 
     @property
     def result(self) -> Gato:
-        """What training is for: the averaged model if there is one, else the model."""
+        """Model to save and play: the EMA of the weights if there is one, else the trained weights."""
         return self.mean or self.model
 
     def update(self, *parts: Batch) -> StepMetrics:
-        """One optimizer step on a batch, or on this process's share of it, in one part or several."""
+        """Take one optimizer step.
+
+        Args:
+            parts: micro-batches of this process, whose gradients are accumulated.
+
+        Raises:
+            GatoError: the loss or its gradient is not finite.
+        """
         self.model.train()
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step) * group["rate"]
-        here = sum(part.targets.weighed for part in parts)
-        # A tensor: a GPU is waited for only when all its work is given out.
-        weight = self.ranks.sum(torch.full((), here, device=self.device))
+            group["lr"] = group["rate"](self.step)
+        local_weight = sum(part.targets.weighed for part in parts)
+        # A tensor, so that a GPU is synchronised only after all its work is queued.
+        weight = self.distributed.sum(torch.full((), local_weight, device=self.device))
         weight = torch.where(weight > 0, weight, 1)
         self.optimizer.zero_grad()
-        found = []
+        part_sums = []
         for part in parts:
             with self._together(part is parts[-1]):
                 losses = self._loss(part)
-                (losses.total * self.ranks.size / weight).backward()  # gradients are averaged over the processes
-            found.append(torch.cat((losses.families, losses.weights, losses.marginal.unsqueeze(0))).detach())
+                (losses.total * self.distributed.size / weight).backward()  # gradients are averaged over the processes
+            part_sums.append(torch.cat((losses.families, losses.weights, losses.marginal.unsqueeze(0))).detach())
         self._forget_unused(parts)
         norm = self._clip()
-        sums = self.ranks.sum(torch.stack(found).sum(0)).tolist()  # of all processes, by family
+        sums = self.distributed.sum(torch.stack(part_sums).sum(0)).tolist()  # of all processes, by family
         losses, weighed, marginal = sums[: len(sums) // 2], sums[len(sums) // 2 : -1], sums[-1]
         families = tuple(loss / each if each else None for loss, each in zip(losses, weighed, strict=True))
         whole = sum(weighed) or 1.0
@@ -118,21 +129,21 @@ class Trainer:
         return metrics
 
     def _clip(self) -> Tensor:
-        """Clip gradients to a norm of 1; returns what it was. A correction is clipped alone: it is trained apart."""
+        """Clip gradients to a norm of 1 and return the norm before; corrections are clipped separately."""
         decoder = self.model.action_decoder
         apart = list(decoder.corrections()) if decoder else []
         if apart:
-            clip(apart, 1.0, self.ranks)
-        return clip([p for p in self.model.parameters() if id(p) not in set(map(id, apart))], 1.0, self.ranks)
+            clip(apart, 1.0, self.distributed)
+        return clip([p for p in self.model.parameters() if id(p) not in set(map(id, apart))], 1.0, self.distributed)
 
     def _together(self, last: bool) -> AbstractContextManager[None]:
-        """Processes sum their gradients in the last part of a step."""
+        """Context that synchronises gradients across processes in the last micro-batch only."""
         if isinstance(self._loss, DistributedDataParallel) and not last:
             return self._loss.no_sync()
         return nullcontext()
 
     def _forget_unused(self, parts: Sequence[Batch]) -> None:
-        """FSDP gives every parameter a gradient: None for patches, value groups and actions that no process had."""
+        """Drop gradients of modules that no process used: FSDP gives every parameter a gradient."""
         if not self.config.fsdp:
             return
         embedding = self.model.embedding
@@ -141,13 +152,13 @@ class Trainer:
             used[embedding.value_group] = any(part.value_groups is not None for part in parts)
         if self.model.action_decoder is not None:
             used |= self._decoder_used(max(len(part.targets.offset) for part in parts))
-        counts = self.ranks.sum(torch.tensor([float(here) for here in used.values()], device=self.device))
+        counts = self.distributed.sum(torch.tensor([float(present) for present in used.values()], device=self.device))
         for module, count in zip(used, counts.tolist(), strict=True):
             for parameter in module.parameters() if not count else ():
                 parameter.grad = None
 
     def _decoder_used(self, tokens: int) -> dict[nn.Module, bool]:
-        """Parts of the action decoder, and whether actions of so many tokens use them."""
+        """Modules of the action decoder, each True if actions of `tokens` tokens use it."""
         decoder = self.model.action_decoder
         assert decoder is not None
         part = decoder.correction
@@ -158,35 +169,35 @@ class Trainer:
         return {**used, part.chosen: tokens > 1, part.carry: tokens > len(part.state)}
 
     def whole(self) -> Gato:
-        """The model in one piece; all processes must ask for it together, and the first one has it."""
+        """Unsharded model, complete on the main process; a collective under FSDP."""
         return _sharded().whole(self.model) if self.config.fsdp else self.result
 
     def save_shards(self, folder: Path) -> None:
-        """What `to_bytes` gives, each process writing its own part."""
+        """Save the training state under FSDP: each process writes its own shard."""
         _sharded().save(folder, self.step, self._tensors())
 
     def load_latest(self, folder: Path) -> None:
-        """Continue from the latest state in a run's folder, if there is one."""
+        """Load the latest training state of a run folder, if there is one."""
         if self.config.fsdp:
             self._load_shards(folder)
         elif (folder / STATE).exists():
             self.load(folder / STATE)
 
     def _load_shards(self, folder: Path) -> None:
-        found = _sharded().saved(folder)
-        if found is None:
+        latest = _sharded().saved(folder)
+        if latest is None:
             return
-        self.step, part = found
+        self.step, part = latest
         held = _sharded().names(part)
         for name, parameter in self.model.named_parameters():
             self.optimizer.state[parameter] = {
                 key: torch.zeros((), device=self.device) if key == "step" else torch.zeros_like(parameter)
-                for key in KEPT if f"{key}.{name}" in held
+                for key in STATE_KEYS if f"{key}.{name}" in held
             }  # fmt: skip
         _sharded().load(part, self._tensors())
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Parameters, and what is remembered of those that ever had a gradient, as this process holds them."""
+        """Parameters and optimizer state by name, as this process holds them."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             tensors[f"model.{name}"] = parameter.detach()
@@ -194,18 +205,18 @@ class Trainer:
         return tensors
 
     def to_bytes(self) -> bytes:
-        """All that it takes to continue: `_tensors`, averaged weights if there are any, and the step."""
+        """Training state as safetensors: parameters, optimizer state, EMA of the weights, and the step."""
         tensors = self._tensors()
         for name, parameter in self.mean.named_parameters() if self.mean else ():
             tensors[f"mean.{name}"] = parameter.detach()
         return to_bytes({name: tensor.cpu() for name, tensor in tensors.items()}, {"step": self.step})
 
     def load(self, path: Path) -> None:
-        """Continue from what `to_bytes` gave; raises GatoError if the file is damaged or of another model."""
+        """Load a file that `to_bytes` made; raises GatoError if it is damaged or of another model."""
         tensors, about = read(path)
         tensors = renamed(tensors)
         if type(about.get("step")) is not int or about["step"] < 0:
-            raise GatoError(f"{path} holds no state of training: restore it, or train again into another --out")
+            raise GatoError(f"{path} holds no training state: restore it, or train again into another --out")
         if name := not_finite({name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}):
             raise GatoError(f"{path}: {name} is not finite: restore it, or train again into another --out")
         self.step = about["step"]
@@ -217,17 +228,25 @@ class Trainer:
                     f"{path} is of another model ({error}): use the run's own --size, or if it is "
                     "of an earlier version train again into another --out"
                 ) from error
-            state = {key: tensors[f"{key}.{name}"] for key in KEPT if f"{key}.{name}" in tensors}
+            state = {key: tensors[f"{key}.{name}"] for key in STATE_KEYS if f"{key}.{name}" in tensors}
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
         for name, parameter in self.mean.named_parameters() if self.mean else ():
             if f"mean.{name}" not in tensors:
-                raise GatoError(f"{path} has no averaged {name}: restore it, or train again into another --out")
+                raise GatoError(f"{path} has no EMA of {name}: restore it, or train again into another --out")
             parameter.data.copy_(tensors[f"mean.{name}"])
 
     @torch.no_grad()
-    def validate(self, windows: BatchSampler, batches: int = 8, model: Gato | None = None) -> float:
-        """Mean loss over the same few batches every time, without smoothing or dropping anything."""
+    def validate(self, sampler: BatchSampler, batches: int = 8, model: Gato | None = None) -> float:
+        """Validation loss in nats per action token, over the same batches at each call.
+
+        Label smoothing and dropout are off.
+
+        Args:
+            sampler: of held-out episodes.
+            batches: number of batches.
+            model: to be measured; by default `result`.
+        """
         model = (model or self.result).eval()
-        parts = [action_loss(model, windows.batch(i).to(self.device)) for i in range(batches)]
+        parts = [action_loss(model, sampler.batch(i).to(self.device)) for i in range(batches)]
         weights = sum(part.weights.sum().item() for part in parts)
         return sum(part.families.sum().item() for part in parts) / (weights or 1.0)

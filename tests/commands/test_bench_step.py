@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato_agent.commands.bench_step import BenchCase, BenchConfig, bench, counts, floor_of, gpt2
+from gato_agent.commands.bench_step import BenchCase, BenchConfig, bench, bound_of, counts, gpt2
 from gato_agent.commands.roofline import Roofline
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig
@@ -24,7 +24,7 @@ def test_it_prints_and_writes_a_row_for_each_decoder(tmp_path: Path, capsys: pyt
     names = [row.decoder for row in rows if row.n_envs == 1]
     assert names[:4] == ["engine float32", "engine bfloat16", "engine int8", "pytorch"]
     assert "uncached" not in names  # the context was not full
-    assert all(0 < row.median <= row.p99 and row.floor > 0 and row.context == 32 for row in rows)
+    assert all(0 < row.median <= row.p99 and row.bound > 0 and row.context == 32 for row in rows)
     written = json.loads(file.read_text())
     assert [step["decoder"] for step in written["steps"]] == [row.decoder for row in rows]
     assert written["threads"] == 1
@@ -61,13 +61,13 @@ def test_the_floor_grows_with_what_must_be_read_and_done() -> None:
     roofline.peak = lambda dtype: 1e9  # type: ignore[method-assign]
     parameters = 2 * (4 * 64**2 + 64 * 128 + 64 * 64)
     one = BenchCase(CONFIG, 4, 1, 1, "cpu")
-    assert floor_of(roofline, one, 64, "float32") == pytest.approx((10 * parameters + 20 * 2 * 2 * 64 * 64 / 2) / 1e9)
-    assert floor_of(roofline, BenchCase(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > floor_of(roofline, one, 64, "float32")
-    assert floor_of(roofline, BenchCase(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > floor_of(roofline, one, 64, "float32")
+    assert bound_of(roofline, one, 64, "float32") == pytest.approx((10 * parameters + 20 * 2 * 2 * 64 * 64 / 2) / 1e9)
+    assert bound_of(roofline, BenchCase(CONFIG, 4, 2, 1, "cpu"), 64, "float32") > bound_of(roofline, one, 64, "float32")
+    assert bound_of(roofline, BenchCase(CONFIG, 4, 1, 9, "cpu"), 64, "float32") > bound_of(roofline, one, 64, "float32")
     roofline.peak = lambda dtype: 1e15  # type: ignore[method-assign]
-    assert floor_of(roofline, one, 64, "bfloat16") == pytest.approx(floor_of(roofline, one, 64, "float32") / 2)
+    assert bound_of(roofline, one, 64, "bfloat16") == pytest.approx(bound_of(roofline, one, 64, "float32") / 2)
     roofline.launch = 1.0
-    assert floor_of(roofline, one, 64, "bfloat16") == 1.0
+    assert bound_of(roofline, one, 64, "bfloat16") == 1.0
 
 
 def test_the_peer_has_as_many_weights_as_ours() -> None:
@@ -83,7 +83,7 @@ def test_the_peer_has_as_many_weights_as_ours() -> None:
 
 
 def test_more_observations_than_a_model_has_places_for_are_refused() -> None:
-    with pytest.raises(UsageError, match="--task 17/1: a model of this size has 16 places"):
+    with pytest.raises(UsageError, match="--task 17/1: a model of this size has 16 positions for an observation"):
         BenchCase(CONFIG, 17, 1, 1, "cpu")
 
 

@@ -17,7 +17,7 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
 from gato_agent.rollouts.storage.verify import verify
-from tests.rollouts.collection.test_collect import contents
+from tests.helpers.paths import contents
 
 CARTPOLE = "CartPole-v1"
 

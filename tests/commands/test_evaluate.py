@@ -21,10 +21,11 @@ from gato_agent.evaluation.results import Results
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker
 from gato_agent.rollouts.collection.episode_worker import idle_heartbeat
 from gato_agent.rollouts.storage.writer import Played
+from tests.helpers import faulty_env
 from tests.helpers.paths import ROOT
 from tests.helpers.testing_env import TestingEnv
-from tests.rollouts.collection.test_process_pool import OTHER, WORKER
 
+WORKER, OTHER = (f"{faulty_env.__name__}:{name}-v0" for name in ("Worker", "Other"))
 TASKS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "MountainCarContinuous-v0")
 
 
@@ -43,8 +44,8 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 def killed_and_resumed(tmp_path: Path, tasks: tuple[str, ...], kills: int) -> None:
     settings: dict[str, Any] = {"expert": "random", "episodes": 20, "env": tasks, "workers": 2}
     line = ["--expert", "random", "--episodes", "20", "--env", *tasks, "--workers", "2"]
-    rng, there, killed = random.Random(0), 0, 0
-    while killed < kills and there < len(tasks):
+    rng, done, killed = random.Random(0), 0, 0
+    while killed < kills and done < len(tasks):
         process = start(*line, "--out", str(tmp_path / "killed"))
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(rng.randrange(1, 3))]
@@ -52,9 +53,9 @@ def killed_and_resumed(tmp_path: Path, tasks: tuple[str, ...], kills: int) -> No
         process.kill()
         lines += process.communicate()[0].splitlines()
         killed += process.returncode == -signal.SIGKILL
-        before, there = there, len(returns(tmp_path / "killed"))
-        said = [each for each in lines if re.match(r"\S+-v\d+: mean", each)]
-        assert len(said) <= there - before  # what was said is kept, and nothing is played twice
+        before, done = done, len(returns(tmp_path / "killed"))
+        printed = [each for each in lines if re.match(r"\S+-v\d+: mean", each)]
+        assert len(printed) <= done - before  # printed results are saved, and no task is played twice
     evaluate(EvaluateConfig(**settings, out=tmp_path / "killed"))
     evaluate(EvaluateConfig(**{**settings, "workers": 0}, out=tmp_path / "undisturbed"))
     assert returns(tmp_path / "killed") == returns(tmp_path / "undisturbed")
@@ -82,7 +83,7 @@ def test_a_second_call_plays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"episodes": 3}, r"holds results with episodes 2: repeat that, or choose another --out"),
         ({"seed": 5}, r"holds results with seed 1000000"),
@@ -90,10 +91,10 @@ def test_a_second_call_plays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"temperature": 0.5}, r"holds results with temperature 0.0"),
     ],
 )
-def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     settings: dict[str, Any] = {"env": ("CartPole-v1",), "expert": "random", "episodes": 2, "out": tmp_path}
     evaluate(EvaluateConfig(**settings))
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         evaluate(EvaluateConfig(**{**settings, **change}))
 
 
@@ -113,10 +114,10 @@ def test_a_task_that_is_not_installed_or_not_known_is_named_and_not_evaluated(
     config = EvaluateConfig(
         env=("CartPole-v1", "Blackjack-v1"), suite=("minatar",), episodes=1, workers=0, out=tmp_path
     )
-    found = evaluate(config)
-    assert list(found.tasks) == ["CartPole-v1"]
-    assert found.not_evaluated["Blackjack-v1"] == "Blackjack-v1: shipped weights was not trained on it"
-    assert "pip install 'gato-agent[minatar]'" in found.not_evaluated["MinAtar/Freeway-v1"]
+    results = evaluate(config)
+    assert list(results.tasks) == ["CartPole-v1"]
+    assert results.not_evaluated["Blackjack-v1"] == "Blackjack-v1: shipped weights was not trained on it"
+    assert "pip install 'gato-agent[minatar]'" in results.not_evaluated["MinAtar/Freeway-v1"]
     assert "not evaluated: MinAtar/Breakout-v1 is not installed" in capsys.readouterr().out
     groups = json.loads((tmp_path / "results.json").read_text())["not_evaluated"]
     assert set(groups) == {"Blackjack-v1", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"}
@@ -125,25 +126,25 @@ def test_a_task_that_is_not_installed_or_not_known_is_named_and_not_evaluated(
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("hang", r"Worker-v0: after 1 of 3 episodes it did not finish within 5 s \(--timeout\)"),
         ("kill", r"Worker-v0: after 1 of 3 episodes it ended its worker: SIGKILL"),
         ("raise", r"Worker-v0: step 2 of seed 1 raised RuntimeError: the wheel came off"),
     ],
 )
-def test_a_task_that_fails_keeps_the_results_of_others(tmp_path: Path, fault: str, said: str) -> None:
+def test_a_task_that_fails_keeps_the_results_of_others(tmp_path: Path, fault: str, message: str) -> None:
     kwargs = {"fault": fault, "seed": 1}
     settings: dict[str, Any] = {
         "expert": "random", "episodes": 3, "workers": 2, "timeout": 5.0, "env_kwargs": json.dumps(kwargs),
         "out": tmp_path,
     }  # fmt: skip
-    with pytest.raises(GatoError, match=f"^1 of 2 tasks failed: {said}") as caught:
+    with pytest.raises(GatoError, match=f"^1 of 2 tasks failed: {message}") as caught:
         evaluate(EvaluateConfig(env=(WORKER, "tests.helpers.calm:Calm-v0"), seed=0, **settings))
     assert caught.value.exit_code == 1
-    found = Results.load(tmp_path)
-    assert list(found.tasks) == ["Calm-v0"]
-    assert list(found.failed) == ["Worker-v0"]
+    results = Results.load(tmp_path)
+    assert list(results.tasks) == ["Calm-v0"]
+    assert list(results.failed) == ["Worker-v0"]
 
 
 def test_tasks_in_processes_and_here_are_the_same(tmp_path: Path) -> None:
@@ -192,8 +193,8 @@ gym.register("Stuck-v0", entry_point=Stuck)
 
 def test_episodes_of_an_environment_that_fails_to_close_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """All was played by then, whoever closes it."""
-    settings_of_run = EvaluationSettings(None, "random", None, 3, 0, 1)
-    players = EvaluationWorker([EvaluationJob("Stuck-v0", "Stuck-v0", settings_of_run)])
+    settings = EvaluationSettings(None, "random", None, 3, 0, 1)
+    players = EvaluationWorker([EvaluationJob("Stuck-v0", "Stuck-v0", settings)])
     (result,) = players.play(0, [0], idle_heartbeat())
     assert isinstance(result, Played)
     assert len(json.loads(result.episode)["episodes"]) == 3

@@ -40,9 +40,9 @@ def test_a_family_is_listed_alone_and_its_spaces_are_written(tmp_path: Path) -> 
 def test_what_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "minigrid", None)  # importing it fails
     task = Task("BabyAI-No-v0", "babyai", extra="minigrid", expert_kind="scripted")
-    said = entry(task)
-    assert (said["installed"], said["extra"], said["expert"]) == (False, "minigrid", None)
-    assert (said["random"], said["expert_score"]) == (None, None)
+    output = entry(task)
+    assert (output["installed"], output["extra"], output["expert"]) == (False, "minigrid", None)
+    assert (output["random"], output["expert_score"]) == (None, None)
     assert verb.spaces(task) == {"observation_space": None, "action_space": None}
 
 

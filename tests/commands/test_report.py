@@ -1,4 +1,4 @@
-"""The report: what it says, what it may take from elsewhere (nothing), and how it behaves in a browser."""
+"""The report: its content, its independence of the network, and its behaviour in a browser."""
 
 import json
 import re
@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from gato_agent.commands import report as report_module
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.report import ReportConfig, report, write_report
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.io.strict_json import checked_digest, with_digest
+from gato_agent.evaluation.report.html_page import page
 from gato_agent.evaluation.report.videos import FRAMES, LARGEST, LONGEST, encode
 from gato_agent.evaluation.results import Outcome, Results, score
 
@@ -28,11 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of a random player, with videos, beside better results of the same tasks."""
     pytest.importorskip("pygame")
     folder = tmp_path_factory.mktemp("report")
-    found = evaluate(EvaluateConfig(
+    results = evaluate(EvaluateConfig(
         env=TASKS, expert="random", episodes=4, workers=0, out=folder / "random", report=folder / "page",
     ))  # fmt: skip
-    better = Results("a better player", None, None, found.settings, found.versions)
-    for name, task in found.tasks.items():
+    better = Results("a better player", None, None, results.settings, results.versions)
+    for name, task in results.tasks.items():
         outcomes = [Outcome(seed, total + 50, 9, None) for seed, total in enumerate(task.returns)]
         better.tasks[name] = score(name, outcomes)
     better.failed = {"Taxi-v4": "Taxi-v4: it <broke>"}
@@ -41,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_page_is_whole_without_network_and_its_films_are_small(folder: Path) -> None:
+def test_the_page_needs_no_network_and_its_videos_are_small(folder: Path) -> None:
     page = (folder / "page" / "index.html").read_text()
     assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|url\(|@import", page)
     assert "$" not in re.sub(r"<script>.*</script>", "", page, flags=re.S)  # every part was filled in
@@ -56,44 +59,44 @@ def test_tables_in_markdown_have_every_family_and_task(folder: Path) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in families.splitlines()]
     assert rows[0][5:8] == ["above 0.5", "above 0.8", "above 0.9"] and set(rows[1]) == {"---", "---:"}
     assert [(row[0], row[1]) for row in rows[2:]] == [("classic, Box2D, toy text", "3"), ("all", "3")]
-    found = Results.load(folder / "random").tasks
+    results = Results.load(folder / "random").tasks
     shown = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in tasks.splitlines()[2:]}
-    assert shown == {name: f"{each.normalized:.3f}" for name, each in found.items()}
+    assert shown == {name: f"{each.normalized:.3f}" for name, each in results.items()}
 
 
-def test_a_film_shows_the_first_episode(folder: Path) -> None:
-    manifest = json.loads((folder / "page" / "videos" / "videos.json").read_text())["films"]
-    found = Results.load(folder / "random")
+def test_a_video_shows_the_first_episode(folder: Path) -> None:
+    manifest = json.loads((folder / "page" / "videos" / "videos.json").read_text())["videos"]
+    results = Results.load(folder / "random")
     for task in TASKS:
         assert (manifest[task]["steps"], manifest[task]["return"]) == (
-            found.tasks[task].lengths[0], pytest.approx(found.tasks[task].returns[0]),
+            results.tasks[task].lengths[0], pytest.approx(results.tasks[task].returns[0]),
         )  # fmt: skip
         _, seconds = imageio_ffmpeg.count_frames_and_secs(str(folder / "page" / "videos" / manifest[task]["file"]))
         assert 1.5 <= seconds <= LONGEST + 0.5
 
 
-def test_films_that_are_there_are_kept_and_those_of_others_are_not(folder: Path, monkeypatch: Any) -> None:
-    found = Results.load(folder / "random")
+def test_existing_videos_are_reused_for_the_same_weights_only(folder: Path, monkeypatch: Any) -> None:
+    results = Results.load(folder / "random")
     before = {path: path.stat().st_mtime_ns for path in (folder / "page" / "videos").glob("*.mp4")}
-    write_report([found], folder / "page", Console())
+    write_report([results], folder / "page", Console())
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    other = Results("someone else", None, "00", found.settings, found.versions, found.tasks)
+    other = Results("someone else", None, "00", results.settings, results.versions, results.tasks)
     write_report([other], folder / "page", Console(), videos=False)
     assert "<video preload" not in (folder / "page" / "index.html").read_text()
-    write_report([found], folder / "page", Console())
+    write_report([results], folder / "page", Console())
     assert (folder / "page" / "index.html").read_text().count("<video preload") == len(TASKS)
 
 
-def test_an_environment_that_cannot_be_drawn_is_said_and_has_no_film(tmp_path: Path, capsys: Any) -> None:
-    found = evaluate(EvaluateConfig(env=("CartPole-v1",), expert="random", episodes=1, out=tmp_path / "r"))
-    found.tasks["Gone-v0"] = score("Gone-v0", [Outcome(0, 1.0, 3, None)])
-    write_report([found], tmp_path / "p", Console())
+def test_an_environment_that_cannot_be_drawn_is_reported_and_has_no_video(tmp_path: Path, capsys: Any) -> None:
+    results = evaluate(EvaluateConfig(env=("CartPole-v1",), expert="random", episodes=1, out=tmp_path / "r"))
+    results.tasks["Gone-v0"] = score("Gone-v0", [Outcome(0, 1.0, 3, None)])
+    write_report([results], tmp_path / "p", Console())
     assert "no video: unknown environment Gone-v0" in capsys.readouterr().out
     page = (tmp_path / "p" / "index.html").read_text()
     assert "Gone-v0" in page and "videos/Gone-v0.mp4" not in page and "videos/CartPole-v1.mp4" in page
 
 
-def test_even_noise_becomes_a_small_film() -> None:
+def test_even_noise_becomes_a_small_video() -> None:
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (210, 160, 3), dtype=np.uint8) for _ in range(FRAMES)]
     assert 10_000 < len(encode(noise, FRAMES / LONGEST)) <= LARGEST
@@ -109,10 +112,32 @@ def test_what_users_may_name_is_escaped(folder: Path) -> None:
     assert "it &lt;broke&gt;" in page and "<broke>" not in page
 
 
+def test_every_text_of_a_results_file_is_escaped_on_the_page() -> None:
+    text = "<script>alert(1)</script>&'\""
+    results = Results(text, None, None, {"precision": text, "temperature": text, "episodes": text}, {text: text})
+    results.tasks[text] = score(text, [Outcome(0, 1.0, 3, None)])
+    results.tasks["CartPole-v1"] = score("CartPole-v1", [Outcome(seed, 9.0 + seed, 3, None) for seed in range(3)])
+    results.failed, results.not_evaluated = {f"{text}1": text}, {f"{text}2": text}
+    video = {"file": text, "poster": text, "return": 1.0, "steps": 3, "seconds": 2.0}
+    published = {text: {"who": text, "how": text, "groups": {"all": {"said": text, "iqm": 0.5, "environments": text}}}}
+    samples = [task.sample() for task in results.scores()]
+    shown = page([results] * 2, [(text, [each for each in samples if each is not None])] * 2, {text: video}, published)
+    assert "<script>alert" not in shown and "alert(1)</script>" not in shown
+    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;&#39;&#34;") > 30
+
+
+def test_videos_of_version_0_1_are_reused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "page" / "videos" / "videos.json"
+    manifest = checked_digest(path.read_bytes())
+    manifest["films"] = manifest.pop("videos")
+    monkeypatch.setattr(report_module, "read_own", lambda _: with_digest(manifest))
+    assert report_module._existing_videos(Results.load(folder / "random"), folder / "page").keys() == set(TASKS)
+
+
 def test_a_comparison_names_published_figures_and_their_environments(folder: Path, capsys: Any) -> None:
-    found = Results.load(folder / "random")
-    found.tasks["Hopper-v5"] = score("Hopper-v5", [Outcome(0, 3000.0, 3, None), Outcome(1, 3100.0, 3, None)])
-    found.save(folder / "hopper.json")
+    results = Results.load(folder / "random")
+    results.tasks["Hopper-v5"] = score("Hopper-v5", [Outcome(0, 3000.0, 3, None), Outcome(1, 3100.0, 3, None)])
+    results.save(folder / "hopper.json")
     report(ReportConfig((folder / "hopper.json", folder / "better.json")))
     shown = " ".join(capsys.readouterr().out.split())
     assert "0.850" in shown and "11 tasks, *-v4" in shown
@@ -140,7 +165,7 @@ def shown(browser: Any) -> list[str]:
 
 
 def clean(browser: Any) -> bool:
-    """Whether nothing was said on the console; a later page must not be blamed for it."""
+    """True if the console is empty; reading it clears it for the next page."""
     return not browser.get_log("browser")
 
 
@@ -166,7 +191,7 @@ def test_the_table_sorts_and_filters(folder: Path, browser: Any) -> None:
     assert clean(browser)
 
 
-def test_a_film_is_fetched_when_it_is_played(folder: Path, browser: Any) -> None:
+def test_a_video_is_loaded_when_it_is_played(folder: Path, browser: Any) -> None:
     browser.get((folder / "page" / "index.html").as_uri())
     states = "return [...document.querySelectorAll('.card video')].map(v => [v.preload, v.networkState, v.currentTime])"
     assert all(state[0] == "none" and state[2] == 0 for state in browser.execute_script(states))
@@ -174,7 +199,7 @@ def test_a_film_is_fetched_when_it_is_played(folder: Path, browser: Any) -> None
     wait(browser, "return document.querySelector('.card video').currentTime > 0.2")
     assert [state[2] for state in browser.execute_script(states)][1:] == [0, 0]
     browser.execute_script("document.querySelector('.tasks .watch').click()")
-    wait(browser, "return document.querySelector('#cinema video').currentTime > 0.2")
+    wait(browser, "return document.querySelector('#player video').currentTime > 0.2")
     assert clean(browser)
 
 

@@ -1,4 +1,4 @@
-"""What stops training: one clear error, and the last good checkpoint is kept."""
+"""Errors that stop training: one clear line, and the last good checkpoint stays."""
 
 import dataclasses
 import errno
@@ -89,8 +89,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     with pytest.raises(SystemExit) as stopped:
         main([*words.split(), "--device", "cpu", "--resume"])
     assert stopped.value.code == 1
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and said[0].endswith("No space left on device") and name in said[0]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].endswith("No space left on device") and name in lines[0]
     assert read(config.out / "state.safetensors")[1]["step"] == 1
     assert Checkpoint.load(config.out).training["step"] == (1 if name.startswith("model") else 2)
     assert not list(config.out.glob(".*.partial"))
@@ -118,12 +118,12 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     with pytest.raises(SystemExit) as stopped:
         main([*words.split(), "--device", "cpu", "--learning-rate", "1e22"])
     assert stopped.value.code == 1
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "the last checkpoint is kept: train again with a lower --learning-rate" in said[0]
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and "the last checkpoint is kept: train again with a lower --learning-rate" in errors[0]
     lines = (config.out / "log.jsonl").read_text().splitlines()
-    kept = Checkpoint.load(config.out)
-    assert kept.training["step"] == read(config.out / "state.safetensors")[1]["step"] == len(lines) >= 1
-    assert all(bool(weight.isfinite().all()) for weight in kept.model.state_dict().values())
+    saved = Checkpoint.load(config.out)
+    assert saved.training["step"] == read(config.out / "state.safetensors")[1]["step"] == len(lines) >= 1
+    assert all(bool(weight.isfinite().all()) for weight in saved.model.state_dict().values())
 
 
 def test_a_task_with_other_spaces_than_the_checkpoints_is_named(

@@ -61,29 +61,31 @@ def legal_of(batch: Batch) -> set[tuple[int, int]]:
 
 def found_targets(batch: Batch) -> dict[tuple[int, int], tuple[int, int, int]]:
     """Id and range of each action token, by flat place of the token that predicts it and its index in the action."""
-    targets, found = batch.targets, dict[tuple[int, int], tuple[int, int, int]]()
+    targets, by_position = batch.targets, dict[tuple[int, int], tuple[int, int, int]]()
     for at, ranges in enumerate(targets.ranges):
         for each in ranges:
             for row in each.rows.tolist():
                 place = int(targets.position[row]) + targets.offset[at]
-                assert (place, at) not in found
-                found[place, at] = (int(targets.ids[row, at]), each.low, each.high)
-    assert len(found) == targets.tokens
-    return found
+                assert (place, at) not in by_position
+                by_position[place, at] = (int(targets.ids[row, at]), each.low, each.high)
+    assert len(by_position) == targets.tokens
+    return by_position
 
 
 def test_a_batch_depends_on_seed_and_step_alone(task: TokenizedTask) -> None:
-    windows = BatchSampler([task], window=100, batch_size=3, seed=7)
-    first = windows.batch(4)
-    windows.batch(0)
-    assert same(first, windows.batch(4))
-    assert same(first, BatchSampler([task], window=100, batch_size=3, seed=7).batch(4))
-    assert not torch.equal(first.tokens, windows.batch(5).tokens)
-    assert not torch.equal(first.tokens, BatchSampler([task], window=100, batch_size=3, seed=8).batch(4).tokens)
+    sampler = BatchSampler([task], sequence_length=100, batch_size=3, seed=7)
+    first = sampler.batch(4)
+    sampler.batch(0)
+    assert same(first, sampler.batch(4))
+    assert same(first, BatchSampler([task], sequence_length=100, batch_size=3, seed=7).batch(4))
+    assert not torch.equal(first.tokens, sampler.batch(5).tokens)
+    assert not torch.equal(
+        first.tokens, BatchSampler([task], sequence_length=100, batch_size=3, seed=8).batch(4).tokens
+    )
 
 
 def test_windows_are_full_and_begin_at_timesteps(task: TokenizedTask) -> None:
-    batch = BatchSampler([task], window=100, batch_size=8, seed=0).batch(0)
+    batch = BatchSampler([task], sequence_length=100, batch_size=8, seed=0).batch(0)
     assert batch.tokens.shape == batch.local.shape == batch.segment.shape == (8, 100)
     assert (batch.tokens != PAD).all()
     begins = torch.cat((torch.ones(8, 1, dtype=torch.bool), batch.segment[:, 1:] != batch.segment[:, :-1]), dim=1)
@@ -92,17 +94,17 @@ def test_windows_are_full_and_begin_at_timesteps(task: TokenizedTask) -> None:
     assert len(batch.patches) == len(batch.intervals) == int((batch.tokens == PATCH).sum())
 
 
-def test_every_fragment_is_a_segment_of_its_own(task: TokenizedTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Episodes that share a window do not see each other, even where they are of one task."""
+def test_every_episode_segment_has_its_own_number(task: TokenizedTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes in one sequence do not attend to each other, even if they are of one task."""
     segment_at, lengths = task.segment_at, list[int]()
 
     def counted(rng: np.random.Generator, length: int) -> slice:
-        where = segment_at(rng, length)
-        lengths.append((where.stop - where.start) * task.tokenizer.layout.length)
-        return where
+        rows = segment_at(rng, length)
+        lengths.append((rows.stop - rows.start) * task.tokenizer.layout.length)
+        return rows
 
     monkeypatch.setattr(task, "segment_at", counted)
-    segment = BatchSampler([task], window=1000, batch_size=1).batch(0).segment[0].numpy()
+    segment = BatchSampler([task], sequence_length=1000, batch_size=1).batch(0).segment[0].numpy()
     begins = np.cumsum(lengths)[:-1]
     assert len(begins) >= 3
     assert np.array_equal(np.flatnonzero(np.diff(segment)) + 1, begins)  # constant inside, another at each begin
@@ -120,12 +122,12 @@ def test_targets_are_the_labels_and_what_stays_are_the_executed_actions(task: To
     executed = np.concatenate([tokenizer.encode_actions(episode(n, i).actions) for i, n in enumerate((5, 40, 12))])
     assert np.array_equal(task.rows[:, -2:], task.labels if layout.hides_actions else executed)
     assert not np.array_equal(executed, task.labels)
-    batch = BatchSampler([task], window=90, batch_size=6, seed=1).batch(3)
+    batch = BatchSampler([task], sequence_length=90, batch_size=6, seed=1).batch(3)
     targets = found_targets(batch)
     shown = task.seen(slice(None))[0].reshape(len(task.rows), -1)
     rows = {row.tobytes() + patch.tobytes(): n for n, (row, patch) in enumerate(zip(task.rows, shown, strict=True))}
     patches = iter(batch.patches.numpy() if batch.patches is not None else ())
-    found = 0
+    checked = 0
     for b in range(6):
         tokens, local = batch.tokens[b].numpy().astype(np.int32), batch.local[b].numpy()
         for at in np.flatnonzero(local == 0):
@@ -138,15 +140,15 @@ def test_targets_are_the_labels_and_what_stays_are_the_executed_actions(task: To
                 label, low, high = targets.pop((b * 90 + at + layout.predictor(i), i))
                 assert label == task.labels[n, i]
                 assert (low, high) == tuple(tokenizer.legal[i])
-                found += 1
-    assert found > 50
-    assert all(place % 90 > 90 - step for place, _ in targets)  # the last timesteps, of which the window cuts the end
+                checked += 1
+    assert checked > 50
+    assert all(place % 90 > 90 - step for place, _ in targets)  # the last timesteps, which the end of the sequence cuts
 
 
 @STREAMS
 def test_positions_count_what_stays_and_hidden_tokens_end_with_their_timestep(task: TokenizedTask) -> None:
     layout = task.tokenizer.layout
-    batch = BatchSampler([task], window=90, batch_size=6, seed=1).batch(3)
+    batch = BatchSampler([task], sequence_length=90, batch_size=6, seed=1).batch(3)
     if not layout.hides_actions:
         assert batch.index is None and batch.until is None
         return
@@ -176,7 +178,7 @@ def test_an_action_decoder_reads_the_last_tokens_and_no_action_is_in_the_stream(
     n, layout = tokenizer.n_obs, tokenizer.layout
     assert layout.length == n + more and (values_per_token == 1 or n == 2 + 1)  # two patches, a group of values
     assert (task.rows[:, n:] == VOCABULARY.separator).all() and task.labels.shape == (30, n_act)
-    batch = BatchSampler([task], window=100, batch_size=4, seed=0).batch(0)
+    batch = BatchSampler([task], sequence_length=100, batch_size=4, seed=0).batch(0)
     assert (batch.value_groups is None) == (values_per_token == 1)
     assert batch.value_groups is None or len(batch.value_groups) == (batch.tokens == VALUES).sum()
     assert batch.index is None and batch.until is None
@@ -192,7 +194,7 @@ def test_actions_of_other_lengths_share_a_batch(task: TokenizedTask) -> None:
     single = SpaceTokenizer(OBSERVATION, Dict({"a": Discrete(5)}), VOCABULARY)
     other = TokenizedTask.of("other", single, [episode(40, 5)])
     other.family = 2
-    batch = BatchSampler([other, task], window=200, batch_size=10, seed=0).batch(0)
+    batch = BatchSampler([other, task], sequence_length=200, batch_size=10, seed=0).batch(0)
     targets = batch.targets
     assert targets.families == 3 and set(targets.family.tolist()) == {0, 2}
     of_two = int((targets.family == 0).sum())
@@ -208,18 +210,18 @@ def test_actions_of_other_lengths_share_a_batch(task: TokenizedTask) -> None:
 
 def test_the_conditional_part_learns_from_rows_that_follow_from_the_step(task: TokenizedTask) -> None:
     """As many of each kind, in steps of the same size from a beginning that is drawn for each batch."""
-    windows = BatchSampler([task], window=200, batch_size=4, seed=0)
-    for targets in (windows.batch(step).targets for step in range(10)):
+    sampler = BatchSampler([task], sequence_length=200, batch_size=4, seed=0)
+    for targets in (sampler.batch(step).targets for step in range(10)):
         for ranges in targets.ranges:
             for each in ranges:
                 assert each.rows.tolist() == sorted(each.rows.tolist())
                 learned = each.rows[each.rows % CONDITIONAL_EVERY == targets.begin]
                 assert torch.equal(each.learned, learned)
-    assert {windows.batch(step).targets.begin for step in range(10)} == set(range(CONDITIONAL_EVERY))
+    assert {sampler.batch(step).targets.begin for step in range(10)} == set(range(CONDITIONAL_EVERY))
 
 
 def test_a_batch_moves_to_a_device_whole(task: TokenizedTask) -> None:
-    batch = BatchSampler([task], window=90, batch_size=3, seed=1).batch(3)
+    batch = BatchSampler([task], sequence_length=90, batch_size=3, seed=1).batch(3)
     assert same(batch, batch.to("cpu"))
     moved = batch.to("meta")
     assert [part.shape for part in tensors_of(moved)] == [part.shape for part in tensors_of(batch)]
@@ -254,7 +256,7 @@ def test_timesteps_are_seen_equally_often_but_for_the_first() -> None:
 def test_the_mean_fragment_is_that_of_many(task: TokenizedTask, length: int) -> None:
     rng, width = np.random.default_rng(0), task.tokenizer.layout.length
     drawn = [task.segment_at(rng, length) for _ in range(20_000)]
-    mean = width * np.mean([where.stop - where.start for where in drawn])
+    mean = width * np.mean([rows.stop - rows.start for rows in drawn])
     assert task.mean_segment(length) == pytest.approx(mean, rel=0.02)
 
 
@@ -262,11 +264,9 @@ def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
     rng = np.random.default_rng(0)
     for length in (1, 50, 1000):
         for _ in range(500):
-            where = task.segment_at(rng, length)
-            assert where.stop > where.start
-            assert np.searchsorted(task.ends, where.start, "right") == np.searchsorted(
-                task.ends, where.stop - 1, "right"
-            )
+            rows = task.segment_at(rng, length)
+            assert rows.stop > rows.start
+            assert np.searchsorted(task.ends, rows.start, "right") == np.searchsorted(task.ends, rows.stop - 1, "right")
 
 
 def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
@@ -277,11 +277,11 @@ def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
             rewards=np.ones(30), terminated=True, truncated=False, success=None, seed=0, provenance={},
         )
     ])  # fmt: skip
-    windows = BatchSampler([task, other], window=200, batch_size=4, seed=0, weights=[0.0, 1.0])
-    assert all(windows.batch(i).patches is None for i in range(5))
-    mixed = BatchSampler([task, other], window=200, batch_size=4, seed=0).batch(0)
+    sampler = BatchSampler([task, other], sequence_length=200, batch_size=4, seed=0, weights=[0.0, 1.0])
+    assert all(sampler.batch(i).patches is None for i in range(5))
+    mixed = BatchSampler([task, other], sequence_length=200, batch_size=4, seed=0).batch(0)
     assert {(low - VOCABULARY.discrete, high - low) for low, high in legal_of(mixed)} >= {(0, 2), (0, 3)}
-    long = BatchSampler([task, other], window=2000, batch_size=100, seed=0, weights=[1.0, 3.0]).batch(0)
+    long = BatchSampler([task, other], sequence_length=2000, batch_size=100, seed=0, weights=[1.0, 3.0]).batch(0)
     steps = sum(len(each.rows) for each in long.targets.ranges[0] if each.high - each.low == 2)
     assert steps * tokenizer.layout.length / long.tokens.numel() == pytest.approx(0.75, abs=0.05)
 
@@ -290,14 +290,14 @@ def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: Token
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)  # seven tokens a timestep
     other = TokenizedTask.of("other", tokenizer, [episode(300, 5)])
     count = {
-        shortest: BatchSampler([other], window=400, batch_size=50, seed=0, shortest=shortest)
+        min_segment: BatchSampler([other], sequence_length=400, batch_size=50, seed=0, min_segment=min_segment)
         .batch(0)
         .segment[:, -1]
         .sum()
-        for shortest in (0, 400, 10)
+        for min_segment in (0, 400, 10)
     }
     assert count[0] == count[400] < count[10] / 2
-    mixed = BatchSampler([task, other], window=2000, batch_size=60, seed=0, shortest=10, weights=[1.0, 3.0])
+    mixed = BatchSampler([task, other], sequence_length=2000, batch_size=60, seed=0, min_segment=10, weights=[1.0, 3.0])
     mixed.tasks[1].family = 1
     batch = mixed.batch(0)
     steps = [int((batch.targets.family == family).sum()) for family in (0, 1)]
@@ -309,7 +309,7 @@ def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: Token
 def test_timesteps_weigh_the_same_whatever_the_number_of_their_action_tokens(task: TokenizedTask) -> None:
     tokenizer = SpaceTokenizer(OBSERVATION, Dict({"a": Discrete(5)}), VOCABULARY)
     one = TokenizedTask.of("one", tokenizer, [episode(40, 5)])
-    batch = BatchSampler([task, one], window=200, batch_size=20, loss_per_timestep=True).batch(0)
+    batch = BatchSampler([task, one], sequence_length=200, batch_size=20, loss_per_timestep=True).batch(0)
     targets = batch.targets
     weights = {
         (at, each.low, each.high): targets.weight[each.rows].unique().tolist()
@@ -318,7 +318,7 @@ def test_timesteps_weigh_the_same_whatever_the_number_of_their_action_tokens(tas
     assert [weights[at, low, high] for at, (low, high) in enumerate(task.tokenizer.legal.tolist())] == [[0.5], [0.5]]
     assert [weights[at, low, high] for at, (low, high) in enumerate(tokenizer.legal.tolist())] == [[1.0]]
     assert targets.weighed == len(targets.position) < targets.tokens
-    assert BatchSampler([task], window=200, batch_size=2).batch(0).targets.weight.unique().tolist() == [1.0]
+    assert BatchSampler([task], sequence_length=200, batch_size=2).batch(0).targets.weight.unique().tolist() == [1.0]
 
 
 def test_an_observation_that_cannot_be_tokenised_is_named() -> None:

@@ -50,7 +50,9 @@ def test_mapped_tokens_are_the_same_and_no_episode_is_read_for_them(
     mapped = made.mapped(tmp_path / FILE, SIZE)
     assert mapped.file == tmp_path / FILE and made.file is None and same(made, mapped)
     assert mapped.text is not None and made.text is not None and mapped.text.model == made.text.model
-    one, other = (BatchSampler(d.tokenized, window=256, batch_size=4, shortest=16).batch(0) for d in (made, mapped))
+    one, other = (
+        BatchSampler(d.tokenized, sequence_length=256, batch_size=4, min_segment=16).batch(0) for d in (made, mapped)
+    )
     for name in ("tokens", "local", "segment", "patches", "value_groups"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
     monkeypatch.setattr(data_module, "TokenizedTask", None)  # nothing is tokenized
@@ -117,7 +119,7 @@ def test_what_is_wrong_is_said_before_anything_is_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("part", ["text_pieces", "mark", "header"])
+@pytest.mark.parametrize("part", ["text_pieces", "source_digest", "header"])
 def test_nothing_in_the_file_is_trusted_unseen(folder: Path, tmp_path: Path, part: str) -> None:
     path = tmp_path / FILE
     load(folder).mapped(path, SIZE)
@@ -129,7 +131,7 @@ def test_nothing_in_the_file_is_trusted_unseen(folder: Path, tmp_path: Path, par
         header = content[8:size]
         old, new = {
             "text_pieces": (b'\\"text_pieces\\": 10', b'\\"text_pieces\\": 11'),
-            "mark": (b'\\"mark\\": \\"', b'\\"mark\\":\\"0'),
+            "source_digest": (b'\\"source_digest\\": \\"', b'\\"source_digest\\":\\"0'),
         }[part]
         assert old in header
         path.write_bytes(content[:8] + header.replace(old, new) + content[size:])
@@ -148,8 +150,8 @@ def test_tokens_stay_in_memory_where_the_disk_is_full(
     assert "No space left" in caplog.text
 
 
-def test_grids_of_before_are_as_they_were() -> None:
-    """A checkpoint that does not say how grids are read is of before they had rows."""
+def test_grids_of_former_checkpoints_keep_their_layout() -> None:
+    """Checkpoints without `grid_rows` in their config keep the former layout of grids."""
     new = GatoConfig.nano()
     before = {key: value for key, value in new.to_json().items() if key != "grid_rows"}
     assert new.grid_rows and not GatoConfig.from_json(before).grid_rows

@@ -1,4 +1,4 @@
-"""What tasks amount to: families, groups, and what counts in none of them."""
+"""Aggregates over families and groups of tasks, and tasks that count in none of them."""
 
 from gato_agent.envs.tasks.task import families
 from gato_agent.evaluation.aggregate import ALL, GROUPS, OTHER, by_family, by_group, compare, of_states
@@ -20,23 +20,23 @@ def test_every_family_of_the_catalogue_is_in_one_group() -> None:
 
 
 def test_a_task_that_was_not_evaluated_is_counted_and_not_as_nought() -> None:
-    found = results(CartPole_v1=[500.0, 500.0], Unknown_v0=[3.0, 4.0])
-    found.failed = {"Acrobot-v1": "it broke"}
-    found.not_evaluated = {"Taxi-v4": "not trained on it", "MinAtar/Freeway-v1": "not installed"}
-    groups = by_group(found)
+    summaries = results(CartPole_v1=[500.0, 500.0], Unknown_v0=[3.0, 4.0])
+    summaries.failed = {"Acrobot-v1": "it broke"}
+    summaries.not_evaluated = {"Taxi-v4": "not trained on it", "MinAtar/Freeway-v1": "not installed"}
+    groups = by_group(summaries)
     control = groups["classic, Box2D, toy text"]
     assert (control.tasks, control.wanted, control.defined, control.iqm, control.above_half) == (1, 3, 1, 1.0, 1)
     assert (groups["pixels"].tasks, groups["pixels"].wanted, groups["pixels"].iqm) == (0, 1, None)
     assert (groups[OTHER].tasks, groups[OTHER].defined, groups[OTHER].iqm) == (1, 0, None)
     assert (groups[ALL].tasks, groups[ALL].wanted, groups[ALL].iqm) == (2, 5, 1.0)
-    assert set(by_family(found)) == {"classic", "toytext", "minatar", OTHER}
+    assert set(by_family(summaries)) == {"classic", "toytext", "minatar", OTHER}
     assert of_states(groups) == 1.0
 
 
 def test_comparison_is_of_the_tasks_that_both_have() -> None:
     better = results(CartPole_v1=[400.0, 500.0], Acrobot_v1=[-80.0, -90.0])
     worse = results(CartPole_v1=[100.0, 400.0], LunarLander_v3=[0.0, 1.0])
-    found = compare(better, worse)
-    assert set(found) == {"classic, Box2D, toy text", ALL}
-    assert (found[ALL].tasks, found[ALL].probability) == (1, 3.5 / 4)
+    summaries = compare(better, worse)
+    assert set(summaries) == {"classic, Box2D, toy text", ALL}
+    assert (summaries[ALL].tasks, summaries[ALL].probability) == (1, 3.5 / 4)
     assert compare(worse, better)[ALL].probability == 0.5 / 4

@@ -39,7 +39,7 @@ EIGHT = [np.array([0.0, 1.0, 2.0, 3.0]), np.array([10.0, 11.0, 12.0, 100.0])]
 def test_interquartile_mean_leaves_out_a_quarter_of_all_episodes_at_either_end() -> None:
     assert iqm(EIGHT) == (2 + 3 + 10 + 11) / 4  # of 0 1 | 2 3 10 11 | 12 100
     assert iqm_of_tasks([np.array([each, each + 2.0]) for each in (0.0, 4.0, 6.0, 50.0)]) == (5 + 7) / 2
-    scores = np.random.default_rng(0).normal(size=(10, 9))  # as rliable has it, runs x tasks
+    scores = np.random.default_rng(0).normal(size=(10, 9))  # as in rliable, runs x tasks
     assert iqm(list(scores.T)) == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
 
 
@@ -61,10 +61,10 @@ def test_the_stratified_interval_draws_each_task_from_itself() -> None:
 
 
 def test_probability_of_improvement_is_that_of_mann_and_whitney() -> None:
-    ours, theirs = [np.array([1.0, 2.0, 3.0])], [np.array([0.0, 2.0])]
-    found, (low, high) = improvement(ours, theirs)
-    assert found == pytest.approx((1 + 1 + 1 + 0 + 0.5 + 1) / 6)  # pairs won, a tie half
-    assert low <= found <= high
+    first, second = [np.array([1.0, 2.0, 3.0])], [np.array([0.0, 2.0])]
+    result, (low, high) = improvement(first, second)
+    assert result == pytest.approx((1 + 1 + 1 + 0 + 0.5 + 1) / 6)  # pairs won, a tie half
+    assert low <= result <= high
     rng = np.random.default_rng(2)
     x, y = [list(rng.integers(0, 6, (4, 12)).astype(float)) for _ in range(2)]
     rliable = np.mean(

@@ -12,7 +12,7 @@ import pytest
 from gato_agent.cli import main
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.io.plain import NotPlain
-from gato_agent.evaluation.recorded import Given, recorded
+from gato_agent.evaluation.recorded import ReplayOptions, replay_settings
 from gato_agent.evaluation.results import Results
 
 OWN = """
@@ -46,7 +46,7 @@ SETTINGS = {"expert": None, "episodes": 2, "seed": 0, "temperature": 0.0, "preci
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a module of the user's own."""
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -62,17 +62,17 @@ def run(line: str, code: int = 0) -> None:
 
 def asked_for(output: str, option: str) -> str:
     """The option that a message asks for, with its value, as it is to be typed."""
-    found = re.search(rf"give ({option} '[^']*')", output)
-    assert found, output
-    return found[1]
+    names = re.search(rf"give ({option} '[^']*')", output)
+    assert names, output
+    return names[1]
 
 
 def videos(page: str) -> list[str]:
     path = Path(page, "videos", "videos.json")
-    return sorted(json.loads(path.read_text())["films"]) if path.exists() else []
+    return sorted(json.loads(path.read_text())["videos"]) if path.exists() else []
 
 
-def test_the_loop_of_an_environment_of_ones_own(here: Path, capsys: Any) -> None:
+def test_the_loop_of_an_environment_of_ones_own(local: Path, capsys: Any) -> None:
     run("collect --env own:Own-v0 --expert own:expert --episodes 3 --workers 0 --out data")
     run("collect --env own:Own-v0 --expert own:expert --episodes 4 --workers 0 --out data")  # resumes
     run(
@@ -85,18 +85,18 @@ def test_the_loop_of_an_environment_of_ones_own(here: Path, capsys: Any) -> None
     assert videos("page") == ["Own-v0"]
     capsys.readouterr()
     run("report results --out again")
-    said = capsys.readouterr().out
-    assert "no video: unknown environment Own-v0: " in said and "module:Env-v0 imports the module" in said
-    assert (here / "again" / "index.html").exists() and videos("again") == []
+    message = capsys.readouterr().out
+    assert "no video: unknown environment Own-v0: " in message and "module:Env-v0 imports the module" in message
+    assert (local / "again" / "index.html").exists() and videos("again") == []
 
 
-def test_an_expert_of_ones_own_is_named_again_to_film_it(here: Path, capsys: Any) -> None:
+def test_an_expert_of_ones_own_is_named_again_to_film_it(local: Path, capsys: Any) -> None:
     for _ in range(2):
         run("evaluate --expert own:expert --env own:Own-v0 --episodes 2 --out results")
     run("report results --env own:Own-v0 --out page")
-    said = capsys.readouterr().out
-    assert "no more videos: the evaluation of own:expert has the expert 'own:expert'" in said
-    assert "name it with --expert" in said and (here / "page" / "index.html").exists() and videos("page") == []
+    message = capsys.readouterr().out
+    assert "no more videos: the evaluation of own:expert has the expert 'own:expert'" in message
+    assert "name it with --expert" in message and (local / "page" / "index.html").exists() and videos("page") == []
     run("report results --env own:Own-v0 --expert own:expert --out page")
     assert videos("page") == ["Own-v0"]
     capsys.readouterr()
@@ -108,7 +108,7 @@ def test_an_expert_of_ones_own_is_named_again_to_film_it(here: Path, capsys: Any
     assert videos("page2") == ["Own-v0"]
 
 
-def test_arguments_that_are_more_than_words_are_named_again(here: Path, capsys: Any) -> None:
+def test_arguments_that_are_more_than_words_are_named_again(local: Path, capsys: Any) -> None:
     kwargs = shlex.quote('{"model": "./own.txt"}')
     run(f"collect --env own:Own-v0 --env-kwargs {kwargs} --expert random --episodes 3 --workers 0 --out data")
     training = "train --data data --steps 2 --batch-size 2 --num-threads 1 --eval-every 2 --eval-env own:Own-v0 --out"
@@ -116,12 +116,12 @@ def test_arguments_that_are_more_than_words_are_named_again(here: Path, capsys: 
     option = asked_for(" ".join(capsys.readouterr().out.split()), "--eval-env-kwargs")
     run(f"{training} runs/own {option}")
     assert "not played" not in capsys.readouterr().out
-    last = json.loads((here / "runs" / "own" / "log.jsonl").read_text().splitlines()[-1])
+    last = json.loads((local / "runs" / "own" / "log.jsonl").read_text().splitlines()[-1])
     assert last["returns"] == {"Own-v0": 10.0}
     run("evaluate --checkpoint runs/own --env own:Own-v0 --episodes 2 --out results", 2)
     option = asked_for(capsys.readouterr().err, "--env-kwargs")
     run(f"evaluate --checkpoint runs/own --env own:Own-v0 --episodes 2 --out results2 {option}")
-    assert Results.load(here / "results2").tasks["Own-v0"].mean == 10.0
+    assert Results.load(local / "results2").tasks["Own-v0"].mean == 10.0
     run("play --checkpoint runs/own --env own:Own-v0 --render none", 2)
     option = asked_for(capsys.readouterr().err, "--env-kwargs")
     run(f"play --checkpoint runs/own --env own:Own-v0 --render none {option}")
@@ -136,10 +136,17 @@ def made(**settings: Any) -> Results:
 
 
 def test_what_needs_nothing_is_taken_as_it_is() -> None:
-    how = recorded(replace(made(demo="data/demos", env_kwargs={"a": 1}), checkpoint="runs/x", sha256="0"), Given())
-    assert (how.checkpoint, how.sha256, how.demo, how.env_kwargs) == ("runs/x", "0", Path("data/demos"), {"a": 1})
-    assert recorded(made(expert="random"), Given()).expert == "random"
-    assert recorded(made(temperature={"A-v0": 0.5}, n_envs=3), Given()).n_envs == 3
+    settings = replay_settings(
+        replace(made(demo="data/demos", env_kwargs={"a": 1}), checkpoint="runs/x", sha256="0"), ReplayOptions()
+    )
+    assert (settings.checkpoint, settings.sha256, settings.demo, settings.env_kwargs) == (
+        "runs/x",
+        "0",
+        Path("data/demos"),
+        {"a": 1},
+    )
+    assert replay_settings(made(expert="random"), ReplayOptions()).expert == "random"
+    assert replay_settings(made(temperature={"A-v0": 0.5}, n_envs=3), ReplayOptions()).n_envs == 3
 
 
 @pytest.mark.parametrize(
@@ -164,34 +171,38 @@ def test_what_needs_nothing_is_taken_as_it_is() -> None:
 )
 def test_what_a_file_may_not_name_is_asked_of_the_user(results: Results, option: str) -> None:
     with pytest.raises(NotPlain, match=rf"the evaluation of someone has .*which no file may name: .*{option}"):
-        recorded(results, Given())
-    how = results.settings
-    if not isinstance(how["expert"], list):
-        given = Given("runs/x", how["expert"], how["env_kwargs"], Path("d"), "none")
-        assert recorded(results, given).demo == Path("d")
+        replay_settings(results, ReplayOptions())
+    settings = results.settings
+    if not isinstance(settings["expert"], list):
+        options = ReplayOptions("runs/x", settings["expert"], settings["env_kwargs"], Path("d"), "none")
+        assert replay_settings(results, options).demo == Path("d")
 
 
 def test_what_an_expert_was_trained_behind_is_played_again() -> None:
     wrappers = {"frame_stack": {"n": 4}}
-    how = recorded(made(expert="x.zip", statistics="x/vecnormalize.pkl", wrappers=wrappers), Given())
-    assert (how.statistics, how.wrappers) == ("x/vecnormalize.pkl", wrappers)
-    assert recorded(made(expert="x.zip", statistics="none"), Given()).statistics == "none"
+    settings = replay_settings(
+        made(expert="x.zip", statistics="x/vecnormalize.pkl", wrappers=wrappers), ReplayOptions()
+    )
+    assert (settings.statistics, settings.wrappers) == ("x/vecnormalize.pkl", wrappers)
+    assert replay_settings(made(expert="x.zip", statistics="none"), ReplayOptions()).statistics == "none"
     with pytest.raises(UsageError, match=r'--expert-wrappers: the evaluation of someone is with \{"frame_stack"'):
-        recorded(made(expert="x.zip", wrappers=wrappers), Given(wrappers={"frame_stack": {"n": 3}}))
+        replay_settings(made(expert="x.zip", wrappers=wrappers), ReplayOptions(wrappers={"frame_stack": {"n": 3}}))
     for wrong in ({"zero_padding": {"keep": 1, "zeros": 10**12}}, {"time_feature": {"horizon": 0}}, {"m:f": {}}, [1]):
         with pytest.raises(UsageError, match=r"the evaluation of someone has wrappers .*: write a JSON object of some"):
-            recorded(made(expert="x.zip", wrappers=wrong), Given())
+            replay_settings(made(expert="x.zip", wrappers=wrong), ReplayOptions())
 
 
 def test_another_than_was_recorded_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--expert n:g: the evaluation of someone is of the expert 'm:f'"):
-        recorded(made(expert="m:f"), Given(expert="n:g"))
+        replay_settings(made(expert="m:f"), ReplayOptions(expert="n:g"))
     with pytest.raises(UsageError, match=r'--env-kwargs: the evaluation of someone is with \{"a": 1\}'):
-        recorded(made(env_kwargs={"a": 1}), Given(env_kwargs={"a": 2}))
+        replay_settings(made(env_kwargs={"a": 1}), ReplayOptions(env_kwargs={"a": 2}))
     (tmp_path / "moved.zip").write_bytes(b"")
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     moved = replace(made(expert="/elsewhere/x.zip"), sha256=digest)
-    assert recorded(moved, Given(expert=str(tmp_path / "moved.zip"))).expert == str(tmp_path / "moved.zip")
+    assert replay_settings(moved, ReplayOptions(expert=str(tmp_path / "moved.zip"))).expert == str(
+        tmp_path / "moved.zip"
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,4 +216,4 @@ def test_another_than_was_recorded_is_refused(tmp_path: Path) -> None:
 def test_settings_that_no_evaluation_has_are_named(settings: dict[str, Any]) -> None:
     (name,) = settings
     with pytest.raises(GatoError, match=f"the evaluation of someone has {name} .*, which no evaluation has"):
-        recorded(made(**settings), Given())
+        replay_settings(made(**settings), ReplayOptions())

@@ -1,4 +1,4 @@
-"""What is made of episodes: returns, success, and a score that is of either."""
+"""Scores from episodes: returns, success, normalisation, and the files of results."""
 
 import csv
 import io
@@ -26,10 +26,10 @@ def episodes(*totals: float, success: bool | None = None) -> list[Outcome]:
 def test_a_score_is_the_share_of_the_way_from_random_to_expert() -> None:
     task = find("CartPole-v1")
     assert task is not None and task.random is not None and task.expert is not None
-    found = score("CartPole-v1", episodes(100.0, 300.0))
-    assert (found.mean, found.random, found.expert) == (200.0, task.random.mean, task.expert.mean)
-    assert found.normalized == pytest.approx((200 - task.random.mean) / (task.expert.mean - task.random.mean))
-    assert found.success is None
+    results = score("CartPole-v1", episodes(100.0, 300.0))
+    assert (results.mean, results.random, results.expert) == (200.0, task.random.mean, task.expert.mean)
+    assert results.normalized == pytest.approx((200 - task.random.mean) / (task.expert.mean - task.random.mean))
+    assert results.success is None
     other = score("CartPole-v1", episodes(100.0), comparable=False)
     assert (other.random, other.expert, other.normalized) == (None, None, None)
     assert score("Unknown-v0", episodes(1.0)).normalized is None
@@ -42,16 +42,16 @@ def test_where_episodes_end_at_success_the_score_is_of_success() -> None:
     assert task.by_success
     assert task.expert.mean < task.random.mean
     solved = [*episodes(20.0, 21.0, 22.0, success=True), *episodes(170.0, success=False)]
-    found = score(task.id, solved)
-    assert found.success == 0.75
-    assert (found.random, found.expert) == (task.random.success, task.expert.success)
-    assert found.normalized == pytest.approx((0.75 - found.random) / (found.expert - found.random))
-    sample = found.sample()
+    results = score(task.id, solved)
+    assert results.success == 0.75
+    assert (results.random, results.expert) == (task.random.success, task.expert.success)
+    assert results.normalized == pytest.approx((0.75 - results.random) / (results.expert - results.random))
+    sample = results.sample()
     assert sample is not None
-    failed, succeeded = [(each - found.random) / (found.expert - found.random) for each in (0.0, 1.0)]
+    failed, succeeded = [(each - results.random) / (results.expert - results.random) for each in (0.0, 1.0)]
     assert list(sample) == pytest.approx([succeeded, succeeded, succeeded, failed])
-    assert found.normalized_ci95 is not None
-    assert failed <= found.normalized_ci95[0] < found.normalized < found.normalized_ci95[1]
+    assert results.normalized_ci95 is not None
+    assert failed <= results.normalized_ci95[0] < results.normalized < results.normalized_ci95[1]
 
 
 def test_success_is_read_where_a_task_knows_it() -> None:
@@ -76,12 +76,12 @@ def test_success_is_that_of_any_step(task: str) -> None:
 
 
 def example() -> Results:
-    found = Results("some weights", None, "ab" * 32, {"episodes": 2, "seed": 7, "env_kwargs": {}}, {"numpy": "1"})
-    found.tasks = {"CartPole-v1": score("CartPole-v1", episodes(100.0, 300.0), seconds=2.0)}
-    found.tasks["Unknown-v0"] = score("Unknown-v0", episodes(1.0, -1.0))
-    found.failed = {"Taxi-v4": "Taxi-v4: it, broke"}
-    found.not_evaluated = {"MinAtar/Freeway-v1": "not installed"}
-    return found
+    results = Results("some weights", None, "ab" * 32, {"episodes": 2, "seed": 7, "env_kwargs": {}}, {"numpy": "1"})
+    results.tasks = {"CartPole-v1": score("CartPole-v1", episodes(100.0, 300.0), seconds=2.0)}
+    results.tasks["Unknown-v0"] = score("Unknown-v0", episodes(1.0, -1.0))
+    results.failed = {"Taxi-v4": "Taxi-v4: it, broke"}
+    results.not_evaluated = {"MinAtar/Freeway-v1": "not installed"}
+    return results
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -117,11 +117,11 @@ def test_the_csv_has_a_row_for_every_task_and_nothing_where_nothing_is_known() -
     assert rows["MinAtar/Freeway-v1"]["family"] == "minatar"
 
 
-def shuffled(found: Results) -> Results:
+def shuffled(results: Results) -> Results:
     """The same results, as if the tasks had ended in another order."""
-    other = Results.from_json(found.to_json())
+    other = Results.from_json(results.to_json())
     for name in ("tasks", "failed", "not_evaluated"):
-        setattr(other, name, dict(reversed(getattr(found, name).items())))
+        setattr(other, name, dict(reversed(getattr(results, name).items())))
     return other
 
 
@@ -129,17 +129,17 @@ MORE = {"Acrobot-v1": (-90.0, -80.0, -100.5), "Pendulum-v1": (-200.1, -150.7), "
 
 
 def test_nothing_depends_on_the_order_in_which_tasks_end(tmp_path: Path) -> None:
-    found = example()
-    found.tasks |= {name: score(name, episodes(*returns)) for name, returns in MORE.items()}
-    found.failed["Blackjack-v1"] = "it broke too"
-    other = shuffled(found)
-    assert list(found.tasks) != list(other.tasks) and found.tasks == other.tasks
-    assert summary.to_json(found) == summary.to_json(other) == summary.to_json(Results.from_json(found.to_json()))
-    assert summary.compare(found, other) == summary.compare(other, found)
-    assert to_csv(found) == to_csv(other)
-    assert markdown(found) == markdown(other)
-    assert page([found], [("", [])], {}, {}) == page([other], [("", [])], {}, {})
-    for each, name in ((found, "a.json"), (other, "b.json")):
+    results = example()
+    results.tasks |= {name: score(name, episodes(*returns)) for name, returns in MORE.items()}
+    results.failed["Blackjack-v1"] = "it broke too"
+    other = shuffled(results)
+    assert list(results.tasks) != list(other.tasks) and results.tasks == other.tasks
+    assert summary.to_json(results) == summary.to_json(other) == summary.to_json(Results.from_json(results.to_json()))
+    assert summary.compare(results, other) == summary.compare(other, results)
+    assert to_csv(results) == to_csv(other)
+    assert markdown(results) == markdown(other)
+    assert page([results], [("", [])], {}, {}) == page([other], [("", [])], {}, {})
+    for each, name in ((results, "a.json"), (other, "b.json")):
         each.save(tmp_path / name)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 

@@ -35,6 +35,7 @@ from gato_agent.tokens.space_tokenizer import BINS, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 from tests.helpers.driving import OBSERVATION, Driver, forced, play, sampled, teacher_forced
 from tests.helpers.harsh import harsh
+from tests.helpers.paths import ROOT
 from tests.helpers.shapes import LAYOUTS
 
 WIDE = GatoConfig(2, 2, 256, 512, 100, 64, (32, 64), 16)  # heads of 128, as in the paper's larger sizes
@@ -301,7 +302,7 @@ def test_forced_ids_that_are_not_legal_are_refused(layout: str, change: str) -> 
     if model.config.values_per_token > 1:
         observed[:, -1] = VALUES
     start = torch.ones(2, dtype=torch.bool)
-    with pytest.raises(ValueError, match="forced action tokens must be among the ids that are legal"):
+    with pytest.raises(ValueError, match=r"forced action tokens must be among the ids|options of a step"):
         driver.step(observed, value_groups, start, StepOptions(forced=ids))
 
 
@@ -345,17 +346,17 @@ def test_a_library_with_other_structs_is_not_called(
 ) -> None:
     """Neither one of another size nor one more or less; the model is then played with PyTorch."""
     structs = engine.STRUCTS
-    assert engine._function.__wrapped__()
+    assert engine._compiled.__wrapped__()
     for wrong in (structs[::-1], (*structs[:-1], structs[0])):
         monkeypatch.setattr(engine, "STRUCTS", wrong)
         with pytest.raises(OSError, match=r"cpu_decoder.cpp was compiled with other structs: \[16, "):
-            engine._function.__wrapped__()
-    engine._function.cache_clear()
+            engine._compiled.__wrapped__()
+    engine._compiled.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert isinstance(make_decoder(harsh(FLAT), legal_for(FLAT)), TorchDecoder)
     finally:
-        engine._function.cache_clear()
+        engine._compiled.cache_clear()
     assert "with PyTorch alone" in caplog.text
 
 
@@ -385,8 +386,8 @@ def test_packing_keeps_every_weight() -> None:
     exact = panels(weight, "float32").kept[0]
     assert exact.shape == (2, 48, 64)
     assert torch.equal(exact.transpose(1, 2).reshape(128, 48)[:100], weight)
-    stored, scale = panels(weight, "int8").kept
-    restored = stored.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
+    packed, scale = panels(weight, "int8").kept
+    restored = packed.float().transpose(1, 2).reshape(128, 48) * scale.unsqueeze(1)
     assert ((restored[:100] - weight).abs() <= weight.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
 
 
@@ -404,13 +405,13 @@ def test_without_a_compiler_it_plays_with_pytorch_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler or "")
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    for cached in (native.library, engine._function):
+    for cached in (native.library, engine._compiled):
         cached.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             decoder = make_decoder(harsh(FLAT), legal_for(FLAT))
     finally:
-        for cached in (native.library, engine._function):
+        for cached in (native.library, engine._compiled):
             cached.cache_clear()
     assert isinstance(decoder, TorchDecoder)
     assert "with PyTorch alone" in caplog.text and "compiler" in caplog.text
@@ -423,12 +424,22 @@ def test_a_broken_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.
     native.library.cache_clear()
     try:
         (tmp_path / "gato-agent").mkdir()
-        broken = tmp_path / "gato-agent" / f"cpu_decoder-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
+        broken = tmp_path / "gato-agent" / f"{engine.SOURCE.stem}-{native._identity(['g++', '-g0'], engine.SOURCE)}.so"
         broken.touch()
-        native.library(engine.SOURCE)
+        native.library(engine.SOURCE, "the decoder")
         assert broken.stat().st_size > 1000
     finally:
         native.library.cache_clear()
+
+
+def test_a_changed_header_is_another_build(tmp_path: Path) -> None:
+    source, header = tmp_path / "small.cpp", tmp_path / "small.h"
+    source.write_text('#include "small.h"')
+    identities = [native._identity(["g++"], source)]
+    for text in ("int a;", "int b;"):
+        header.write_text(text)
+        identities.append(native._identity(["g++"], source))
+    assert len(set(identities)) == 3
 
 
 @pytest.mark.parametrize("damage", [lambda code: code[: len(code) // 2], lambda code: code[:-1], lambda code: b""])
@@ -437,8 +448,8 @@ def test_compiled_code_that_was_cut_is_compiled_again(damage: Callable[[bytes], 
     source = tmp_path / "small.cpp"
     source.write_text('extern "C" int answer() { return 42; }')
     program = (
-        "import pathlib; from gato_agent.native.build import library; "
-        f"print(library(pathlib.Path({str(source)!r})).answer())"
+        "import pathlib; from gato_agent.native import build; "
+        f"print(build.library(pathlib.Path({str(source)!r}), 'a test').answer())"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     for _ in range(2):
@@ -462,11 +473,11 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native.library.cache_clear()
     try:
-        native.library(engine.SOURCE)
+        native.library(engine.SOURCE, "the decoder")
         (built,) = tmp_path.rglob("*.so")
         native.library.cache_clear()
-        monkeypatch.setattr(native.subprocess, "run", None)
-        native.library(engine.SOURCE)
+        monkeypatch.setattr(native, "_compile", None)
+        native.library(engine.SOURCE, "the decoder")
         assert sorted(tmp_path.rglob("*")) == [built.parent, built.with_suffix(".sha256"), built]
     finally:
         native.library.cache_clear()
@@ -476,7 +487,7 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are x86's")
 @pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
 def test_narrower_registers_compute_the_same(option: str, tmp_path: Path) -> None:
-    files = [str(Path(__file__).with_name(name)) for name in ("test_engine.py", "test_band.py")]
+    files = [str(ROOT / "tests" / name) for name in ("inference/test_cpu_decoder.py", "model/test_cpu_attention.py")]
     environment = {**os.environ, "CXX": f"c++ {option}", "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

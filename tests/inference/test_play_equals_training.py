@@ -84,8 +84,8 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
     """Logits of all action tokens in order, from the one window that holds the whole episode and nothing else."""
     tokenizer = TASK.tokenizer(checkpoint.model.config, checkpoint.text)
     task = TokenizedTask.of(TASK.id, tokenizer, [episode])
-    windows = BatchSampler([task], window=task.tokens, batch_size=1)
-    batch = next(batch for batch in map(windows.batch, count()) if batch.segment.max() == batch.segment.min())
+    sampler = BatchSampler([task], sequence_length=task.tokens, batch_size=1)
+    batch = next(batch for batch in map(sampler.batch, count()) if batch.segment.max() == batch.segment.min())
     assert {PAD, PATCH} < set(batch.tokens[0].tolist())
     assert (VALUES in batch.tokens) == (checkpoint.model.config.values_per_token > 1)
     model = checkpoint.model

@@ -268,11 +268,11 @@ def learn(kind: str, config: GatoConfig, steps: int, count: int, batch_size: int
     """A model that saw episodes of numbers that agree."""
     task = TrainedTask("Accord-v0", accord.OBSERVATION, accord.KINDS[kind].space)
     tokenized = TokenizedTask.of(task.id, task.tokenizer(config, None), accord.episodes(kind, count))
-    windows = BatchSampler([tokenized], window=2 * config.context, batch_size=batch_size)
+    sampler = BatchSampler([tokenized], sequence_length=2 * config.context, batch_size=batch_size)
     torch.manual_seed(0)
     trainer = Trainer(TrainConfig(steps=steps, warmup=10, learning_rate=3e-3), Gato(config))
     for step in range(steps):
-        trainer.update(windows.batch(step))
+        trainer.update(sampler.batch(step))
     return Checkpoint(trainer.result.eval(), {task.id: task})
 
 

@@ -55,7 +55,7 @@ def of_a_task(kind: str, config: GatoConfig = NANO) -> BatchSampler:
     ]  # fmt: skip
     prompt = Prompt(kind, 4 * tokenizer.layout.length if kind == "demo" else 0)
     task = TokenizedTask.of("toy", tokenizer, episodes, prompt)
-    return BatchSampler([task], window=3 * config.context, batch_size=3, demos=0.7)
+    return BatchSampler([task], sequence_length=3 * config.context, batch_size=3, demos=0.7)
 
 
 @pytest.fixture

@@ -79,9 +79,9 @@ def random_fragments(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Te
 @pytest.mark.parametrize("context", [32, 200])
 def test_training_attends_as_the_specification_says(context: int) -> None:
     model = harsh(dataclasses.replace(SHORT, context=context))
-    windows = [random_fragments(700, seed) for seed in range(6)]
-    assert any(int(index.max()) > 2 * context for _, _, index, _ in windows)
-    tokens, segment, index, prefix_len = (torch.stack(part) for part in zip(*windows, strict=True))
+    sequences = [random_fragments(700, seed) for seed in range(6)]
+    assert any(int(index.max()) > 2 * context for _, _, index, _ in sequences)
+    tokens, segment, index, prefix_len = (torch.stack(part) for part in zip(*sequences, strict=True))
     with torch.inference_mode():
         found = model(tokens, segment=segment, index=index, prefix_len=prefix_len)
     torch.testing.assert_close(found, by_the_book(model, tokens, segment, index, prefix_len), atol=2e-5, rtol=0)
@@ -141,7 +141,7 @@ def test_every_fragment_begins_with_its_instruction(past_actions: bool) -> None:
     task = task_of(Prompt("text", 5, instruction="goal"), 5, 40, 12, past_actions=past_actions)
     step = STEP - 4
     assert task.rows.shape[1] == step
-    batch = BatchSampler([task], window=100, batch_size=8).batch(0)
+    batch = BatchSampler([task], sequence_length=100, batch_size=8).batch(0)
     assert batch.index is not None and batch.prefix_len is not None
     assert (batch.prefix_len == 5).all() and (batch.tokens != PAD).all()
     assert (batch.until is None) == past_actions
@@ -171,8 +171,8 @@ def test_some_fragments_begin_with_a_piece_of_another_episode(past_actions: bool
     """All tokens of which stay visible, its actions among them, whatever the layout hides of later timesteps."""
     task = task_of(Prompt("demo", 3 * STEP), 30, 2, 40, past_actions=past_actions)
     rows = {row.tobytes(): number for number, row in enumerate(task.rows)}
-    windows = BatchSampler([task], window=200, batch_size=200, seed=3)
-    batch = windows.batch(0)
+    sampler = BatchSampler([task], sequence_length=200, batch_size=200, seed=3)
+    batch = sampler.batch(0)
     assert batch.index is not None and batch.prefix_len is not None and batch.patches is not None
     assert len(batch.patches) == int((batch.tokens == PATCH).sum())
     shares, ends, begins = [], [], []
@@ -196,7 +196,7 @@ def test_some_fragments_begin_with_a_piece_of_another_episode(past_actions: bool
         begins.append(steps[0])
         ends.append(int(steps[-1] or 0) + 1 in task.ends)
     assert 0.15 < np.mean(shares) < 0.35
-    every = BatchSampler([task], window=200, batch_size=50, demos=1.0).batch(0)
+    every = BatchSampler([task], sequence_length=200, batch_size=50, demos=1.0).batch(0)
     assert every.prefix_len is not None and (every.prefix_len[:, 0] > 0).all()
     assert all(task.prefix(np.random.default_rng(0), slice(0, 1), 0.0).prefix_len == 0 for _ in range(20))
 
@@ -215,7 +215,7 @@ def test_demonstrations_come_from_the_end_every_other_time() -> None:
 
 def test_prompts_are_not_targets_and_cost_no_pads() -> None:
     task = task_of(Prompt("text", 30, "ab"), 50)
-    batch = BatchSampler([task], window=120, batch_size=4).batch(0)
+    batch = BatchSampler([task], sequence_length=120, batch_size=4).batch(0)
     assert batch.index is not None
     assert len(batch.targets.position)
     assert (batch.index.flatten()[batch.targets.position] >= 30).all()

@@ -17,17 +17,9 @@ from gato_agent.dataset.load import load_data
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
-from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.training import fsdp as sharded
 from gato_agent.training.distributed import Distributed, clip
 from gato_agent.training.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    collect(CollectConfig(env=("CartPole-v1",), episodes=4, noise=True, workers=0, out=folder))
-    return folder
 
 
 def losses(out: Path) -> list[float]:
@@ -51,12 +43,12 @@ def in_halves(config: TrainConfig) -> list[float]:
     torch.set_num_threads(1)
     size = GatoConfig.nano()
     tokenized = load_data(config.data, size, None).tokenized
-    windows = BatchSampler(tokenized, window=2 * size.context, batch_size=config.batch_size)
+    sampler = BatchSampler(tokenized, sequence_length=2 * size.context, batch_size=config.batch_size)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, Gato(size))
     found = []
     for step in range(config.steps):
-        parts = [windows.batch(step, part, 2) for part in range(2)]
+        parts = [sampler.batch(step, part, 2) for part in range(2)]
         count = sum(part.targets.tokens for part in parts)
         trainer.optimizer.zero_grad()
         total = torch.zeros(())

@@ -1,4 +1,4 @@
-"""What a run logs, and where: JSON lines always, TensorBoard's files, Weights & Biases offline, trackio."""
+"""Loggers of a run: JSON lines always, TensorBoard files, Weights & Biases offline, trackio."""
 
 import dataclasses
 import json
@@ -93,7 +93,7 @@ def test_weights_and_biases_writes_offline(tmp_path: Path, monkeypatch: pytest.M
 def test_trackio_is_given_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, Any]] = []
     fake = SimpleNamespace(
-        init=lambda **given: calls.append(("init", given)),
+        init=lambda **arguments: calls.append(("init", arguments)),
         log=lambda entry, step: calls.append(("log", (entry, step))),
         finish=lambda: calls.append(("finish", None)),
     )
@@ -137,8 +137,8 @@ def test_curves_have_the_names_of_their_entries() -> None:
 def batches(size: GatoConfig, actions: int) -> Iterator[Batch]:
     low = size.vocabulary.discrete
     part = Part(torch.arange(0, 200, 2), torch.full((100, actions), low), [(low, low + 3)] * actions)
-    for windows, patches in ((1, 0), (2, 3)):
-        tokens = torch.full((windows, 700), low)
+    for sequences, patches in ((1, 0), (2, 3)):
+        tokens = torch.full((sequences, 700), low)
         tokens[0, :patches] = -2
         yield Batch(
             tokens, torch.full_like(tokens, -1), torch.zeros_like(tokens),
@@ -181,9 +181,13 @@ def test_the_peak_is_measured() -> None:
     assert 1e8 < peak_flops("cpu") < 1e15
 
 
-@pytest.mark.parametrize("where", ["log", "finish"])
+@pytest.mark.parametrize("call", ["log", "finish"])
 def test_a_service_that_fails_does_not_end_the_run(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    call: str,
 ) -> None:
     """Trained weights are worth more than their curves elsewhere."""
 
@@ -191,7 +195,7 @@ def test_a_service_that_fails_does_not_end_the_run(
         raise ConnectionError("the service is away")
 
     run = SimpleNamespace(define_metric=lambda *_, **__: None)
-    calls = {"log": lambda *_, **__: None, "finish": lambda: None, where: fail}
+    calls = {"log": lambda *_, **__: None, "finish": lambda: None, call: fail}
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run, Error=OSError, **calls))
     path = train(dataclasses.replace(config, out=tmp_path, logger=("wandb",)))
     assert path.exists()

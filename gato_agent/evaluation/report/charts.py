@@ -1,34 +1,34 @@
-"""Charts as SVG that takes its colours from the page, so that they follow light and dark."""
+"""SVG charts of the HTML page, coloured by its style sheet."""
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from gato_agent.evaluation.metrics import Sample, above, interval
 from gato_agent.evaluation.results import TaskScore
 
-TOP = 1.25  # scores are shown up to here; more is drawn as this
+TOP = 1.25  # scores are clamped to this
 TAUS = np.linspace(0.0, 1.2, 61)
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 300, 44, 34  # of the profile
+WIDTH, HEIGHT, LEFT, BOTTOM = 640, 300, 44, 34  # pixels of the profile
 
 
-def bars(scores: Sequence[TaskScore]) -> str:
-    """A bar for each task of a family, best first, between the levels of the random and the expert player."""
+def bars(scores: Sequence[TaskScore]) -> Markup:
+    """Bar chart of the tasks of a family by descending score; empty without a score."""
     known = sorted((each for each in scores if each.normalized is not None), key=lambda each: -(each.normalized or 0.0))
     if not known:
-        return ""
+        return Markup()
     columns = [_bar(place, each) for place, each in enumerate(known)]
     lines = [f'<line class="{name}" x1="0" x2="{len(known)}" y1="{y(at)}" y2="{y(at)}"/>'
              for name, at in (("one", 1.0), ("half", 0.5), ("zero", 0.0))]  # fmt: skip
-    return (
+    return Markup(
         f'<svg class="bars" viewBox="0 0 {len(known)} 100" preserveAspectRatio="none" role="img" '
         f'style="--n:{len(known)}" aria-label="scores of {len(known)} tasks">{"".join(lines)}{"".join(columns)}</svg>'
     )
 
 
 def y(value: float) -> float:
-    """Height of a score in a chart of bars, which has room for a little below random."""
+    """Vertical position of a score in a bar chart, in percent from the top."""
     return round(100 * (1 - (min(max(value, -0.1), TOP) + 0.1) / (TOP + 0.1)), 2)
 
 
@@ -46,11 +46,11 @@ def _bar(place: int, score: TaskScore) -> str:
     )
 
 
-def profiles(samples: Sequence[tuple[str, list[Sample]]]) -> str:
-    """Performance profiles: for each player the share of tasks whose score is above tau, with its 95% band."""
-    lines = [_profile(number, found) for number, (_, found) in enumerate(samples) if found]
+def profiles(samples: Sequence[tuple[str, list[Sample]]]) -> Markup:
+    """Chart of performance profiles: by actor, the share of tasks with a score above tau and its 95% band."""
+    lines = [_profile(number, sample) for number, (_, sample) in enumerate(samples) if sample]
     ticks = [_tick(x=tau) for tau in (0, 0.25, 0.5, 0.75, 1.0)] + [_tick(y=share) for share in (0, 0.25, 0.5, 0.75, 1)]
-    return (
+    return Markup(
         f'<svg class="profile" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="performance profile">'
         f"{''.join(ticks)}{''.join(lines)}"
         f'<text class="axis" x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">score τ</text></svg>'
@@ -58,14 +58,14 @@ def profiles(samples: Sequence[tuple[str, list[Sample]]]) -> str:
 
 
 def shares(samples: list[Sample]) -> Sample:
-    """The performance profile at TAUS, [..., taus]."""
+    """Performance profile at TAUS: shares of tasks [..., taus]."""
     return above(samples, TAUS.tolist())
 
 
 def _profile(number: int, samples: list[Sample]) -> str:
-    found, (low, high) = shares(samples), interval(shares, samples)
+    profile, (low, high) = shares(samples), interval(shares, samples)
     band = [*zip(TAUS, low, strict=True), *reversed([*zip(TAUS, high, strict=True)])]
-    line = " ".join(_point(tau, share) for tau, share in zip(TAUS, found, strict=True))
+    line = " ".join(_point(tau, share) for tau, share in zip(TAUS, profile, strict=True))
     edge = " ".join(_point(tau, share) for tau, share in band)
     return f'<g class="player p{number % 6}"><polygon points="{edge}"/><polyline points="{line}"/></g>'
 

@@ -1,4 +1,4 @@
-"""An evaluation as tables in Markdown, for a README or a model card's reader."""
+"""Results as Markdown tables, for a README or a model card."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ BOUNDS = (0.5, 0.8, 0.9)  # scores above which tasks are counted
 
 
 def markdown(results: Results) -> str:
-    """Two tables: of each family, and of each task by family; figures as in the report's page."""
+    """Two Markdown tables: aggregates by family, and scores by task, as on the HTML page."""
     return f"{_families(results)}\n{_tasks(results)}"
 
 
@@ -44,6 +44,6 @@ def _group(task: TaskScore) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is words and whose others are figures."""
+    """Markdown table with a left-aligned first column and right-aligned numbers."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Plots beside the page, for papers: PNG and SVG."""
+"""Plots of a report for papers, as PNG and SVG files."""
 
 import io
 from collections.abc import Sequence
@@ -12,16 +12,20 @@ from gato_agent.evaluation.report.charts import TAUS, shares
 from gato_agent.evaluation.results import Results
 
 KINDS = ("png", "svg")
-FAIR: Any = {"svg.hashsalt": "gato-agent", "svg.fonttype": "none", "font.size": 9}  # the same file for the same figures
+RC_PARAMS: Any = {
+    "svg.hashsalt": "gato-agent",
+    "svg.fonttype": "none",
+    "font.size": 9,
+}  # no random ids: equal data give equal files
 
 
 def plots(results: Sequence[Results], samples: Sequence[tuple[str, list[Sample]]]) -> dict[str, bytes]:
-    """Files by name: the families' means, the tasks' scores, and the performance profile."""
+    """Plot files by name: interquartile means of families, scores of tasks, and the performance profile."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure  # not pyplot: no window, and nothing that is kept
+    from matplotlib.figure import Figure  # not pyplot, which needs a display and global state
 
     files: dict[str, bytes] = {}
-    with mpl.rc_context(FAIR):
+    with mpl.rc_context(RC_PARAMS):
         for name, size, draw in (("families", (6, 3), _families), ("tasks", (7, 6), _tasks), ("profile", (5, 3), None)):
             figure = Figure(figsize=size, layout="constrained")
             if draw is None:
@@ -37,10 +41,10 @@ def plots(results: Sequence[Results], samples: Sequence[tuple[str, list[Sample]]
 
 def _families(figure: Any, results: Sequence[Results]) -> None:
     axes = figure.add_subplot()
-    found = [by_group(each) for each in results]
-    names = [name for name in (*GROUPS, ALL) if any(name in each and each[name].iqm is not None for each in found)]
+    summaries = [by_group(each) for each in results]
+    names = [name for name in (*GROUPS, ALL) if any(name in each and each[name].iqm is not None for each in summaries)]
     height = 0.8 / len(results)
-    for number, (each, groups) in enumerate(zip(results, found, strict=True)):
+    for number, (each, groups) in enumerate(zip(results, summaries, strict=True)):
         for place, name in enumerate(names):
             summary = groups.get(name)
             if summary is None or summary.iqm is None or summary.iqm_ci95 is None:
@@ -78,10 +82,10 @@ def _tasks(figure: Any, results: Sequence[Results]) -> None:
 
 
 def _profile(axes: Any, samples: Sequence[tuple[str, list[Sample]]]) -> None:
-    for name, found in samples:
-        if found:
-            low, high = interval(shares, found)
-            axes.plot(TAUS, shares(found), label=name)
+    for name, sample in samples:
+        if sample:
+            low, high = interval(shares, sample)
+            axes.plot(TAUS, shares(sample), label=name)
             axes.fill_between(TAUS, low, high, alpha=0.2)
     axes.set_xlabel("score τ")
     axes.set_ylabel("share of tasks above τ")

@@ -1,4 +1,4 @@
-"""Short videos of single episodes for a report, small enough to be looked at over a slow network."""
+"""Short videos of single episodes for a report, of at most 200 kB each."""
 
 import subprocess
 import tempfile
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.video import VideoWriter
-from gato_agent.evaluation.worker import ActorFactory, EvaluationJob, EvaluationSettings, named
+from gato_agent.evaluation.worker import ActorFactory, EvaluationJob, EvaluationSettings, describe
 from gato_agent.rollouts.collection import episode_worker as player
 from gato_agent.rollouts.collection.episode_worker import BEAT, JOB, NOTHING, SEED, STEP, Failed
 from gato_agent.rollouts.storage.writer import Played
 
 LARGEST = 200_000  # bytes of a video
-FRAMES = 150  # of a video, about; an episode that is longer is shown in leaps, because drawing is slow
-SHORTEST, LONGEST = 2.0, 10.0  # seconds; an episode that takes less or more is shown slower or faster
-FPS = 30.0  # of an environment that does not say
+FRAMES = 150  # of a video, about; of longer episodes steps are skipped, because rendering is slow
+SHORTEST, LONGEST = 2.0, 10.0  # seconds; other episodes are shown slower or faster
+FPS = 30.0  # of an environment without render_fps
 SIDE = 320  # pixels of the longer side
 BITS = 140_000  # a second: at most LARGEST in LONGEST seconds, with the decoder's buffer filled once more
 SMALL = (
@@ -35,7 +35,7 @@ SMALL = (
 
 @dataclass(frozen=True)
 class VideoJob(EvaluationJob):
-    """An episode to be recorded: of the job's first seed; `length` is what it took when it was measured."""
+    """Episode to be recorded: that of the first seed, with its recorded length in steps."""
 
     length: int
 
@@ -45,18 +45,18 @@ class VideoJob(EvaluationJob):
         return max(1, self.length // FRAMES)
 
     def where(self, seed: int, step: int) -> str:
-        """How far it was, in a message."""
-        return f"step {step} of seed {seed}, for its film,"
+        """Progress for an error message: the current step."""
+        return f"step {step} of seed {seed}, for its video,"
 
 
 class VideoRecorder:
-    """Films one episode of any of several tasks."""
+    """Worker that records one episode of any of several jobs."""
 
     def __init__(self, video_jobs: Sequence[VideoJob]) -> None:
         self._video_jobs, self._actors = video_jobs, ActorFactory()
 
     def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[player.Result]:
-        """Yield the video of a scene, or why there is none."""
+        """Yield the video of a job, or its failure."""
         heartbeat[JOB], heartbeat[SEED], heartbeat[STEP] = job, NOTHING, 0
         video_job = self._video_jobs[job]
         video: EpisodeVideo | None = None
@@ -65,9 +65,9 @@ class VideoRecorder:
                 heartbeat[BEAT] += 1
                 heartbeat[SEED] = seeds[0]
                 video = _record(video_job, actor, envs, heartbeat)
-        except Exception as error:  # noqa: BLE001  # said with its task; the report does without
-            if video is None:  # otherwise only closing the environment failed
-                yield Failed(job, seeds[0], named(video_job.env_id, error))
+        except Exception as error:  # noqa: BLE001  # reported with its task; the report is written without the video
+            if video is None:  # else the video is complete, and closing the environment failed
+                yield Failed(job, seeds[0], describe(video_job.env_id, error))
                 return
         finally:
             heartbeat[JOB] = heartbeat[SEED] = NOTHING
@@ -76,7 +76,7 @@ class VideoRecorder:
 
 @dataclass(frozen=True)
 class EpisodeVideo:
-    """An mp4 file's bytes, and the episode that it shows; `seconds` are the video's."""
+    """Mp4 file, and the steps and return (`total`) of its episode; `seconds` is the video's duration."""
 
     data: bytes
     steps: int
@@ -89,7 +89,7 @@ def _record(
 ) -> EpisodeVideo:
     frames: list[NDArray[np.uint8]] = []
     total, taken = 0.0, 0
-    for step in steps(actor, envs, [video_job.settings_of_run.seed]):
+    for step in steps(actor, envs, [video_job.settings.seed]):
         total, taken = total + step.reward, taken + 1
         if (step.t % video_job.every == 0 or step.done) and len(frames) < 2 * FRAMES:
             drawn = envs.render() or ()
@@ -101,20 +101,20 @@ def _record(
 
 
 def encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
-    """An mp4 file of at most LARGEST bytes; raises GatoError where frames do not become one."""
+    """Mp4 file of frames uint8 [height, width, 3], of at most LARGEST bytes; raises GatoError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "film.mp4")
+        path = Path(folder, "video.mp4")
         with closing(VideoWriter(path, fps, SMALL)) as writer:
             for frame in frames:
                 writer.write(frame)
         data = path.read_bytes()
     if len(data) > LARGEST:
-        raise GatoError(f"a film of {len(data):,} bytes, more than {LARGEST:,}")
+        raise GatoError(f"a video of {len(data):,} bytes, more than {LARGEST:,}")
     return data
 
 
 def poster(video: Path) -> bytes:
-    """A JPEG of the middle of a video; raises GatoError if it cannot be read."""
+    """JPEG of a frame near the end of a video; raises GatoError if it cannot be read."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-sseof", "-1", "-i", str(video), "-frames:v", "1"]
     done = subprocess.run([*command, "-q:v", "6", "-f", "mjpeg", "-"], capture_output=True, check=False)
     if done.returncode or not done.stdout:
@@ -122,6 +122,6 @@ def poster(video: Path) -> bytes:
     return done.stdout
 
 
-def video_jobs(settings_of_run: EvaluationSettings, lengths: dict[str, int], env: dict[str, str]) -> list[VideoJob]:
-    """A scene of each task; `env` has tasks that the user named with a module."""
-    return [VideoJob(env.get(task, task), task, settings_of_run, length) for task, length in lengths.items()]
+def video_jobs(settings: EvaluationSettings, lengths: dict[str, int], env: dict[str, str]) -> list[VideoJob]:
+    """Jobs by task and recorded length; `env` has the names of tasks with a module to import."""
+    return [VideoJob(env.get(task, task), task, settings, length) for task, length in lengths.items()]

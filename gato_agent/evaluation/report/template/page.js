@@ -3,14 +3,14 @@
   const one = (selector, inside = document) => inside.querySelector(selector);
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
-  // Light or dark: what the system says, until it is told otherwise.
+  // Colour theme: that of the system until the button is pressed.
   one("#theme").onclick = () => {
     const root = document.documentElement;
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
   };
 
-  // The table sorts by a column, numbers from the greatest; rows without a value stay at the end.
+  // Sort the table by a column, numbers in descending order first; rows without a value come last.
   const body = one(".tasks tbody");
   const heads = all(".tasks thead th");
   heads.forEach((head, column) => {
@@ -31,7 +31,7 @@
     };
   });
 
-  // One filter for the table and the films.
+  // Filter the table and the videos.
   const [search, group, state] = ["#search", "#group", "#state"].map((id) => one(id));
   const cards = all(".card");
   const more = one("#more");
@@ -50,7 +50,7 @@
     one("#count").textContent = shown.length === rows.length ? `${rows.length} tasks` : `${shown.length} of ${rows.length} tasks`;
     const filtered = words.length > 0 || group.value;
     let left = everything || filtered ? Infinity : FEW;
-    // The few that stand for all are of as many families as there are.
+    // Without a filter the first cards are of as many families as possible.
     const first = everything || filtered ? cards : spread();
     cards.forEach((card) => { card.hidden = true; });
     first.filter(fits).forEach((card) => { card.hidden = left-- <= 0; });
@@ -64,10 +64,10 @@
   };
   [search, group, state].forEach((field) => field.addEventListener("input", apply));
   more.onclick = () => { everything = true; apply(); };
-  if (!cards.length) one("#films").hidden = true;
+  if (!cards.length) one("#videos").hidden = true;
   apply();
 
-  // A film is fetched when it is asked for.
+  // Load a video when it is played.
   const toggle = (card) => {
     const video = one("video", card);
     if (!card.classList.contains("on")) card.classList.add("on");
@@ -75,27 +75,27 @@
     else { video.pause(); card.classList.remove("on"); }
   };
   cards.forEach((card) => { one(".play", card).onclick = () => toggle(card); });
-  const cinema = one("#cinema");
+  const player = one("#player");
   all("[data-watch]").forEach((button) => {
     button.onclick = () => {
       const card = cards.find((each) => each.dataset.task === button.dataset.watch);
-      const video = one("video", cinema);
+      const video = one("video", player);
       video.src = one("video", card).src;
-      one("p", cinema).textContent = one("figcaption", card).innerText.replace("\n", ": ");
-      cinema.showModal();
+      one("p", player).textContent = one("figcaption", card).innerText.replace("\n", ": ");
+      player.showModal();
       video.play().catch(() => {});
     };
   });
-  cinema.onclose = () => one("video", cinema).pause();
+  player.onclose = () => one("video", player).pause();
 
-  // A bar says whose it is.
+  // Show the task and score of a bar.
   all(".bars .bar").forEach((bar) => {
-    const tell = () => {
+    const show = () => {
       all(".bars .on").forEach((other) => other.classList.remove("on"));
       bar.classList.add("on");
       one("output", bar.closest("figure")).textContent = `${bar.dataset.task} ${bar.dataset.score}`;
     };
-    bar.addEventListener("pointerenter", tell);
-    bar.addEventListener("click", tell);
+    bar.addEventListener("pointerenter", show);
+    bar.addEventListener("click", show);
   });
 })();
