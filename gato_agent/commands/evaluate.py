@@ -85,7 +85,8 @@ class EvaluateConfig:
     demo: Path | None = None
     """Demonstrations: folder of collected episodes, for an agent that was trained with --prompt demo."""
     num_threads: int | None = None
-    """CPU threads of each process, at least 1; by default one if there are several processes."""
+    """CPU threads of each process, at least 1; by default one, or more for large models and many
+    environments."""
     env_kwargs: str = "{}"
     """Environment arguments, as a JSON object."""
     out: Path | None = None

@@ -69,7 +69,7 @@ class PlayConfig:
     demo: Path | None = None
     """Demonstrations: folder of collected episodes, for an agent that was trained with --prompt demo."""
     num_threads: int | None = None
-    """CPU threads, at least 1; by default PyTorch's number."""
+    """CPU threads, at least 1; by default one, or more for large models and many environments."""
     env_kwargs: str = "{}"
     """Environment arguments, as a JSON object."""
     json: Path | None = None
@@ -127,7 +127,7 @@ def _actor_and_envs(
         agent, envs = stack.enter_context(make_agent_and_envs(
             checkpoint, env_id, min(config.n_envs, config.episodes), env_kwargs=parse_kwargs(config.env_kwargs),
             render_mode=MODES[render], device=device, temperature=config.temperature, seed=config.seed,
-            precision=config.precision, prompt=config.prompt, demo=config.demo,
+            precision=config.precision, prompt=config.prompt, demo=config.demo, num_threads=config.num_threads,
         ))  # fmt: skip
         return agent, envs, render
 

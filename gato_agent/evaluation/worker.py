@@ -136,7 +136,7 @@ class ActorFactory:
         return make_agent_and_envs(
             checkpoint, job.env_id, num_envs, env_kwargs=settings.env_kwargs, render_mode=render_mode, device=device,
             temperature=temperature, seed=settings.seed, precision=settings.precision, prompt=settings.prompt,
-            demo=settings.demo,
+            demo=settings.demo, num_threads=settings.num_threads,
         )  # fmt: skip
 
     def _load(self, settings: EvaluationSettings, device: str) -> Checkpoint:

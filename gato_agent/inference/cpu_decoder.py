@@ -6,6 +6,8 @@ memory, by products of few rows, for which no library is tuned.
 
 import ctypes
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import get_args
 
@@ -42,6 +44,7 @@ from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
 SOURCE = SOURCES / "cpu_decoder.cpp"
 
+WORK = 2**25  # multiplications of a step that pay for one more thread: ten environments of `tiny`
 _log = logging.getLogger(__name__)
 
 
@@ -54,13 +57,13 @@ class CpuDecoder:
         model: in evaluation mode, on the CPU, of a shape that `fits`.
         legal: half-open id range of each action token.
         precision: of the copied weights.
-        threads: of the calls.
+        threads: of the calls; None for as many as a step is worth (`threads_for`).
 
     Raises:
         OSError: this machine cannot compile it.
     """
 
-    def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int = 1) -> None:
+    def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = 1) -> None:
         self._compiled, self._model, self._threads = _compiled(), model, threads
         config, embedding = model.config, model.embedding
         self._positions, self._patch, self._ordered = config.local_positions, embedding.patch, config.vocabulary.ordered
@@ -96,13 +99,13 @@ class CpuDecoder:
         c = self._model.config
         self._rolling = -(-(c.context - prefix + longest - 1) // PANEL) * PANEL
         slots = self._rolling - (-prefix // PANEL) * PANEL
-        self._longest = longest
+        self._longest, threads = longest, self._threads or threads_for(c, num_envs)
         shape = (2, c.layers, num_envs, c.heads, slots, c.head_size)
         self._kv = _zeros(shape, self._dtype)
         self._index = torch.full((num_envs, slots), EMPTY)
         self._next_position = torch.zeros(num_envs, dtype=torch.int64)
         self._ring = Ring(
-            num_envs, slots, self._rolling, prefix, self._threads, self._kv[0], self._kv[1], self._index,
+            num_envs, slots, self._rolling, prefix, threads, self._kv[0], self._kv[1], self._index,
             self._next_position,
         )  # fmt: skip
         self._scores = [torch.empty(num_envs, -(-(high - low) // PANEL) * PANEL) for low, high, *_ in self._heads]
@@ -186,7 +189,10 @@ class CpuDecoder:
                     f"PAD or below {2 * BINS}"
                 )
             value_groups = value_groups.to(torch.int16).contiguous()
-        vectors = None if patches is None else self._patch(patches, intervals, self._patch_vectors).float().contiguous()
+        vectors = None
+        if patches is not None:
+            with torch_threads(self._ring.threads):
+                vectors = self._patch(patches, intervals, self._patch_vectors).float().contiguous()
         return tokens.contiguous(), local.contiguous(), vectors, value_groups
 
     def _call(
@@ -226,6 +232,29 @@ class CpuDecoder:
         return uniforms, forced, allowed
 
 
+def threads_for(config: GatoConfig, num_envs: int) -> int:
+    """Threads that a step is worth: one for each WORK multiplications, at most those of PyTorch.
+
+    Threads wait for each other several times a layer. On a busy machine small steps are many times slower with two.
+    """
+    work = 12 * config.layers * config.width**2 * num_envs
+    return max(1, min(torch.get_num_threads(), work // WORK))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use so many threads meanwhile."""
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @cache
 def _compiled() -> ctypes.CDLL:
     """The compiled step; raises OSError if it cannot be compiled, or is of another version."""
@@ -249,7 +278,7 @@ def make_decoder(
             raise OSError("the compiled decoder is for CPUs")
         if not CpuDecoder.fits(model.config):
             raise OSError("the compiled decoder cannot hold a model of this shape")
-        return CpuDecoder(model, legal, precision, threads or torch.get_num_threads())
+        return CpuDecoder(model, legal, precision, threads)
     except OSError as error:
         if model.norm.weight.device.type == "cpu" or precision != "float32":
             _log.warning("playing with PyTorch alone, in the model's own precision: %s", error)

@@ -19,6 +19,7 @@ class DecodingOptions(TypedDict, total=False):
     precision: Precision
     prompt: Kind | None
     demonstration: Episode | None
+    num_threads: int | None
     compiled: bool
     marginal: bool
 
