@@ -1,6 +1,6 @@
-"""Canaries in every text of every file that is read: none is imported, called, connected to, opened or written.
+"""Canaries in every text of every file: no name in a file is imported, called, connected to, opened or written.
 
-Python's own audit events tell what a process does, whichever library does it.
+Python's audit events show the actions of a process in any library.
 """
 
 import copy
@@ -31,13 +31,13 @@ from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.suite_file import read_suite
 from gato_agent.envs.tasks.task import SUITES
 from gato_agent.evaluation.results import Outcome, Results, score
-from gato_agent.inference.make_agent import seat
+from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.rollouts.collection.episode_worker import idle_heartbeat
 from gato_agent.rollouts.experts.load import SHIPPED, load_expert
 from gato_agent.rollouts.experts.sb3.policy import Policy
-from gato_agent.rollouts.storage.data_command import Export, Seal, Show, Verify
+from gato_agent.rollouts.storage.data_command import Compact, Export, Show, Verify
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import read_filter
@@ -53,12 +53,12 @@ PROGRAMS = re.compile(
     r"(.*/)?(ffmpeg[^/]*|c\+\+|g\+\+|gcc|ld|ldconfig|objdump|uname)"
 )  # videos, the engine, its libraries
 FILES = ("open", "os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link")
-SEEN: list[str] | None = None  # what is watched; None where nobody watches
+SEEN: list[str] | None = None  # what is watched; None to watch nothing
 OUTSIDE = ""
 
 
 def watch(event: str, args: tuple[Any, ...]) -> None:
-    """Note what no file may cause."""
+    """Record audit events that no file may cause."""
     if SEEN is None:
         return
     if event == "import" and str(args[0]).startswith(NAME):
@@ -80,7 +80,7 @@ def _watching() -> None:
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """All that is noted meanwhile."""
+    """Collect the recorded events of a block."""
     global SEEN
     SEEN = seen = []
     try:
@@ -91,7 +91,7 @@ def watched() -> Iterator[list[str]]:
 
 @dataclass
 class Here:
-    """The current folder of a test; beside it, outside, lies what no file may reach."""
+    """Current folder of a test, next to a folder that no file may reach."""
 
     folder: Path
     outside: Path
@@ -135,13 +135,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 def played_here(jobs: Sequence[Any], seeds: Sequence[Sequence[int]], *_: Any, players: Any, **__: Any) -> Iterator[Any]:
-    """In place of the processes, which nobody would watch."""
+    """Replacement of the worker processes, which `watch` does not reach."""
     for number, each in enumerate(seeds):
         yield list(players(jobs).play(number, each, idle_heartbeat()))
 
 
 def texts(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The keys of every text, and of all that is null, in JSON; also of JSON in a text."""
+    """Paths of every text and null in JSON data, also within JSON texts."""
     if isinstance(data, str) and data.startswith("{"):
         with suppress(ValueError):
             yield from texts(json.loads(data), (*keys, json))
@@ -152,7 +152,7 @@ def texts(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def with_text(data: Any, keys: tuple[Any, ...], text: str) -> Any:
-    """A copy in which that text is another."""
+    """Copy of JSON data with another text at one path."""
     if not keys:
         return text
     if keys[0] is json:
@@ -230,7 +230,7 @@ def test_checkpoints(here: Here) -> None:
         _checkpoint(Console(quiet=True), "run")
         fine_tuning("run")
         for task in Checkpoint.load("run").tasks:
-            with suppress(GatoError), seat(Checkpoint.load("run"), task, 1) as (agent, envs):
+            with suppress(GatoError), make_agent_and_envs(Checkpoint.load("run"), task, 1) as (agent, envs):
                 agent.act(envs.reset()[0])
         evaluate(EvaluateConfig(checkpoint="run", episodes=1, workers=0))
 
@@ -250,14 +250,14 @@ def episode(provenance: Any) -> Episode:
 
 
 def use_data(folder: Path) -> None:
-    """All that reads episodes, one after the other."""
+    """Run every reader of episodes."""
     config, console = small().model.config, Console(quiet=True)
-    for verb in (Show(folder), Verify(folder), Seal(folder), Export(folder)):
+    for verb in (Show(folder), Verify(folder), Compact(folder), Export(folder)):
         with suppress(GatoError):
             verb.run(console)
     with suppress(GatoError):
         load_data(folder, config, None)
-    with seat(small(), "CartPole-v1", 1, env_kwargs={"x_threshold": 2}, demo=folder):
+    with make_agent_and_envs(small(), "CartPole-v1", 1, env_kwargs={"x_threshold": 2}, demo=folder):
         pass
 
 
@@ -355,7 +355,7 @@ def test_suites(here: Here) -> None:
 
 
 def strings_of(data: Any) -> Iterator[tuple[str, str]]:
-    """Every key and text of a table."""
+    """Paths of all keys and texts of a table."""
     for key, value in data.items() if isinstance(data, dict) else ():
         yield "key", key
         yield from strings_of(value)
@@ -392,7 +392,7 @@ def test_run_folders(here: Here) -> None:
 
 
 def test_what_is_watched_would_be_seen(here: Here) -> None:
-    """A test that sees nothing might be blind."""
+    """The recorder itself is tested."""
     import importlib
     import socket
     import subprocess
@@ -408,7 +408,7 @@ def test_what_is_watched_would_be_seen(here: Here) -> None:
 
 
 def test_a_fresh_process_reports_on_somebody_elses_results(tmp_path: Path) -> None:
-    """All that no file may name at once, with the real processes that video; the hub would be on this machine."""
+    """All canaries at once, with real worker and encoder processes and a local hub."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / f"{NAME}.py").write_text(f"import pathlib; pathlib.Path({str(outside / 'sung')!r}).touch()")
@@ -424,5 +424,5 @@ def test_a_fresh_process_reports_on_somebody_elses_results(tmp_path: Path) -> No
             done = hub.run(tmp_path / "cache", *words, PYTHONPATH=f"{outside}:{ROOT}")
             assert "which no file may name" in done.stdout + done.stderr
             assert (tmp_path / f"page{number}" / "index.html").exists() == (number < 2)
-        assert hub.asked == []
+        assert hub.requests == []
     assert [path.name for path in outside.iterdir()] == [f"{NAME}.py"]

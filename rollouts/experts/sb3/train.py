@@ -1,6 +1,6 @@
-"""Train an expert with Stable-Baselines3, now: `--expert train`.
+"""Training of experts with Stable-Baselines3, `--expert train`.
 
-`tuned.py` holds the settings. One thread and one seed, so training repeats exactly on one machine.
+`hyperparams.py` has the settings. Training uses one seed, so it is reproducible on one machine.
 """
 
 import io
@@ -155,7 +155,7 @@ def _learn(env_id: str, model: BaseAlgorithm, steps: int, callback: BaseCallback
 
 
 def _floats(space: gym.Space[Any]) -> bool:
-    """Whether observations are arrays of numbers, and no images."""
+    """True if observations are arrays of numbers and no images."""
     if isinstance(space, gym.spaces.Dict):
         return all(_floats(entry) for entry in space.values())
     return isinstance(space, gym.spaces.Box) and space.dtype != np.bool_ and not is_image_space(space)

@@ -1,8 +1,8 @@
-"""Observation statistics of SB3's VecNormalize, read without running what a file says.
+"""Safe reader of the observation statistics of SB3's VecNormalize.
 
-A `vecnormalize.pkl` is a pickle. Unpickling normally calls whatever the file names; here every name becomes an inert
-`Record` of its arguments, and only names that such files have are admitted at all. The few numbers that are wanted
-are then taken out of the records.
+A `vecnormalize.pkl` is a pickle, which can call any function when it is loaded. Here every name becomes an inert
+`Record` of its arguments, and only names that such files need are admitted. The statistics are then read from the
+records.
 """
 
 import hashlib
@@ -183,13 +183,13 @@ def dtypes_in(data: bytes) -> list[str]:
 
 
 class Record:
-    """What an admitted name is replaced by: remembers its arguments and its state, and does nothing."""
+    """Inert replacement of an admitted name, which stores its arguments and state."""
 
     args: tuple[Any, ...]
     state: Any = None
 
     def __new__(cls, *args: Any) -> Self:
-        """Keep the arguments, whether the pickle calls the name or asks for a new object."""
+        """Store the arguments, both for a call of the name and for a new object."""
         self = super().__new__(cls)
         self.args = args
         return self

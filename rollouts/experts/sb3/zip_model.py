@@ -1,8 +1,8 @@
-"""Read zips of Stable-Baselines3 and sb3-contrib, without running what they say.
+"""Safe reader of zips of Stable-Baselines3 and sb3-contrib.
 
-A zip keeps everything twice: pickled, and as plain JSON beside it. Only the plain part and the weights are read.
+A zip contains its data twice: pickled, and as plain JSON. Only the JSON and the weights are read.
 
-`python -m gato_agent.rollouts.experts.sb3.zip_model model.zip CartPole-v1.safetensors` keeps what acting needs, in one
+`python -m gato_agent.rollouts.experts.sb3.zip_model model.zip CartPole-v1.safetensors` writes the policy alone to a
 safetensors file.
 """
 

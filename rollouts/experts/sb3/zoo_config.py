@@ -1,7 +1,7 @@
-"""What rl-baselines3-zoo writes of a training run beside its model: config.yml, args.yml and env_kwargs.yml.
+"""Reader of rl-baselines3-zoo's files of a training run: config.yml, args.yml and env_kwargs.yml.
 
-They are YAML with tags that name Python objects. Here a tag is ignored and its plain content is read, so nothing that
-the files name is imported or called.
+They are YAML with tags that name Python objects. Tags are ignored and their plain content is read, so no name in the
+files is imported or called.
 """
 
 import json
@@ -29,7 +29,7 @@ WAY_OUT = (
 
 
 class RunConfig(NamedTuple):
-    """What the files of a run say.
+    """Settings of a training run.
 
     Attributes:
         normalized: true if observations were normalised by VecNormalize.

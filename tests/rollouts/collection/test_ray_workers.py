@@ -1,4 +1,4 @@
-"""The pool of Ray workers without Ray: who gets work, and what is said when a worker or its thread ends."""
+"""The pool of Ray workers, tested with a fake of Ray: assignment of chunks and failures of workers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,22 +7,22 @@ import gymnasium as gym
 import pytest
 
 from gato_agent.envs.errors import GatoError
-from gato_agent.rollouts.collection.episode_worker import Failed, Job
+from gato_agent.rollouts.collection.episode_worker import CollectJob, Failed
 from gato_agent.rollouts.collection.ray_pool import _Pool, _Worker
 from gato_agent.rollouts.collection.scheduler import Chunk, Scheduler
 from gato_agent.rollouts.experts.load import RandomExpert
 from gato_agent.rollouts.storage.writer import Played
-from tests.rollouts.collection.test_process_pool import WORKER
+from tests.helpers.faulty_env import WORKER
 
 EXPERT = RandomExpert(gym.spaces.Discrete(2), 0).provenance
 
 
 class RayError(Exception):
-    """What Ray raises for an actor that has died."""
+    """Ray's exception for an actor that has died."""
 
 
 class FakeRay:
-    """Actors that play in no time; the first `starting` of them start, and others stay pending or `fail`."""
+    """Fake of Ray whose actors return at once; the first `starting` start, others stay pending or `fail`."""
 
     exceptions = SimpleNamespace(RayError=RayError)
 
@@ -89,7 +89,7 @@ def test_workers_that_cannot_be_started_are_done_without_as_long_as_there_is_one
 def test_an_environment_that_exits_costs_its_seed_and_the_worker_goes_on(tmp_path):
     kwargs = {"fault": "sys.exit", "seed": 3}
     header = {"env_id": "Worker-v0", "env_kwargs": kwargs, "noise": False, "versions": {}}
-    worker = _Worker([job := Job(WORKER, "random", 0, tmp_path, None, 1, header | {"expert": EXPERT})], 60.0)
+    worker = _Worker([job := CollectJob(WORKER, "random", 0, tmp_path, None, 1, header | {"expert": EXPERT})], 60.0)
     *before, failed, after = worker.play(Chunk(0, (1, 2, 3, 4)))
     assert [result.seed for result in before] == [1, 2]
     assert failed == Failed(0, 3, f"{job.env_id}: step 2 of seed 3 raised SystemExit: 7")
