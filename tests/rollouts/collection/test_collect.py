@@ -209,7 +209,7 @@ def test_a_folder_made_with_other_settings_is_refused(tmp_path, change, message)
     ("change", "message"),
     [
         ({"env": ()}, "--env: name at least one environment"),
-        ({"suite": ("nothing",)}, "--suite nothing: there are atari, babyai, "),
+        ({"suite": ("nothing",)}, "--suite nothing: choose from atari, babyai, "),
         ({"workers": -1}, "--workers -1: at least 0"),
         ({"timeout": 0.0}, "--timeout 0.0: it must be above 0"),
         ({"env": ("CartPole-v1", "Wide-v0")}, "Wide-v0: its episodes cannot be tokenized: "),

@@ -104,8 +104,8 @@ def test_the_expert_acts_in_a_share_of_the_steps(beta):
         assert runs.mean() > MEAN_STRETCH  # turns of the same may follow on each other
 
 
-def test_one_lane_only():
-    with pytest.raises(ValueError, match="one lane"):
+def test_one_environment_only():
+    with pytest.raises(ValueError, match="1 environment is needed, not 2"):
         Guided(Student(), ConstantExpert(EXPERT), ABOUT).reset(2)
 
 

@@ -56,7 +56,7 @@ def test_levels_shares_and_holds_are_those_that_were_measured_with():
     assert np.mean(holds) == pytest.approx(3, abs=0.1)
 
 
-def test_any_space_and_one_lane():
+def test_any_space_and_one_environment():
     space = Dict(a=Discrete(3, start=2), b=Box(-np.inf, np.inf, (2,)))
     noisy = Noisy(ConstantExpert({"a": np.array([4]), "b": np.zeros((1, 2), np.float32)}), space)
     for seed in range(20):
@@ -65,7 +65,7 @@ def test_any_space_and_one_lane():
         for _ in range(50):
             action = noisy.act(None, NEXT)
             assert 2 <= action["a"][0] <= 4
-    with pytest.raises(ValueError, match="one lane"):
+    with pytest.raises(ValueError, match="1 environment is needed, not 2"):
         noisy.reset(2)
 
 

@@ -116,7 +116,7 @@ def test_what_fails_because_its_worker_leaks_is_played_in_a_new_one(tmp_path, wo
 
 
 def test_what_fails_in_a_new_worker_too_is_named_once_and_soon_not_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("gato_agent.rollouts.collection.collect.SECOND_CHANCES", 2)
+    monkeypatch.setattr("gato_agent.rollouts.collection.collect.RETRIES", 2)
     started = MagicMock(side_effect=_Worker)
     monkeypatch.setattr("gato_agent.rollouts.collection.process_pool._Worker", started)
     with pytest.raises(EnvironmentFault, match=r"^10 failures: Worker-v0: reset with seed \d raised OSError"):

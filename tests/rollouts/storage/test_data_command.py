@@ -167,3 +167,9 @@ def test_a_relative_folder_is_exported_to_and_once_more_changes_nothing(folder, 
         assert run("export", folder / "CartPole-v1", "--out", "here") == 0
         assert "CartPole-v1: 12 episodes exported as gato/CartPole-v1/random-v0" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["gato"]
+
+
+def test_the_former_name_of_compact_is_accepted_with_a_hint(folder, capsys):
+    assert run("seal", folder) == 0
+    assert "seal is called compact" in capsys.readouterr().err
+    assert run("show", folder) == 0

@@ -523,8 +523,8 @@ def test_a_data_set_that_the_user_names_by_a_link_is_read(tmp_path, data):
 @pytest.mark.parametrize(
     ("count", "message"),
     [
-        (10**12, "has total_episodes 1,000,000,000,000, and 3 are there"),
-        (4, "has total_episodes 4, and 3 are there"),
+        (10**12, "has total_episodes 1,000,000,000,000, and 3 exist"),
+        (4, "has total_episodes 4, and 3 exist"),
         (-1, "has total_episodes -1, which is no number"),
         (1e12, "has total_episodes 1000000000000.0, which is no number"),
         ("3", "has total_episodes '3', which is no number"),

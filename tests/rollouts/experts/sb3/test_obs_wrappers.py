@@ -101,7 +101,7 @@ def test_wrappers_on_the_command_line():
 
 def test_what_is_not_known_is_refused():
     for wrappers in ({"os.system": {}}, {"time_feature": {"minutes": 3}}):
-        with pytest.raises(GatoError, match="wrappers that are not known here"):
+        with pytest.raises(GatoError, match="needs unknown wrappers"):
             Around(wrappers)
     with pytest.raises(GatoError, match="one-dimensional"):
         Around({"time_feature": {"horizon": 3}}).space(Discrete(3))

@@ -133,7 +133,7 @@ def test_other_files_are_none_of_them(tmp_path: Path) -> None:
 def test_rewards_alone_need_none(tmp_path: Path) -> None:
     envs = VecNormalize(DummyVecEnv([lambda: gym.make(ENV)]), norm_obs=False)
     PPO("MlpPolicy", envs, **SMALL).learn(16).save(tmp_path / "model.zip")
-    with pytest.raises(UsageError, match="behind VecNormalize"):  # the zip does not say of what
+    with pytest.raises(UsageError, match="with VecNormalize"):  # the zip does not say of what
         load(tmp_path / "model.zip")
     envs.save(str(tmp_path / "vecnormalize.pkl"))
     assert acts_behind(load(tmp_path / "model.zip"), tmp_path / "model.zip", None)
@@ -141,7 +141,7 @@ def test_rewards_alone_need_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["missing.pkl", "."])
 def test_an_option_that_names_nothing(tmp_path: Path, option: str) -> None:
-    with pytest.raises(UsageError, match="there is no such file; say none"):
+    with pytest.raises(UsageError, match="there is no such file; use none"):
         load(made()["silent.zip"], statistics=str(tmp_path / option))
     for spec in ("random", "catalogue", "scripted", "train"):
         with pytest.raises(UsageError, match=f"--expert {spec} takes no --expert-statistics"):
