@@ -24,7 +24,7 @@ from gato_agent.envs.loop import steps
 from gato_agent.envs.spaces.flatten import Columns, leaves, stack
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.rollouts.storage.episode_store import open_stores
-from gato_agent.rollouts.storage.filter import selected
+from gato_agent.rollouts.storage.filter import training_indices
 
 Floats = NDArray[np.float64]
 PAST = 8  # actions that the next one is predicted from
@@ -79,7 +79,7 @@ def expert_error(env_id: str, data: Path, episodes: int) -> float:
     actions: list[Floats] = []
     for store in open_stores(data):
         if store.env_id == env_id:
-            for index in selected(store)[: episodes - len(actions)]:
+            for index in training_indices(store)[: episodes - len(actions)]:
                 episode = store.read(index)
                 actions.append(vectors(store.action_space, episode.targets))
     return error(actions)

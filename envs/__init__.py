@@ -1,1 +1,1 @@
-"""Tasks, environments, and the loop that runs every actor. Imports no other package of the project."""
+"""Tasks, environments, and the loop that runs every actor. No other package of the project is imported."""

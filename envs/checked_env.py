@@ -1,4 +1,4 @@
-"""Around every environment: what goes wrong in it is told with its id, seed and step, and what it returns is cast."""
+"""Checks around every environment: values are cast to their spaces, and faults name environment, seed and step."""
 
 import logging
 import signal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import EnvironmentFault, SpaceError, one_line
 from gato_agent.envs.ownership import owned
-from gato_agent.envs.spaces.values import MOST, brief, flag_of, holder, reward_of
+from gato_agent.envs.spaces.values import MOST, brief, flag_of, reward_of, validator
 
 LEAST = -MOST
 CLOSE_SECONDS = 10.0  # after which a close() that has not ended is left alone
@@ -29,26 +29,29 @@ _log = logging.getLogger(__name__)
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that casts observations and actions to their spaces' dtypes, and raises what it cannot cast.
+    """A wrapper that casts observations and actions to their spaces' dtypes, and raises EnvironmentFault otherwise.
 
-    Faults are one `EnvironmentFault` each, such as `CartPole-v1: step 17 of seed 3 raised ValueError: ...`. What can be
-    held is said in `values.py`. Episodes of an environment without a time limit end with a fault after ENDLESS steps.
+    A message looks like `CartPole-v1: step 17 of seed 3 raised ValueError: ...`. The rules for values are in
+    `spaces/values.py`. Episodes of an environment without a time limit end with a fault after ENDLESS steps.
     """
 
     def __init__(self, env: gym.Env[Any, Any], env_id: str, copies: bool = True) -> None:
         """Wrap an environment.
 
         Args:
-            env: it may write into the action that it is given, and return the same array at every step.
-            env_id: its name in messages.
-            copies: true to pass actions and observations as copies, see ownership.py; false where the loop does so.
+            env: the environment. It may write into its actions, and return the same array at every step.
+            env_id: the environment's name in messages.
+            copies: true to copy actions and observations, see ownership.py; false where the loop copies them.
         """
         super().__init__(env)
         self._own: Callable[[Any], Any] = owned if copies else _same
         self._id = env_id
         self._seed: int | None = None
         self._t, self._total = 0, 0.0
-        self._held, self._acted = holder(env.observation_space), holder(env.action_space, acted=True)
+        self._valid_obs, self._valid_action = (
+            validator(env.observation_space),
+            validator(env.action_space, acted=True),
+        )
         limited = env.spec is None or env.spec.max_episode_steps is not None
         self._long = float("inf") if limited else LONG
         self._frame: tuple[int, ...] | None = None
@@ -57,18 +60,18 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Start an episode.
 
         Raises:
-            EnvironmentFault: if the environment raises, or its first observation cannot be held.
+            EnvironmentFault: if the environment raises, or its first observation is not in its space.
         """
         self._seed, self._t, self._total = seed, 0, 0.0
         try:
-            # A vector environment's masked reset leaves an empty dict; every reset is to look like the first.
+            # A vector environment's masked reset leaves an empty dict; all resets get the same options.
             result: Any = self.env.reset(seed=seed, options=options or None)
         except BaseException as error:
             raise self._raised(self._reset_name(), error, RESET) from error
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise self._fault(self._reset_name(), f"returned {_kind(result)}; {OLD}: {RESET}")
         try:
-            return self._own(self._held(result[0])), result[1]
+            return self._own(self._valid_obs(result[0])), result[1]
         except SpaceError as error:
             raise self._unsound(self._reset_name(), error) from error
 
@@ -76,11 +79,11 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Take one step.
 
         Raises:
-            EnvironmentFault: if the action is not in its space, if the environment raises, or if its observation,
-                reward, ends or info cannot be held.
+            EnvironmentFault: if the environment raises, or if the action, observation, reward, `terminated`,
+                `truncated` or info is invalid.
         """
         try:
-            action = self._acted(action)
+            action = self._valid_action(action)
         except SpaceError as error:
             what = f"has the action {brief(action)}, which is not in {self.action_space!s:.200}: {error}"
             raise self._fault(self._step_name(), f"{what}; clip or round it") from error
@@ -90,7 +93,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise self._raised(self._step_name(), error, STEP) from error
         try:
             obs, reward, terminated, truncated, info = result
-            obs = self._own(self._held(obs))
+            obs = self._own(self._valid_obs(obs))
             reward = float(reward) if isinstance(reward, float) else reward_of(reward)
             self._total = total = self._total + reward
             if type(terminated) is not bool or type(truncated) is not bool:
@@ -109,15 +112,15 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """Draw the current state, where the render mode is rgb_array as uint8 [height, width, 3].
+        """Draw the current state: uint8 [height, width, 3] in the render mode rgb_array.
 
         Returns:
-            None where the environment was made without a render mode.
+            None if the environment has no render mode.
 
         Raises:
-            EnvironmentFault: if the environment raises, or returns no picture, or one of another size than before.
+            EnvironmentFault: if the environment raises, returns no image, or the size of its images changes.
         """
-        if self.render_mode is None:  # an environment beside the one that is shown; Gymnasium would warn on every call
+        if self.render_mode is None:  # only one of several environments is shown; Gymnasium would warn on every call
             return None
         where = f"rendering step {self._t} of seed {self._seed}"
         try:
@@ -127,24 +130,24 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         if self.render_mode != "rgb_array":
             return frame
         try:
-            picture = picture_of(frame)
+            picture = image_of(frame)
         except ValueError as error:
             raise self._fault(where, f"returned {error}: play it with --render none") from error
         if self._frame is not None and self._frame != picture.shape:
             sizes = " to ".join(f"{width}x{height}" for height, width, _ in (self._frame, picture.shape))
-            raise self._fault(where, f"changed the size of pictures from {sizes}: play it with --render none")
+            raise self._fault(where, f"changed the size of images from {sizes}: play it with --render none")
         self._frame = picture.shape
         return picture
 
     def close(self) -> None:
-        """Close the environment; one that raises or does not end is left alone with a warning: all has been played."""
+        """Close the environment; an error or a time-out is logged as a warning, since all episodes are over."""
         try:
             with _at_most(CLOSE_SECONDS):
                 self.env.close()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            _log.warning("%s: close() raised %s; what was played is kept", self._id, one_line(error))
+            _log.warning("%s: close() raised %s; the episodes played are unaffected", self._id, one_line(error))
 
     def _step_name(self) -> str:
         return f"step {self._t} of seed {self._seed}"
@@ -156,7 +159,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return EnvironmentFault(f"{self._id}: {where} {what}")
 
     def _raised(self, where: str, error: BaseException, form: str | None = None) -> EnvironmentFault:
-        """The fault for what the environment raised; `form` is how Gymnasium would have the method."""
+        """Build the fault for an exception of the environment; `form` is the method's signature in Gymnasium."""
         if isinstance(error, KeyboardInterrupt):
             raise error
         hint = f"; {OLD}: {form}" if form and _is_misfit(error) else ""
@@ -164,10 +167,10 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def _unsound(self, where: str, error: SpaceError) -> EnvironmentFault:
         hint = "" if "not a finite number" in str(error) else f"; {DECLARE}"
-        return self._fault(where, f"returned an observation that its space does not have: {error}{hint}")
+        return self._fault(where, f"returned an observation that is not in its space: {error}{hint}")
 
     def _last_fault(self, reward: float, info: Any) -> str:
-        """What is wrong with a step whose parts have passed one by one."""
+        """Message for an info that is no dict, or a reward or return that is not finite."""
         if not isinstance(info, dict):
             return f"an info that is not a dict: {brief(info)}"
         if not -MOST < reward < MOST:
@@ -175,7 +178,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return f"a reward of {reward:g}, with which the return is beyond {MOST:g}"
 
     def _still_going(self) -> None:
-        """Warn of an episode that may never end, and end it with a fault when it is longer still."""
+        """Warn of an episode of LONG steps without a time limit; raise a fault at ENDLESS steps."""
         what = f"is not the last after {self._t:,} steps, and the environment has no time limit: {LIMIT} gives it one"
         if self._t >= ENDLESS:
             raise self._fault(self._step_name(), what)
@@ -188,24 +191,27 @@ def _same(value: Any) -> Any:
 
 
 def _is_misfit(error: BaseException) -> bool:
-    """True if a call or its result did not fit the caller, as opposed to an error inside the environment."""
-    at: TracebackType | None = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    module = "" if at is None else str(at.tb_frame.f_globals.get("__name__"))
+    """True if a call had the wrong arguments or result; false for an error inside the environment."""
+    innermost: TracebackType | None = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    module = "" if innermost is None else str(innermost.tb_frame.f_globals.get("__name__"))
     return isinstance(error, TypeError | ValueError) and module.startswith(("gymnasium.", "gato_agent.envs."))
 
 
 def _kind(result: Any) -> str:
-    """The result of a reset or step, in a few words."""
+    """The result of a reset or step, abbreviated for a message."""
     return f"{len(result)} values" if isinstance(result, tuple) else brief(result)
 
 
-def picture_of(frame: Any) -> NDArray[np.uint8]:
-    """A rendered frame as a new array, uint8 [height, width, 3]; from gray, RGB or RGBA of any integers up to 255.
+def image_of(frame: Any) -> NDArray[np.uint8]:
+    """A rendered frame as a new array, uint8 [height, width, 3].
+
+    Args:
+        frame: integers from 0 to 255 of any dtype, gray, RGB or RGBA.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the frame is no such array.
     """
     try:
         array = np.array(frame)
@@ -213,27 +219,27 @@ def picture_of(frame: Any) -> NDArray[np.uint8]:
         array = np.zeros(0)
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size or array.dtype.kind not in "iu":
-        raise ValueError(f"{brief(frame)} for a picture of integers [height, width, 3]")
+        raise ValueError(f"{brief(frame)} for an image of integers [height, width, 3]")
     if array.min() < 0 or array.max() > 255:
-        raise ValueError(f"a picture with values from {array.min()} to {array.max()}, beyond 0 to 255")
+        raise ValueError(f"an image with values from {array.min()} to {array.max()}, beyond 0 to 255")
     array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
     return np.ascontiguousarray(array, np.uint8)
 
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer, in a main thread; elsewhere nothing can interrupt it."""
+    """Raise TimeoutError in a block that takes longer than `seconds`; outside of the main thread, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def late(number: int, frame: FrameType | None) -> None:
+    def time_out(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"it did not end within {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    previous = signal.signal(signal.SIGALRM, time_out)
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, remaining)
+        signal.signal(signal.SIGALRM, previous)

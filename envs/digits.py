@@ -1,9 +1,9 @@
-"""Discrete values beyond 1,024, seen and acted as digits, each of which has tokens.
+"""Discrete values beyond 1,024 as digits, each of which is one token.
 
     Discrete(4672)    value 4000  <->  digits (54, 58) of sizes (64, 73): 54 * 73 + 58
     Discrete(1031)    value 1030  <->  digits (23, 42) of sizes (24, 43), which have 1,032 codes
 
-All digits are a value, whatever a model chooses: where there are more codes than values, neighbours share some.
+Every combination of digits is a valid value: where there are more codes than values, some values have two codes.
 """
 
 import math
@@ -14,28 +14,28 @@ from gymnasium.spaces import Discrete, MultiDiscrete, Space
 from numpy.typing import NDArray
 
 from gato_agent.envs.spaces.flatten import Leaf
-from gato_agent.envs.spaces.values import CHOICES, HeldLeaf, check_values
+from gato_agent.envs.spaces.values import CHOICES, LeafValidator, check_values
 
 
 class Digits:
-    """The digits of one leaf, a Discrete or MultiDiscrete.
+    """Conversion of a Discrete or MultiDiscrete leaf to digits and back.
 
     Args:
-        leaf: with its path.
-        acted: for actions; False for observations.
+        leaf: the leaf, with its path.
+        acted: true for actions, false for observations.
 
     Raises:
-        SpaceError: the dtype cannot hold the largest value.
+        SpaceError: the dtype is too narrow for the largest value.
 
     Attributes:
-        leaf: the same path with the space of the digits, a MultiDiscrete of one dimension that starts at 0.
+        leaf: the same path with the space of the digits, a one-dimensional MultiDiscrete that starts at 0.
     """
 
     def __init__(self, leaf: Leaf, acted: bool) -> None:
         space = leaf.space
         assert isinstance(space, (Discrete, MultiDiscrete))
         check_values(leaf)
-        self._space, self._held = space, HeldLeaf(leaf, acted)
+        self._space, self._validator = space, LeafValidator(leaf, acted)
         self._start = np.ravel(space.start).astype(np.uint64)
         self._values = [int(n) for n in np.ravel(space.n if isinstance(space, Discrete) else space.nvec)]
         sizes = [sizes_of(n) for n in self._values]
@@ -47,9 +47,9 @@ class Digits:
         self.leaf = Leaf(leaf.path, MultiDiscrete(self._sizes.astype(np.int64)))
 
     def split(self, column: NDArray[Any]) -> NDArray[np.int64]:
-        """Values [B, *shape] -> digits [B, digits]; raises SpaceError for a value that the space does not have."""
-        held = self._held.column(column)
-        codes = held.reshape(len(held), -1).astype(np.uint64) - self._start
+        """Values [B, *shape] -> digits [B, digits]; raises SpaceError for a value outside of the space."""
+        valid = self._validator.column(column)
+        codes = valid.reshape(len(valid), -1).astype(np.uint64) - self._start
         for i, (n, count) in enumerate(zip(self._values, self._codes, strict=True)):
             if n != count:
                 codes[:, i] = [-(-int(value) * count // n) for value in codes[:, i]]
@@ -66,16 +66,16 @@ class Digits:
 
 
 def has_digits(space: Space[Any]) -> bool:
-    """True for a space with an element of more values than tokens."""
+    """True if an element of the space has more than CHOICES values."""
     if isinstance(space, Discrete):
         return int(space.n) > CHOICES
     return isinstance(space, MultiDiscrete) and int(space.nvec.max(initial=1)) > CHOICES
 
 
 def sizes_of(n: int) -> tuple[int, ...]:
-    """Sizes of the digits of n values, at most CHOICES each: as few digits as can be, with as few codes too many.
+    """Sizes of the digits of n values, at most CHOICES each: the fewest digits with the fewest surplus codes.
 
-    Of equally good ones those nearest each other; beyond CHOICES squared only about as few codes.
+    Ties go to the most similar sizes. Beyond CHOICES squared the surplus is small, but not always the least.
     """
     if n <= CHOICES:
         return (n,)

@@ -1,14 +1,14 @@
-"""What goes wrong, said in one line that names the thing and the way out."""
+"""Errors whose message is one line that names the cause and the way out."""
 
 
 class GatoError(Exception):
-    """A failure with a message for the user: one line, no traceback needed. Exit code 1."""
+    """An error with a one-line message for the user, shown without a traceback. Exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(GatoError):
-    """The command or call itself is wrong (unknown id, missing extra, bad option). Exit code 2."""
+    """An error of the command or call: unknown id, missing extra, bad option. Exit code 2."""
 
     exit_code = 2
 
@@ -18,7 +18,7 @@ class CannotRender(UsageError):
 
 
 class SpaceError(GatoError):
-    """A space that cannot be tokenised, or a value that does not belong to its space.
+    """An error of a space that cannot be tokenised, or of a value that is not in its space.
 
     Attributes:
         key: path of the leaf inside the nested space ("" at the root).
@@ -32,16 +32,16 @@ class SpaceError(GatoError):
 
 
 class EnvironmentFault(GatoError):
-    """An environment raised, or returned an observation or reward that is not finite."""
+    """An exception of an environment, or an invalid observation, reward, flag or info."""
 
 
 def one_line(error: BaseException) -> str:
-    """The type and message of an exception, whose message may have many lines or none."""
+    """Type and message of an exception in one line."""
     return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
 
 
 def reason(error: BaseException) -> str:
-    """One line for the user on what went wrong: of a GatoError its message, of an OSError the file and why."""
+    """One line for the user: the message of a GatoError, the file and cause of an OSError, else type and message."""
     if isinstance(error, GatoError):
         return str(error)
     if isinstance(error, OSError):
@@ -50,11 +50,11 @@ def reason(error: BaseException) -> str:
 
 
 def at_least(minimum: float, **options: float | None) -> None:
-    """Refuse numbers below `minimum`; None is an option that was not given.
+    """Refuse options below `minimum`; None stands for an option that is not set.
 
     Raises:
-        UsageError: naming the first option that is smaller, or not a number.
+        UsageError: an option is smaller, or NaN; the message names the first.
     """
     for name, value in options.items():
-        if value is not None and not value >= minimum:  # so written, it refuses NaN too
+        if value is not None and not value >= minimum:  # `not >=` refuses NaN too
             raise UsageError(f"--{name.replace('_', '-')} {value}: at least {minimum} is needed")

@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all. No write follows a link, and no read inside a folder of episodes does."""
+"""Files that exist whole or not at all, written and read without following symbolic links."""
 
 import fcntl
 import os
@@ -15,14 +15,17 @@ from weakref import WeakKeyDictionary
 
 from gato_agent.envs.errors import GatoError, UsageError
 
-_held: WeakKeyDictionary[IO[bytes], tuple[Path, os.stat_result]] = WeakKeyDictionary()  # folders of this process
+_locks: WeakKeyDictionary[IO[bytes], tuple[Path, os.stat_result]] = WeakKeyDictionary()  # folders of this process
 
 
 def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> None:
-    """Write files that survive a crash: temporary names, fsync, rename, fsync of their folders.
+    """Write files durably: temporary names, fsync, rename, fsync of their folders.
 
-    What is large may come in pieces. When this returns, all of them are on disk. When it does not, each is either as it
-    was before or whole. A link that has one of these names is replaced, and what it leads to stays as it is.
+    When this returns, all files are on disk. If it raises, each file is either unchanged or whole. A symbolic link of
+    one of these names is replaced; its target is not changed.
+
+    Args:
+        files: contents by path; large contents may be an iterable of pieces.
 
     Raises:
         GatoError: a locked folder was moved or removed.
@@ -30,7 +33,7 @@ def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> N
     """
     for folder in sorted({path.parent for path in files}):
         make_folder(folder)
-    # Together, because a file system serves many waiting fsyncs at once: a tenth of the time for small files.
+    # In threads, because a file system completes many waiting fsyncs at once.
     with ThreadPoolExecutor(min(16, max(1, len(files)))) as threads:
         writing = [threads.submit(_write, path, data) for path, data in files.items()]
     try:
@@ -38,7 +41,7 @@ def write_files(files: Mapping[Path, bytes | Iterable[bytes | memoryview]]) -> N
             written.result()
     except OSError:
         for partial in map(temporary, files):
-            with suppress(OSError):  # a full disk must not stay full of what nobody can read
+            with suppress(OSError):  # incomplete files must not keep a full disk full
                 partial.unlink()
         raise
     for path in files:
@@ -59,40 +62,40 @@ def _write(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
 
 
 def create(path: Path) -> IO[bytes]:
-    """Open a new file for writing; a file or link of that name is removed first."""
+    """Open a new file for writing; an existing file or link of that name is removed first."""
     path.unlink(missing_ok=True)
     return os.fdopen(_open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
 
 
 def append(path: Path) -> IO[bytes]:
-    """Open a file to write at its end, making it if need be.
+    """Open a file for appending; it is made if it does not exist.
 
     Raises:
-        UsageError: it is a link, or no regular file.
+        UsageError: the path is a link, or no regular file.
     """
     return os.fdopen(_open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
 
 
 def open_own(path: Path) -> BufferedReader:
-    """Open a file of a folder for reading, where the folder may come from elsewhere.
+    """Open a file for reading, in a folder that others may have made.
 
     Raises:
-        UsageError: it is a link, or no regular file.
+        UsageError: the path is a link, or no regular file.
     """
     return os.fdopen(_open(path, os.O_RDONLY), "rb")
 
 
 def read_own(path: Path) -> bytes:
-    """The contents of a file that is no link; raises as `open_own`."""
+    """Contents of a file; raises as `open_own`."""
     with open_own(path) as file:
         return file.read()
 
 
 def below(folder: Path, name: str) -> Path:
-    """The path of a folder inside another one that the user named.
+    """Path of a folder inside another one that the user named.
 
     Raises:
-        UsageError: it is a link, which may lead out of the folder that was named.
+        UsageError: the path is a link, which may lead out of the named folder.
     """
     path = folder / name
     if path.is_symlink():
@@ -116,20 +119,20 @@ def _open(path: Path, flags: int) -> int:
 
 def _link(path: Path) -> UsageError:
     return UsageError(
-        f"{path} is a link, and no link inside a folder is followed: put a copy of what it leads to in its place, or "
-        "name the folder that it leads to itself"
+        f"{path} is a link, and links inside a folder are not followed: replace it by a copy of its target, or "
+        "name the target folder itself"
     )
 
 
 def lock_folder(folder: Path, verb: str) -> IO[bytes]:
-    """Keep other processes from writing to a folder, until the file is closed or this process dies.
+    """Lock a folder against other writers until the returned file is closed or this process ends.
 
     Args:
-        folder: is made if need be.
-        verb: what the other process would be doing, for the message.
+        folder: the folder; it is made if it does not exist.
+        verb: command of the other process, for the message.
 
     Raises:
-        UsageError: another process holds the lock, or the lock is a link.
+        UsageError: another process has the lock, or the lock file is a link.
     """
     make_folder(folder)
     file = append(folder / ".lock")
@@ -138,46 +141,46 @@ def lock_folder(folder: Path, verb: str) -> IO[bytes]:
     except BlockingIOError:
         file.close()
         raise UsageError(
-            f"another `gato-agent {verb}` writes to {folder}: wait for it to end, or choose another --out"
+            f"another `gato-agent {verb}` is writing to {folder}: wait for it to end, or choose another --out"
         ) from None
-    _held[file] = folder.absolute(), folder.stat()
+    _locks[file] = folder.absolute(), folder.stat()
     return file
 
 
 def still_there(folder: Path) -> None:
     """Raise GatoError if this folder, or one above it, was moved or removed since this process locked it."""
-    places = {folder.absolute(), *folder.absolute().parents}
-    for file, (locked, before) in list(_held.items()):
-        if locked in places and not file.closed:
+    folders = {folder.absolute(), *folder.absolute().parents}
+    for file, (locked, before) in list(_locks.items()):
+        if locked in folders and not file.closed:
             try:
                 same = os.path.samestat(locked.stat(), before)
             except (FileNotFoundError, NotADirectoryError):
                 same = False
             if not same:
                 raise GatoError(
-                    f"{locked} was moved or removed while it was written to, and what has not been reported as saved "
+                    f"{locked} was moved or removed while it was written to, and everything not yet reported as saved "
                     "is lost: move it back and repeat the command"
                 )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are missing, so that they too survive a crash.
+    """Make a folder and its missing parents durably.
 
     Raises:
-        GatoError: it belongs to a locked folder that was moved or removed: a new one would lack what else is in it.
+        GatoError: the folder is in a locked folder that was moved or removed.
     """
     still_there(folder)
-    new = [place for place in (folder, *folder.parents) if not place.is_dir()]
+    new = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in reversed(new):
-        sync_folder(place.parent)
+    for each in reversed(new):
+        sync_folder(each.parent)
 
 
 @contextmanager
 def temporary_folder(root: Path, prefix: str) -> Iterator[Path]:
-    """A locked folder below `root` for what is not complete; those that killed processes left there are removed."""
+    """A locked temporary folder below `root`; those that killed processes left behind are removed."""
     for leftover in sorted(root.glob(f"{prefix}*")):
-        with suppress(OSError), _locked(leftover) as free:  # gone meanwhile, or a link, which is not followed
+        with suppress(OSError), _locked(leftover) as free:  # removed meanwhile, or a link, which is not followed
             if free:
                 shutil.rmtree(leftover, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
@@ -190,7 +193,7 @@ def temporary_folder(root: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder; yields false if another process holds its lock."""
+    """Lock a folder; yields false if another process has the lock."""
     handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,7 +205,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def place_folder(folder: Path, target: Path) -> bool:
-    """Move a complete folder to its place, durably; false if there is another, which stays."""
+    """Move a complete folder to `target` durably; false if `target` exists, which is not changed."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -219,12 +222,12 @@ def place_folder(folder: Path, target: Path) -> bool:
 
 
 def temporary(path: Path) -> Path:
-    """The name under which `path` is written before it is complete."""
+    """Name under which `path` is written until it is complete."""
     return path.with_name(f".{path.name}.partial")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names inside `folder` durable."""
+    """Make new file names in `folder` durable (fsync)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,10 +1,10 @@
-"""One loop for every actor: playing, collecting and evaluating only consume its stream of steps.
+"""The loop that runs any actor: playing, collecting and evaluating consume its stream of steps.
 
     environment 0:  Step(seed=0, t=0) Step(seed=0, t=1, terminated) Step(seed=2, t=0) ...
     environment 1:  Step(seed=1, t=0) Step(seed=1, t=1)             Step(seed=1, t=2, truncated) ...
 
-Every episode has a seed of its own; an environment that finishes takes the next seed while the others play on. The
-loop is the border between environments, actors and receivers of steps: each gets copies of its own, see ownership.py.
+Every episode has its own seed. An environment that finishes takes the next seed while the others go on. Environments,
+actors and consumers of steps each get their own copies of arrays, see ownership.py.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,27 +21,26 @@ from gato_agent.envs.vector import INFOS, SeparateInfos
 
 
 class Actor(Protocol):
-    """Whatever turns observations into actions: an expert, the agent, a random policy."""
+    """A policy in any form: an expert, the agent, or random actions."""
 
     def reset(self, num_envs: int) -> None:
-        """Forget everything and prepare for `environments` environments."""
+        """Clear all state and prepare for `num_envs` environments."""
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Choose one action per environment.
 
         Args:
-            observation: batch in the form of `VectorEnv.observation_space`, leading size `num_envs`. It belongs to
-                the actor, which may keep it or write into it.
-            start: bool [num_envs], true where this is the first observation of an episode; likewise.
+            observation: batch of `VectorEnv.observation_space`, leading size `num_envs`. It is the actor's own copy,
+                which may be stored or written into.
+            start: bool [num_envs], true at the first observation of an episode; also the actor's own copy.
 
         Returns:
-            Batch in the form of `VectorEnv.action_space`. It stays the actor's, which may use it again: the loop copies
-            it before anything else runs.
+            Batch of `VectorEnv.action_space`. The loop copies it at once, so the actor may reuse the arrays.
         """
 
 
 class Step(NamedTuple):
-    """One transition of one environment; `t` counts from 0 within the episode. Its arrays belong to the receiver."""
+    """One transition of one environment; `t` counts from 0 within the episode. Its arrays are the consumer's own."""
 
     env_index: int
     seed: int
@@ -56,7 +55,7 @@ class Step(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether the episode ends with this step."""
+        """True if the episode ends with this step."""
         return self.terminated or self.truncated
 
 
@@ -64,31 +63,31 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
     """Play one episode per seed and yield every step, environments interleaved.
 
     Args:
-        actor: reset once with the number of environments, then asked for one batch of actions per step.
-        envs: vectorised environments as `make_vector` makes them.
+        actor: reset once with the number of environments, then called once per step for a batch of actions.
+        envs: vectorised environments from `make_vector`.
         seeds: one environment seed per episode, taken in order as environments become free.
 
     Raises:
         GatoError: the actor or an environment failed; the message names environment, seed and step.
-        ValueError: if `envs` resets its environments by itself, which would hide final observations, or batches infos.
+        ValueError: `envs` is not from `make_vector`: autoreset would hide final observations.
     """
     if not isinstance(envs, SeparateInfos):
-        raise ValueError("steps() resets environments itself, and takes their infos apart: make them with make_vector")
+        raise ValueError("steps() resets environments and separates their infos: make them with make_vector")
     if envs.num_envs == 1:
         yield from _one_env(actor, envs, seeds)
         return
     queue, num_envs = iter(seeds), envs.num_envs
-    seed = [next(queue, None) for _ in range(num_envs)]  # None: the environment has nothing left to play
+    seed = [next(queue, None) for _ in range(num_envs)]  # None: no episode is left for this environment
     if seed[0] is None:
         return
-    # A vector environment steps every environment, so an environment without a seed replays the first one, unseen.
+    # A vector environment steps every environment, so one without a seed replays the first, and is not yielded.
     spare, t, start = seed[0], [0] * num_envs, np.ones(num_envs, dtype=np.bool_)
     reset: Any = envs.reset  # its declared type lacks the list of seeds
     _begin(actor, envs, seed)
     observed = owned(reset(seed=[spare if s is None else s for s in seed])[0])
     while True:
         obs = each_one(envs.single_observation_space, owned(observed), num_envs)
-        actions, acted = _asked(actor, envs, observed, start.copy(), seed, t)
+        actions, acted = _choose_actions(actor, envs, observed, start.copy(), seed, t)
         batch, rewards, terminated, truncated, infos = envs.step(owned(actions))
         observed = owned(batch)
         next_obs = each_one(envs.single_observation_space, owned(observed), num_envs)
@@ -111,7 +110,7 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
 
 
 def _one_env(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterator[Step]:
-    """Play one environment past its vector environment: the same stream in a fraction of the time."""
+    """Play one environment directly, without the vector environment's overhead; the same stream."""
     env = envs.envs[0]
     batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_observation_space, copy=True)
     acted = only_one(envs.single_action_space, copy=True)
@@ -129,7 +128,7 @@ def _one_env(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterato
             try:
                 action = acted(actor.act(observed, start.copy()))
             except BaseException as error:
-                raise _at(envs, [seed], [t], error) from error
+                raise _actor_error(envs, [seed], [t], error) from error
             value, reward, terminated, truncated, info = env.step(owned(action))
             envs.keep_mask(0, info)
             observed, info = batch(value), owned(info, INFO_DEPTH)
@@ -139,33 +138,35 @@ def _one_env(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterato
 
 
 def _begin(actor: Actor, envs: SeparateInfos, seeds: Sequence[int | None]) -> None:
-    """Prepare the actor; raises GatoError naming the environment and the seeds."""
+    """Reset the actor; raises GatoError naming the environment and the seeds."""
     try:
         actor.reset(len(seeds))
     except BaseException as error:
-        raise _at(envs, seeds, [0] * len(seeds), error) from error
+        raise _actor_error(envs, seeds, [0] * len(seeds), error) from error
 
 
-def _asked(
+def _choose_actions(
     actor: Actor, envs: SeparateInfos, batch: Any, start: NDArray[np.bool_],
     seeds: Sequence[int | None], t: Sequence[int],
 ) -> tuple[Any, list[Any]]:  # fmt: skip
-    """The batch of actions, and each of them; raises GatoError naming the environment, the seeds and the steps."""
+    """A batch of actions and the list of its actions; raises GatoError naming the environment, seeds and steps."""
     try:
         actions = owned(actor.act(batch, start))
         return actions, each_one(envs.single_action_space, actions, envs.num_envs)
     except BaseException as error:
-        raise _at(envs, seeds, t, error) from error
+        raise _actor_error(envs, seeds, t, error) from error
 
 
-def _at(envs: SeparateInfos, seeds: Sequence[int | None], t: Sequence[int], error: BaseException) -> BaseException:
-    """The error of an actor with the environment, the seeds and the steps that it was asked about; or an interrupt."""
+def _actor_error(
+    envs: SeparateInfos, seeds: Sequence[int | None], t: Sequence[int], error: BaseException
+) -> BaseException:
+    """An actor's exception as a GatoError that names environment, seeds and steps; KeyboardInterrupt as it is."""
     if isinstance(error, KeyboardInterrupt):
         return error
     name = envs.get_attr("spec")[0].id if envs.get_attr("spec")[0] else type(envs.envs[0].unwrapped).__name__
-    asked = [f"step {step} of seed {seed}" for seed, step in zip(seeds, t, strict=True) if seed is not None]
-    where = " and ".join(asked[:2]) + (f" and {len(asked) - 2} more" if len(asked) > 2 else "")
+    episodes = [f"step {step} of seed {seed}" for seed, step in zip(seeds, t, strict=True) if seed is not None]
+    where = " and ".join(episodes[:2]) + (f" and {len(episodes) - 2} more" if len(episodes) > 2 else "")
     if isinstance(error, GatoError):
         kind = UsageError if isinstance(error, UsageError) else GatoError
         return kind(f"{name}: {where}: {str(error).removeprefix(f'{name}: ')}")
-    return GatoError(f"{name}: {where}: to choose an action raised {one_line(error)}")
+    return GatoError(f"{name}: {where}: choosing an action raised {one_line(error)}")

@@ -1,8 +1,9 @@
-"""From an environment id to an environment, or to one line that says what is missing."""
+"""Making environments from their ids; an error says in one line what is missing."""
 
 import difflib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version
 from gato_agent.envs.checked_env import CheckedEnv
 from gato_agent.envs.errors import CannotRender, EnvironmentFault, GatoError, UsageError, one_line
 from gato_agent.envs.io.strict_json import parse
-from gato_agent.envs.recreate import STATEFUL_RESET, RecreateOnReset
+from gato_agent.envs.recreate import RecreateOnReset
 from gato_agent.envs.tasks.packages import (
     import_named,
     missing_install_hint,
@@ -41,12 +42,12 @@ def make(
     Args:
         env_id: a registered id, or `module:Env-v0` to import `module`, which registers it.
         render_mode: one of the environment's render modes.
-        env_kwargs: arguments of its constructor; `max_episode_steps` changes the time limit.
+        env_kwargs: arguments of the constructor; `max_episode_steps` changes the time limit.
 
     Raises:
         UsageError: unknown id, missing package, unsuitable `env_kwargs`; CannotRender for an unsuitable render mode.
         GatoError: `module` raised.
-        EnvironmentFault: its constructor raised, or it declares no space.
+        EnvironmentFault: the constructor raised, or a space is missing.
     """
     return _make(find_spec(env_id), render_mode, env_kwargs or {})
 
@@ -54,32 +55,34 @@ def make(
 def make_vector(
     env_id: str, n: int, *, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None
 ) -> SeparateInfos:
-    """Make `n` environments for `steps()`, which resets them itself; only environment 0 is rendered.
+    """Make `n` environments without autoreset, for `steps()`; only environment 0 is rendered.
 
     Raises:
         UsageError: as `make` does, or fewer than one environment.
         EnvironmentFault: as `make` does, or the environments differ in their spaces.
     """
     if n < 1:
-        raise UsageError(f"{env_id}: {n} environments were asked for; at least 1 is needed")
+        raise UsageError(f"{env_id}: {n} environments: at least 1 is needed")
     spec = find_spec(env_id)
-    # Gymnasium's vector environment keeps what several return until all have stepped; the loop steps one by itself.
+    # Gymnasium's vector environment stores observations until all environments have stepped, so these are copies.
     makers = [
         partial(_make, spec, render_mode if env_index == 0 else None, env_kwargs or {}, n > 1) for env_index in range(n)
     ]
     try:
         return SeparateInfos(makers)
     except RuntimeError as error:
-        raise EnvironmentFault(f"{env_id}: its spaces differ from one instance to the next; use one lane") from error
+        raise EnvironmentFault(
+            f"{env_id}: its spaces differ from one instance to the next; use one environment"
+        ) from error
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """Look an id up in Gymnasium's registry, after importing the module that it names or that is known to register it.
+    """Find an id in Gymnasium's registry, after importing the module that registers it.
 
-    From then on `find_spec(env_id).id` is enough to make it, and is what may be stored: no file is to name a module.
+    After this call `find_spec(env_id).id` is enough to make the environment. Files store that id, and no module.
 
     Raises:
-        UsageError: no such id or module; the message has the extra that brings it, or close matches.
+        UsageError: no such id or module; the message has the extra to install, or close matches.
         GatoError: the module raised.
     """
     module, _, name = env_id.rpartition(":")
@@ -112,24 +115,24 @@ def _make(
     for name in ("observation_space", "action_space"):
         if not isinstance(space := getattr(env, name, None), gym.Space):
             raise EnvironmentFault(f"{spec.id}: its {name} is {space!r:.80}, and must be a gymnasium.spaces.Space")
-    guarded = CheckedEnv(env, spec.id, copies)
+    checked = CheckedEnv(env, spec.id, copies)
     modes = list(env.metadata.get("render_modes") or [])
     if render_mode is not None and render_mode not in modes:
-        guarded.close()
+        checked.close()
         raise _cannot_render(spec.id, render_mode, modes)
     if render_mode == "rgb_array":
         _follow(env)
-    return guarded
+    return checked
 
 
 def _constructed(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """Call the constructor; what it raises is said with the environment's id."""
-    kwargs = deepcopy(dict(env_kwargs))  # a constructor may take its arguments apart
+    """Call the constructor; its exceptions become errors that name the environment."""
+    kwargs = deepcopy(dict(env_kwargs))  # a constructor may change its arguments
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*render")  # said by `_make`, as an error
+            warnings.filterwarnings("ignore", message=".*render")  # `_make` raises an error instead
             return _adapted(spec, kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise UsageError(f"{spec.id} needs a package that is missing: {missing_install_hint(error)}") from error
@@ -141,7 +144,7 @@ def _constructed(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str
         raise UsageError(f"{spec.id} does not take these arguments: {one_line(error)}") from error
     except (GatoError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a constructor may call sys.exit, which would end all without a word
+    except BaseException as error:  # a constructor may call sys.exit, which would end the program silently
         raise EnvironmentFault(f"{spec.id}: making it raised {one_line(error)}") from error
 
 
@@ -151,28 +154,23 @@ def _cannot_render(env_id: str, render_mode: str, modes: Sequence[str]) -> Canno
 
 
 def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """Make it as Gymnasium does, except for the few whose episodes or spaces would not do."""
+    """Make the environment as Gymnasium does, with the time limit and wrappers of its task and suite."""
     task = find(spec.id)
     if spec.max_episode_steps is None and task is not None and task.horizon is not None:
         kwargs = {"max_episode_steps": task.horizon, **kwargs}  # an agent that goes in circles would never end
-    # Gymnasium's checker costs more than most steps; the guard does what is needed of it.
+    # Gymnasium's checker costs more than most steps; CheckedEnv checks what is needed.
     plain = partial(gym.make, spec, disable_env_checker=True, **kwargs)
     suite = suite_of(spec.id)
-    with suppress_output() if suite else nullcontext():
-        env = RecreateOnReset(plain) if STATEFUL_RESET.match(spec.id) else plain()
-    if suite and suite.package == "minigrid":
-        from gato_agent.envs.adapters.minigrid import MiniGrid
-
-        return MiniGrid(env)
-    if suite and suite.package == "minatar":
-        from gato_agent.envs.adapters.minatar import Enlarged
-
-        return Enlarged(env)
-    return env
+    if suite is None:
+        return plain()
+    stateful = suite.stateful_reset is not None and re.match(suite.stateful_reset, spec.id)
+    with suppress_output() if suite.module else nullcontext():
+        env = RecreateOnReset(plain) if stateful else plain()
+    return suite.wrap(env) if suite.wrap else env
 
 
 def _follow(env: gym.Env[Any, Any]) -> None:
-    """Draw with MuJoCo's `track` camera where a model has one: the default stays where the episode began."""
+    """Draw with MuJoCo's `track` camera if the model has one: the default camera does not follow the robot."""
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is not None and renderer.camera_id == -1:  # the user named no camera
         import mujoco
@@ -181,7 +179,7 @@ def _follow(env: gym.Env[Any, Any]) -> None:
 
 
 def _draw_without_a_screen() -> None:
-    """Let MuJoCo and SDL draw into memory where there is no screen; they read these variables when they first draw."""
+    """Set the environment variables with which MuJoCo and SDL render off screen, if there is no display."""
     if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         return
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -193,7 +191,7 @@ def _draw_without_a_screen() -> None:
 
 
 def parse_kwargs(text: str, option: str = "--env-kwargs") -> dict[str, Any]:
-    """Read a JSON object that the user gave with an option; raises UsageError if it is none."""
+    """Read the JSON object of an option; raises UsageError for anything else."""
     try:
         kwargs = parse(text)
     except ValueError as error:

@@ -1,25 +1,25 @@
-"""Ownership of arrays: the one rule for all that crosses a border between programs of different authors.
+"""Ownership of arrays that pass between environments, actors and consumers of steps.
 
     environment ──value──▶ loop ──copy──▶ actor        actor ──value──▶ loop ──copy──▶ environment
                             └────copy──▶ Step                            └────copy──▶ Step
 
-An array belongs to whoever made it, and its owner may write into it at any time. So a value is copied as it comes in,
-before other code runs, and each party that receives it gets a copy of its own. Nothing that is kept shares memory with
-an environment, an actor, an expert or a receiver of steps. The borders are `steps`, the actors that are made of others
-(`Noisy`, `Guided`), and the guard around each environment that is stepped by other programs than the loop.
+An array is owned by the code that made it, which may write into it at any time. So each value is copied on arrival,
+before other code runs, and each receiver gets its own copy. Stored values share no memory with an environment, an
+actor, an expert or a consumer of steps. Copies are made in `steps`, in actors that wrap others (`Noisy`, `Guided`),
+and in `CheckedEnv` for environments that are stepped by other programs than the loop.
 """
 
 from typing import Any
 
 import numpy as np
 
-INFO_DEPTH = 3  # levels of an info that are copied: infos hold anything, even themselves
+INFO_DEPTH = 3  # levels of an info that are copied: an info may contain anything, even itself
 ATOMS = frozenset({bool, int, float, str, type(None), np.bool_, np.int64, np.float32, np.float64})  # the common ones
 CONTAINERS = (dict, list, tuple)
 
 
 def owned(value: Any, depth: int = 100) -> Any:
-    """Copy of a nested value: new arrays, dicts, lists and tuples; anything else is passed on as it is.
+    """Copy of a nested value: new arrays, dicts, lists and tuples; any other object is shared.
 
     Args:
         value: an observation, an action, a batch of either, or an info.

@@ -1,6 +1,9 @@
-"""Environments that remember earlier episodes, made anew for each."""
+"""Environments whose reset does not clear all state, recreated for each episode.
 
-import re
+An episode must be a function of its seed, so that it can be collected again. Some environments carry the order of
+bodies (Box2D), contacts (Bullet) or the last action (MinAtar, whose actions are sticky) into the next episode.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -9,24 +12,20 @@ import numpy as np
 
 from gato_agent.envs.tasks.packages import suppress_output
 
-# What an episode holds must hang on its seed alone, or nothing collected could be collected again. These keep the
-# order of bodies (Box2D), contacts (Bullet) or the last action (MinAtar, whose actions stick) from one to the next.
-STATEFUL_RESET = re.compile(r"BipedalWalker|\w+BulletEnv-|MinAtar/")
-
 
 class RecreateOnReset(gym.Wrapper[Any, Any, Any, Any]):
-    """Make the environment again at every reset but the first."""
+    """Wrapper that makes the environment again at every reset but the first."""
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]]) -> None:
-        """Wrap what `make` returns."""
+        """Wrap the environment that `make` returns."""
         super().__init__(make())
         self._make, self._used = make, False
-        # The first one's spaces stay, with their random state.
+        # The spaces of the first environment stay, with their random state.
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
         self._seeds = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; without a seed, one that follows from the last seed given."""
+        """Start an episode; without a seed, the next one of a sequence that the latest seed started."""
         if self._used:
             self.env.close()
             self.env = self._make()
@@ -35,5 +34,5 @@ class RecreateOnReset(gym.Wrapper[Any, Any, Any, Any]):
             seed = int(self._seeds.integers(2**31))
         else:
             self._seeds = np.random.default_rng(seed)
-        with suppress_output():  # Bullet says how it was started
+        with suppress_output():  # Bullet prints its arguments
             return self.env.reset(seed=seed, options=options)

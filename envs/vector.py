@@ -1,4 +1,4 @@
-"""Several environments side by side, whose infos stay their own."""
+"""A vector environment without autoreset, with one info per environment."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,24 +16,24 @@ INFOS = "infos"  # key of the only entry: env index -> that environment's info
 
 
 class SeparateInfos(SyncVectorEnv[Any, Any]):
-    """Environments that are stepped in turn, and reset by whoever steps them.
+    """Environments that are stepped one after the other, without autoreset.
 
-    Gymnasium joins infos key by key into arrays, which fails for values that change their shape or type. Here they are
-    handed out by environment, copies: `{"infos": {0: info of environment 0, ...}}`.
+    Gymnasium joins infos key by key into arrays, which fails for values that change their shape or type. Here each
+    environment has its own info, a copy: `{"infos": {0: info of environment 0, ...}}`.
     """
 
     def __init__(self, env_fns: Any, copy: bool = True) -> None:
-        """Make one environment with each function; raises RuntimeError where their spaces differ.
+        """Make one environment with each function; raises RuntimeError if their spaces differ.
 
         Args:
-            env_fns: functions without arguments.
-            copy: true for observations that later steps do not change.
+            env_fns: functions without arguments that each return an environment.
+            copy: true to return observations that later steps do not change.
         """
         super().__init__(env_fns, copy=copy, autoreset_mode=AutoresetMode.DISABLED)
         self._masks: list[Any] = [None] * self.num_envs  # in the info of each environment's latest reset or step
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every environment; all that is returned is a batch, but for the infos."""
+        """Step every environment: batches of observations, rewards, terminated, truncated, and separate infos."""
         infos: dict[str, Any] = {}
         acted = each_one(self.single_action_space, actions, self.num_envs)
         for i, (env, action) in enumerate(zip(self.envs, acted, strict=True)):
@@ -49,14 +49,14 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
         return vector_infos
 
     def keep_mask(self, env_num: int, env_info: dict[str, Any]) -> None:
-        """Keep a copy of the action mask in an environment's info, if there is one, for `action_masks`."""
+        """Store a copy of the action mask in an environment's info, or None, for `action_masks`."""
         self._masks[env_num] = owned(env_info["action_mask"]) if "action_mask" in env_info else None
 
     def action_masks(self) -> list[Any]:
-        """Action mask of each environment, None where it gives none.
+        """Action mask of each environment, or None.
 
-        A mask is `info["action_mask"]` of the latest reset or step, or what sb3-contrib's method `action_masks()` of
-        the environment returns.
+        A mask is `info["action_mask"]` of the latest reset or step, or else the result of the environment's method
+        `action_masks()`, as in sb3-contrib.
         """
         return [
             mask if mask is not None or method is None else method()
@@ -69,7 +69,7 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
 
 
 def _method(env: Env[Any, Any], name: str) -> Callable[[], Any] | None:
-    """A method of an environment or of one of its wrappers; None if there is none."""
+    """A method of an environment or of one of its wrappers, or None."""
     if not env.has_wrapper_attr(name):
         return None
     method = env.get_wrapper_attr(name)

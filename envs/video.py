@@ -1,4 +1,4 @@
-"""Frames, streamed into an mp4 file: one frame in memory at a time, and a file that is whole or not there."""
+"""Streaming of frames into an mp4 file, which appears only when it is complete."""
 
 import os
 import subprocess
@@ -19,25 +19,31 @@ FINE = ("-crf", "20")
 
 
 class VideoWriter:
-    """Encodes frames as H.264; the file appears under its name when it is closed.
+    """H.264 encoder of frames; the file appears under its name when it is closed.
 
-    In a `with` block it closes at the end, also when the block raises: the frames until then are worth seeing.
+    A `with` block closes it at its end, also when the block raises, so that the frames until then can be watched.
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float, options: Sequence[str] = FINE) -> None:
-        """Write to `path` (its folder is made), to be shown at `fps` frames a second; `options` are the encoder's."""
+        """Begin a video.
+
+        Args:
+            path: file; its folder is made if it does not exist.
+            fps: frames per second.
+            options: of ffmpeg's encoder.
+        """
         self.path = Path(path)
         self._options = options
         self._fps = fps
         self._shape: tuple[int, ...] = ()
         self._encoder: subprocess.Popen[bytes] | None = None  # started by the first frame, which tells the size
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe could fill up and stop the encoder
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe could fill up and stop the encoder
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Append one frame, uint8 [height, width, 3]; at an odd side the last row or column is repeated.
+        """Append one frame, uint8 [height, width, 3]; an odd side is padded by repeating its last row or column.
 
         Raises:
-            GatoError: not such an array, not of the first frame's size, or the encoder failed.
+            GatoError: the array has another dtype or shape, the size changed, or the encoder failed.
         """
         if getattr(frame, "dtype", None) != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             what = f"{frame.dtype} {list(frame.shape)}" if hasattr(frame, "dtype") else type(frame).__name__
@@ -46,7 +52,7 @@ class VideoWriter:
             self._encoder, self._shape = self._start(frame), frame.shape
         if frame.shape != self._shape:
             sizes = " to ".join(f"{width}x{height}" for height, width, _ in (self._shape, frame.shape))
-            raise GatoError(f"{self.path}: the frame size changed from {sizes}; write a video per size")
+            raise GatoError(f"{self.path}: the frame size changed from {sizes}; write one video per size")
         assert self._encoder.stdin is not None
         try:
             self._encoder.stdin.write(_even(frame).data)
@@ -57,7 +63,7 @@ class VideoWriter:
         """Finish the file and return its path; a second call only returns the path.
 
         Raises:
-            GatoError: no frame was written, or the encoder failed; then there is no file.
+            GatoError: no frame was written, or the encoder failed. No file is left.
         """
         if self._encoder is None:
             raise GatoError(f"{self.path}: no frame was written, so there is no video")
@@ -81,23 +87,23 @@ class VideoWriter:
         height, width, _ = _even(frame).shape
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps}", "-i", "-"]
-        command += ["-vcodec", "libx264", "-pix_fmt", "yuv420p", *self._options]  # yuv420p: what every player shows
+        command += ["-vcodec", "libx264", "-pix_fmt", "yuv420p", *self._options]  # every player supports yuv420p
         command += ["-movflags", "+faststart", "-f", "mp4", str(temporary(self.path))]
-        # In a session of its own: Ctrl-C is for the player, which then closes the video in order.
+        # In its own session: Ctrl-C must reach this process alone, which then closes the video.
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._stderr, start_new_session=True
         )
 
     def _failed(self) -> GatoError:
         assert self._encoder is not None
         self._encoder.communicate()
         temporary(self.path).unlink(missing_ok=True)
-        self._said.seek(0)
-        said = " ".join(self._said.read().decode(errors="replace").split())
-        return GatoError(f"{self.path}: the video encoder failed: {said or 'it ended early'}")
+        self._stderr.seek(0)
+        message = " ".join(self._stderr.read().decode(errors="replace").split())
+        return GatoError(f"{self.path}: the video encoder failed: {message or 'it ended early'}")
 
 
 def _even(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Make both sides even, because yuv420p keeps colours at half resolution; contiguous, to be written as bytes."""
+    """The frame with even sides, as yuv420p needs them; contiguous."""
     height, width, _ = frame.shape
     return np.ascontiguousarray(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))

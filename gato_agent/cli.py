@@ -21,7 +21,10 @@ class Verb(NamedTuple):
 VERBS = {
     "collect": Verb("gato_agent.commands.collect", "CollectConfig", "collect", "record episodes of an expert"),
     "data": Verb(
-        "gato_agent.rollouts.storage.data_command", "DataCommand", "data", "show, verify, seal, export, import episodes"
+        "gato_agent.rollouts.storage.data_command",
+        "DataCommand",
+        "data",
+        "show, verify, compact, export, import episodes",
     ),
     "train": Verb("gato_agent.commands.train", "TrainConfig", "train", "train an agent on recorded episodes"),
     "evaluate": Verb(
@@ -50,6 +53,9 @@ VERBS = {
 
 RENAMED_OPTIONS = {
     ("bench", "--lanes"): "--n-envs",
+    ("collect", "--no-seal"): "--no-compact",
+    ("collect", "--seal"): "--compact",
+    ("data", "seal"): "compact",
     ("train", "--shortest-fragment"): "--min-segment",
     ("train", "--smooth-bins"): "--bin-label-smoothing",
 }
@@ -147,10 +153,8 @@ def run(arguments: list[str]) -> int:
     name = " ".join(arguments[:words])
     verb = VERBS[name]
     module = import_module(verb.module)
-    options = [_renamed(name, argument) for argument in arguments[words:]]
-    default = (
-        {"default": module.defaults(options)} if hasattr(module, "defaults") else {}
-    )  # defaults that depend on other options
+    options = [_renamed(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
+    default = {"default": module.defaults(options)} if hasattr(module, "defaults") else {}  # some follow from others
     config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
     try:
         getattr(module, verb.function)(config)

@@ -1,4 +1,4 @@
-"""Experts, collection of their episodes, and the store on disk."""
+"""Experts, collection of their episodes, and storage of episodes on disk."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
-"""Canaries in every text of every file that is read: none is imported, called, connected to, opened or written.
+"""Canaries in every text of every file: no name in a file is imported, called, connected to, opened or written.
 
-Python's own audit events tell what a process does, whichever library does it.
+Python's audit events show the actions of a process in any library.
 """
 
 import copy
@@ -54,12 +54,12 @@ PROGRAMS = re.compile(
     r"(.*/)?(ffmpeg[^/]*|c\+\+|g\+\+|gcc|ld|ldconfig|objdump|uname)"
 )  # videos, the engine, its libraries
 FILES = ("open", "os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link")
-SEEN: list[str] | None = None  # what is watched; None where nobody watches
+SEEN: list[str] | None = None  # what is watched; None to watch nothing
 OUTSIDE = ""
 
 
 def watch(event: str, args: tuple[Any, ...]) -> None:
-    """Note what no file may cause."""
+    """Record audit events that no file may cause."""
     if SEEN is None:
         return
     if event == "import" and str(args[0]).startswith(NAME):
@@ -81,7 +81,7 @@ def _watching() -> None:
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """All that is noted meanwhile."""
+    """Collect the recorded events of a block."""
     global SEEN
     SEEN = seen = []
     try:
@@ -92,7 +92,7 @@ def watched() -> Iterator[list[str]]:
 
 @dataclass
 class Here:
-    """The current folder of a test; beside it, outside, lies what no file may reach."""
+    """Current folder of a test, next to a folder that no file may reach."""
 
     folder: Path
     outside: Path
@@ -136,13 +136,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 def played_here(jobs: Sequence[Any], seeds: Sequence[Sequence[int]], *_: Any, players: Any, **__: Any) -> Iterator[Any]:
-    """In place of the processes, which nobody would watch."""
+    """Replacement of the worker processes, which `watch` does not reach."""
     for number, each in enumerate(seeds):
         yield list(players(jobs).play(number, each, idle_heartbeat()))
 
 
 def texts(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The keys of every text, and of all that is null, in JSON; also of JSON in a text."""
+    """Paths of every text and null in JSON data, also within JSON texts."""
     if isinstance(data, str) and data.startswith("{"):
         with suppress(ValueError):
             yield from texts(json.loads(data), (*keys, json))
@@ -153,7 +153,7 @@ def texts(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def with_text(data: Any, keys: tuple[Any, ...], text: str) -> Any:
-    """A copy in which that text is another."""
+    """Copy of JSON data with another text at one path."""
     if not keys:
         return text
     if keys[0] is json:
@@ -251,7 +251,7 @@ def episode(provenance: Any) -> Episode:
 
 
 def use_data(folder: Path) -> None:
-    """All that reads episodes, one after the other."""
+    """Run every reader of episodes."""
     config, console = small().model.config, Console(quiet=True)
     for verb in (Show(folder), Verify(folder), Compact(folder), Export(folder)):
         with suppress(GatoError):
@@ -356,7 +356,7 @@ def test_suites(here: Here) -> None:
 
 
 def strings_of(data: Any) -> Iterator[tuple[str, str]]:
-    """Every key and text of a table."""
+    """Paths of all keys and texts of a table."""
     for key, value in data.items() if isinstance(data, dict) else ():
         yield "key", key
         yield from strings_of(value)
@@ -393,7 +393,7 @@ def test_run_folders(here: Here) -> None:
 
 
 def test_what_is_watched_would_be_seen(here: Here) -> None:
-    """A test that sees nothing might be blind."""
+    """The recorder itself is tested."""
     import importlib
     import socket
     import subprocess
@@ -409,7 +409,7 @@ def test_what_is_watched_would_be_seen(here: Here) -> None:
 
 
 def test_a_fresh_process_reports_on_somebody_elses_results(tmp_path: Path) -> None:
-    """All that no file may name at once, with the real processes that video; the hub would be on this machine."""
+    """All canaries at once, with real worker and encoder processes and a local hub."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / f"{NAME}.py").write_text(f"import pathlib; pathlib.Path({str(outside / 'sung')!r}).touch()")
@@ -425,5 +425,5 @@ def test_a_fresh_process_reports_on_somebody_elses_results(tmp_path: Path) -> No
             done = hub.run(tmp_path / "cache", *words, PYTHONPATH=f"{outside}:{ROOT}")
             assert "which no file may name" in done.stdout + done.stderr
             assert (tmp_path / f"page{number}" / "index.html").exists() == (number < 2)
-        assert hub.asked == []
+        assert hub.requests == []
     assert [path.name for path in outside.iterdir()] == [f"{NAME}.py"]

@@ -1,4 +1,4 @@
-"""Every task of the catalogue repeats for a seed in any process and order, and goes through tokens as declared."""
+"""Every task of the catalogue is reproducible in any process and order, and has the declared tokens."""
 
 import json
 import subprocess
@@ -14,11 +14,11 @@ import pytest
 from gato_agent.envs.make import find_spec, make
 from gato_agent.envs.spaces.flatten import Columns, brief, row
 from gato_agent.envs.spaces.view_transforms import Select
-from gato_agent.envs.tasks.task import Task, catalogue, families
+from gato_agent.envs.tasks.task import Task, catalogue, families, is_installed
 from gato_agent.tokens.space_tokenizer import PAD, PATCH, SpaceTokenizer, Vocabulary
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from tests.helpers.paths import ROOT
-from tests.helpers.testing_tasks import SEEDS, STEPS, digests, is_installed, played
+from tests.helpers.testing_tasks import SEEDS, STEPS, digests, played
 
 VOCABULARY = Vocabulary(512)
 
@@ -29,7 +29,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 def tasks_of(family: str) -> list[Task]:
-    """The tasks of a family whose packages are here; skips the test if there are none."""
+    """Installed tasks of a suite; skips the test if there are none."""
     tasks = [task for task in catalogue().values() if task.suite == family]
     if not all(map(is_installed, tasks)):
         pytest.skip(f"needs pip install 'gato-agent[{tasks[0].extra}]'")
@@ -37,7 +37,7 @@ def tasks_of(family: str) -> list[Task]:
 
 
 def elsewhere(ids: list[str], seeds: tuple[int, ...], length: int) -> dict[str, list[str]]:
-    """Digests from another process, with another order of hashes."""
+    """Digests from another process, with another hash seed."""
     code = (
         "import json, sys; from tests.helpers.testing_tasks import digests\n"
         "seeds, length, ids = json.loads(sys.argv[1])\n"

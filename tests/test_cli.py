@@ -222,14 +222,14 @@ def test_paths_and_ids_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["train", "--data", out, "--steps", "1", "--batch-size", "1", "--num-threads", "1"], "out"),
         (["evaluate", "--env", "CartPole-v1", "--checkpoint", out, "--episodes", "1", "--workers", "0"], "checkpoint"),
         (["data", "verify", out], None),
-        (["data", "seal", out], None),
+        (["data", "compact", out], None),
         (["data", "show", out], None),
     ):
         with pytest.raises(SystemExit) as stop:
             main([*arguments, *(["--out", out] if shown else [])])
         output = capsys.readouterr()
         assert stop.value.code == 0, output.err
-        name = "CartPole-v1: 2 episodes" if arguments[:2] == ["data", "seal"] else ODD
+        name = "CartPole-v1: 2 episodes" if arguments[:2] == ["data", "compact"] else ODD
         assert " ".join(name.split()) in " ".join(output.out.split()), output.out
 
 

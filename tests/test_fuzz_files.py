@@ -1,4 +1,4 @@
-"""Every file that is read, damaged and forged in many ways: a named error in one line, or what was written.
+"""Every kind of file, damaged and forged in many ways, reads as a one-line error or as it was written.
 
 Damage is of bytes, and must be noticed in files that have a digest. Forgery is of values in the JSON that a file holds,
 with a digest that fits: it may be read, but then it can be used too. Memory and time are bounded meanwhile.
@@ -47,7 +47,7 @@ from gato_agent.rollouts.experts.sb3.policy import Policy, build
 from gato_agent.rollouts.experts.sb3.zip_model import read_zip
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import EpisodeFilter, kept, read_filter, write_filter
+from gato_agent.rollouts.storage.filter import EpisodeFilter, filtered_indices, read_filter, write_filter
 from gato_agent.rollouts.storage.shard import joined, open_arrays, pieces_of
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from gato_agent.training import run_folder
@@ -62,7 +62,7 @@ CONFIG = GatoConfig(1, 1, 32, 64, 64, 300, (32, 64), values_per_token=4, action_
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: what makes one in a folder, and what reads it to something that can be compared."""
+    """A kind of file with functions that write one in a folder and read it as a comparable value."""
 
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
@@ -99,13 +99,19 @@ def store(folder: Path) -> Path:
 
 
 def all_of(path: Path) -> Any:
-    """Everything that a folder of episodes says, used as training and `data show` use it."""
+    """All data of a folder of episodes, read as training and `data show` read it."""
     opened = EpisodeStore(path if path.is_dir() else path.parent)
     read_filter(opened.folder)
     TrainedTask(opened.env_id, opened.observation_space, opened.action_space).tokenizer(CONFIG, None)
     indices = opened.indices()
     stats = [opened.stats(index) for index in indices]
-    return opened.header, opened.kind, kept(opened), stats, [opened.fitting(index).to_bytes() for index in indices]
+    return (
+        opened.header,
+        opened.kind,
+        filtered_indices(opened),
+        stats,
+        [opened.fitting(index).to_bytes() for index in indices],
+    )
 
 
 def single(folder: Path) -> Path:
@@ -115,7 +121,7 @@ def single(folder: Path) -> Path:
 
 
 def forged_episode(about: Any, data: bytes) -> bytes:
-    """A shard whose table has another description, and a checksum that fits."""
+    """Shard with another description and a matching checksum."""
     from gato_agent.rollouts.storage import shard
 
     arrays, before = open_arrays(data)
@@ -321,7 +327,7 @@ FORGED = [name for name, kind in KINDS.items() if kind.forge]
 
 @pytest.fixture(autouse=True)
 def bounded(tmp_path: Path) -> Iterator[None]:
-    """No file may take more than so much memory, or so long: far above what any takes."""
+    """Limit memory and time of each test."""
 
     def too_long(*_: object) -> None:
         raise TimeoutError("a file was read for too long")
@@ -337,7 +343,7 @@ def bounded(tmp_path: Path) -> Iterator[None]:
 
 
 def outcome(kind: Kind, path: Path) -> Any:
-    """The value that a file is read as, or the error that names what is wrong with it."""
+    """Value of a file, or the error of reading it."""
     signal.alarm(SECONDS)
     try:
         return kind.read(path)
@@ -350,7 +356,7 @@ def outcome(kind: Kind, path: Path) -> Any:
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """The bytes with one to three changes: of bits, bytes, blocks, or length."""
+    """Bytes with one to three changes of bits, bytes, blocks or length."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         if not out:
@@ -405,7 +411,7 @@ HOSTILE = [
 
 
 def forged(value: Any, rng: np.random.Generator) -> Any:
-    """A JSON value with something else at one place of it."""
+    """JSON value with a random change at one path."""
     value = copy.deepcopy(value)
     places: list[tuple[Any, Any]] = []
     waiting = [value]

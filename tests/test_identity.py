@@ -1,4 +1,4 @@
-"""Every kind of space can be learned: where the observation is the right action, the agent finds out, in seconds."""
+"""Every kind of space can be learned: the agent learns to copy its observation within seconds."""
 
 from pathlib import Path
 

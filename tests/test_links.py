@@ -1,4 +1,4 @@
-"""Links planted where a command writes: none is written through, and what needs one is refused by name."""
+"""Symbolic links in the folders of commands: none is written through, and the error names the link."""
 
 import os
 import shlex
@@ -31,7 +31,7 @@ READ = (".lock", "task.json", "keep.json", "videos.json", "config.json", "result
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the commands begin with: episodes, results, and a Minari data set."""
+    """Inputs of the commands: episodes, results, and a Minari data set."""
     pytest.importorskip("minari")
     folder = tmp_path_factory.mktemp("made")
     run(COLLECT, folder, folder / "data")
@@ -47,7 +47,7 @@ def run(line: str, made: Path, out: Path) -> int:
 
 
 def names(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files and folders that a command left, but for those of TensorBoard, whose names hold the time."""
+    """Files and folders after a command, without TensorBoard's, whose names contain the time."""
     paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if "tfevents" not in path.name]
     return [p for p in paths if (folder / p).is_file()], [p for p in paths if (folder / p).is_dir()]
 
@@ -91,7 +91,7 @@ def test_no_command_writes_through_a_link(name: str, made: Path, tmp_path: Path,
         (out / folder).symlink_to(elsewhere)
         capsys.readouterr()
         assert run(line, made, out) == 2, folder
-        assert f"{folder} is a link, and no link inside a folder is followed" in capsys.readouterr().err
+        assert f"{folder} is a link, and links inside a folder are not followed" in capsys.readouterr().err
         assert unharmed(), folder
 
 
@@ -110,7 +110,7 @@ def test_an_export_writes_through_no_link(made: Path, tmp_path: Path, capsys: An
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).symlink_to(elsewhere)
         assert run(f"data export {{made}}/data --out {root}", made, root) == 2
-        assert "is a link, and no link inside a folder is followed" in capsys.readouterr().err
+        assert "is a link, and links inside a folder are not followed" in capsys.readouterr().err
         assert not list(elsewhere.iterdir())
         (root / place).unlink()
 
@@ -118,19 +118,19 @@ def test_an_export_writes_through_no_link(made: Path, tmp_path: Path, capsys: An
 def test_a_task_behind_a_link_is_read_and_neither_changed_nor_given_away(
     made: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    """So several data sets can be made one, which somebody else's links must not do to what is written or exported."""
+    """Links combine several data sets for reading, but not for writing or exporting."""
     elsewhere, data = tmp_path / "elsewhere", tmp_path / "data"
     shutil.copytree(made / "data", elsewhere)
     data.mkdir()
     (data / "CartPole-v1").symlink_to(elsewhere / "CartPole-v1")
     before = {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")}
     assert len(open_stores(data)) == 1 and verify(data) == (2, [])
-    for verb in ("seal", f"export --out {tmp_path}/minari"):
+    for verb in ("compact", f"export --out {tmp_path}/minari"):
         assert run(f"data {verb} {data}", made, data) == 2
-        assert "CartPole-v1 is a link, and no link inside a folder is followed" in capsys.readouterr().err
+        assert "CartPole-v1 is a link, and links inside a folder are not followed" in capsys.readouterr().err
     assert run(COLLECT, made, data) == 2
     assert {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")} == before
-    for verb in ("seal", f"export --out {tmp_path}/minari"):
+    for verb in ("compact", f"export --out {tmp_path}/minari"):
         assert run(f"data {verb} {data}/CartPole-v1", made, data) == 0  # the user named it
 
 

@@ -1,4 +1,4 @@
-"""Random environments through all verbs: each ends in success or in one named error, and all agree what can be held."""
+"""Random environments through all commands: each succeeds or fails with one named error, the same in all."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ENV = "tests.helpers.random_env:Random-v0"
 
 
 def named(call: Any) -> str:
-    """What a call says of what went wrong: one line that names environment and seed; nothing where it succeeds."""
+    """One-line error of a call, which names environment and seed; empty if it succeeds."""
     try:
         call()
     except GatoError as error:

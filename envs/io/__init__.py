@@ -1,1 +1,1 @@
-"""Strict readers of files that others may have written."""
+"""Strict readers of untrusted files, and output to consoles."""

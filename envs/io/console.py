@@ -1,4 +1,4 @@
-"""Consoles that print text as it is."""
+"""Consoles without markup."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from rich.console import Console
 
 
 def plain_console(**options: Any) -> Console:
-    """A console without markup: brackets and colons in paths, ids and messages are no styles and no emoji.
+    """Make a console that prints brackets and colons of paths, ids and messages literally.
 
     Args:
-        options: of rich's Console.
+        options: arguments of rich's Console.
     """
     return Console(markup=False, emoji=False, **options)

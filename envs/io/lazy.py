@@ -6,11 +6,11 @@ from typing import Any
 
 
 def lazy(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`: importing the package stays cheap, and a name brings its module on first use.
+    """Build a package's `__getattr__`, which imports a name's module on first use.
 
     Args:
-        package: full name.
-        modules: full name of the module of each public name.
+        package: full name of the package.
+        modules: public name -> full name of its module.
     """
 
     def getattr_(name: str) -> Any:

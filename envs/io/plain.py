@@ -1,8 +1,8 @@
-"""The gate for what a file says: only plain names are used, and all else has to come from the user.
+"""Checks of the names in untrusted files: only plain names are accepted, all others must come from the user.
 
-A name is plain if it needs nothing but what is installed or lies below the current folder: an environment's registered
-id, an expert by kind or by file, a relative path, numbers and words as arguments. What would import a module, reach the
-network or lead to another folder is refused, and the message says which option gives it.
+A plain name refers to installed packages or to files below the current folder: a registered environment id, a kind of
+expert or its file, a relative path, numbers and words as arguments. A name that would import a module, reach the
+network or lead to another folder is refused; the message names the option to use instead.
 """
 
 import re
@@ -13,27 +13,27 @@ from typing import Any
 from gato_agent.envs.errors import UsageError
 
 MOST = 1000  # characters of a name or path
-DEPTH = 8  # of arguments inside arguments
-EXPERTS = ("catalogue", "scripted", "random")  # kinds that are at hand; `train` would take hours, and write files
-ENV_ID = re.compile(r"(?:[\w-]+/)*(?!\.+$)[\w.-]+")  # as Gymnasium has them, but no module, and no "." or ".."
+DEPTH = 8  # of nested arguments
+EXPERTS = ("catalogue", "scripted", "random")  # installed kinds; `train` would take hours, and write files
+ENV_ID = re.compile(r"(?:[\w-]+/)*(?!\.+$)[\w.-]+")  # Gymnasium's ids without a module, and no "." or ".."
 NAME = re.compile(r"(?!\.+$)[\w.%+-]+")  # of a file or folder
 WORD = re.compile(r"[\w +#*<>=,()-]*|[-+]?\d+\.\d*")  # no dot, as in module.name; no colon, slash or tilde
 
 
 class NotPlain(UsageError):
-    """A name in a file that the file may not give."""
+    """A name in an untrusted file that is not plain."""
 
 
 def env_id(value: Any, file: Path | str, way_out: str) -> str:
-    """An environment's registered id.
+    """Check a registered environment id.
 
     Args:
-        value: what the file says.
-        file: which says it, for the message.
-        way_out: what the user can do instead, for the message.
+        value: value in the file.
+        file: the file, for the message.
+        way_out: alternative for the user, for the message.
 
     Raises:
-        NotPlain: it names a module to import or another folder, or is no id at all.
+        NotPlain: the value names a module or another folder, or is no id.
     """
     if not is_env_id(value):
         raise _refused(file, "env_id", value, way_out)
@@ -41,43 +41,43 @@ def env_id(value: Any, file: Path | str, way_out: str) -> str:
 
 
 def is_env_id(value: Any) -> bool:
-    """True if a value from a file may be taken for an environment's id: it names no module, and no other folder."""
+    """True if a value is a plain environment id, which names no module and no other folder."""
     return isinstance(value, str) and len(value) <= MOST and ENV_ID.fullmatch(value) is not None
 
 
 def name(value: Any, file: Path | str, way_out: str, allowed: Collection[str] | re.Pattern[str] = NAME) -> str:
-    """A name without any path, one of those that are `allowed`; arguments and errors as of `env_id`."""
-    known = isinstance(value, str) and len(value) <= MOST
-    if not known or not (allowed.fullmatch(value) if isinstance(allowed, re.Pattern) else value in allowed):
+    """Check a name without a path that is among or matches `allowed`; other arguments and errors as in `env_id`."""
+    is_name = isinstance(value, str) and len(value) <= MOST
+    if not is_name or not (allowed.fullmatch(value) if isinstance(allowed, re.Pattern) else value in allowed):
         raise _refused(file, "the name", value, way_out)
     return str(value)
 
 
 def path(value: Any, file: Path | str, way_out: str) -> Path:
-    """A relative path that does not lead upwards; arguments and errors as of `env_id`."""
+    """Check a relative path without ".."; arguments and errors as in `env_id`."""
     if not _is_path(value):
         raise _refused(file, "the path", value, way_out)
     return Path(value)
 
 
 def expert(value: Any, file: Path | str, way_out: str) -> str:
-    """An expert: a kind that is at hand, or the relative path of its file; arguments and errors as of `env_id`."""
+    """Check an expert: an installed kind, or the relative path of its file; arguments and errors as in `env_id`."""
     if value not in EXPERTS and (value == "train" or not _is_path(value)):
         raise _refused(file, "the expert", value, way_out)
     return str(value)
 
 
 def checkpoint(value: Any, file: Path | str, way_out: str) -> str | None:
-    """A checkpoint: None for the shipped weights, or a relative path; arguments and errors as of `env_id`."""
+    """Check a checkpoint: None for the shipped weights, or a relative path; arguments and errors as in `env_id`."""
     if value is not None and not _is_path(value):
         raise _refused(file, "the checkpoint", value, way_out)
     return value if value is None else str(value)
 
 
 def env_kwargs(value: Any, file: Path | str, way_out: str) -> dict[str, Any]:
-    """Arguments of an environment: numbers, words, lists and objects of them; arguments and errors as of `env_id`.
+    """Check an environment's arguments: numbers, words, lists and objects; arguments and errors as in `env_id`.
 
-    A text with a path, a module or an address is refused, because environments may open or import what they are given.
+    A text with a path, a module or an address is refused, because environments may open or import it.
     """
     if not isinstance(value, Mapping) or not _is_plain(value, DEPTH) or value.get("render_mode") == "human":
         raise _refused(file, "env_kwargs", value, way_out)

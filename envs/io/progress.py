@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a long job: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import time
@@ -14,15 +14,15 @@ Update = Callable[[int, str], None]
 def progress(
     console: Console, title: str, total: int, unit: str, done: int = 0, every: float = 0.0
 ) -> Iterator[Update]:
-    """Yield a function of how many of `total` are done by now, and of what else is to be shown.
+    """Yield a function `update(done, text)` that shows progress.
 
     Args:
-        console: where to; off a terminal calls print one line each.
-        title: what is being worked on.
-        total: how many there are.
-        unit: what they are, in the plural.
-        done: how many of them were done before; the time left is judged by the others.
-        every: seconds that must have passed before the next line, but for the last one.
+        console: output; if it is no terminal, an update prints one line.
+        title: name of the job.
+        total: number of items.
+        unit: the items' name, in the plural.
+        done: number of items that are done at the start; the remaining time is estimated from the others.
+        every: least number of seconds between two lines, except before the last one.
     """
     columns = (
         TextColumn("{task.fields[title]}", markup=False), BarColumn(), MofNCompleteColumn(),

@@ -1,8 +1,8 @@
 """Strict JSON: limits on size, depth and digits before anything is allocated, checked types, and a digest in each file.
 
     parse('{"a": [1, 2]}')                            {"a": [1, 2]}, or ValueError
-    sealed({"a": 1})                                  b'{"digest": "...", "a": 1}'
-    unsealed(b'{"digest": "...", "a": 1}')            {"a": 1}, or ValueError
+    with_digest({"a": 1})                             b'{"digest": "...", "a": 1}'
+    checked_digest(b'{"digest": "...", "a": 1}')      {"a": 1}, or ValueError
     record(Point, {"x": 1, "y": 2.5})                 Point(x=1.0, y=2.5), or ValueError
 
 All JSON that comes from a file or from a user passes through `parse`.
@@ -34,13 +34,13 @@ def parse(text: bytes | str, *, most: int = MOST_BYTES, entries: int = MOST_ENTR
     """Decode JSON text of bounded size, depth and number of entries.
 
     Args:
-        text: UTF-8 where it is bytes.
+        text: a string, or UTF-8 bytes.
         most: largest number of bytes.
         entries: largest number of values.
-        finite: refuse NaN, Infinity and numbers beyond a float64.
+        finite: true to refuse NaN, Infinity and numbers beyond float64.
 
     Raises:
-        ValueError: not JSON, beyond a limit, or an object that has a key twice.
+        ValueError: not JSON, beyond a limit, or an object with a duplicate key.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(data) > most:
@@ -58,7 +58,7 @@ def parse(text: bytes | str, *, most: int = MOST_BYTES, entries: int = MOST_ENTR
 
 
 def _check_structure(data: bytes, entries: int) -> None:
-    """Refuse too many values or too deep a nesting; strings are left out where all of the text has too many signs."""
+    """Raise ValueError for too many values or too deep a nesting; strings are stripped only if the text needs it."""
     if data.count(b",") < entries and data.count(b"[") + data.count(b"{") <= MOST_DEPTH:
         return
     bare = STRING.sub(b"", data)
@@ -79,61 +79,61 @@ def _whole(digits: str) -> int:
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"the number {digits:.40}, which no float64 holds")
+        raise ValueError(f"the number {digits:.40}, which is beyond float64")
     return value
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name}, which is no JSON")
+    raise ValueError(f"{name}, which is not JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         raise ValueError("an object that has a key twice")
-    return found
+    return entries
 
 
 def digest(data: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of plain data; raises ValueError for numbers that JSON does not have."""
+    """SHA-256 of the canonical JSON of plain data; raises ValueError for NaN and infinite numbers."""
     text = json.dumps(json.loads(json.dumps(data, allow_nan=False)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def with_digest(data: Mapping[str, Any], indent: int | None = None, *, sort_keys: bool = False) -> bytes:
-    """JSON text of an object after its digest, which no cut within the text removes; equal data give equal bytes."""
+    """JSON text of an object that begins with its digest; equal data give equal bytes."""
     plain = json.loads(json.dumps(data, sort_keys=sort_keys, allow_nan=False))
     return f"{json.dumps({DIGEST: digest(data), **plain}, indent=indent)}\n".encode()
 
 
 def checked_digest(text: bytes) -> dict[str, Any]:
-    """Object of a text that `with_digest` made, or of an earlier one without a digest.
+    """Read the result of `with_digest`, or a JSON object without a digest.
 
     Raises:
-        ValueError: not a JSON object, or not what its digest says.
+        ValueError: not a JSON object, or it does not match its digest.
     """
     return without_digest(parse(text))
 
 
 def without_digest(data: Any) -> dict[str, Any]:
-    """Object without its digest, which must match; an earlier file has none. Raises ValueError as `checked_digest`."""
+    """Check the digest of an object, if it has one, and remove it; raises ValueError as `checked_digest`."""
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
     if DIGEST in data:
         sound = data.pop(DIGEST) == digest(data)
-    else:  # as earlier versions wrote it, or the name of its digest is damaged
-        named = [key for key, value in data.items() if isinstance(value, str) and len(value) == 64]
-        sound = not any(data[key] == digest({k: v for k, v in data.items() if k != key}) for key in named)
+    else:  # written without a digest, or the digest's key is damaged
+        hashes = [key for key, value in data.items() if isinstance(value, str) and len(value) == 64]
+        sound = not any(data[key] == digest({k: v for k, v in data.items() if k != key}) for key in hashes)
     if not sound:
-        raise ValueError(f"it does not match its {DIGEST}; whoever changed it by hand deletes that entry")
+        raise ValueError(f"it does not match its {DIGEST}; after a change by hand, delete that entry")
     return data
 
 
 def record(kind: type[Record], data: Any) -> Record:
-    """Make a dataclass of a JSON object, whose values must be of the types that its fields declare.
+    """Make a dataclass from a JSON object whose values have the types of its fields.
 
     Raises:
-        ValueError: an unknown or missing key, or a value of another type; names the key.
+        ValueError: an unknown or missing key, or a value of another type; the message names the key.
     """
     if not isinstance(data, dict):
         raise ValueError(f"{data!r:.80} instead of an object")
@@ -148,10 +148,10 @@ def record(kind: type[Record], data: Any) -> Record:
 
 
 def typed(value: Any, kind: Any, name: str) -> Any:
-    """A JSON value as a type such as `float`, `str | None`, `dict[str, int]`, `tuple[float, ...]` or a Literal.
+    """Convert a JSON value to a type such as `float`, `str | None`, `dict[str, int]` or `tuple[float, ...]`.
 
     Raises:
-        ValueError: it is of another type; the message has `name`.
+        ValueError: the value has another type; the message names `name`.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any or type(value) is kind or (origin is Literal and value in inner):

@@ -1,8 +1,8 @@
-"""Headers of safetensors files, read before anything that they name is allocated.
+"""Headers of safetensors files, checked before any tensor is allocated.
 
-    8 bytes: length n of the header | n bytes of JSON: dtype, shape and place of each tensor | the tensors' bytes
+    8 bytes: length n of the header | n bytes of JSON: dtype, shape and offsets of each tensor | the tensors' bytes
 
-Every size is compared with the file's own length: tensors lie side by side and fill the rest of the file exactly.
+Sizes are compared with the length of the file: the tensors must fill it exactly, without gaps and overlaps.
 """
 
 import math
@@ -16,12 +16,12 @@ BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4,
     "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-MOST_HEADER = 100_000_000  # bytes, as the library has it
+MOST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 MOST_AXES = 64
 
 
 class Entry(NamedTuple):
-    """One tensor: its dtype, shape, and first and one past its last byte, counted from the end of the header."""
+    """Dtype and shape of a tensor, and its first and one past its last byte, counted from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
-    """Tensors of a file by name, where their bytes `start`, and `about`, the entry "gato" of its metadata."""
+    """Tensors of a file by name, the offset `start` of their bytes, and `about`, the entry "gato" of its metadata."""
 
     start: int
     entries: dict[str, Entry]
@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Header of a file; raises ValueError as `parse_header`, and OSError."""
+    """Read the header of a file; raises ValueError as `parse_header`, and OSError."""
     with path.open("rb") as file:
         size = path.stat().st_size
         length = _length(file.read(8), size)
@@ -47,14 +47,14 @@ def read_header(path: Path) -> Header:
 
 
 def parse_header(data: Any, size: int) -> Header:
-    """Header at the beginning of a buffer.
+    """Parse the header at the beginning of a buffer.
 
     Args:
-        data: bytes or mmap, at least the header.
-        size: bytes of the whole file.
+        data: bytes or mmap that begin with the header.
+        size: size of the whole file in bytes.
 
     Raises:
-        ValueError: not a safetensors file, truncated, or sizes that do not fit the file.
+        ValueError: not a safetensors file, truncated, or sizes that do not match the file.
     """
     start = 8 + _length(bytes(data[:8]), size)
     table = parse(bytes(data[8:start]), most=MOST_HEADER)
@@ -72,7 +72,7 @@ def parse_header(data: Any, size: int) -> Header:
 def _length(first: bytes, size: int) -> int:
     length = int.from_bytes(first, "little")
     if len(first) < 8 or length > min(size - 8, MOST_HEADER):
-        raise ValueError("its header ends behind its end")
+        raise ValueError("its header is longer than the file")
     return length
 
 
@@ -90,11 +90,11 @@ def _entry(name: str, value: Any) -> Entry:
 
 
 def _check_places(entries: Mapping[str, Entry], size: int) -> None:
-    """Refuse gaps, overlaps, and bytes that are missing or left over."""
-    at = 0
+    """Raise ValueError for gaps, overlaps, and missing or surplus bytes."""
+    end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
-        if entry.begin != at:
-            raise ValueError(f"{name:.80} begins at {entry.begin} instead of {at}")
-        at = entry.end
-    if at != size:
-        raise ValueError(f"its tensors take {at:,} bytes and the file has {size:,}")
+        if entry.begin != end:
+            raise ValueError(f"{name:.80} begins at {entry.begin} instead of {end}")
+        end = entry.end
+    if end != size:
+        raise ValueError(f"its tensors take {end:,} bytes and the file has {size:,}")

@@ -1,25 +1,25 @@
-"""Members of zip files, of bounded size: what a file says of its own contents is compared with its length first."""
+"""Reader of zip files whose declared contents are bounded by the length of the file."""
 
 import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-MOST_TIMES = 64  # that contents are larger than their file: text is packed 10 times smaller, weights hardly
-SPARE = 2**20  # bytes that any file may hold
+MOST_TIMES = 64  # largest ratio of contents to file; text compresses about 10 times, weights hardly
+SPARE = 2**20  # bytes of contents that any file may have
 MOST_MEMBERS = 10_000
 
 
 def read_members(source: Path | bytes, names: Sequence[str] | None = None) -> dict[str, bytes]:
-    """Contents of members of a zip file, whose checksums are tried.
+    """Read members of a zip file and verify their checksums.
 
     Args:
-        source: its path, or its bytes.
-        names: of members; None for all.
+        source: path or bytes of the file.
+        names: names of the members; None for all.
 
     Raises:
-        ValueError: not a zip file, damaged, lacking a member, or too large in relation to its length.
-        OSError: it cannot be read.
+        ValueError: not a zip file, damaged, without such a member, or its contents are too large for its length.
+        OSError: the file cannot be read.
     """
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     try:
@@ -27,20 +27,20 @@ def read_members(source: Path | bytes, names: Sequence[str] | None = None) -> di
             check_sizes(file, size)
             return {name: file.read(name) for name in (file.namelist() if names is None else names)}
     except OSError as error:
-        if error.errno is not None:  # otherwise a place behind the end of the file
+        if error.errno is not None:  # otherwise an offset beyond the end of the file
             raise
         raise ValueError(f"a damaged zip file: {error}") from error
     except KeyError as error:
         raise ValueError(str(error.args[0])) from error
-    except Exception as error:  # of many kinds: from zipfile, the unpackers, and struct
+    except Exception as error:  # of many types: from zipfile, the decompressors, and struct
         raise ValueError(f"not a zip file, or damaged: {type(error).__name__}: {error}") from error
 
 
 def check_sizes(file: zipfile.ZipFile, size: int) -> None:
-    """Raise ValueError for a file of `size` bytes that says to hold far more, or a name twice."""
+    """Raise ValueError for a file of `size` bytes that declares far larger contents, or a duplicate name."""
     members = file.infolist()
     if len(members) > MOST_MEMBERS or len({member.filename for member in members}) < len(members):
         raise ValueError(f"a zip file of {len(members):,} members, or with a name twice")
     contents = sum(member.file_size for member in members)
     if contents > MOST_TIMES * size + SPARE:
-        raise ValueError(f"a zip file of {size:,} bytes that says to hold {contents:,}")
+        raise ValueError(f"a zip file of {size:,} bytes that declares {contents:,} bytes of contents")

@@ -1,4 +1,4 @@
-"""Batches of values, made and taken apart quickly: a vector environment of one takes longer than many a step."""
+"""Fast conversion between batches and single values, which saves the overhead of a vector environment of one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from gymnasium.spaces import Dict, Discrete, Space, Text, Tuple
 
 
 def batch_of_one(space: Space[Any]) -> Callable[[Any], Any]:
-    """Build the function from a value to a batch of it: a copy, in the form of `batch_space(space, 1)`."""
+    """Build the function from a value to a batch of one, a copy in `batch_space(space, 1)`."""
     if isinstance(space, Dict):
         entries = [(key, batch_of_one(entry)) for key, entry in space.spaces.items()]
         return lambda value: {key: batch(value[key]) for key, batch in entries}
@@ -22,11 +22,11 @@ def batch_of_one(space: Space[Any]) -> Callable[[Any], Any]:
 
 
 def only_one(space: Space[Any], copy: bool = False) -> Callable[[Any], Any]:
-    """Build the function from a batch in the form of `batch_space(space, 1)` to its only value.
+    """Build the function from a batch in `batch_space(space, 1)` to its only value.
 
     Args:
-        space: of the value.
-        copy: true for arrays of their own, false for views of the batch.
+        space: space of the value.
+        copy: true to copy arrays, false for views of the batch.
     """
     if isinstance(space, Dict):
         entries = [(key, only_one(entry, copy)) for key, entry in space.spaces.items()]
@@ -38,17 +38,17 @@ def only_one(space: Space[Any], copy: bool = False) -> Callable[[Any], Any]:
         return lambda batch: batch[0]
     if copy:
         array = np.array
-        return lambda batch: array(batch[0])  # of a Box of shape () too, an array
-    return lambda batch: batch[0, ...]  # likewise
+        return lambda batch: array(batch[0])  # an array, also for a Box of shape ()
+    return lambda batch: batch[0, ...]  # an array, also for a Box of shape ()
 
 
 def each_one(space: Space[Any], batch: Any, count: int) -> list[Any]:
-    """The values of a batch in the form of `batch_space(space, count)`; arrays are views.
+    """List of the values of a batch in `batch_space(space, count)`; arrays are views.
 
-    Gymnasium's `iterate` finds no value where a Dict or Tuple is empty, or has an empty one inside.
+    Unlike Gymnasium's `iterate`, it supports empty Dict and Tuple spaces.
 
     Raises:
-        ValueError: it has another number of values.
+        ValueError: the batch has another number of values.
     """
     if isinstance(space, Dict):
         columns = {key: each_one(entry, batch[key], count) for key, entry in space.spaces.items()}
@@ -60,4 +60,4 @@ def each_one(space: Space[Any], batch: Any, count: int) -> list[Any]:
         raise ValueError(f"{len(batch)} values for {count} environments")
     if isinstance(space, (Discrete, Text)) or space.shape:
         return list(batch)
-    return [batch[i, ...] for i in range(count)]  # of a Box of shape () too, arrays
+    return [batch[i, ...] for i in range(count)]  # arrays, also for a Box of shape ()

@@ -1,8 +1,8 @@
-"""A (nested) space and its values as plain data: one array per leaf.
+"""Nested spaces and their values as flat columns: one array per leaf.
 
     Dict(goal=Text(8), pos=Box(2,), keys=Tuple(Discrete(3), ...))   leaves: goal  keys/0  keys/1  pos
 
-A leaf's path is a JSON Pointer (RFC 6901) without its first "/", so any key is allowed and no two leaves collide.
+A leaf's path is a JSON Pointer (RFC 6901) without its first "/", so any key is allowed and paths are unique.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ Columns = dict[str, NDArray[Any]]
 
 
 class Leaf(NamedTuple):
-    """One fundamental space inside a nested one."""
+    """A fundamental space inside a nested one, and its path."""
 
     path: str
     space: Space[Any]
@@ -34,7 +34,7 @@ def leaves(space: Space[Any]) -> list[Leaf]:
     """List the fundamental spaces: Dict keys in lexicographic order, Tuple entries by index.
 
     Raises:
-        SpaceError: a space that has no rule (Graph, Sequence, OneOf, custom), or a Dict key that is not a string.
+        SpaceError: an unsupported space (Graph, Sequence, OneOf, custom), or a Dict key that is not a string.
     """
     return [leaf for _, leaf in _walk(space, ())]
 
@@ -54,7 +54,7 @@ def _walk(space: Space[Any], keys: tuple[str | int, ...]) -> Iterator[tuple[tupl
 
 
 def brief(space: Space[Any]) -> str:
-    """A space in a few words, such as `image Box 7x7x3, mission Text`."""
+    """Short description of a space, such as `image Box 7x7x3, mission Text`."""
     words = []
     for path, leaf in leaves(space):
         size = [leaf.n] if isinstance(leaf, Discrete) else [] if isinstance(leaf, Text) else leaf.shape or ()
@@ -63,12 +63,12 @@ def brief(space: Space[Any]) -> str:
 
 
 def as_column(leaf: Leaf, values: Any) -> NDArray[Any]:
-    """Return the values of one leaf as an array [B, *leaf shape] of the leaf's dtype (Text: object [B]).
+    """Values of one leaf as an array [B, *leaf shape] of the leaf's dtype (Text: object [B]).
 
-    Floats are cast to the leaf's precision; whatever an integer leaf cannot hold exactly is refused.
+    Floats are rounded to the leaf's precision; integers must be exact.
 
     Raises:
-        SpaceError: wrong shape or kind, or a number that the leaf's dtype cannot hold.
+        SpaceError: wrong shape or type, or a number that is not exact in an integer dtype.
     """
     path, space = leaf
     if isinstance(space, Text):
@@ -104,7 +104,7 @@ def _strings(path: str, values: Any) -> NDArray[Any]:
 
 
 def columns(space: Space[Any], batch: Any) -> Columns:
-    """Split a batch in the form of `gymnasium.vector` (B environments or timesteps) into columns.
+    """Split a batch of `gymnasium.vector` (B environments or timesteps) into columns.
 
     Raises:
         SpaceError: the structure, a shape or a dtype is not that of `space`.
@@ -113,7 +113,7 @@ def columns(space: Space[Any], batch: Any) -> Columns:
 
 
 def stack(space: Space[Any], values: Sequence[Any]) -> Columns:
-    """Stack single values of `space` (what `space.contains` accepts) into columns.
+    """Stack single values of `space` into columns.
 
     Raises:
         SpaceError: as `columns`.
@@ -122,10 +122,10 @@ def stack(space: Space[Any], values: Sequence[Any]) -> Columns:
 
 
 def stacker(space: Space[Any]) -> Callable[[Sequence[Any]], Columns]:
-    """Build `stack` for one space: to look at the space takes longer than to stack a short episode."""
-    places = list(_walk(space, ()))
+    """Build `stack` for one space, whose structure is then walked only once."""
+    leaves_of = list(_walk(space, ()))
     return lambda values: {
-        leaf.path: as_column(leaf, [_at(v, keys, leaf.path) for v in values]) for keys, leaf in places
+        leaf.path: as_column(leaf, [_at(v, keys, leaf.path) for v in values]) for keys, leaf in leaves_of
     }
 
 
@@ -139,12 +139,12 @@ def _at(value: Any, keys: tuple[str | int, ...], path: str) -> Any:
 
 
 def batch(space: Space[Any], columns: Columns) -> Any:
-    """Join columns into what `batch_space(space, B)` contains: the inverse of `columns`."""
+    """Join columns into a batch of `batch_space(space, B)`: the inverse of `columns`."""
     return _join(space, iter([columns[leaf.path] for leaf in leaves(space)]), None)
 
 
 def row(space: Space[Any], columns: Columns, index: int) -> Any:
-    """Return row `index` as a single value that `space` contains; arrays are views of the columns."""
+    """Row `index` as a single value of `space`; arrays are views of the columns."""
     return _join(space, iter([columns[leaf.path] for leaf in leaves(space)]), index)
 
 

@@ -1,4 +1,4 @@
-"""A space as strict JSON, and back, exactly: its bounds, dtypes, starts and charsets, but not its random state.
+"""Lossless conversion of spaces to strict JSON and back; the random state of a space is left out.
 
     Box(-inf, [1, inf])  <->  {"kind": "Box", "shape": [2], "dtype": "float32", "low": "-inf", "high": [1.0, "inf"]}
 
@@ -16,7 +16,7 @@ from gato_agent.envs.errors import SpaceError, one_line
 
 DTYPES = frozenset(map(np.dtype, ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]))
 NAMES = {str(dtype): dtype for dtype in DTYPES}
-MAX_ELEMENTS = 2**25  # of a whole space: no file may ask for more memory than this by naming shapes
+MAX_ELEMENTS = 2**25  # of a whole space: a limit of the memory that a file's shapes can take
 
 
 def space_error(path: str, what: str, row: int | None = None) -> SpaceError:
@@ -25,7 +25,7 @@ def space_error(path: str, what: str, row: int | None = None) -> SpaceError:
 
 
 def unsupported(space: Space[Any], path: str) -> SpaceError:
-    """Build the error for a space of a kind without rules."""
+    """Build the error for an unsupported kind of space."""
     return space_error(
         path,
         f"{type(space).__name__} spaces are not supported: wrap the environment "
@@ -35,27 +35,32 @@ def unsupported(space: Space[Any], path: str) -> SpaceError:
 
 
 def pointer(keys: tuple[str | int, ...]) -> str:
-    """Path of the leaf that these keys and indices lead to: a JSON Pointer (RFC 6901) without its first "/"."""
+    """Path of the leaf at these keys and indices: a JSON Pointer (RFC 6901) without its first "/"."""
     return "/".join(str(key).replace("~", "~0").replace("/", "~1") for key in keys)
 
 
 def keys_of(space: Dict[Any], keys: tuple[str | int, ...]) -> list[str]:
-    """The keys of a Dict at `keys`, in its own order; raises SpaceError if one is not a string."""
+    """Keys of a Dict in its own order; raises SpaceError if one is not a string.
+
+    Args:
+        space: the Dict.
+        keys: keys and indices that lead to it, for the message.
+    """
     for key in space.spaces:
         if not isinstance(key, str):
-            raise space_error(pointer(keys), f"Dict key {key!r} is not a string: name it by one")
+            raise space_error(pointer(keys), f"Dict key {key!r} is not a string: use strings as keys")
     return list(space.spaces)
 
 
 def space_to_json(space: Space[Any], keys: tuple[str | int, ...] = ()) -> dict[str, Any]:
-    """Describe a space in strict JSON; `space_from_json` gives it back exactly, without its random state.
+    """Describe a space in strict JSON, from which `space_from_json` rebuilds it.
 
     Args:
         space: any nesting of Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict and Tuple.
-        keys: where it lies in a larger space, for errors.
+        keys: keys and indices that lead to it in a larger space, for errors.
 
     Raises:
-        SpaceError: a kind of space, or a subclass, that JSON cannot describe, or more elements than can be read back.
+        SpaceError: an unsupported kind of space or subclass, or more than MAX_ELEMENTS elements.
     """
     json = _to_json(space, keys)
     if (count := _elements(json)) > MAX_ELEMENTS:
@@ -87,7 +92,7 @@ def _to_json(space: Space[Any], keys: tuple[str | int, ...]) -> dict[str, Any]:
 
 
 def _listed(array: NDArray[Any], infinite: NDArray[np.bool_] | None = None, name: str = "") -> Any:
-    """List the elements in row-major order; one number where all are equal."""
+    """List of the elements in row-major order; one number if all are equal."""
     values: list[Any] = array.ravel().tolist()
     if infinite is not None and infinite.any():
         values = [name if unbounded else value for value, unbounded in zip(values, infinite.flat, strict=True)]
@@ -95,10 +100,10 @@ def _listed(array: NDArray[Any], infinite: NDArray[np.bool_] | None = None, name
 
 
 def space_from_json(json: Any) -> Space[Any]:
-    """Rebuild a space from `space_to_json`. The input may come from anywhere: it is checked, never run.
+    """Rebuild a space from `space_to_json`. Untrusted input is checked and never executed.
 
     Raises:
-        SpaceError: not the description of a space.
+        SpaceError: the JSON describes no space.
     """
     try:
         if (count := _elements(json)) > MAX_ELEMENTS:
@@ -111,7 +116,7 @@ def space_from_json(json: Any) -> Space[Any]:
 
 
 def _elements(json: dict[str, Any]) -> int:
-    """Number of elements of all leaves, counted before any is made."""
+    """Number of elements of all leaves, computed before any is allocated."""
     kind = json["kind"]
     if kind in ("Dict", "Tuple"):
         return sum(_elements(child[1] if kind == "Dict" else child) for child in json["spaces"])
@@ -141,7 +146,7 @@ def _from_json(json: dict[str, Any]) -> Space[Any]:
         low, below = _from_list(json["low"], shape, dtype, {"-inf": int(limits.min) if limits else -math.inf})
         high, above = _from_list(json["high"], shape, dtype, {"inf": int(limits.max) if limits else math.inf})
         box: Box[Any] = Box(low, high, shape, dtype)
-        # Integer boxes remember which bounds were infinite beside the numbers that stand for them.
+        # Integer boxes store which bounds were infinite beside their finite substitutes.
         box.bounded_below, box.bounded_above = below, above
         return box
     n, start = (_from_list(json[key], shape, dtype)[0] for key in ("n", "start"))
@@ -159,12 +164,12 @@ def _shape(sides: list[int]) -> tuple[int, ...]:
 def _from_list(
     value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], infinite: dict[str, Any] | None = None
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return the array and where it is bounded; refuse numbers that `dtype` does not hold exactly."""
-    given = value if isinstance(value, list) else [value]
-    values = [(infinite or {}).get(item, item) for item in given]
+    """Array of a list, and a mask of its finite elements; raises ValueError for numbers not exact in `dtype`."""
+    items = value if isinstance(value, list) else [value]
+    values = [(infinite or {}).get(item, item) for item in items]
     with np.errstate(over="ignore"):
         array = np.array(values, dtype=dtype)
-    bounded = np.array([not isinstance(item, str) for item in given], dtype=np.bool_)
+    bounded = np.array([not isinstance(item, str) for item in items], dtype=np.bool_)
     if array.tolist() != values:
         raise ValueError(f"not exactly {dtype}: {value!r:.80}")
     if not isinstance(value, list):

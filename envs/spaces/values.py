@@ -1,13 +1,13 @@
-"""Observations, actions, rewards and ends that this project can hold: one rule for all that makes or reads them.
+"""Validation of observations, actions, rewards and end flags: values are cast to their spaces' dtypes, or refused.
 
-    leaf                              cast to the space's dtype     beyond the bounds
-    Box of floats                     rounded                       kept if observed (tokens clip it), refused if acted
-    Box of 1,024 integers or more     where nothing is lost         likewise
-    all other whole numbers           where nothing is lost         refused: each value has a token of its own
-    Text                              -                             any characters if observed, the charset's if acted
+    leaf                             cast to the dtype   in observations              in actions
+    Box of floats                    rounded             any number (tokens clip)     within the bounds
+    Box of 1,024 integers or more    if exact            any integer (tokens clip)    within the bounds
+    all other integers               if exact            within the bounds            within the bounds
+    Text                             -                   any characters               characters of the charset
 
-Numbers that are not finite are refused, and texts longer than `max_length`. Environments, experts, imported data sets,
-`data verify` and the tokenizer apply this rule, so what one of them takes all of them take.
+Numbers that are not finite and texts longer than `max_length` are invalid. Environments, experts, imported data sets,
+`data verify` and the tokenizer apply the same rules, so that a value valid in one of them is valid in all.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,21 +21,21 @@ from gato_agent.envs.spaces.flatten import Columns, Leaf, as_column, leaves, spa
 from gato_agent.envs.spaces.space_json import pointer
 
 LEAVES = (Box, Discrete, MultiBinary, MultiDiscrete, Text)
-CHOICES = 1024  # integers of a Box, below which each has a token of its own, and is no magnitude
-FEW = 32  # elements that are compared faster as Python numbers
-SUCCESS = ("success", "is_success")  # names under which infos report it
-MOST = 1e100  # of a return, either side of zero: beyond it the variance of returns is no float
+CHOICES = 1024  # an integer Box of fewer values is categorical: each value has its own token
+FEW = 32  # up to so many elements are compared faster as Python numbers
+SUCCESS = ("success", "is_success")  # keys of infos that report success
+MOST = 1e100  # largest magnitude of a return, so that the variance of returns is finite
 
 Bounds = tuple[NDArray[Any], NDArray[Any]]
 
 
-class HeldLeaf:
-    """The rule of one leaf.
+class LeafValidator:
+    """Validator of one leaf.
 
     Args:
-        leaf: with its path, which messages name.
-        acted: for actions; False for observations.
-        clip: clips what lies beyond the bounds of a Box.
+        leaf: the leaf; messages name its path.
+        acted: true for actions, false for observations.
+        clip: true to clip values to the bounds of a Box.
     """
 
     def __init__(self, leaf: Leaf, acted: bool, clip: bool = False) -> None:
@@ -43,10 +43,10 @@ class HeldLeaf:
         self._bounds = None if isinstance(leaf.space, Text) else enforced(leaf.space, acted)
 
     def column(self, values: Any) -> NDArray[Any]:
-        """The values as an array [B, *leaf shape] of the leaf's dtype (Text: object [B]).
+        """Validated values as an array [B, *leaf shape] of the leaf's dtype (Text: object [B]).
 
         Raises:
-            SpaceError: a value that cannot be held; names the path, the row and the element.
+            SpaceError: a value is invalid; the message names path, row and element.
         """
         column = as_column(self._leaf, values)
         if isinstance(self._leaf.space, Text):
@@ -62,14 +62,14 @@ class HeldLeaf:
         return column
 
     def _wrong(self, column: NDArray[Any]) -> NDArray[np.bool_]:
-        """Mark the elements that cannot be held; bool, in the shape of the column."""
+        """Mask of the invalid elements, bool in the shape of the column."""
         wrong = ~np.isfinite(column) if column.dtype.kind == "f" else np.zeros(column.shape, np.bool_)
         if self._bounds is not None:
             wrong |= (column < self._bounds[0]) | (column > self._bounds[1])
         return wrong
 
     def refuse(self, column: NDArray[Any], at: list[int]) -> None:
-        """Raise SpaceError for the element at these indices, of which the first is the row."""
+        """Raise SpaceError for the element at these indices; the first index is the row."""
         row, *index = at
         value, where = column[tuple(at)], f"element {index}" if index else "value"
         what = "not a finite number"
@@ -79,27 +79,27 @@ class HeldLeaf:
         raise space_error(self._leaf.path, f"{where} is {value}, {what}", row)
 
     def value(self) -> Callable[[Any], Any]:
-        """Build the function from a single value to what is held of it: itself, if nothing is to be cast.
+        """Build the function that validates a single value: it returns the value, cast if need be.
 
         The function raises SpaceError as `column` does.
         """
         sound, column = _sound(self._leaf.space, self._acted, self._bounds), self.column
         scalar = isinstance(self._leaf.space, (Discrete, Text))
 
-        def hold(value: Any) -> Any:
+        def validate(value: Any) -> Any:
             try:
                 if sound(value):
                     return value
             except (AttributeError, TypeError, ValueError):
-                pass  # an unusual but perhaps sound value, such as a list for an array
-            held = column([value])
-            return held[0] if scalar else held[0, ...]
+                pass  # an unusual but perhaps valid value, such as a list for an array
+            valid = column([value])
+            return valid[0] if scalar else valid[0, ...]
 
-        return hold
+        return validate
 
 
 def enforced(space: Space[Any], acted: bool) -> Bounds | None:
-    """The least and the largest value of each element that can be held; None where the dtype says it all."""
+    """Least and largest valid value of each element; None if the dtype has no other values."""
     if isinstance(space, Box):
         low, high = space.low, space.high
         if space.dtype.kind == "f":
@@ -113,12 +113,12 @@ def enforced(space: Space[Any], acted: bool) -> Bounds | None:
         return np.zeros(space.shape, np.int8), np.ones(space.shape, np.int8)
     assert isinstance(space, (Discrete, MultiDiscrete))
     low, n = np.asarray(space.start), np.asarray(space.n if isinstance(space, Discrete) else space.nvec)
-    with np.errstate(over="ignore"):  # a space with values beyond its dtype has no tokens, and is refused for that
+    with np.errstate(over="ignore"):  # `check_values` refuses a space with values beyond its dtype
         return low, low + (n - 1).astype(low.dtype)
 
 
 def check_values(leaf: Leaf) -> None:
-    """Raise SpaceError for a Discrete or MultiDiscrete whose largest value its dtype cannot hold."""
+    """Raise SpaceError for a Discrete or MultiDiscrete whose largest value is beyond its dtype."""
     space = leaf.space
     if isinstance(space, (Discrete, MultiDiscrete)):
         low, n = np.ravel(space.start), np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
@@ -127,12 +127,12 @@ def check_values(leaf: Leaf) -> None:
 
 
 def _span(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.uint64]:
-    """The largest value less the smallest, exact for any dtype of integers."""
+    """Largest minus smallest value, exact for any integer dtype."""
     return high.astype(np.uint64) - low.astype(np.uint64)
 
 
 def _sound(space: Space[Any], acted: bool, bounds: Bounds | None) -> Callable[[Any], bool]:
-    """Build a quick test: true where a value is held as it is; false, or an exception, where it needs a close look."""
+    """Build a fast test: true if a value is valid without a cast; false or an exception if it must be validated."""
     if isinstance(space, Text):
         if acted:
             return lambda value: type(value) is str and space.contains(value)
@@ -143,7 +143,7 @@ def _sound(space: Space[Any], acted: bool, bounds: Bounds | None) -> Callable[[A
         return lambda value: bool(isinstance(value, integer) and first <= value < end)
     shape, dtype = space.shape, space.dtype
     if bounds is None and isinstance(space, Box) and dtype is not None and dtype.kind == "f":
-        # 0 * x is 0 unless x is NaN or infinite: one silent product takes half the time of np.isfinite(x).all().
+        # 0 * x is 0 unless x is NaN or infinite; the product is faster than np.isfinite(x).all().
         zeros = np.zeros(space.shape, dtype)
         return lambda value: bool(value.shape == shape and value.dtype == dtype and np.vdot(zeros, value) == 0.0)
     if bounds is None:
@@ -154,7 +154,7 @@ def _sound(space: Space[Any], acted: bool, bounds: Bounds | None) -> Callable[[A
         return lambda value: bool(
             value.shape == shape
             and value.dtype == dtype
-            and not [number for number in value.tolist() if not least <= number <= most]  # so written, it finds NaN
+            and not [number for number in value.tolist() if not least <= number <= most]  # `not <=` finds NaN
         )
     return lambda value: bool(
         value.shape == shape and value.dtype == dtype and count((value >= low) & (value <= high)) == size
@@ -162,7 +162,7 @@ def _sound(space: Space[Any], acted: bool, bounds: Bounds | None) -> Callable[[A
 
 
 def _text_fault(space: Text, text: str, acted: bool) -> str | None:
-    """What of a text cannot be held, if anything."""
+    """Description of what makes a text invalid; None if it is valid."""
     if len(text) > space.max_length:
         return f"a text of {len(text)} characters, beyond its bound of {space.max_length}: {text!a:.80}"
     if acted and not space.contains(text):
@@ -170,69 +170,69 @@ def _text_fault(space: Text, text: str, acted: bool) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return f"{text!a:.80} has characters that Unicode does not have"
+        return f"{text!a:.80} has characters that are not in Unicode"
     return None
 
 
-def holder(space: Space[Any], acted: bool = False, keys: tuple[str | int, ...] = ()) -> Callable[[Any], Any]:
-    """Build the function from a value of a (nested) space to what is held of it.
+def validator(space: Space[Any], acted: bool = False, keys: tuple[str | int, ...] = ()) -> Callable[[Any], Any]:
+    """Build the function that validates a value of a nested space and casts it to the space's dtypes.
 
     Args:
-        space: any nesting of the spaces that this project knows; values of others are passed on as they are.
-        acted: for actions; False for observations.
-        keys: where the space lies in a larger one, for errors.
+        space: any nesting of supported spaces; values of other spaces are returned unchanged.
+        acted: true for actions, false for observations.
+        keys: keys and indices that lead to the space in a larger one, for errors.
 
     Returns:
-        A function to a value that the space's dtypes hold exactly. Arrays are those that were passed, or new ones. It
-        raises SpaceError for a value that cannot be held, naming the path and the element.
+        A function of a value. Arrays of its result are those that were passed, or new ones. It raises SpaceError for
+        an invalid value; the message names path and element.
     """
     if isinstance(space, Dict):
-        entries = [(key, holder(entry, acted, (*keys, key))) for key, entry in space.spaces.items()]
+        entries = [(key, validator(entry, acted, (*keys, key))) for key, entry in space.spaces.items()]
 
-        def hold_dict(value: Any) -> dict[str, Any]:
+        def validate_dict(value: Any) -> dict[str, Any]:
             try:
-                return {key: hold(value[key]) for key, hold in entries}
+                return {key: validate(value[key]) for key, validate in entries}
             except (IndexError, KeyError, TypeError):
                 raise space_error(pointer(keys), f"{brief(value)} without the entries {list(space.spaces)}") from None
 
-        return hold_dict
+        return validate_dict
     if isinstance(space, Tuple):
-        parts = [holder(entry, acted, (*keys, index)) for index, entry in enumerate(space.spaces)]
+        parts = [validator(entry, acted, (*keys, index)) for index, entry in enumerate(space.spaces)]
 
-        def hold_tuple(value: Any) -> tuple[Any, ...]:
+        def validate_tuple(value: Any) -> tuple[Any, ...]:
             if not isinstance(value, (tuple, list)) or len(value) != len(parts):
                 raise space_error(pointer(keys), f"{brief(value)} instead of a tuple of {len(parts)} entries")
-            return tuple([hold(item) for hold, item in zip(parts, value, strict=True)])
+            return tuple([validate(item) for validate, item in zip(parts, value, strict=True)])
 
-        return hold_tuple
+        return validate_tuple
     if isinstance(space, LEAVES):
-        return HeldLeaf(Leaf(pointer(keys), space), acted).value()
+        return LeafValidator(Leaf(pointer(keys), space), acted).value()
     return lambda value: value
 
 
-def column_holder(space: Space[Any], acted: bool = False, clip: bool = False) -> Callable[[Columns], Columns]:
-    """Build the function from columns of many values to what is held of them; it raises SpaceError as `holder`'s.
+def column_validator(space: Space[Any], acted: bool = False, clip: bool = False) -> Callable[[Columns], Columns]:
+    """Build the function that validates columns of many values; it raises SpaceError as `validator` does.
 
     Args:
-        space: see `holder`.
-        acted: see `holder`.
-        clip: clips what lies beyond the bounds of a Box.
+        space: any nesting of supported spaces.
+        acted: true for actions, false for observations.
+        clip: true to clip values to the bounds of a Box.
     """
-    found = {leaf.path: HeldLeaf(leaf, acted, clip) for leaf in leaves(space)}
+    validators = {leaf.path: LeafValidator(leaf, acted, clip) for leaf in leaves(space)}
 
-    def hold(columns: Columns) -> Columns:
-        if missing := found.keys() - columns.keys():
+    def validate(columns: Columns) -> Columns:
+        if missing := validators.keys() - columns.keys():
             raise space_error(min(missing), "missing")
-        return {path: leaf.column(columns[path]) for path, leaf in found.items()}
+        return {path: leaf.column(columns[path]) for path, leaf in validators.items()}
 
-    return hold
+    return validate
 
 
 def reward_of(value: Any) -> float:
-    """The reward as a float: of any number, or array of one number.
+    """Convert a reward, a number or an array of one number, to a float.
 
     Raises:
-        ValueError: something else, or a number that is not finite or beyond MOST.
+        ValueError: no number, or one that is not finite or beyond MOST.
     """
     if not isinstance(value, (float, int, np.floating, np.integer)):
         array = np.asarray(value)
@@ -241,7 +241,7 @@ def reward_of(value: Any) -> float:
         value = array.item()
     try:
         number = float(value)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer beyond the range of floats
         number = np.inf
     if not -MOST < number < MOST:
         raise ValueError(f"a reward that is not a finite number: {brief(value)}")
@@ -249,10 +249,10 @@ def reward_of(value: Any) -> float:
 
 
 def flag_of(value: Any, name: str) -> bool:
-    """The truth of `terminated` or `truncated`: of a bool, a number, None, or an array of one of them.
+    """Convert `terminated` or `truncated`, a bool, a number, None or an array of one of them, to a bool.
 
     Raises:
-        ValueError: something else, such as one truth value for each of many agents.
+        ValueError: something else, such as one flag for each of many agents.
     """
     if value is None or isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -263,7 +263,7 @@ def flag_of(value: Any, name: str) -> bool:
 
 
 def success_of(info: Mapping[Any, Any]) -> bool | None:
-    """The success that an info reports, under either of Gymnasium's usual names; None if it reports none."""
+    """Success flag of an info, under either of its usual keys; None if there is none."""
     reported = [info[key] for key in SUCCESS if key in info]
     return any(map(_is_true, reported)) if reported else None
 
@@ -271,12 +271,12 @@ def success_of(info: Mapping[Any, Any]) -> bool | None:
 def _is_true(value: Any) -> bool:
     try:
         return bool(np.any(value))
-    except Exception:  # noqa: BLE001  # infos may hold anything, such as an object that has no truth value
+    except Exception:  # noqa: BLE001  # an info may contain anything, such as an object without a truth value
         return False
 
 
 def brief(value: Any) -> str:
-    """A value in a message, of at most 80 characters; a large array by its shape and dtype."""
+    """Representation of a value for a message, at most 80 characters; a large array by its shape and dtype."""
     if isinstance(value, np.ndarray) and value.size > 4:
         return f"an array of shape {value.shape} of {value.dtype}"
     text = " ".join(f"{value!r}".split())

@@ -1,7 +1,7 @@
-"""The steps of a view: what becomes of one leaf of an observation.
+"""The steps of a view, each a transform of one leaf of an observation.
 
-Each has `space`, which takes the leaf's space to that of what is seen (None: nothing) or refuses it as unsuitable, and
-`column`, which does the same to a column [B, ...] of values and refuses what it could not keep.
+A step's `space` maps the leaf's space to that of the result (None: dropped), and raises SpaceError for an unsuitable
+space. Its `column` maps a column [B, ...] of values, and raises SpaceError for a value that would be lost.
 """
 
 import math
@@ -20,15 +20,15 @@ CHANNELS = 4  # of a patch
 
 @dataclass(frozen=True)
 class Drop:
-    """Leave the leaf out."""
+    """Remove the leaf."""
 
     path: str
 
     def space(self, space: Space[Any]) -> None:
-        """Nothing is left of it."""
+        """Return None: the leaf is dropped."""
 
     def column(self, column: NDArray[Any]) -> None:
-        """Nothing is left of it."""
+        """Return None: the leaf is dropped."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Select:
 
 @dataclass(frozen=True)
 class Scale:
-    """Take `low` of each element for -1 and `high` for 1, so that all bins are of use; tokens clip what lies beyond."""
+    """Scale each element linearly from `low`..`high` to -1..1; tokens clip values outside of that range."""
 
     path: str
     low: tuple[float, ...]
@@ -74,7 +74,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Cells:
-    """Make one number of each cell of a grid: its last axis holds digits, less than `sizes`."""
+    """Combine the last axis of a grid, digits below `sizes`, into one integer per cell."""
 
     path: str
     sizes: tuple[int, ...]
@@ -93,7 +93,7 @@ class Cells:
         wrong = (column < 0) | (column >= np.array(self.sizes))
         if wrong.any():
             row, *at = np.argwhere(wrong)[0].tolist()
-            what = f"element {at} is {column[(row, *at)]}, beyond the {self.sizes[at[-1]]} values that its view knows"
+            what = f"element {at} is {column[(row, *at)]}, beyond the {self.sizes[at[-1]]} values of its view"
             raise space_error(self.path, what, row)
         steps = np.append(np.cumprod(self.sizes[:0:-1])[::-1], 1).astype(np.int64)
         return np.asarray(column.astype(np.int64) @ steps)
@@ -101,19 +101,19 @@ class Cells:
 
 @dataclass(frozen=True)
 class Planes:
-    """Show a small grid as an image of one pixel a cell, multiplied by `times` for contrast; four channels a patch.
+    """Show a small grid as an image of one pixel per cell, multiplied by `times` for contrast, four channels per patch.
 
-    A grid [h, w, c] of at most 16 x 16 cells becomes uint8 [16, 16 * ceil(c / 4), 4], zeros where there is no cell.
+    A grid [h, w, c] of at most 16 x 16 cells becomes uint8 [16, 16 * ceil(c / 4), 4], padded with zeros.
     """
 
     path: str
     times: tuple[int, ...]
 
     def space(self, space: Space[Any]) -> Space[Any]:
-        """An image."""
+        """A Box of uint8 [16, 16 * patches, 4]."""
         box = _box(space, self.path, "planes")
         if len(box.shape) != 3 or max(box.shape[:2]) > PATCH or len(self.times) != box.shape[2]:
-            raise space_error(self.path, f"planes of {box}: at most {PATCH} x {PATCH} cells, one factor a channel")
+            raise space_error(self.path, f"planes of {box}: at most {PATCH} x {PATCH} cells, one factor per channel")
         if box.dtype.kind not in "iub" or min(self.times, default=0) < 1:
             raise space_error(self.path, f"planes of {box} times {list(self.times)}: whole numbers are needed")
         return Box(0, 255, (PATCH, PATCH * -(-len(self.times) // CHANNELS), CHANNELS), np.uint8)
@@ -125,7 +125,7 @@ class Planes:
         wrong = (scaled < 0) | (scaled > 255)
         if wrong.any():
             row, *at = np.argwhere(wrong)[0].tolist()
-            raise space_error(self.path, f"element {at} is {column[(row, *at)]}, more than its view can show", row)
+            raise space_error(self.path, f"element {at} is {column[(row, *at)]}, beyond the range of its view", row)
         patches = -(-channels // CHANNELS)
         canvas = np.zeros((count, PATCH, PATCH, patches * CHANNELS), np.uint8)
         canvas[:, :height, :width, :channels] = scaled
@@ -135,16 +135,16 @@ class Planes:
 
 @dataclass(frozen=True)
 class Fold:
-    """Show how bright some rows of a frame are, 2 x 2 pixels as the four channels of one: a quarter of the patches.
+    """Convert some rows of a frame to gray and fold 2 x 2 pixels into four channels: a quarter of the patches.
 
-    `rows` are the first and one past the last. Brightness is the mean of the channels, rounded.
+    `rows` are the first row and one past the last. Gray is the rounded mean of the channels.
     """
 
     path: str
     rows: tuple[int, ...]
 
     def space(self, space: Space[Any]) -> Space[Any]:
-        """An image of half the sides, with four channels."""
+        """A Box of uint8 [rows / 2, w / 2, 4]."""
         box = _box(space, self.path, "fold")
         if box.dtype != np.uint8 or len(box.shape) != 3 or len(self.rows) != 2:
             raise space_error(self.path, f"fold of {box}: frames [h, w, c] of uint8 and two rows are needed")

@@ -1,4 +1,4 @@
-"""What of an observation becomes tokens: a view is data, kept in checkpoints and applied by the agent.
+"""Views of observations: transforms before tokenization, stored as JSON in checkpoints and applied by the agent.
 
     [{"select": "", "index": [0, 1, 2, 36, 37, 38]}, {"scale": "", "low": [...], "high": [...]}]
     [{"cells": "image", "sizes": [11, 6, 3]}]        7 x 7 x 3 numbers  ->  49 tokens, one a cell of the grid
@@ -6,8 +6,7 @@
     [{"fold": "", "rows": [35, 195]}]                210 x 160 pixels   ->  25 patches instead of 140
     [{"drop": "achieved_goal"}]
 
-Each step names a leaf by its path (as `structure.py` has it) and is exact: what it keeps can be read off its result
-(fold keeps the brightness of colours).
+Each step names a leaf by its path (see flatten.py). Steps are lossless in what they keep (`fold` keeps brightness).
 """
 
 from dataclasses import dataclass, fields
@@ -28,30 +27,30 @@ NAMES: dict[type[AnyStep], str] = {kind: name for name, kind in KINDS.items()}
 
 @dataclass(frozen=True)
 class View:
-    """Steps, one after the other; without any, an observation is seen as it is."""
+    """A sequence of steps; without any, observations are unchanged."""
 
     steps: tuple[AnyStep, ...] = ()
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """Read what `to_json` wrote. The input may come from anywhere: it is checked, never run.
+        """Read the result of `to_json`. Untrusted input is checked and never executed.
 
         Raises:
-            GatoError: not a view; names the step.
+            GatoError: not a view; the message names the step.
         """
         if not isinstance(data, list | tuple):
             raise GatoError(f"a view is a list of steps, not {data!r:.80}")
         return cls(tuple(_step(step, f"step {number} of the view") for number, step in enumerate(data)))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain data; inverse of `from_json`."""
+        """The view as JSON data; inverse of `from_json`."""
         return [{NAMES[type(step)]: step.path, **{k: list(v) for k, v in _arguments(step)}} for step in self.steps]
 
     def space(self, space: Space[Any]) -> Space[Any]:
-        """The space of what is seen: a Dict of the leaves that are left, by path.
+        """Space of the viewed observations: a Dict of the remaining leaves by path.
 
         Raises:
-            SpaceError: a step names a leaf that is not there, or does not suit it; or nothing is left.
+            SpaceError: a step's leaf is missing or unsuitable, or no leaf remains.
         """
         if not self.steps:
             return space
@@ -63,14 +62,14 @@ class View:
             seen = step.space(left.pop(step.path))
             left |= {} if seen is None else {step.path: seen}
         if not left:
-            raise space_error("", "the view leaves nothing to be seen")
+            raise space_error("", "the view drops every leaf")
         return Dict(left)
 
     def columns(self, columns: Columns) -> Columns:
-        """What is seen of B observations, as columns of `space`'s leaves.
+        """Columns of B viewed observations, one per leaf of `space`.
 
         Raises:
-            SpaceError: a value that a step cannot keep; names the leaf, the element and the row.
+            SpaceError: a value would be lost in a step; the message names leaf, element and row.
         """
         if not self.steps:
             return columns
@@ -104,7 +103,7 @@ def _step(data: Any, where: str) -> AnyStep:
             raise GatoError(f"{where}: {key} is {data[key]!r:.80}, not a list of type {number.__name__}")
         try:
             finite = bool(np.isfinite(np.array(data[key], np.float64)).all())
-        except OverflowError:  # a whole number that no float64 can hold
+        except OverflowError:  # an integer beyond the range of float64
             finite = False
         if not finite:
             raise GatoError(f"{where}: {key} has a number that is not finite")

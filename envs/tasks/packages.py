@@ -1,103 +1,120 @@
-"""Suites, the modules that register them and the extras that bring them; what is missing, and the command for it."""
+"""Suites of environments, the packages that they need, and the commands that install missing packages."""
 
 import ctypes
 import importlib
 import importlib.util
 import os
+import pkgutil
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any
 
+import gymnasium as gym
+
+from gato_agent.envs import adapters
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 
-EXTRAS = {  # module -> the extra of this package that installs it
-    "ale_py": "atari",
-    "Box2D": "box2d",
-    "gymnasium_robotics": "robotics",
+TOOLS = {  # module of no suite -> extra of this package that installs it
     "huggingface_hub": "hub",
-    "metaworld": "metaworld",
-    "minatar": "minatar",
-    "minigrid": "minigrid",
-    "mujoco": "mujoco",
-    "panda_gym": "panda",
-    "pybullet": "bullet",
-    "pybullet_envs_gymnasium": "bullet",
     "tensorboard": "tensorboard",
     "trackio": "trackio",
     "wandb": "wandb",
 }
 
 
-class Suite(NamedTuple):
-    """Environments that a package outside Gymnasium brings."""
+@dataclass(frozen=True)
+class Suite:
+    """A family of environments and the packages that it needs, declared as `SUITE` by a module of `envs/adapters`.
+
+    Attributes:
+        ids: regular expression that the ids of its environments begin with; no two suites share an id.
+        extra: extra of this package that installs `packages`.
+        packages: modules that must be installed.
+        distributions: their names on PyPI, whose versions are stored with episodes.
+        module: module that registers the ids, or that `register` needs; None if Gymnasium registers them.
+        register: registers the ids that `module` does not register.
+        wrap: wrapper of each environment.
+        stateful_reset: regular expression of ids whose reset does not clear all state, see recreate.py.
+    """
 
     ids: str
-    """Regular expression of how their ids begin."""
-    package: str
-    """What has to be installed."""
-    register: str
-    """Module that registers the ids when it is imported; ours, where the package does it badly or not at all."""
+    extra: str
+    packages: tuple[str, ...]
+    distributions: tuple[str, ...]
+    module: str | None = None
+    register: Callable[[], None] | None = None
+    wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None
+    stateful_reset: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        """True if all of its packages could be imported."""
+        return all(map(installed, self.packages))
 
 
-ADAPTERS = "gato_agent.envs.adapters."
-SUITES = (
-    Suite(r"ALE/", "ale_py", "ale_py"),
-    Suite(r"BabyAI-RGB/", "minigrid", ADAPTERS + "babyai_rgb"),
-    Suite(r"(BabyAI|MiniGrid)-", "minigrid", "minigrid"),
-    Suite(r"Meta-World/", "metaworld", ADAPTERS + "metaworld"),
-    Suite(r"MinAtar/", "minatar", ADAPTERS + "minatar"),
-    Suite(r"\w+BulletEnv-", "pybullet_envs_gymnasium", "pybullet_envs_gymnasium"),
-    Suite(r"Panda", "panda_gym", "panda_gym"),
-    Suite(r"(AdroitHand|AntMaze|Fetch|FrankaKitchen|HandManipulate|HandReach|PointMaze)", *["gymnasium_robotics"] * 2),
-)
+@cache
+def suites() -> list[Suite]:
+    """The `SUITE` of every module of `envs/adapters`, by name of module."""
+    names = sorted(module.name for module in pkgutil.iter_modules(adapters.__path__))
+    return [importlib.import_module(f"{adapters.__name__}.{name}").SUITE for name in names]
 
 
 def suite_of(env_id: str) -> Suite | None:
-    """The suite that an id belongs to by its name; None for Gymnasium's own and for those unknown here."""
-    return next((suite for suite in SUITES if re.match(suite.ids, env_id)), None)
+    """Suite of an environment id; None for ids of no suite."""
+    return next((suite for suite in suites() if re.match(suite.ids, env_id)), None)
+
+
+def packages_of(extra: str | None) -> list[str]:
+    """Modules that an extra of this package installs for its suites; none for None."""
+    return sorted({package for suite in suites() if suite.extra == extra for package in suite.packages})
 
 
 def installed(package: str) -> bool:
-    """Whether a package could be imported; it is not imported."""
+    """True if a package could be imported; it is not imported."""
     try:
         return importlib.util.find_spec(package) is not None
-    except ValueError:  # put into sys.modules by hand, without a spec
+    except ValueError:  # a module of sys.modules without a spec
         return sys.modules.get(package) is not None
 
 
 def register_suite(env_id: str) -> None:
-    """Import the module that registers an id, if its suite is known and installed.
+    """Register the environments of an id's suite, if the suite is known and installed.
 
     Raises:
-        UsageError: a package that the module needs is missing; the message has the command that installs it.
-        GatoError: the module raised.
+        UsageError: a package is missing; the message has the command that installs it.
+        GatoError: registering raised.
     """
     suite = suite_of(env_id)
-    if suite is not None and installed(suite.package):
-        with suppress_output():
-            import_named(suite.register, env_id)
+    if suite is None or suite.module is None or not suite.is_installed:
+        return
+    with suppress_output():
+        import_named(suite.module, env_id)
+        if suite.register is not None:
+            suite.register()
 
 
 def import_named(module: str, named: str) -> ModuleType:
     """Import a module that the user named, on the command line or in a call; never one that a file names.
 
     Args:
-        module: its dotted name.
-        named: where the user named it, for errors.
+        module: dotted name.
+        named: option or id with which the user named it, for errors.
 
     Raises:
         UsageError: there is no such module, or it imports one that is missing.
-        GatoError: it raised.
+        GatoError: the module raised.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UsageError(f"{named}: no module named {error.name}; {_bring(error.name)}") from error
+        raise UsageError(f"{named}: no module named {error.name}; {_install_hint(error.name)}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may call sys.exit
@@ -105,36 +122,38 @@ def import_named(module: str, named: str) -> ModuleType:
 
 
 def missing_install_hint(error: Exception) -> str:
-    """Name the command that installs what `error` misses."""
-    extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))  # Gymnasium names the extra of its own that is needed
+    """Command that installs the package whose absence raised `error`."""
+    extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))  # Gymnasium names its own extra
     if extra is None:
-        return f"{one_line(error)}; {_bring(error.name if isinstance(error, ImportError) else None)}"
+        return f"{one_line(error)}; {_install_hint(error.name if isinstance(error, ImportError) else None)}"
     ours = metadata("gato-agent").get_all("Provides-Extra") or []
     return f"pip install '{'gato-agent' if extra[1] in ours else 'gymnasium'}[{extra[1]}]'"
 
 
 def suite_install_hint(env_id: str) -> str | None:
-    """Name the command that installs the suite of an id; None if it is installed, or of no suite known here."""
+    """Command that installs the suite of an id; None if it is installed, or the id is of no suite."""
     suite = suite_of(env_id)
-    return None if suite is None or installed(suite.package) else _bring(suite.package)
+    missing = [package for package in suite.packages if not installed(package)] if suite and suite.module else []
+    return _install_hint(missing[0]) if missing else None
 
 
-def _bring(module: str | None) -> str:
-    extra = EXTRAS.get((module or "").partition(".")[0])
+def _install_hint(module: str | None) -> str:
+    name = (module or "").partition(".")[0]
+    extra = next((suite.extra for suite in suites() if name in suite.packages), TOOLS.get(name))
     return f"pip install 'gato-agent[{extra}]'" if extra else "install it or add its folder to PYTHONPATH"
 
 
 @contextmanager
 def suppress_output() -> Iterator[None]:
-    """Drop what is printed meanwhile, by Python or by a library in C: banners, build times, arguments of a server."""
+    """Discard standard output and error of a block, of Python and of C libraries, such as banners and build times."""
     with Path(os.devnull).open("w") as void, redirect_stdout(void), redirect_stderr(void):
-        kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+        saved = [(stream, os.dup(stream)) for stream in (1, 2)]
         try:
-            for stream, _ in kept:
+            for stream, _ in saved:
                 os.dup2(void.fileno(), stream)
             yield
         finally:
-            ctypes.CDLL(None).fflush(None)  # what C has not written yet would come out later
-            for stream, copy in kept:
+            ctypes.CDLL(None).fflush(None)  # C's buffers would be printed later
+            for stream, copy in saved:
                 os.dup2(copy, stream)
                 os.close(copy)

@@ -1,6 +1,6 @@
-"""One family of tasks as a TOML file, read strictly.
+"""Reader of a suite's table of tasks, a TOML file.
 
-    extra = "box2d"                     # optional, as all that follows but the scores' entries
+    extra = "box2d"                     # optional, as all keys below but those of a score
 
     [tasks."LunarLander-v3"]
     horizon = 1000
@@ -12,21 +12,21 @@
     success = "success"
     expert_kind = "catalogue"
     expert_source = "stable-baselines3 ppo, rl-trained-agents"
-    view = [{ select = "", index = [0, 1, 2] }]  # as in views.py
-    grouped_view = []                    # likewise, for models whose tokens hold many values
+    view = [{ select = "", index = [0, 1, 2] }]  # see views.py
+    grouped_view = []                    # view for models with several values per token
 
     [tasks."LunarLander-v3".expert]     # and .random
     mean = 242.1
     std = 18.9
     episodes = 100
-    seeds = [1000000, 1000099]          # first and last, one an episode
+    seeds = [1000000, 1000099]          # first and last, one per episode
     how = "greedy, sb3:ppo"
     versions = { gymnasium = "1.4.0" }
     success = 0.98
     horizon_mean = 242.1
     horizon_std = 18.9
 
-`view`, `instruction`, `expert_kind`, ... may stand at the top, for all tasks of the file that do not say otherwise.
+`view`, `instruction`, `expert_kind`, ... at the top of the file are defaults of all its tasks.
 """
 
 import math
@@ -48,10 +48,10 @@ EXTRAS = {"success": float, "horizon_mean": float, "horizon_std": float}
 
 
 def read_suite(file: Path) -> dict[str, Task]:
-    """Read one suite; its name is the file's.
+    """Read the tasks of one suite, which is named by the file's stem.
 
     Raises:
-        GatoError: not TOML, an unknown or missing key, a value of the wrong kind; the message names file and key.
+        GatoError: not TOML, an unknown or missing key, a value of the wrong type; the message names file and key.
     """
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -90,13 +90,13 @@ def _score(table: Any, where: str) -> Score:
 
 
 def _checked(table: Any, where: str, required: Mapping[str, type], optional: Mapping[str, type]) -> dict[str, Any]:
-    """Return `table` if it has every required key, no unknown one, and finite values of exactly these types."""
+    """Check a table: all required keys, no unknown ones, finite values of exactly these types; return it."""
     if not isinstance(table, dict):
         raise GatoError(f"{where.rstrip('.')} is not a table")
     kinds = {**required, **optional}
     for key, value in table.items():
         if key not in kinds:
-            raise GatoError(f"{where}{key} is unknown; known here: {', '.join(kinds)}")
+            raise GatoError(f"{where}{key} is unknown; known keys: {', '.join(kinds)}")
         if type(value) is not kinds[key]:
             raise GatoError(f"{where}{key} is {value!r}, not of type {kinds[key].__name__}")
         if isinstance(value, float) and not math.isfinite(value):

@@ -1,6 +1,6 @@
-"""The tasks that are known by name: their families, views, experts, and the scores of a random and an expert player.
+"""Catalogue of tasks: suite, view, expert, and the scores of random actions and of the expert.
 
-`suites/` holds one table per family as data; `suite_file.py` says what stands in it. Any other Gymnasium id works too.
+`suites/` has one table per suite, in the format of `suite_file.py`. Any other Gymnasium id works too.
 """
 
 from collections.abc import Mapping
@@ -13,25 +13,25 @@ from gymnasium.spaces import Space
 
 from gato_agent.envs.errors import GatoError, SpaceError
 from gato_agent.envs.spaces.views import EVERYTHING, View
-from gato_agent.envs.tasks.packages import EXTRAS, installed
+from gato_agent.envs.tasks.packages import installed, packages_of
 
 SUITES = Path(__file__).parent / "suites"
 
 
 @dataclass(frozen=True)
 class Score:
-    """Returns of one player on one task, and all that it takes to measure them again.
+    """Undiscounted returns of one actor on one task, and everything needed to measure them again.
 
     Attributes:
-        mean: of the returns, not discounted.
-        std: of the episodes themselves (ddof=0), as Stable-Baselines3's `evaluate_policy` gives it.
-        episodes: how many were played.
-        seeds: first and last, one an episode.
-        how: who played, in words; with the sha256 of an expert's weights.
-        versions: of the packages that the figures hang on.
-        success: share of the episodes in which the task's `success` was reported at any step.
-        horizon_mean: of the returns when episodes go on after success until the horizon (Meta-World, as JAT has it).
-        horizon_std: likewise.
+        mean: mean return.
+        std: standard deviation over episodes (ddof=0), as in Stable-Baselines3's `evaluate_policy`.
+        episodes: number of episodes.
+        seeds: first and last seed, one per episode.
+        how: the actor in words, with the SHA-256 of an expert's weights.
+        versions: version of each package that affects the returns.
+        success: share of the episodes with success at any step, from 0 to 1.
+        horizon_mean: mean return when episodes go on after success until the horizon (Meta-World, as in JAT).
+        horizon_std: standard deviation of the same returns.
     """
 
     mean: float
@@ -47,25 +47,25 @@ class Score:
 
 @dataclass(frozen=True)
 class Task:
-    """An environment id with what is known about it.
+    """An environment id of the catalogue with its properties.
 
     Attributes:
-        id: what Gymnasium calls it.
-        suite: its family, which is the name of the table that it stands in.
-        horizon: steps that an episode can have at most; `make` sees to it where Gymnasium has no limit.
+        id: id in Gymnasium's registry.
+        suite: name of the suite's table.
+        horizon: maximal number of steps of an episode; `make` enforces it where Gymnasium has no limit.
         extra: extra of this package that installs the suite.
-        view: what of an observation becomes tokens, without steps all of it.
-        grouped_view: what becomes tokens where one holds many values, if that is to be another.
-        instruction: path of the text in its observation that stays the same all through an episode.
-        text_pieces: tokens that an observed text is given, where a task needs fewer or more than 32.
-        observes: its observation space in a few words.
-        acts: its action space in a few words.
-        tokens_per_timestep: observation, separator and action, through the view.
-        success: name of the entry of `info` that says so, where the task has a notion of success.
-        expert_kind: what `gato-agent collect --expert` gets for it; None where there is none.
-        expert_source: by whom the expert was made.
+        view: view of the observations that become tokens; the default shows all of an observation.
+        grouped_view: view for models with several values per token, if it differs from `view`.
+        instruction: path of the observed text that is constant within an episode.
+        text_pieces: number of tokens of an observed text, if it is not 32.
+        observes: observation space in words.
+        acts: action space in words.
+        tokens_per_timestep: number of tokens of observation, separator and action, through the view.
+        success: key of `info` that reports success, if the task has one.
+        expert_kind: kind of the expert that `gato-agent collect` uses; None if there is none.
+        expert_source: author of the expert.
         random: score of uniformly random actions.
-        expert: score of that expert.
+        expert: score of the expert.
     """
 
     id: str
@@ -87,40 +87,40 @@ class Task:
 
     @property
     def by_success(self) -> bool:
-        """Whether its score is the share of episodes that succeed, because they end at success.
+        """True if the score of the task is its success rate, because its episodes end at success.
 
-        A return then says how long it took, and an expert may have less of it than a random player.
+        A return then depends on the length of the episode, and an expert's may be less than that of random actions.
         """
         return self.random is not None and self.random.horizon_mean is not None
 
     def reference(self, score: Score | None) -> float | None:
-        """The figure of a player that others are set beside: its success or its mean return; None if not measured."""
+        """Success rate or mean return of a score, to normalise others by; None if it is not measured."""
         return None if score is None else score.success if self.by_success else score.mean
 
 
 def find(env_id: str) -> Task | None:
-    """Return the task of that environment id, or None: any Gymnasium id can be used, known here or not."""
+    """Task of an environment id; None for ids outside of the catalogue."""
     return catalogue().get(env_id)
 
 
 def install_hint(env_id: str) -> str | None:
-    """The command that installs a known task; None if it is installed, or not known here."""
+    """Command that installs the packages of a task; None if they are installed, or the task is unknown."""
     task = find(env_id)
     return None if task is None or is_installed(task) else f"pip install 'gato-agent[{task.extra}]'"
 
 
 def is_installed(task: Task) -> bool:
-    """Whether the packages of a task are there; they are not imported."""
-    return all(installed(package) for package, extra in EXTRAS.items() if extra == task.extra)
+    """True if the packages of a task are installed; they are not imported."""
+    return all(map(installed, packages_of(task.extra)))
 
 
 def view_of(env_id: str, observation_space: Space[Any], grouped: bool = False) -> View:
-    """The catalogue's view of that environment where it suits the space, which other arguments may have changed.
+    """View of the catalogue for an environment; the whole observation if the view does not fit the space.
 
     Args:
-        env_id: what Gymnasium calls it.
-        observation_space: its observation space.
-        grouped: whether one token holds many values.
+        env_id: id in Gymnasium's registry.
+        observation_space: observation space, which arguments of the environment may have changed.
+        grouped: true for models with several values per token.
     """
     task = find(env_id)
     if task is None:
@@ -134,19 +134,19 @@ def view_of(env_id: str, observation_space: Space[Any], grouped: bool = False) -
 
 
 def families() -> list[str]:
-    """Names of the suites, in order."""
+    """Names of the suites, in alphabetical order."""
     return sorted(file.stem for file in SUITES.glob("*.toml"))
 
 
 @cache
 def catalogue() -> dict[str, Task]:
-    """Return every known task by environment id, suite by suite."""
+    """All tasks by environment id, ordered by suite."""
     from gato_agent.envs.tasks.suite_file import read_suite
 
     tasks: dict[str, Task] = {}
     for file in sorted(SUITES.glob("*.toml")):
         suite = read_suite(file)
         for env_id in [env_id for env_id in suite if env_id in tasks]:
-            raise GatoError(f"{file.name}: {env_id} is in {tasks[env_id].suite}.toml already; keep one of the two")
+            raise GatoError(f"{file.name}: {env_id} is also in {tasks[env_id].suite}.toml: delete one of the two")
         tasks |= suite
     return tasks

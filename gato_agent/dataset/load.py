@@ -21,7 +21,7 @@ from gato_agent.envs.tasks.task import Task, find, view_of
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
-from gato_agent.rollouts.storage.filter import selected
+from gato_agent.rollouts.storage.filter import training_indices
 from gato_agent.tokens.prompt import Kind, Prompt, demonstration, instruction_of, names_of, without
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 
@@ -67,7 +67,7 @@ def load_data(
     pieces = text.encode if text else None
     tokenized, held_out = [], []
     for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
-        parts = [[store.fitting(i) for i in selected(store)] for store in same]
+        parts = [[store.fitting(i) for i in training_indices(store)] for store in same]
         ends = [len(many) - int(holdout * len(many)) for many in parts]
         learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
         last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
@@ -133,7 +133,7 @@ def _texts_of(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str
     """All texts in a task's observations, and its text prompt."""
     if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
         for store in stores:
-            for i in selected(store):
+            for i in training_indices(store):
                 columns = store.fitting(i).observations.values()
                 yield from (text for column in columns if column.dtype == object for text in column)
     if task.prompt.text:

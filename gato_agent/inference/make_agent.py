@@ -18,7 +18,7 @@ from gato_agent.inference.agent import Agent
 from gato_agent.inference.options import DecodingOptions
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import open_stores
-from gato_agent.rollouts.storage.filter import selected
+from gato_agent.rollouts.storage.filter import training_indices
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def demonstration(folder: Path, env_id: str) -> Episode:
     """
     for store in open_stores(folder):
         if store.env_id == env_id:
-            episodes = [store.fitting(index) for index in selected(store)]
+            episodes = [store.fitting(index) for index in training_indices(store)]
             for episode in sorted(episodes, key=lambda episode: not episode.success):
                 return episode
     raise UsageError(f"--demo {folder} has no episode of {env_id}: make one with `gato-agent collect --env {env_id} "

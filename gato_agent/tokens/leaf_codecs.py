@@ -12,7 +12,7 @@ from gymnasium.spaces import MultiDiscrete, Space, Text
 from numpy.typing import NDArray
 
 from gato_agent.envs.spaces.flatten import Columns, Leaf, as_column, space_error
-from gato_agent.envs.spaces.values import HeldLeaf
+from gato_agent.envs.spaces.values import LeafValidator
 from gato_agent.tokens.image_layout import PATCH_SIZE
 from gato_agent.tokens.mu_law import BINS, Floats, Rules, compand, expand, rules_of
 
@@ -124,7 +124,7 @@ class Elements:
         leaf = self.leaves[part]
         index = np.unravel_index(at - int(self.starts[part]), shape_of(leaf))
         column = flat[part].reshape(-1, *shape_of(leaf))
-        HeldLeaf(leaf, self._action).refuse(column, [row, *map(int, index)])
+        LeafValidator(leaf, self._action).refuse(column, [row, *map(int, index)])
 
 
 def side_by_side(leaves: list[Leaf], values_per_token: int, grid_rows: bool) -> NDArray[np.int64]:

@@ -1,1 +1,1 @@
-"""Collection of episodes by workers."""
+"""Collection of episodes in worker processes, or on a Ray cluster."""

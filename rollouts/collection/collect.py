@@ -1,4 +1,4 @@
-"""Collect episodes of experts: environments x seeds -> stores. Killed at any moment, it goes on where it was."""
+"""Collection of expert episodes, environments x seeds -> stores; it can be killed and resumed at any time."""
 
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -33,44 +33,42 @@ from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
 from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable
-from gato_agent.rollouts.storage.filter import EpisodeFilter, kept, write_filter
+from gato_agent.rollouts.storage.filter import EpisodeFilter, filtered_indices, write_filter
 from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
 
 HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
-CAPTION = "catalogue: what an expert is known to score without noise"
-ENGINES = {"box2d": ("box2d",), "bullet": ("pybullet",), "mujoco": ("mujoco",), "panda": ("pybullet",)}
-ENGINES |= {"metaworld": ("mujoco",), "robotics": ("mujoco",)}
-SECOND_CHANCES = 10  # for seeds of an environment to fail in a new process too; each costs its start
-SAID = 5  # failures that are told one by one at the end
+CAPTION = "catalogue: mean return of the catalogue's expert without noise"
+RETRIES = 10  # of an environment's seeds, each in a new process, that may fail again
+SHOWN_FAILURES = 5  # failures that the last message names
 
 Play = Callable[[Sequence[CollectJob], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Collect episodes of an expert. Run it again to complete what was interrupted."""
+    """Collect episodes of an expert. Run the command again to resume an interrupted collection."""
 
     env: tuple[str, ...] = ()
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
     suite: tuple[str, ...] = ()
-    """Whole suites of the catalogue, beside --env or instead of it; all for every one."""
+    """Suites of the catalogue, in addition to --env or instead of it; all for every suite."""
     expert: str = "catalogue"
     """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
     expert_statistics: str | None = None
-    """Statistics of VecNormalize that an SB3 zip or model was trained behind: a .pkl or .npz file, or none; by default
-    what lies beside the zip."""
+    """VecNormalize statistics with which an SB3 zip or model was trained: a .pkl or .npz file, or none; by default the
+    file beside the zip."""
     expert_wrappers: str | None = None
-    """Wrappers that an SB3 zip or model was trained behind, as JSON, such as {"frame_stack": {"n": 4}}; by default what
-    is said beside the zip, or fits."""
+    """Wrappers with which an SB3 zip or model was trained, as JSON, such as {"frame_stack": {"n": 4}}; by default from
+    the settings beside the zip, or those that fit."""
     episodes: int = 100
     """Episodes of each environment."""
     dagger: str | None = None
-    """Let an agent act and keep what the expert would do as targets (DAgger): a run folder, a .safetensors file, or
-    shipped. Its episodes go into an --out of their own; train on both folders."""
+    """DAgger: this agent acts, and the expert's actions are the targets. A run folder, a .safetensors file, or shipped.
+    Use another --out than for the expert's episodes, and train on both folders."""
     dagger_beta: float = 0.25
-    """Share of --dagger's steps in which the expert acts instead, in turns of 1 to 19 steps; 0 for the agent alone."""
+    """Share of --dagger's steps in which the expert acts instead, from 0 to 1, in stretches of 1 to 19 steps."""
     noise: bool = False
-    """Replace some actions by random ones and keep the expert's own as targets: makes far better agents."""
+    """Replace some actions by random ones and store the expert's as targets (DART): makes far better agents."""
     seed: int = 0
     """Seed of the first episode; the others follow. Also the seed of training the expert."""
     out: Path = Path("data")
@@ -78,51 +76,51 @@ class CollectConfig:
     env_kwargs: str = "{}"
     """Arguments of the environments, as JSON."""
     train_steps: int | None = None
-    """Environment steps of --expert train; by default what suits the environment."""
+    """Environment steps of --expert train; by default those of the environment's tuned settings."""
     workers: int | None = None
-    """Processes that play, 1 by default; the episodes are the same whatever their number. 0 plays in this process,
-    where a step that hangs, leaks or aborts takes everything with it, and what is not yet saved."""
+    """Worker processes, 1 by default; episodes do not depend on their number. 0 plays in this process, where a step
+    that hangs or aborts ends the collection and loses the episodes not yet saved."""
     ray: str | None = None
-    """Play on a Ray cluster, by default with a worker for each of its CPUs: its address, auto, or local to start one
-    here. Files and modules that are named must be readable there."""
+    """Address of a Ray cluster to play on, auto, or local to start one here; by default one worker per CPU. Named files
+    and modules must be readable there."""
     timeout: float = 300.0
-    """Seconds after which a step that has not ended counts as hanging; its seed is given up."""
+    """Time limit of one step, seconds; a seed whose step exceeds it fails."""
     keep_above: float | None = None
-    """Mark the episodes whose return is at least this share of the expert's (0.8 in the paper), and use only those in
-    training and export. All stay on disk; deleting keep.json undoes it."""
+    """Train on and export only episodes whose return is at least this share of the expert's (0.8 in the paper), above 0
+    to 1. All episodes stay on disk; deleting keep.json undoes it."""
     success_only: bool = False
-    """Mark the episodes that succeeded, likewise, in environments that report success."""
+    """Train on and export only successful episodes, in environments that report success."""
     compact: bool = True
-    """Pack the episodes of an environment into few large files when all are there; more may be collected later."""
+    """Join the episodes of an environment into few large files when all are collected; more may be collected later."""
     num_threads: int = 1
-    """Threads of each expert's network; small ones are fastest with one."""
+    """Threads of each expert's network; small networks are fastest with one."""
 
 
 def collect(config: CollectConfig, learner: Learner | None = None) -> None:
-    """Collect what is missing of every environment, then print a summary.
+    """Collect the missing episodes of every environment, then print a summary.
 
     Args:
-        config: what is asked for.
+        config: options of the command.
         learner: the agent of `config.dagger`.
 
     Raises:
-        UsageError: bad arguments, unknown environment or expert, or a folder made with other settings; said before
-            any episode is played.
-        GatoError: seeds that gave no episode; all others are on disk.
+        UsageError: bad arguments, unknown environment or expert, or a folder made with other settings. It is raised
+            before any episode is played.
+        GatoError: some seeds failed; all other episodes are on disk.
     """
     kwargs = parse_kwargs(config.env_kwargs)
     at_least(1, episodes=config.episodes, num_threads=config.num_threads, train_steps=config.train_steps)
     at_least(0, seed=config.seed, workers=config.workers)
     if config.ray and config.workers == 0:
-        raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
+        raise UsageError("--workers 0 plays in this process, and --ray on a cluster: use one of them")
     if not config.timeout > 0:
         raise UsageError(f"--timeout {config.timeout}: it must be above 0")
     if not 0 <= config.dagger_beta <= 1:
         raise UsageError(f"--dagger-beta {config.dagger_beta}: it must be from 0 to 1")
     if learner is not None and config.noise:
-        raise UsageError("--dagger leaves the expert's path as --noise does: give one of them")
-    rule = EpisodeFilter(config.keep_above, config.success_only)
-    rule.check()
+        raise UsageError("--dagger and --noise both replace the expert's actions: use one of them")
+    episode_filter = EpisodeFilter(config.keep_above, config.success_only)
+    episode_filter.check()
     console = plain_console()
     jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
@@ -133,39 +131,39 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         problems: list[Exception] = []
         for store in stores:
             try:
-                _complete(config, store, rule)
+                _complete(config, store, episode_filter)
                 table.add_row(*_summary(store, _seeds(config)))
             except (GatoError, OSError) as error:  # the other tasks are completed
                 problems.append(error)
                 console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if failures:
-        raise EnvironmentFault(_told(failures))
+        raise EnvironmentFault(_failure_summary(failures))
     if problems:
         raise problems[0]
 
 
-def _complete(config: CollectConfig, store: EpisodeStore, rule: EpisodeFilter) -> None:
-    """Compact a task's episodes if all are there, and mark those that are to be kept."""
+def _complete(config: CollectConfig, store: EpisodeStore, episode_filter: EpisodeFilter) -> None:
+    """Compact a task's episodes if none is missing, and store the filter."""
     if config.compact and set(_seeds(config)) <= set(store.indices()):
         compact(store)
-    if rule != EpisodeFilter():
-        write_filter(store, rule)
+    if episode_filter != EpisodeFilter():
+        write_filter(store, episode_filter)
 
 
 def _environments(config: CollectConfig, console: Console, learner: Learner | None) -> list[str]:
-    """The environments as the user named them, each once; a wrong one is said before any episode is played."""
+    """Names of the environments as the user wrote them, without duplicates; raises UsageError for unknown ones."""
     names = list(config.env)
     for suite in families() if "all" in config.suite else config.suite:
         if suite not in families():
-            raise UsageError(f"--suite {suite}: there are {', '.join(families())}, and all")
+            raise UsageError(f"--suite {suite}: choose from {', '.join(families())}, or all")
         tasks = [task for task in catalogue().values() if task.suite == suite]
-        able = [task.id for task in tasks if task.expert_kind or config.expert != "catalogue"]
-        if left_out := [task.id for task in tasks if task.id not in able]:
+        with_expert = [task.id for task in tasks if task.expert_kind or config.expert != "catalogue"]
+        if left_out := [task.id for task in tasks if task.id not in with_expert]:
             console.print(f"{suite}: no expert for {', '.join(left_out)}", highlight=False, soft_wrap=True)
-        if unknown := [name for name in able if learner is not None and not learner.knows(name)]:
+        if unknown := [name for name in with_expert if learner is not None and not learner.knows(name)]:
             console.print(f"{suite}: --dagger does not know {', '.join(unknown)}", highlight=False, soft_wrap=True)
-        names += [name for name in able if name not in unknown]
+        names += [name for name in with_expert if name not in unknown]
     if not names:
         raise UsageError("--env: name at least one environment, such as CartPole-v1, or a --suite")
     return list({find_spec(name).id: name for name in reversed(names)}.values())[::-1]
@@ -182,8 +180,8 @@ def _set_threads(number: int) -> None:
 
 
 def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None) -> CollectJob:
-    """Make environment and expert once, to see that they can be made, and describe them."""
-    if config.expert == "train":  # any other is given its threads where it plays; scripted ones need no torch at all
+    """Make environment and expert once, to raise their errors early, and describe them as a job."""
+    if config.expert == "train":  # other experts get their threads in the worker; scripted ones need no torch
         _set_threads(config.num_threads)
     env_id, wrappers = find_spec(env).id, parse_wrappers(config.expert_wrappers)
     with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
@@ -196,7 +194,7 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
             statistics=config.expert_statistics, wrappers=wrappers,
         )  # fmt: skip
         if isinstance(expert, CallableExpert):
-            if "torch" in sys.modules:  # else the expert does without
+            if "torch" in sys.modules:  # otherwise the expert does not use it
                 _set_threads(config.num_threads)
             check_answer(expert, envs, config.seed)
         if learner is not None:
@@ -214,9 +212,9 @@ def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: L
 def _header(
     env_id: str, kwargs: dict[str, Any], spaces: tuple[gym.Space[Any], gym.Space[Any]], expert: Expert, noise: bool
 ) -> dict[str, Any]:
-    """What task.json says of all episodes in its folder."""
-    suite, task = suite_of(env_id), find(env_id)
-    packages = ["gymnasium", "numpy", *([suite.package] if suite else []), *ENGINES.get(task.suite if task else "", ())]
+    """Header of all episodes of a task, the contents of task.json."""
+    suite = suite_of(env_id)
+    packages = ["gymnasium", "numpy", *(suite.distributions if suite else ())]
     if expert.provenance["kind"] not in NO_NETWORK:
         packages += ["torch", "stable-baselines3"]
     return {
@@ -233,47 +231,47 @@ def _header(
 def _collect(
     config: CollectConfig, jobs: Sequence[CollectJob], stores: Sequence[EpisodeStore], console: Console
 ) -> list[Failed]:
-    """Play and write what is missing; return what could not be played."""
+    """Play and write the missing episodes; return the failures."""
     missing = [sorted(set(_seeds(config)).difference(store.indices())) for store in stores]
     rows = [
         Row(store.env_id, config.episodes, config.episodes - len(seeds), _catalogue_score(store))
         for store, seeds in zip(stores, missing, strict=True)
     ]
-    play = _way_to_play(config)
-    watched = [FirstEpisodes(_known(job)) for job in jobs]
+    play = _choose_play(config)
+    first_episodes = [FirstEpisodes(_known(job)) for job in jobs]
     failures: list[Failed] = []
     with Report(console, rows) as report, EpisodeWriter(stores) as writer, closing(play(jobs, missing)) as results:
-        for group in results:
-            for result in group:
+        for batch in results:
+            for result in batch:
                 if isinstance(result, Played):
                     writer.add(result)
-                    if said := watched[result.job].add(result):
-                        console.print(f"warning: {said}", highlight=False, markup=False, soft_wrap=True)
+                    if message := first_episodes[result.job].add(result):
+                        console.print(f"warning: {message}", highlight=False, markup=False, soft_wrap=True)
                 elif result not in failures:
                     failures.append(result)
                     console.print(f"failed: {result.reason}", highlight=False, markup=False, soft_wrap=True)
-            report(writer.turn())
+            report(writer.poll())
         report(writer.finish())
     return failures
 
 
 def _known(job: CollectJob) -> Task | None:
-    """The task of the catalogue that an expert can be compared with; None where it acts at random, or not alone."""
-    alike = job.expert != "random" and job.learner is None and not job.header["env_kwargs"]
-    return find(job.env_id) if alike else None
+    """Task of the catalogue whose scores are comparable to the job's; None for random actions, DAgger or arguments."""
+    comparable = job.expert != "random" and job.learner is None and not job.header["env_kwargs"]
+    return find(job.env_id) if comparable else None
 
 
-def _way_to_play(config: CollectConfig) -> Play:
+def _choose_play(config: CollectConfig) -> Play:
     if config.ray:
         return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
     if config.workers == 0:
-        return _play_here
-    return partial(
-        play_in_processes, workers=config.workers or 1, timeout=config.timeout, second_chances=SECOND_CHANCES
-    )
+        return _play_in_process
+    return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout, retries=RETRIES)
 
 
-def _play_here(jobs: Sequence[CollectJob], missing: Sequence[Sequence[int]]) -> Generator[list[Result], None, None]:
+def _play_in_process(
+    jobs: Sequence[CollectJob], missing: Sequence[Sequence[int]]
+) -> Generator[list[Result], None, None]:
     """Play one episode after the other in this process."""
     with closing(Players(jobs)) as players:
         for job, seeds in enumerate(missing):
@@ -282,30 +280,30 @@ def _play_here(jobs: Sequence[CollectJob], missing: Sequence[Sequence[int]]) -> 
 
 
 def _summary(store: EpisodeStore, seeds: range) -> list[str]:
-    """One row of the table: all episodes that were asked for and are there."""
-    there = [seed for seed in store.indices() if seed in seeds]
-    stats = [store.stats(seed) for seed in there]
+    """Row of the summary: the episodes of these seeds that are on disk."""
+    present = [seed for seed in store.indices() if seed in seeds]
+    stats = [store.stats(seed) for seed in present]
     mean = f"{np.mean([each.total for each in stats]):.2f}" if stats else "-"
     steps = sum(each.steps for each in stats)
     return [
-        store.env_id, store.kind, f"{len(there):,}", f"{len(set(there) & set(kept(store))):,}",
+        store.env_id, store.kind, f"{len(present):,}", f"{len(set(present) & set(filtered_indices(store))):,}",
         f"{steps:,}", mean, _catalogue_score(store), f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip
 
 
 def _catalogue_score(store: EpisodeStore) -> str:
-    """The catalogue's expert score, in words; of an environment with other arguments it says nothing."""
+    """Mean return of the catalogue's expert as text; `unknown` also for an environment with arguments."""
     task = None if store.env_kwargs else find(store.env_id)
     return "unknown" if task is None or task.expert is None else f"{task.expert.mean:.2f}"
 
 
-def _told(failures: Sequence[Failed]) -> str:
-    """All failures in a line."""
-    reasons = [failure.reason for failure in failures[:SAID]]
+def _failure_summary(failures: Sequence[Failed]) -> str:
+    """One line on all failures."""
+    reasons = [failure.reason for failure in failures[:SHOWN_FAILURES]]
     more = len(failures) - len(reasons)
-    counted = f"{len(failures)} failures: " if len(failures) > 1 else ""
-    rest = f"; and {more} more, said above" if more else ""
+    count = f"{len(failures)} failures: " if len(failures) > 1 else ""
+    rest = f"; and {more} more, printed above" if more else ""
     return (
-        f"{counted}{'; '.join(reasons)}{rest}; all other episodes are in place, and the same command tries again what "
-        "is missing"
+        f"{count}{'; '.join(reasons)}{rest}; all other episodes are saved, and the same command retries the missing "
+        "ones"
     )

@@ -1,9 +1,8 @@
-"""States that a learner visits, labelled by the expert: DAgger (Ross, Gordon and Bagnell 2011).
+"""Expert labels for the states that a trained agent visits: DAgger (Ross, Gordon and Bagnell 2011).
 
-Behaviour cloning drifts into states that its expert never showed a way out of. Here a trained agent acts, the expert
-says at every step what it would do there, and the episode keeps both: what was executed (what the model reads) and
-what the expert wanted (what it learns). Now and then the expert takes over for a stretch, so that an agent that is
-stuck comes on.
+Behaviour cloning drifts into states that are missing in its expert's episodes. Here a trained agent acts and the expert
+labels each step. The episode stores the executed actions, which the model reads, and the labels, which it learns. The
+expert acts itself for some stretches, so that a stuck agent makes progress.
 """
 
 from collections.abc import Mapping
@@ -18,19 +17,19 @@ from gato_agent.envs.ownership import owned
 from gato_agent.rollouts.experts.load import Expert
 
 KIND = "dagger"
-MEAN_STRETCH = 10  # agent and expert take turns of 1 to 19 steps, so this many on average
-STREAM = 0xDA66  # keeps these random numbers apart from others that start from the same episode seed
+MEAN_STRETCH = 10  # mean of the 1 to 19 steps of a stretch
+STREAM = 0xDA66  # separates these random numbers from others with the same episode seed
 
 
 class Student(Actor, Protocol):
-    """An Actor with a memory, which can be told what was executed instead of its own action."""
+    """An Actor with a memory of its episode, which also takes steps that another actor chose."""
 
     def follow(self, observation: Any, action: Any, start: NDArray[np.bool_]) -> None:
-        """Remember a step in which `action` was executed; all are batches, as in `act`."""
+        """Add a step with another actor's `action` to the memory; all arguments are batches, as in `act`."""
 
 
 class Learner(Protocol):
-    """Names a trained agent, as plain data that reaches a worker by pickling; the agent is made where it plays.
+    """Reference to a trained agent, which is pickled; the worker that plays makes the agent.
 
     Attributes:
         sha256: of the checkpoint.
@@ -38,67 +37,67 @@ class Learner(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of all that its actions depend on."""
+        """Digest of everything that the agent's actions depend on."""
 
     def knows(self, env_id: str) -> bool:
-        """Whether it was trained on the environment of this id."""
+        """True if the agent was trained on this environment."""
 
     def check(self, envs: VectorEnv[Any, Any, Any]) -> None:
-        """Raise UsageError if it cannot play in these environments."""
+        """Raise UsageError if the agent cannot act in these environments."""
 
     def make(self, envs: VectorEnv[Any, Any, Any]) -> Student:
-        """An agent for these environments; raises GatoError if the checkpoint is no longer the one of `sha256`."""
+        """Make the agent for these environments; raises GatoError if the checkpoint no longer matches `sha256`."""
 
 
 def provenance(learner: Learner, beta: float) -> dict[str, Any]:
-    """What episodes say of who acted in them."""
+    """Description of the acting agent in the header of its episodes."""
     return {"kind": KIND, "sha256": learner.sha256, "beta": beta}
 
 
 class Guided:
-    """A student that is watched by an expert, as a pure function of the episode's seed. One environment only.
+    """Actor that mixes a student and its expert, which labels each step; a function of the episode's seed.
 
-    In turns of 1 to 19 steps either the student acts or, with probability `beta`, the expert.
+    In stretches of 1 to 19 steps either the student acts or, with probability `beta`, the expert. One environment only.
 
     Attributes:
-        label: the expert's own action of the latest step, batch of one; a copy.
+        label: the expert's action in the latest step, batch of one; a copy.
     """
 
     def __init__(self, student: Student, expert: Expert, about: Mapping[str, Any]) -> None:
-        """Begin with an agent, its expert, and what `provenance` says of them."""
+        """Combine an agent and its expert; `about` is their `provenance`."""
         self.label: Any = None
         self._student, self._expert, self._beta = student, expert, float(about["beta"])
         self._rng = np.random.default_rng(STREAM)
-        self._left = 0  # steps of the current turn
-        self._taught = False
+        self._steps_left = 0  # of the current stretch
+        self._expert_acts = False
 
     @property
     def lost(self) -> bool:
-        """Whether the expert knew no way on in the latest step, so that its label is worth nothing."""
+        """True if the expert had no plan in the latest step, so that its label is useless."""
         return bool(getattr(self._expert, "lost", False))
 
     def seed(self, seed: int) -> None:
-        """Draw the turns of the episode with this seed."""
+        """Seed the expert and the stretches of the next episode."""
         self._expert.seed(seed)
         self._rng = np.random.default_rng([STREAM, seed])
 
     def reset(self, num_envs: int) -> None:
-        """Prepare for one environment; raises ValueError for more, whose turns would depend on each other."""
+        """Prepare for one environment; raises ValueError for more, whose stretches would depend on each other."""
         if num_envs != 1:
-            raise ValueError(f"turns are a function of one episode's seed, so of one lane, not {num_envs}")
+            raise ValueError(f"stretches are a function of one episode's seed: 1 environment is needed, not {num_envs}")
         self._expert.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Return the action to execute, batch of one, and keep the expert's own in `label`."""
+        """Return the action to execute, batch of one, and store the expert's in `label`."""
         if start.all():
-            self._student.reset(1)  # not only this environment: where its memory lies decides how sums are rounded
-            self._left = 0
+            self._student.reset(1)  # the position of its memory decides how sums are rounded
+            self._steps_left = 0
         self.label = owned(self._expert.act(owned(observation), start.copy()))
-        if self._left == 0:
-            self._taught = bool(self._rng.random() < self._beta)
-            self._left = int(self._rng.integers(1, 2 * MEAN_STRETCH))
-        self._left -= 1
-        if not self._taught:
+        if self._steps_left == 0:
+            self._expert_acts = bool(self._rng.random() < self._beta)
+            self._steps_left = int(self._rng.integers(1, 2 * MEAN_STRETCH))
+        self._steps_left -= 1
+        if not self._expert_acts:
             return self._student.act(observation, start)
         self._student.follow(observation, owned(self.label), start)
         return owned(self.label)

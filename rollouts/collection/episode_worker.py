@@ -1,4 +1,4 @@
-"""Play the episode of a seed: what every worker does, in this process, in another, or on another machine."""
+"""Playing of single episodes by seed, in this process, a worker process or a worker of a cluster."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.spaces.batch_of_one import only_one
 from gato_agent.envs.spaces.flatten import Columns, stacker
-from gato_agent.envs.spaces.values import column_holder, success_of
+from gato_agent.envs.spaces.values import column_validator, success_of
 from gato_agent.rollouts.collection.dagger import Guided, Learner
 from gato_agent.rollouts.collection.noise import Noisy
 from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, load_expert
@@ -22,25 +22,25 @@ from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.writer import Played
 
-JOB, SEED, STEP, BEAT = range(4)  # places in a heartbeat: what is being played, and a count that moves with every step
+JOB, SEED, STEP, BEAT = range(4)  # entries of a heartbeat: current job, seed and step, and a counter of steps
 NOTHING = -1
 
 
 @dataclass(frozen=True)
 class CollectJob:
-    """All that it takes to play any episode of a task, anywhere.
+    """Everything needed to play any episode of a task, in any process.
 
     Attributes:
-        env: the environment as the user named it, perhaps with a module to import.
-        expert: its name, as `load_expert` takes it.
-        seed: of random actions and of training.
-        folder: where trained experts are kept.
-        train_steps: of an expert that is to be trained.
-        num_threads: of the expert's network.
-        header: what task.json says.
-        learner: an agent that acts while the expert says what it would do; None where the expert acts itself.
-        statistics: of an SB3 expert, as `load_expert` takes them.
-        wrappers: likewise.
+        env: name of the environment as the user wrote it, optionally with a module to import.
+        expert: the expert, see `spec` of `load_expert`.
+        seed: seed of random actions and of training.
+        folder: folder of trained experts.
+        train_steps: environment steps of training an expert.
+        num_threads: threads of the expert's network.
+        header: contents of task.json.
+        learner: agent that acts while the expert labels (DAgger); None if the expert acts.
+        statistics: statistics of an SB3 expert, see `load_expert`.
+        wrappers: wrappers of an SB3 expert, see `load_expert`.
     """
 
     env: str
@@ -56,17 +56,17 @@ class CollectJob:
 
     @property
     def env_id(self) -> str:
-        """The registered id."""
+        """Registered id of the environment."""
         return str(self.header["env_id"])
 
     def where(self, seed: int, step: int) -> str:
-        """How far an episode was, in a message."""
+        """Position in an episode, for messages."""
         return f"step {step} of seed {seed}"
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A seed that gave no episode, and why; without a seed, the job cannot be played at all."""
+    """Failure of a seed, with its reason; the seed is None if the whole job cannot be played."""
 
     job: int
     seed: int | None
@@ -76,27 +76,27 @@ class Failed:
 Result = Played | Failed
 
 
-def untried(job: int, env_id: str, seeds: int) -> list[Failed]:
-    """What is said of seeds that are not tried, because all before them have failed; nothing if there are none."""
+def not_tried(job: int, env_id: str, seeds: int) -> list[Failed]:
+    """List of one failure for `seeds` seeds that are skipped because all before them failed; empty for 0."""
     return [Failed(job, None, f"{env_id}: no seed could be played, so {seeds:,} more were not tried")] if seeds else []
 
 
 class Player:
-    """One environment and its expert, ready to play any episode of a job."""
+    """Environment and expert of a job."""
 
     def __init__(self, job: CollectJob) -> None:
-        """Make them; raises GatoError, also where the expert is no longer the one of the header."""
+        """Make environment and expert; raises GatoError, also if the expert does not match the header."""
         if job.learner is not None or job.header["expert"]["kind"] not in NO_NETWORK:
             import torch
 
-            torch.set_num_threads(job.num_threads)  # of this process: a worker begins with one for each core
+            torch.set_num_threads(job.num_threads)  # the default of a process is one thread per core
         kwargs = job.header["env_kwargs"]
         self.job = job
         self._envs = make_vector(job.env, 1, env_kwargs=kwargs)
         self._space = self._envs.single_action_space
         self._one = only_one(self._space)
         self._observed, self._acted = stacker(self._envs.single_observation_space), stacker(self._space)
-        self._hold = column_holder(self._space, acted=True)
+        self._validate = column_validator(self._space, acted=True)
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
@@ -112,22 +112,22 @@ class Player:
 
     def close(self) -> None:
         """Close the environment."""
-        with contextlib.suppress(Exception):  # one that has failed may fail again, and everything has been said
+        with contextlib.suppress(Exception):  # a failed environment may fail again, and was reported
             self._envs.close()
 
     def play(self, seed: int, heartbeat: MutableSequence[int]) -> Episode:
-        """Play the episode of one seed: a pure function of the seed, whatever was played before.
+        """Play the episode of one seed, a function of the seed alone.
 
         Args:
-            seed: of the environment, the expert, and the noise or turns.
-            heartbeat: is told after every step how far it is.
+            seed: seed of the environment, the expert, and the noise or stretches.
+            heartbeat: updated after every step.
 
         Raises:
             GatoError: the environment or the expert failed; the message names environment, seed and step.
         """
         actor = self._actor
         actor.seed(seed)
-        pushed = actor if isinstance(actor, Noisy | Guided) else None  # off the expert's path
+        labelled = actor if isinstance(actor, Noisy | Guided) else None
         last: Step | None = None
         observed: list[Any] = []
         executed: list[Any] = []
@@ -136,19 +136,19 @@ class Player:
         success: bool | None = None
         for step in steps(actor, self._envs, [seed]):
             if last is not None and isinstance(actor, Guided) and actor.lost:
-                break  # there is nothing to learn from here on
+                break  # labels are useless from here on
             last = step
             observed.append(step.obs)
             executed.append(step.action)
             rewards.append(step.reward)
             if (reported := success_of(step.info)) is not None:
                 success = success or reported
-            if pushed is not None:
-                labels.append(self._one(pushed.label))
+            if labelled is not None:
+                labels.append(self._one(labelled.label))
             heartbeat[STEP] = len(executed)
             heartbeat[BEAT] += 1
         assert last is not None  # an episode has at least one step
-        actions = self._held_actions(executed, seed)
+        actions = self._valid_actions(executed, seed)
         provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
         if isinstance(actor, Guided):
             provenance["learner"] = self.job.header["learner"]
@@ -157,7 +157,7 @@ class Player:
         return Episode(
             observations=self._observed([*observed, last.next_obs]),
             actions=actions,
-            labels=_differing(self._held_actions(labels, seed), actions) if pushed else None,
+            labels=_differing(self._valid_actions(labels, seed), actions) if labelled else None,
             rewards=np.array(rewards, np.float64),
             terminated=last.terminated,
             truncated=last.truncated or not last.done,
@@ -166,10 +166,10 @@ class Player:
             provenance=provenance,
         )
 
-    def _held_actions(self, actions: list[Any], seed: int) -> Columns:
-        """Actions as columns; raises GatoError for the first that is not in its space: nothing could learn from it."""
+    def _valid_actions(self, actions: list[Any], seed: int) -> Columns:
+        """Actions as columns; raises GatoError for the first that is not in its space."""
         try:
-            return self._hold(self._acted(actions))
+            return self._validate(self._acted(actions))
         except SpaceError as error:
             step = "" if error.row is None else f"step {error.row} of "
             raise GatoError(
@@ -179,31 +179,31 @@ class Player:
 
 
 def _differing(labels: Columns, actions: Columns) -> Columns | None:
-    """The labels, or None if they are the actions throughout."""
+    """The labels, or None if they equal the actions."""
     return None if all(np.array_equal(labels[path], actions[path]) for path in actions) else labels
 
 
 class Players:
-    """Plays chunks of any of several jobs, keeping the latest one's environment and expert."""
+    """Player of several jobs, which caches the environment and expert of the latest one."""
 
     def __init__(self, jobs: Sequence[CollectJob]) -> None:
         self._jobs = jobs
         self._player: Player | None = None
 
     def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[Result]:
-        """Play episodes of one job; a seed that fails is told, and the next is played in a new environment."""
+        """Play episodes of one job; a failing seed yields `Failed`, and the next gets a new environment."""
         heartbeat[JOB], heartbeat[SEED] = job, NOTHING
         for seed in seeds:
             try:
                 player = self._ready(self._jobs[job])
-            except Exception as error:  # noqa: BLE001  # said with its job; all others go on
-                said = str(error) if isinstance(error, GatoError) else f"{self._jobs[job].env_id}: {one_line(error)}"
-                yield Failed(job, None, said)
+            except Exception as error:  # noqa: BLE001  # reported as a failure of the job; the other jobs go on
+                message = str(error) if isinstance(error, GatoError) else f"{self._jobs[job].env_id}: {one_line(error)}"
+                yield Failed(job, None, message)
                 return
-            heartbeat[BEAT] += 1  # before the seed: who watches must not take the time until now for the episode's
+            heartbeat[BEAT] += 1  # before the seed is set: the time until here must not count against the episode
             heartbeat[STEP], heartbeat[SEED] = 0, seed
             result = self._result(player, job, seed, heartbeat)
-            heartbeat[SEED] = NOTHING  # before it is handed over: it must not be blamed for what happens later
+            heartbeat[SEED] = NOTHING  # before the result is yielded: later faults are not this seed's
             heartbeat[BEAT] += 1
             yield result
 
@@ -212,11 +212,11 @@ class Players:
         try:
             episode = player.play(seed, heartbeat)
             encoded = episode.encode()
-        except Exception as error:  # noqa: BLE001  # said with its seed; all others go on
+        except Exception as error:  # noqa: BLE001  # reported as a failure of the seed; the others go on
             self.close()
-            said = str(error) if isinstance(error, GatoError) else one_line(error)
-            named = f"{player.job.env_id}: "
-            return Failed(job, seed, said if said.startswith(named) else f"{named}seed {seed}: {said}")
+            message = str(error) if isinstance(error, GatoError) else one_line(error)
+            prefix = f"{player.job.env_id}: "
+            return Failed(job, seed, message if message.startswith(prefix) else f"{prefix}seed {seed}: {message}")
         return Played(job, seed, encoded, len(episode), episode.total, time.perf_counter() - began)
 
     def _ready(self, job: CollectJob) -> Player:
@@ -233,5 +233,5 @@ class Players:
 
 
 def idle_heartbeat() -> list[int]:
-    """A heartbeat that nobody watches."""
+    """Heartbeat of a worker that has not begun."""
     return [NOTHING, NOTHING, 0, 0]

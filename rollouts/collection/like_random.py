@@ -1,6 +1,6 @@
-"""A warning where an expert scores like random actions, although better is known of its task.
+"""Warning about an expert that scores like random actions on a task of the catalogue.
 
-That is what becomes of a sound policy that sees observations which are not normalised, or lack a wrapper.
+The usual cause is a policy whose observations lack normalisation or a wrapper of its training.
 """
 
 import math
@@ -8,39 +8,39 @@ import math
 from gato_agent.envs.tasks.task import Task
 from gato_agent.rollouts.storage.writer import Played
 
-EPISODES = 10  # that are looked at
-SHARE = 0.1  # of the way from random actions to the catalogue's expert, at least, that tells an expert from the former
+EPISODES = 10  # that are compared
+SHARE = 0.1  # least share of the gap between random actions and the catalogue's expert that passes
 
 
 class FirstEpisodes:
-    """Watches the first episodes of one task's expert."""
+    """Scores of the first episodes of one task's expert."""
 
     def __init__(self, task: Task | None) -> None:
-        """Watch the expert of a task of the catalogue; None for one that nothing is known of."""
-        self._task, self._figures = task, list[float]()
+        """Compare with the scores of a task of the catalogue; None never warns."""
+        self._task, self._scores = task, list[float]()
 
     def add(self, played: Played) -> str | None:
-        """Take an episode; the warning, if it is the tenth and they score like random ones."""
-        if self._task is None or len(self._figures) == EPISODES:
+        """Add an episode; after the tenth, return a warning if they score like random actions, else None."""
+        if self._task is None or len(self._scores) == EPISODES:
             return None
-        reached = played.episode.about.get("success")
-        self._figures.append(float(bool(reached)) if self._task.by_success else played.total)
-        return warning(self._task, self._figures) if len(self._figures) == EPISODES else None
+        success = played.episode.about.get("success")
+        self._scores.append(float(bool(success)) if self._task.by_success else played.total)
+        return warning(self._task, self._scores) if len(self._scores) == EPISODES else None
 
 
-def warning(task: Task, stats: list[float]) -> str | None:
-    """What to say of an expert's figures, returns or successes of episodes; None if they are those of an expert."""
+def warning(task: Task, scores: list[float]) -> str | None:
+    """Warning for scores of episodes, returns or successes, that are like those of random actions; else None."""
     random, expert = task.reference(task.random), task.reference(task.expert)
     if random is None or expert is None or expert <= random:
         return None
-    mean, better = sum(stats) / len(stats), expert - random
-    spread = math.sqrt(random * (1 - random)) if task.by_success else (task.random.std if task.random else 0.0)
-    likely = 2 * spread / math.sqrt(len(stats))  # how far random actions come in so few episodes
-    if mean >= random + min(max(SHARE * better, likely), better / 2):
+    mean, gap = sum(scores) / len(scores), expert - random
+    std = math.sqrt(random * (1 - random)) if task.by_success else (task.random.std if task.random else 0.0)
+    chance = 2 * std / math.sqrt(len(scores))  # two standard errors of random actions
+    if mean >= random + min(max(SHARE * gap, chance), gap / 2):
         return None
     what = "success" if task.by_success else "return"
     return (
-        f"{task.id}: the expert's first {len(stats)} episodes have a mean {what} of {mean:.2f}, as random actions "
-        f"have ({random:.2f}), and not as an expert has ({expert:.2f}): does it need statistics or wrappers "
+        f"{task.id}: the expert's first {len(scores)} episodes have a mean {what} of {mean:.2f}, like random actions "
+        f"({random:.2f}) and unlike the catalogue's expert ({expert:.2f}): does it need statistics or wrappers "
         "(--expert-statistics, --expert-wrappers)?"
     )

@@ -1,7 +1,7 @@
-"""Exploration noise in the style of DART: the expert is pushed off its path and shows how it comes back.
+"""Noise injection as in DART: random actions lead the expert into states from which it shows how to recover.
 
-Behaviour cloning sees only states that its expert visits. So some actions are replaced by random ones, held for a few
-steps, and the episode keeps both: what was executed (what the model reads) and what the expert wanted (what it learns).
+Behaviour cloning sees only states that its expert visits. So some actions are replaced by random ones, repeated for a
+few steps. The episode stores the executed actions, which the model reads, and the expert's, which it learns.
 """
 
 from typing import Any
@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 from gato_agent.envs.ownership import owned
 from gato_agent.rollouts.experts.load import Expert
 
-LEVELS = (0.0, 0.05, 0.15, 0.3)  # roughly the share of noisy steps; one is drawn for each episode
-MEAN_HOLD = 3  # a random action is held for 1 to 5 steps, so this many on average
-STREAM = 0x5EED  # keeps these random numbers apart from others that start from the same episode seed
+LEVELS = (0.0, 0.05, 0.15, 0.3)  # approximate share of noisy steps; each episode draws one
+MEAN_HOLD = 3  # mean of the 1 to 5 steps for which a random action is repeated
+STREAM = 0x5EED  # separates these random numbers from others with the same episode seed
 
 
 class Noisy:
-    """An expert whose actions are at times replaced, as a pure function of the episode's seed. One environment only.
+    """Actor that replaces some actions of an expert by random ones; a function of the episode's seed.
+
+    One environment only.
 
     Attributes:
-        level: the current episode's noise level.
-        label: the expert's own action of the latest step, batch of one; a copy.
+        level: noise level of the current episode, one of LEVELS.
+        label: the expert's action in the latest step, batch of one; a copy.
     """
 
     def __init__(self, expert: Expert, action_space: gym.Space[Any]) -> None:
@@ -38,7 +40,7 @@ class Noisy:
         self._hold = 0
 
     def seed(self, seed: int) -> None:
-        """Draw the noise of the episode with this seed."""
+        """Seed the expert and the noise of the next episode."""
         self._expert.seed(seed)
         self._rng = np.random.default_rng([STREAM, seed])
         self._random.seed(int(self._rng.integers(2**31)))
@@ -48,11 +50,11 @@ class Noisy:
     def reset(self, num_envs: int) -> None:
         """Prepare for one environment; raises ValueError for more, whose random numbers would depend on each other."""
         if num_envs != 1:
-            raise ValueError(f"noise is a function of one episode's seed, so of one lane, not {num_envs}")
+            raise ValueError(f"noise is a function of one episode's seed: 1 environment is needed, not {num_envs}")
         self._expert.reset(num_envs)
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Return the action to execute, batch of one, and keep the expert's own in `label`."""
+        """Return the action to execute, batch of one, and store the expert's in `label`."""
         self.label = owned(self._expert.act(observation, start))
         if self._hold == 0 and self._rng.random() < self.level / MEAN_HOLD:
             self._held, self._hold = self._random.sample(), int(self._rng.integers(1, 2 * MEAN_HOLD))

@@ -1,4 +1,4 @@
-"""How far collecting is: one display for all tasks, a bar for each that is being played, or plain lines."""
+"""Progress of a collection: a bar for each task that is being played on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from gato_agent.rollouts.storage.writer import Played
 
 @dataclass
 class Row:
-    """One task: how many episodes are wanted and there, and what an expert is known to score."""
+    """Progress of one task: episodes in total and on disk, and the catalogue's expert score as text."""
 
     env_id: str
     total: int
@@ -27,7 +27,7 @@ class Row:
 
 
 class Report:
-    """Reports episodes that are on disk; to be used as a context."""
+    """Display of the progress of all tasks; a context manager."""
 
     def __init__(self, console: Console, rows: Sequence[Row]) -> None:
         self._console, self._rows = console, rows
@@ -48,23 +48,23 @@ class Report:
         self._stack.enter_context(self._bars)
         for row in self._rows:
             if row.done:
-                text = f"{row.env_id}: {row.done:,} of {row.total:,} episodes were there before"
+                text = f"{row.env_id}: {row.done:,} of {row.total:,} episodes are already collected"
                 self._console.print(text, highlight=False, soft_wrap=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, at)
 
-    def __call__(self, group: Sequence[Played]) -> None:
-        """Report episodes, each once; none is nothing to report."""
-        if not group:
+    def __call__(self, episodes: Sequence[Played]) -> None:
+        """Add episodes that have been written; each may be passed once."""
+        if not episodes:
             return
-        self._steps += sum(played.steps for played in group)
-        self._new += len(group)
+        self._steps += sum(played.steps for played in episodes)
+        self._new += len(episodes)
         rate = f"{self._steps / (time.monotonic() - self._began):,.0f} steps/s"
-        for job in sorted({played.job for played in group}):
+        for job in sorted({played.job for played in episodes}):
             row = self._rows[job]
-            returns = [played.total for played in group if played.job == job]
+            returns = [played.total for played in episodes if played.job == job]
             row.returns += returns
             row.done += len(returns)
             text = f"{rate}, mean return {np.mean(row.returns):.2f}, catalogue expert {row.score}"
@@ -73,10 +73,10 @@ class Report:
             else:
                 line = f"{row.env_id}: {row.done:,} of {row.total:,} episodes, {text}, {self._left()} left"
                 self._console.print(line, highlight=False, soft_wrap=True)
-        self._bars.update(self._all, advance=len(group), description=rate)
+        self._bars.update(self._all, advance=len(episodes), description=rate)
 
     def _show(self, row: Row, text: str) -> None:
-        """Update a task's bar, which is there while it is played."""
+        """Update a task's bar, which is shown while the task is played."""
         if row.bar is None:
             row.bar = self._bars.add_task("", name=row.env_id, total=row.total, completed=row.done)
         self._bars.update(row.bar, completed=row.done, description=text)

@@ -1,4 +1,4 @@
-"""What workers ask of what they play: jobs, and players that turn seeds of a job into results."""
+"""Protocols of the pools: jobs, and players that turn seeds of a job into results."""
 
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from typing import Any, Protocol
@@ -6,28 +6,28 @@ from typing import Any, Protocol
 from gato_agent.rollouts.collection.episode_worker import Players, Result
 
 
-class Work(Protocol):
-    """A job: all that it takes to play its seeds anywhere. It is pickled."""
+class Job(Protocol):
+    """Picklable description of a job, with which any worker can play its seeds."""
 
     @property
     def env_id(self) -> str:
-        """The registered id, for messages."""
+        """Registered id of the environment, for messages."""
 
     def where(self, seed: int, step: int) -> str:
-        """How far it was, from what its heartbeat says: the subject of a sentence about what went wrong."""
+        """Position of a heartbeat as the subject of a sentence, such as `step 3 of seed 7`."""
 
 
-class Plays(Protocol):
-    """Plays seeds of any of several jobs; made in the worker."""
+class SeedPlayer(Protocol):
+    """Player of the seeds of several jobs, made in the worker."""
 
     def play(self, job: int, seeds: Sequence[int], heartbeat: MutableSequence[int]) -> Iterator[Result]:
-        """Yield a result for every seed, and move the heartbeat meanwhile: it is dead when it no longer moves."""
+        """Yield a result for every seed, and update the heartbeat at every step; a stopped heartbeat is a time-out."""
 
 
-MakePlayers = Callable[[Sequence[Any]], Plays]
-Watch = Callable[[int, int], None]  # is told the job that a worker is at, and the heartbeat's STEP
+MakePlayers = Callable[[Sequence[Any]], SeedPlayer]
+Watch = Callable[[int, int], None]  # called with a worker's job and the STEP of its heartbeat
 EPISODES: MakePlayers = Players
 
 
-def nobody(job: int, step: int) -> None:
-    """Watch nothing."""
+def ignore(job: int, step: int) -> None:
+    """Do nothing."""

@@ -1,1 +1,1 @@
-"""Experts: scripted, trained, and from Stable-Baselines3."""
+"""Experts: scripted programs, trained policies, and the user's own."""

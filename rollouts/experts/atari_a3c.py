@@ -1,8 +1,8 @@
-"""Recurrent nets that play three Atari games, as experts: weights of baby-a3c, whose preprocessing is done here.
+"""Experts for three Atari games: recurrent networks of baby-a3c, with its preprocessing.
 
 `python -m gato_agent.rollouts.experts.atari_a3c model.80.tar ALE%2FPong-v5.safetensors` converts a checkpoint, of which
-it reads the weights and no more. Nearly all are those of the GRU cell; they are kept in 12 bits with a scale for each
-row: with 8 bits the nets play worse.
+it reads only the weights. The weights of the GRU cell, nearly all of them, are stored in 12 bits with a scale per row;
+with 8 bits the networks play worse.
 """
 
 import sys
@@ -25,8 +25,8 @@ KIND = "baby-a3c"  # Policy.policy of such a file
 ROWS = slice(35, 195)  # of the frame: the field, without the score
 SIDE = 80
 HIDDEN = 256
-SCALE, LOW = ".scale", ".low"  # what the names of a rounded matrix's scales and lower four bits end with
-STREAM = 0xA3C  # keeps these random numbers apart from others that start from the same episode seed
+SCALE, LOW = ".scale", ".low"  # suffixes of the names of a rounded matrix's scales and lower four bits
+STREAM = 0xA3C  # separates these random numbers from others with the same episode seed
 
 
 class Net(nn.Module):
@@ -50,7 +50,7 @@ class Net(nn.Module):
 
 
 class AtariExpert:
-    """A net as an Actor: greedy, or sampled with random numbers that start from the episode's seed."""
+    """A network as an Actor: greedy, or sampled with random numbers of the episode's seed."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class AtariExpert:
         action_space: gym.Space[Any],
         provenance: dict[str, str],
     ) -> None:
-        """Build the net; raises GatoError if it was trained for other frames or actions."""
+        """Build the network; raises GatoError if it was trained for other frames or actions."""
         name, bias = provenance["source"], policy.weights.get("actor_linear.bias")
         actions = 0 if bias is None else len(bias)
         fits = isinstance(action_space, gym.spaces.Discrete) and action_space.n == actions
         if not fits or observation_space.shape != (210, 160, 3):
-            raise GatoError(f"expert {name} sees frames of 210 x 160 x 3 and has {actions} actions, unlike this task")
+            raise GatoError(f"expert {name} needs frames of 210 x 160 x 3 and {actions} actions, unlike this task")
         self.provenance = provenance
         self._net = Net(actions)
         try:
@@ -77,11 +77,11 @@ class AtariExpert:
         self._rng = np.random.default_rng(STREAM)
 
     def seed(self, seed: int) -> None:
-        """Start the random numbers of sampled actions from this seed."""
+        """Seed the random numbers of sampled actions."""
         self._rng = np.random.default_rng([STREAM, seed])
 
     def reset(self, num_envs: int) -> None:
-        """Forget everything."""
+        """Clear the recurrent state."""
         self._memory = torch.zeros(num_envs, HIDDEN)
 
     @torch.inference_mode()
@@ -90,16 +90,16 @@ class AtariExpert:
         frames = torch.from_numpy(np.stack([preprocess(frame) for frame in observation])[:, None])
         memory = self._memory * torch.from_numpy(~start)[:, None]
         logits, self._memory = self._net(frames, memory)
-        if self._sampled:  # adding Gumbel noise and taking the greatest is sampling
+        if self._sampled:  # the argmax of logits with Gumbel noise is a sample
             logits = logits + torch.from_numpy(self._rng.gumbel(size=logits.shape))
         actions: NDArray[np.int64] = logits.argmax(1).numpy()
         return actions
 
 
 def preprocess(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[210, 160, 3] to [80, 80] in 0..1: the mean of the colours, stretched to 0..255, and made smaller.
+    """Preprocess a frame [210, 160, 3] to [80, 80] in 0..1: mean of the colours, stretched to 0..255, and resized.
 
-    This is what `scipy.misc.imresize` of a float array did, which the nets were trained with.
+    It equals `scipy.misc.imresize` of a float array, with which the networks were trained.
     """
     field = frame[ROWS].sum(2, dtype=np.int64) / 3
     low, high = field.min(), field.max()
@@ -109,10 +109,10 @@ def preprocess(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def convert(checkpoint: Path, notes: dict[str, str], sampled: bool = False) -> Policy:
-    """Read a checkpoint's weights, and no more, and keep what acting needs.
+    """Convert a checkpoint's weights to a policy, without its critic.
 
     Raises:
-        GatoError: it is damaged, or holds more than weights.
+        GatoError: the checkpoint is damaged, or contains more than weights.
     """
     try:
         state = read_weights(checkpoint.read_bytes())
@@ -123,7 +123,7 @@ def convert(checkpoint: Path, notes: dict[str, str], sampled: bool = False) -> P
 
 
 def _rounded(weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-    """The GRU's matrices in 12 bits: the upper eight, and the lower four of two columns in one byte."""
+    """Round the GRU's matrices to 12 bits: the upper eight, and the lower four of two columns in one byte."""
     out: dict[str, NDArray[Any]] = dict(weights)
     for key in ("gru.weight_ih", "gru.weight_hh"):
         scale = np.abs(weights[key]).max(1, keepdims=True) / 2047
@@ -134,7 +134,7 @@ def _rounded(weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]
 
 
 def _whole(weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    """Undo `_rounded`."""
+    """Inverse of `_rounded`."""
     out = {key: array for key, array in weights.items() if not key.endswith((SCALE, LOW))}
     for key in [key for key in out if key + SCALE in weights]:
         pairs = weights[key + LOW]
@@ -144,7 +144,7 @@ def _whole(weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Convert CHECKPOINT to OUT; KEY=VALUE are kept as notes, but sampled=yes says how it acts."""
+    """Convert CHECKPOINT to OUT; KEY=VALUE arguments are stored as notes, and sampled=yes samples actions."""
     if len(arguments) < 2 or not all("=" in note for note in arguments[2:]):
         raise UsageError(
             "usage: python -m gato_agent.rollouts.experts.atari_a3c CHECKPOINT OUT [source=... sampled=yes]"

@@ -1,8 +1,8 @@
-"""BabyAI's own bot as an expert. It looks into the environment, and answers for any state that an episode comes to.
+"""BabyAI's own bot as an expert, which reads the environment's state and can act from any state of an episode.
 
-The bot keeps a plan and has to be told which action was executed. That may be another than it chose (noise, a learner),
-so it is read off the environment itself. Where the bot gets lost, it plans afresh with what it has seen so far. Where
-there is no plan at all (some episodes lock a key into the room that it opens), it waits.
+The bot updates its plan by the executed action, which may be another than it chose (noise, a learner), so that action
+is inferred from the environment. If a plan fails, the bot plans again with the cells seen so far. Without any plan
+(some episodes lock a key into the room that it opens), it waits.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import one_line
 
-MOST_LOOKS = 100  # at the plan before one action; honest planning takes some ten
-MOST_IDLE = 3  # steps on which nothing happens, then the plan is taken for stuck
+MOST_LOOKS = 100  # reads of the plan before one action; planning without a cycle takes some ten
+MOST_IDLE = 3  # steps without effect, after which the bot plans again
 LOST = (AssertionError, AttributeError, LookupError, TypeError, RuntimeError, babyai_bot.DisappearedBoxError)
 _log = logging.getLogger(__name__)
 
 
-class Scene(NamedTuple):
-    """All that an action can change, as far as the bot cares."""
+class State(NamedTuple):
+    """The part of the environment's state that an action can change and the bot uses."""
 
     position: tuple[int, int]
     direction: int
@@ -35,7 +35,7 @@ class Scene(NamedTuple):
 
 
 class BabyAIExpert:
-    """One bot per environment, a new one for each episode; the same mission gives the same actions."""
+    """Expert with one bot per environment and episode; its actions are a function of the mission."""
 
     def __init__(self, env_id: str, envs: Sequence[gym.Env[Any, Any]]) -> None:
         code = inspect.getsource(babyai_bot).encode()
@@ -44,54 +44,54 @@ class BabyAIExpert:
             "source": "minigrid BabyAIBot",
             "sha256": hashlib.sha256(code).hexdigest(),
         }
-        self._guides = [Guide(env_id, env) for env in envs]
+        self._bots = [EpisodeBot(env_id, env) for env in envs]
 
     def seed(self, seed: int) -> None:
         """Nothing to do: the bot draws no random numbers."""
 
     def reset(self, num_envs: int) -> None:
-        """Prepare for the environments that the environments were given for; raises ValueError for another number."""
-        if num_envs != len(self._guides):
-            raise ValueError(f"the bot looks into {len(self._guides)} environments, not into {num_envs}")
+        """Check the number of environments; raises ValueError for another number than at construction."""
+        if num_envs != len(self._bots):
+            raise ValueError(f"the bot has {len(self._bots)} environments, not {num_envs}")
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The bots' actions [num_envs]; they look at the environments and at no observation."""
-        return np.array([guide.next(bool(new)) for guide, new in zip(self._guides, start, strict=True)])
+        """Actions [num_envs]; the bots read the environments and ignore the observations."""
+        return np.array([bot.next(bool(new)) for bot, new in zip(self._bots, start, strict=True)])
 
     @property
     def lost(self) -> bool:
-        """Whether the latest actions are no more than waiting in an environment, for lack of a plan."""
-        return any(guide.waits for guide in self._guides)
+        """True if a bot has no plan and waits."""
+        return any(bot.waits for bot in self._bots)
 
 
-class Guide:
-    """Follows one environment and says what to do next.
+class EpisodeBot:
+    """Bot of one environment, replaced in each episode.
 
     Attributes:
-        waits: whether it did not know, and said to do nothing.
+        waits: true if there was no plan, and the latest action does nothing.
     """
 
     def __init__(self, env_id: str, env: gym.Env[Any, Any]) -> None:
         self._env_id = env_id
-        self._lane = env
+        self._wrapped = env
         self._env: Any = env.unwrapped
         self._bot: Any = None
-        self._before: Scene | None = None
+        self._before: State | None = None
         self._idle = 0
-        self._lost: Scene | None = None  # where there was no plan
+        self._lost: State | None = None  # the state without a plan
         self.waits = False
 
     def next(self, start: bool) -> int:
-        """The action for the state that the environment is in."""
-        self._env = self._lane.unwrapped
-        scene = look(self._env)
+        """Action for the environment's current state; `start` is true in a new episode."""
+        self._env = self._wrapped.unwrapped
+        state = observe(self._env)
         if start or self._before is None:
             self._bot, self._idle, self._lost, taken = Bot(self._env), 0, None, None
         else:
-            taken = executed(self._before, scene, self._env.actions)
+            taken = executed(self._before, state, self._env.actions)
             self._idle = self._idle + 1 if taken == self._env.actions.done else 0
-        self._before = scene
-        self.waits = scene == self._lost
+        self._before = state
+        self.waits = state == self._lost
         if self.waits:
             return int(self._env.actions.done)
         if self._idle <= MOST_IDLE:
@@ -100,44 +100,44 @@ class Guide:
                 if self._bot.stack:
                     return int(action)
             except LOST:
-                pass  # most often because an action was executed that it would not have chosen
-        return self._afresh(scene)
+                pass  # usually because another action than the bot's was executed
+        return self._replan(state)
 
-    def _afresh(self, scene: Scene) -> int:
-        """Begin a new plan with what was seen; `done`, which does nothing, where there is none."""
+    def _replan(self, state: State) -> int:
+        """Plan again with the cells seen so far; without a plan return `done`, which does nothing."""
         try:
             self._bot, self._idle = Bot(self._env, self._bot.vis_mask), 0
             return int(self._bot.replan())
         except LOST as error:
             if self._lost is None:
                 why = one_line(error)
-                _log.warning("%s: the bot knows no way in this episode (%s): it waits for its end", self._env_id, why)
-            self._lost, self.waits = scene, True
+                _log.warning("%s: the bot has no plan in this episode (%s): it waits for its end", self._env_id, why)
+            self._lost, self.waits = state, True
             return int(self._env.actions.done)
 
 
 class Bot(babyai_bot.BabyAIBot):
-    """The package's bot, able to begin in the middle of an episode, and never planning for ever."""
+    """The package's bot, which can also start in the middle of an episode and stops planning in cycles."""
 
     def __init__(self, env: Any, seen: NDArray[np.bool_] | None = None) -> None:
-        """Plan for what is left of the mission of `env`; `seen` marks the cells that are known already."""
+        """Plan the rest of the mission of `env`; `seen` is the mask of known cells."""
         super().__init__(env)  # type: ignore[no-untyped-call]
         self.stack: Plan = Plan(self.stack)
         if seen is not None:
             self.vis_mask = seen
-            if env.carrying is not None:  # its plans begin with empty hands
+            if env.carrying is not None:  # the package's plans begin with empty hands
                 place = self._find_drop_pos()  # type: ignore[no-untyped-call]
                 self.stack.append(babyai_bot.DropSubgoal(self))
                 self.stack.append(babyai_bot.GoNextToSubgoal(self, place))
 
     def replan(self, action_taken: int | None = None) -> int:
-        """As in the package; raises RuntimeError where that would not end."""
+        """Next action of the plan, as in the package; raises RuntimeError for a cycle."""
         self.stack.looks = 0
         action: int = super().replan(action_taken)  # type: ignore[no-untyped-call]
         return action
 
     def _process_instr(self, instr: Any) -> None:
-        """Plan an instruction; of two, only what is not done yet."""
+        """Plan an instruction; of a compound one, only the part that is not done."""
         done = [getattr(instr, name, False) == "success" for name in ("a_done", "b_done")]
         if any(done):
             self._process_instr(instr.instr_b if done[0] else instr.instr_a)
@@ -146,27 +146,27 @@ class Bot(babyai_bot.BabyAIBot):
 
 
 class Plan(list[Any]):
-    """The bot's stack of goals, which it looks at in every round of its planning."""
+    """The bot's stack of goals, which counts its reads to detect cycles."""
 
     looks = 0
 
     def __getitem__(self, index: Any) -> Any:
-        """A goal; raises RuntimeError once it was looked at too often."""
+        """Read a goal; raises RuntimeError after MOST_LOOKS reads."""
         self.looks += 1
         if self.looks > MOST_LOOKS:
-            raise RuntimeError("it plans in circles")
+            raise RuntimeError("it plans in a cycle")
         return super().__getitem__(index)
 
 
-def look(env: Any) -> Scene:
-    """What can be seen of the last action's effect."""
+def observe(env: Any) -> State:
+    """Read the part of an environment's state that an action can change."""
     ahead = env.grid.get(*env.front_pos)
     position = int(env.agent_pos[0]), int(env.agent_pos[1])
-    return Scene(position, int(env.agent_dir), env.carrying, ahead, bool(getattr(ahead, "is_open", False)))
+    return State(position, int(env.agent_dir), env.carrying, ahead, bool(getattr(ahead, "is_open", False)))
 
 
-def executed(before: Scene, after: Scene, actions: Any) -> int:
-    """The action that leads from one scene to the other; `done`, which does nothing, if they are alike."""
+def executed(before: State, after: State, actions: Any) -> int:
+    """Action that leads from one state to the other; `done`, which does nothing, if they are equal."""
     if before.direction != after.direction:
         action = actions.right if (before.direction + 1) % 4 == after.direction else actions.left
     elif before.position != after.position:

@@ -1,8 +1,8 @@
 """Experts that users write in Python, `--expert module:callable`, as Actors.
 
-The name is that of a function `(observation_space, action_space)` or `()` that makes the expert, of a class with such a
-constructor, or of the expert itself; forms.py has the forms of an expert. It comes from the command line, never from a
-file.
+The callable is a function `(observation_space, action_space)` or `()` that makes the expert, a class with such a
+constructor, or the expert itself; forms.py lists the forms of an expert. Its name comes from the command line, never
+from a file.
 """
 
 import hashlib
@@ -24,30 +24,30 @@ from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.experts.sb3.preprocess import Preprocess
 
 COUNTS = {"lanes", "n_lanes", "n", "n_envs", "num_envs", "batch_size"}  # arguments of `reset` that count environments
-OBSERVED = {"obs", "observation", "observations"}  # first arguments of what acts, and makes nothing
-ELSEWHERE = {"env", "environment", "env_id", *OBSERVED}  # arguments that cannot be given
+OBSERVED = {"obs", "observation", "observations"}  # first arguments of functions that act
+ELSEWHERE = {"env", "environment", "env_id", *OBSERVED}  # arguments that are not available
 
 
 class CallableExpert:
-    """What a user's `module:callable` makes or is, as an Actor."""
+    """Actor for a user's `module:callable`."""
 
     def __init__(
         self, spec: str, spaces: Spaces, seed: int = 0, *, envs: VectorEnv[Any, Any, Any] | None = None,
         statistics: str | None = None, wrappers: Wrappers | None = None,
     ) -> None:  # fmt: skip
-        """Import it and find its form.
+        """Import the callable and find its form.
 
         Args:
             spec: `module:callable`.
-            spaces: of the environment.
-            seed: of its random numbers until `seed` is called.
-            envs: the environments; an SB3 model that masks actions asks them.
-            statistics: those of an SB3 model's VecNormalize, a file or `none`; by default the model's own.
-            wrappers: what an SB3 model was trained behind.
+            spaces: spaces of the environment.
+            seed: seed of its random numbers until `seed` is called.
+            envs: environments, which give an SB3 model its action masks.
+            statistics: VecNormalize statistics of an SB3 model, a file or `none`; by default the model's own.
+            wrappers: wrappers of an SB3 model's training.
 
         Raises:
-            UsageError: no such module or attribute, or something of no accepted form.
-            GatoError: it raised.
+            UsageError: no such module or attribute, or an object of no accepted form.
+            GatoError: the module or callable raised.
         """
         self._name, self._spaces, self._seed = f"--expert {spec}", spaces, seed
         module_name, _, name = spec.partition(":")
@@ -55,7 +55,7 @@ class CallableExpert:
         if not hasattr(module, name):
             raise Misfit(f"{self._name}: module {module_name} has no attribute {name!r}")
         try:
-            self._expert = made(getattr(module, name), spaces)
+            self._expert = make_expert(getattr(module, name), spaces)
         except Misfit as error:
             raise Misfit(f"{self._name}: {error}; {ACCEPTED}") from None
         except Exception as error:
@@ -68,24 +68,24 @@ class CallableExpert:
             self._preprocess = preprocess_of(self._expert, spaces, statistics, wrappers, self._name)
             form.mask(masks_of(envs))
         elif statistics is not None or wrappers is not None:
-            raise Misfit(f"{self._name}: --expert-statistics and --expert-wrappers are for SB3's models and zips alone")
+            raise Misfit(f"{self._name}: --expert-statistics and --expert-wrappers are for SB3 models and zips only")
         self._form, self._reset, self._set_seed = form, self._resetter(), method(self._expert, "seed")
         if self._set_seed is not None and not takes(self._set_seed, 0):
             self._set_seed = None
         path = getattr(module, "__file__", None)
         code = Path(path).read_bytes() if path else b""
         self.provenance = {"kind": "callable", "source": spec, "sha256": hashlib.sha256(code).hexdigest()}
-        self._ready = False  # nothing was played since the last reset
+        self._ready = False  # true if no action was taken since the last reset
 
     def _resetter(self) -> Callable[[int], object]:
-        """Build the call of its `reset`; raises Misfit where that needs what cannot be given."""
+        """Build the call of the expert's `reset`; raises Misfit if an argument is not available."""
         reset = method(self._expert, "reset")
         if reset is None:
             return lambda n: None
         sources = {name: _source(each) for name, each in parameters(reset).items()}
         needed = {name: source for name, source in sources.items() if source != "default"}
         if "nothing" in needed.values() or list(needed.values()).count("n") > 1:
-            raise Misfit(f"{self._name}: its reset({', '.join(sources)}) takes what cannot be given; {ACCEPTED}")
+            raise Misfit(f"{self._name}: its reset({', '.join(sources)}) has an unknown argument; {ACCEPTED}")
         by_place = [name for name in needed if parameters(reset)[name].kind is inspect.Parameter.POSITIONAL_ONLY]
 
         def call(n: int) -> object:
@@ -97,34 +97,34 @@ class CallableExpert:
 
     @property
     def lost(self) -> bool:
-        """True if the expert, where it says such a thing, knew no way on in the latest step."""
-        said = getattr(self._expert, "lost", False)
-        return bool(said) if isinstance(said, bool | np.bool_) else False
+        """True if the expert has a bool attribute `lost` that is true: it had no plan in the latest step."""
+        lost = getattr(self._expert, "lost", False)
+        return bool(lost) if isinstance(lost, bool | np.bool_) else False
 
     def seed(self, seed: int) -> None:
-        """Pass the seed of an episode on, if the expert takes one."""
+        """Call the expert's `seed`, if it has one."""
         self._seed = seed
         if self._set_seed is not None:
-            self._guarded(self._set_seed, seed)
+            self._call(self._set_seed, seed)
 
     def reset(self, num_envs: int) -> None:
-        """Pass the reset on, if the expert takes one."""
+        """Call the expert's `reset`, if it has one."""
         self._form.reset()
         if self._preprocess is not None:
             self._preprocess.reset(num_envs)
-        self._guarded(self._reset, num_envs)
+        self._call(self._reset, num_envs)
         self._ready = True
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """One action for each environment; an expert whose only environment begins an episode is reset.
+        """One action for each environment; the expert is reset if all environments begin an episode.
 
         Raises:
-            GatoError: it raised, or its answer is no action for each environment.
+            GatoError: the expert raised, or did not return an action for each environment.
         """
         if start.all() and not self._ready:
             self.reset(len(start))
         self._ready = False
-        return self._guarded(self._answer, observation, start)
+        return self._call(self._answer, observation, start)
 
     def _answer(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         if self._preprocess is not None:
@@ -132,22 +132,22 @@ class CallableExpert:
         answer = actions_of(self._spaces.action, self._form(observation, start), len(start))
         return answer if self._preprocess is None else self._preprocess.action(answer)
 
-    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
         except Misfit as error:
-            raise Misfit(f"{self._name} answered {error}; {ACCEPTED}") from None
+            raise Misfit(f"{self._name} returned {error}; {ACCEPTED}") from None
         except Exception as error:
             raise GatoError(f"{self._name} raised {one_line(error)}") from error
 
 
 def check_answer(expert: CallableExpert, envs: VectorEnv[Any, Any, Any], seed: int) -> None:
-    """Ask for one action, so that what is none is told before anything is played.
+    """Compute one action, to refuse an expert of the wrong form before any episode is played.
 
-    Whatever else goes wrong is told with its seed when that is played.
+    Other errors are ignored here; they are raised again when the episode is played.
 
     Raises:
-        Misfit: the answer to the first observation is no action.
+        Misfit: the result for the first observation is no action.
     """
     try:
         observation, _ = envs.reset(seed=[seed])  # type: ignore[arg-type]  # its declared type lacks the list of seeds
@@ -161,7 +161,7 @@ def check_answer(expert: CallableExpert, envs: VectorEnv[Any, Any, Any], seed: i
 
 
 def _source(parameter: inspect.Parameter) -> str:
-    """What an argument of `reset` is given: `n`, `seed`, `options`, its `default`, or `nothing` that there is."""
+    """Source of an argument of `reset`: `n`, `seed`, `options`, its `default`, or `nothing` if not available."""
     if parameter.name == "seed":
         return "seed"
     if parameter.name in COUNTS:
@@ -173,15 +173,15 @@ def _source(parameter: inspect.Parameter) -> str:
     return "nothing" if parameter.name in ELSEWHERE else "n"
 
 
-def made(target: Any, spaces: Spaces) -> Any:
-    """The expert that a name stands for: itself, or what the function or class of that name makes.
+def make_expert(target: Any, spaces: Spaces) -> Any:
+    """Make the expert by calling a function or class, or return `target` if it is the expert itself.
 
     Raises:
-        Misfit: it takes other arguments.
-        Exception: whatever the function raises.
+        Misfit: the function takes other arguments.
+        Exception: the function raised.
     """
     makes, known = inspect.isclass(target), parameters(target)
-    first, spaces = next(iter(known), ""), deepcopy(spaces)  # they are the maker's own
+    first, spaces = next(iter(known), ""), deepcopy(spaces)  # the function may change them
     if not callable(target) or (not makes and (method(target, "predict") or method(target, "act"))):
         return target
     if not makes and first in OBSERVED:
@@ -198,7 +198,7 @@ def made(target: Any, spaces: Spaces) -> Any:
 
 
 def described(value: Any) -> str:
-    """A value of the user's in a few words."""
+    """Short description of a user's object, for messages."""
     if inspect.isclass(value):
         return f"the class {value.__name__}"
     if inspect.isroutine(value):

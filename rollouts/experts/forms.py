@@ -1,7 +1,7 @@
-"""Forms that a user's expert may have, and its answers as batches of actions.
+"""Forms of a user's expert, and conversion of its results to batches of actions.
 
-An expert has one of FORMS; the first that fits is taken. Signatures decide, before anything is played: an attribute of
-the right name that cannot be called, or that takes something else, is not taken for the method.
+The first of FORMS that fits is used. Signatures decide, before any episode is played: an attribute of the right name
+that is not callable, or has other arguments, does not count.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from gato_agent.envs.spaces.batch_of_one import only_one
 
 STARTS = {"start", "starts", "episode_start", "episode_starts", "first", "is_first"}  # second arguments of `act`
 ACCEPTED = (
-    "accepted are an SB3 model or policy, an object with predict(observations, ...) as SB3 has it, with "
+    "accepted are an SB3 model or policy, an object with SB3's predict(observations, ...), with "
     "act(observations, start) or with act(observation), a function of one observation, and a function "
     "(observation_space, action_space) or () that returns one of these; optional are reset(), reset(n), reset(seed) "
     "and seed(seed)"
@@ -26,7 +26,7 @@ ACCEPTED = (
 
 
 class Misfit(UsageError):
-    """An expert that has none of the accepted forms, or whose answer is no action for each environment."""
+    """Error of an expert of no accepted form, or whose result is no action for each environment."""
 
 
 class Spaces(NamedTuple):
@@ -37,16 +37,16 @@ class Spaces(NamedTuple):
 
 
 class Form:
-    """A user's expert that is asked for batches of actions."""
+    """Base of the forms: a function from batches of observations to batches of actions."""
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Clear the recurrent state."""
 
     def mask(self, masks: Callable[[], NDArray[np.bool_]] | None) -> None:
-        """Give the function that says which actions are allowed, to a form that takes it."""
+        """Set the function that returns action masks; ignored by forms without masks."""
 
     def __call__(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Actions for a batch of observations; `start` is bool [n], where an episode begins."""
+        """Actions for a batch of observations; `start` is bool [n], true where an episode begins."""
         raise NotImplementedError
 
 
@@ -56,7 +56,7 @@ class Predict(Form):
     KEYWORDS = (("state",), ("episode_start", "episode_starts", "mask"), ("deterministic",))
 
     def __init__(self, expert: Any, spaces: Spaces) -> None:
-        """Bind the method; raises Misfit where it is not there, or needs more than these arguments."""
+        """Bind the method; raises Misfit if it is missing, or needs other arguments."""
         self._predict = method(expert, "predict")
         known = parameters(self._predict)
         any_name = any(each.kind is each.VAR_KEYWORD for each in known.values())
@@ -70,11 +70,11 @@ class Predict(Form):
         self._takes_masks = "action_masks" in known
 
     def mask(self, masks: Callable[[], NDArray[np.bool_]] | None) -> None:
-        """Pass masks on to a `predict` with an argument of sb3_contrib's name."""
+        """Set the masks, if `predict` has the argument `action_masks`, as in sb3_contrib."""
         self._masks = masks if self._takes_masks else None
 
     def reset(self) -> None:
-        """Forget the state."""
+        """Clear the recurrent state."""
         self._state = None
 
     def __call__(self, observation: Any, start: NDArray[np.bool_]) -> Any:
@@ -92,7 +92,7 @@ class Predict(Form):
 
 
 class ActBatch(Form):
-    """`act(observations, start) -> actions`: batches, as an `envs.loop.Actor` has it."""
+    """`act(observations, start) -> actions`: batches, as in `envs.loop.Actor`."""
 
     def __init__(self, expert: Any, spaces: Spaces) -> None:
         """Bind the method; raises Misfit where it is not there, or takes something else."""
@@ -110,16 +110,16 @@ class ActBatch(Form):
 
 
 class ActOne(Form):
-    """`act(observation) -> action`: one observation as the environment gives it.
+    """`act(observation) -> action`: a single observation.
 
-    Some of these are written for batches: where the first answer is no action, a batch of one is tried.
+    Some of these are written for batches: if the first result is no action, a batch of one is tried.
     """
 
     def __init__(self, expert: Any, spaces: Spaces) -> None:
         """Bind the method; raises Misfit where it is not there, or takes something else."""
         self._act, self._spaces = self._function(expert), spaces
         self._single = only_one(spaces.observation, copy=True)
-        self._batched: bool | None = None  # not known before the first answer
+        self._batched: bool | None = None  # None before the first result
         if self._act is None or not takes(self._act, None):
             raise Misfit("act")
 
@@ -149,7 +149,7 @@ class ActOne(Form):
 
 
 class Function(ActOne):
-    """`expert(observation) -> action`: a function, or an object that is called like one."""
+    """`expert(observation) -> action`: a function or a callable object."""
 
     def _function(self, expert: Any) -> Any:
         return expert if callable(expert) else None
@@ -159,7 +159,7 @@ FORMS: tuple[type[Predict | ActBatch | ActOne], ...] = (ActBatch, Predict, ActOn
 
 
 def form_of(expert: Any, spaces: Spaces) -> Form | None:
-    """The first form that fits; None where none does."""
+    """First form that fits, or None."""
     for form in () if inspect.isclass(expert) else FORMS:
         try:
             return form(expert, spaces)
@@ -169,7 +169,7 @@ def form_of(expert: Any, spaces: Spaces) -> Form | None:
 
 
 def takes(function: Any, *args: Any, **kwargs: Any) -> bool:
-    """True if a function can be called with these arguments, or does not say what it takes."""
+    """True if a function can be called with these arguments, or has no signature."""
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
@@ -180,7 +180,7 @@ def takes(function: Any, *args: Any, **kwargs: Any) -> bool:
 
 
 def parameters(function: Any) -> Mapping[str, inspect.Parameter]:
-    """Parameters of a function by name; none where it does not say."""
+    """Parameters of a function by name; empty if it has no signature."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -188,21 +188,21 @@ def parameters(function: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def method(expert: Any, name: str) -> Any:
-    """The method of that name; None where there is none, or an attribute that cannot be called."""
-    found = getattr(expert, name, None)
-    return found if callable(found) else None
+    """Method of that name; None if it is missing or not callable."""
+    attribute = getattr(expert, name, None)
+    return attribute if callable(attribute) else None
 
 
 def actions_of(space: Space[Any], answer: Any, n: int) -> Any:
-    """Bring an answer into the form of `batch_space(space, n)`; dtypes stay as they are.
+    """Convert an expert's result to a batch of `batch_space(space, n)`; dtypes are unchanged.
 
     Args:
-        space: of single actions.
-        answer: arrays, lists, numbers or tensors for a batch; where `n` is 1, also for a single action.
+        space: space of single actions.
+        answer: arrays, lists, numbers or tensors for a batch; if `n` is 1, also for a single action.
         n: number of environments.
 
     Raises:
-        Misfit: another structure or shape.
+        Misfit: the result has another structure or shape.
     """
     if isinstance(space, Dict | Tuple):
         if isinstance(answer, list) and len(answer) == n and all(isinstance(one, dict | tuple) for one in answer):
@@ -238,7 +238,7 @@ def _array(space: Space[Any], answer: Any, n: int) -> NDArray[Any]:
 
 
 def joined(space: Space[Any], batches: list[Any]) -> Any:
-    """Batches of actions as one."""
+    """Concatenate batches of actions."""
     if isinstance(space, Dict):
         return {key: joined(child, [each[key] for each in batches]) for key, child in space.spaces.items()}
     if isinstance(space, Tuple):

@@ -1,7 +1,7 @@
-"""From the name of an expert to an Actor that shows how a task is done."""
+"""Loading of experts by name."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -21,22 +21,40 @@ from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers, candidates
 
 SHIPPED = Path(__file__).with_name("weights")
 SUMS = "SHA256SUMS"  # made by `sha256sum *.safetensors`
-BUILT_IN = ("random", "catalogue", "scripted", "train")  # experts that come with all that belongs to them
 NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
 Provenance = dict[str, str]
 
 
-class Behind(NamedTuple):
-    """Surroundings of an SB3 expert: its environments, and what the user says of its training, see `load_expert`."""
+class ExpertContext(NamedTuple):
+    """Arguments of an expert's loader.
 
-    envs: VectorEnv[Any, Any, Any] | None
+    Attributes:
+        spec: the expert as the user named it, see `load_expert`.
+        env_id: id of the environment.
+        spaces: spaces of a single environment.
+        seed: seed of random actions and of training.
+        envs: environments in which the expert acts.
+        env_kwargs: arguments of the environment.
+        folder: folder of trained experts.
+        train_steps: environment steps of training; None for the number that suits the task.
+        statistics: file of VecNormalize statistics, or `none`.
+        wrappers: wrappers of the expert's training.
+    """
+
+    spec: str
+    env_id: str
+    spaces: Spaces
+    seed: int = 0
+    envs: VectorEnv[Any, Any, Any] | None = None
+    env_kwargs: Mapping[str, Any] | None = None
+    folder: Path = Path("data/experts")
+    train_steps: int | None = None
     statistics: str | None = None
     wrappers: Wrappers | None = None
-    env_kwargs: Mapping[str, Any] | None = None
 
 
 class Expert(Actor, Protocol):
-    """An Actor that can say where it comes from.
+    """An Actor with a provenance.
 
     Attributes:
         provenance: kind, source (a name, never a path of this machine) and sha256.
@@ -45,7 +63,23 @@ class Expert(Actor, Protocol):
     provenance: Provenance
 
     def seed(self, seed: int) -> None:
-        """Start random numbers, if any, from this seed at the next reset."""
+        """Seed the random numbers of the next episode, if there are any."""
+
+
+class ExpertKind(NamedTuple):
+    """A way to name an expert.
+
+    Attributes:
+        form: the text that names it, in messages.
+        matches: true for a `spec` of this kind.
+        load: function that makes the expert.
+        takes_sb3_options: true if `statistics` and `wrappers` have a meaning.
+    """
+
+    form: str
+    matches: Callable[[str], bool]
+    load: Callable[[ExpertContext], Expert]
+    takes_sb3_options: bool = False
 
 
 def load_expert(
@@ -65,119 +99,141 @@ def load_expert(
     """Load the expert that `spec` names.
 
     Args:
-        spec: `catalogue` (shipped with this package, or else scripted), `scripted`, `random`, `train` (with SB3, now;
-            reused if `folder` has it), the path of an SB3 or sb3-contrib zip or of its folder, `hub:ORG/NAME` (a zip
-            on the Hugging Face hub), or `module:callable`, an SB3 model, an object with SB3's `predict` or an Actor's
-            `act`, a function of an observation, or what makes one of these; forms.py has them all.
-        env_id: the environment it is to act in.
-        observation_space: of single observations.
-        action_space: of single actions.
-        seed: of random actions and of training.
-        envs: the environments it is to act in; some scripted experts look into them.
+        spec: `catalogue` (shipped with this package, or else scripted), `scripted`, `random`, `train` (trained with
+            SB3, or loaded from `folder`), the path of an SB3 or sb3-contrib zip or of its folder, `hub:ORG/NAME` (a
+            zip on the Hugging Face hub), or `module:callable`, see forms.py.
+        env_id: id of the environment.
+        observation_space: space of single observations.
+        action_space: space of single actions.
+        seed: seed of random actions and of training.
+        envs: environments in which the expert acts; some scripted experts read their state.
         env_kwargs: arguments of the environment, for training.
-        folder: where trained experts are kept.
+        folder: folder of trained experts.
         train_steps: environment steps of training; None for the number that suits the task.
-        statistics: file of VecNormalize's statistics that an SB3 zip or model was trained behind, or `none`; by default
-            what lies beside the zip.
-        wrappers: what it was trained behind, see wrappers.py; by default what is said beside the zip, or fits.
+        statistics: file of the VecNormalize statistics of an SB3 zip or model, or `none`; by default the file beside
+            the zip.
+        wrappers: wrappers of its training, see obs_wrappers.py; by default from the settings beside the zip, or those
+            that fit.
 
     Raises:
-        UsageError: there is no such expert; the message lists what there is.
-        GatoError: its file is damaged, of an unknown kind, or was made for other spaces.
+        UsageError: there is no such expert; the message lists the possible forms.
+        GatoError: its file is damaged, of an unknown format, or was made for other spaces.
     """
-    observation_space, action_space = deepcopy(observation_space), deepcopy(action_space)  # the environment has its own
-    spaces = Spaces(observation_space, action_space)
-    if spec in BUILT_IN:
-        if statistics is not None or wrappers is not None:
-            raise UsageError(f"--expert {spec} needs no --expert-statistics and no --expert-wrappers: leave them out")
-        if spec == "train":
-            from gato_agent.rollouts.experts.sb3.train import train
-
-            path = train(env_id, env_kwargs or {}, seed, train_steps, below(folder, quote(env_id, safe="")))
-            return _load_sb3(path, "train", "stable-baselines3", env_id, spaces, Behind(envs))
-        return _of_ours(spec, env_id, spaces, seed, envs)
-    behind = Behind(envs, statistics, wrappers, env_kwargs or {})
-    if Path(spec).exists():
-        path = _model_file(Path(spec))
-        return _load_sb3(path, "sb3", path.name, env_id, spaces, behind)
-    if spec.startswith("hub:"):
-        from gato_agent.rollouts.experts.hub import fetch
-
-        path, name = fetch(spec)
-        return _load_sb3(path, "hub", name, env_id, spaces, behind)
-    if ":" in spec:
-        return CallableExpert(spec, spaces, seed, envs=envs, statistics=statistics, wrappers=wrappers)
-    raise UsageError(
-        f"no expert {spec!r}: give the path of an SB3 zip, hub:ORG/NAME, module:callable, catalogue, scripted, train "
-        "or random"
-    )
+    spaces = Spaces(deepcopy(observation_space), deepcopy(action_space))  # the environment may change its own
+    kind = next((kind for kind in KINDS.values() if kind.matches(spec)), None)
+    if kind is None:
+        raise UsageError(f"no expert {spec!r}: use one of {', '.join(each.form for each in KINDS.values())}")
+    if not kind.takes_sb3_options and (statistics is not None or wrappers is not None):
+        raise UsageError(f"--expert {spec} takes no --expert-statistics and no --expert-wrappers: leave them out")
+    return kind.load(
+        ExpertContext(
+            spec, env_id, spaces, seed, envs, env_kwargs or {}, folder, train_steps, statistics, wrappers
+        )
+    )  # fmt: skip
 
 
-def _of_ours(spec: str, env_id: str, spaces: Spaces, seed: int, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
-    """An expert that comes with this package, or with the environment's."""
-    if spec == "random":
-        return RandomExpert(spaces.action, seed)
-    if spec == "scripted":
-        return _scripted(env_id, envs)
-    path = SHIPPED / f"{quote(env_id, safe='')}.safetensors"
+def _random(context: ExpertContext) -> Expert:
+    return RandomExpert(context.spaces.action, context.seed)
+
+
+def _scripted(context: ExpertContext) -> Expert:
+    from gato_agent.rollouts.experts.scripted import find_scripted
+
+    return find_scripted(context.env_id, context.envs.envs if isinstance(context.envs, SyncVectorEnv) else ())
+
+
+def _catalogue(context: ExpertContext) -> Expert:
+    path = SHIPPED / f"{quote(context.env_id, safe='')}.safetensors"
     if path.is_file():
         check_shipped(path)
-        return _load_sb3(path, "catalogue", env_id, env_id, spaces, Behind(envs))
+        return _load_sb3(path, "catalogue", context.env_id, context)
     try:
-        return _scripted(env_id, envs)
+        return _scripted(context)
     except UsageError:
         raise UsageError(
-            f"no expert for {env_id} is shipped: train one with --expert train, or give an SB3 zip with "
+            f"no expert for {context.env_id} is shipped: train one with --expert train, or give an SB3 zip with "
             f"--expert PATH (shipped: {', '.join(shipped())}; scripted: Meta-World, BabyAI, toy text)"
         ) from None
 
 
+def _trained(context: ExpertContext) -> Expert:
+    from gato_agent.rollouts.experts.sb3.train import train
+
+    folder = below(context.folder, quote(context.env_id, safe=""))
+    path = train(context.env_id, context.env_kwargs or {}, context.seed, context.train_steps, folder)
+    return _load_sb3(path, "train", "stable-baselines3", context._replace(env_kwargs=None))
+
+
+def _sb3(context: ExpertContext) -> Expert:
+    path = _model_file(Path(context.spec))
+    return _load_sb3(path, "sb3", path.name, context)
+
+
+def _hub(context: ExpertContext) -> Expert:
+    from gato_agent.rollouts.experts.hub import fetch
+
+    path, name = fetch(context.spec)
+    return _load_sb3(path, "hub", name, context)
+
+
+def _callable(context: ExpertContext) -> Expert:
+    return CallableExpert(
+        context.spec, context.spaces, context.seed,
+        envs=context.envs, statistics=context.statistics, wrappers=context.wrappers,
+    )  # fmt: skip
+
+
+KINDS = {  # the first that matches is taken; a new kind of expert is an entry here
+    "catalogue": ExpertKind("catalogue", "catalogue".__eq__, _catalogue),
+    "scripted": ExpertKind("scripted", "scripted".__eq__, _scripted),
+    "train": ExpertKind("train", "train".__eq__, _trained),
+    "random": ExpertKind("random", "random".__eq__, _random),
+    "sb3": ExpertKind("the path of an SB3 zip", lambda spec: Path(spec).exists(), _sb3, takes_sb3_options=True),
+    "hub": ExpertKind("hub:ORG/NAME", lambda spec: spec.startswith("hub:"), _hub, takes_sb3_options=True),
+    "callable": ExpertKind("module:callable", lambda spec: ":" in spec, _callable, takes_sb3_options=True),
+}
+
+
 def shipped() -> list[str]:
-    """Ids of the environments that an expert is shipped for."""
+    """Ids of the environments with a shipped expert."""
     return sorted(unquote(path.stem) for path in SHIPPED.glob("*.safetensors"))
 
 
 def check_shipped(path: Path) -> None:
-    """Raise GatoError for a file of a shipped expert that is not as it was shipped."""
+    """Raise GatoError if a shipped expert's file does not match its SHA-256."""
     known = (path.parent / SUMS).read_text().splitlines()
     if f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" not in known:
         raise GatoError(f"{path} is damaged (it does not match {SUMS} beside it): install gato-agent again")
 
 
-def _scripted(env_id: str, envs: VectorEnv[Any, Any, Any] | None) -> Expert:
-    from gato_agent.rollouts.experts.scripted import find_scripted
-
-    return find_scripted(env_id, envs.envs if isinstance(envs, SyncVectorEnv) else ())
-
-
-def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, behind: Behind) -> Expert:
-    """A policy from its file; where nothing says behind which wrappers it was trained, those are tried that fit."""
+def _load_sb3(path: Path, kind: str, source: str, context: ExpertContext) -> Expert:
+    """Load a policy from its file; if no file names the wrappers of its training, those that fit are used."""
     from gato_agent.rollouts.experts.sb3.policy import Policy, build
     from gato_agent.rollouts.experts.sb3.run_files import given_statistics
     from gato_agent.rollouts.experts.sb3.zip_model import read_zip
 
-    plain, registered = path.suffix == ".safetensors", gym.registry.get(env_id)
+    converted, registered = path.suffix == ".safetensors", gym.registry.get(context.env_id)
     horizon = registered.max_episode_steps if registered else None
-    if plain:
+    if converted:
         policy = Policy.from_file(path)
-        if behind.statistics is not None:
-            policy = replace(policy, normalize=given_statistics(behind.statistics))
+        if context.statistics is not None:
+            policy = replace(policy, normalize=given_statistics(context.statistics))
     else:
         policy = read_zip(
-            path, env_id, statistics=behind.statistics, horizon=horizon, env_kwargs=behind.env_kwargs
+            path, context.env_id, statistics=context.statistics, horizon=horizon, env_kwargs=context.env_kwargs
         )  # fmt: skip
     if policy.policy == "baby-a3c":
         from gato_agent.rollouts.experts.atari_a3c import AtariExpert
 
         provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
-        return AtariExpert(policy, *spaces, provenance)
-    known = [policy.wrappers] if plain or policy.wrappers else candidates(env_id, horizon)
+        return AtariExpert(policy, *context.spaces, provenance)
+    options = [policy.wrappers] if converted or policy.wrappers else candidates(context.env_id, horizon)
     misfit: GatoError | None = None
-    for tried in known if behind.wrappers is None else [behind.wrappers]:
-        policy = replace(policy, wrappers=tried)
+    for wrappers in options if context.wrappers is None else [context.wrappers]:
+        policy = replace(policy, wrappers=wrappers)
         provenance = {"kind": kind, "source": source, "sha256": policy.sha256}
         try:
-            return build(policy, spaces, provenance, behind.envs)
+            return build(policy, context.spaces, provenance, context.envs)
         except GatoError as error:
             misfit = misfit or error
     assert misfit is not None
@@ -185,7 +241,7 @@ def _load_sb3(path: Path, kind: str, source: str, env_id: str, spaces: Spaces, b
 
 
 def _model_file(path: Path) -> Path:
-    """The zip itself, or the one in the folder: model.zip, or else the only one."""
+    """Path of a zip, or of the zip in a folder: model.zip, or else the only one."""
     if path.is_file():
         return path
     zips = sorted(path.glob("*.zip"))
@@ -196,7 +252,7 @@ def _model_file(path: Path) -> Path:
 
 
 class RandomExpert(RandomActor):
-    """Uniform random actions as an expert, to collect what knows nothing."""
+    """Uniformly random actions as an expert."""
 
     def __init__(self, action_space: gym.Space[Any], seed: int) -> None:
         super().__init__(action_space, seed)
@@ -204,5 +260,5 @@ class RandomExpert(RandomActor):
         self.provenance = {"kind": "random", "source": name, "sha256": hashlib.sha256(name.encode()).hexdigest()}
 
     def seed(self, seed: int) -> None:
-        """Start from this seed at the next reset."""
+        """Seed the actions after the next reset."""
         self._seed = seed

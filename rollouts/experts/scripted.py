@@ -1,6 +1,6 @@
-"""Experts that are programs: Meta-World's scripted policies, BabyAI's bot, and plans for small tables.
+"""Scripted experts: Meta-World's policies, BabyAI's bot, and value iteration for tabular environments.
 
-All are functions of the state of the episode, without random numbers.
+All are deterministic functions of the episode's state.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ DISCOUNT = 0.99
 
 
 def find_scripted(env_id: str, envs: Sequence[gym.Env[Any, Any]]) -> Expert:
-    """The program that solves this environment, as an Expert.
+    """Find the scripted expert of an environment.
 
     Args:
-        env_id: of the environments.
-        envs: one per environment, for the experts that look into them; none where they cannot be looked into.
+        env_id: id of the environment.
+        envs: environments, whose state some experts read; empty if it is not accessible.
 
     Raises:
         UsageError: there is none.
@@ -34,7 +34,7 @@ def find_scripted(env_id: str, envs: Sequence[gym.Env[Any, Any]]) -> Expert:
     if env_id.startswith(META_WORLD):
         return MetaWorldExpert(env_id.removeprefix(META_WORLD))
     inside: Any = envs[0].unwrapped if envs else None
-    if "minigrid" in sys.modules:  # otherwise no environment can be of it
+    if "minigrid" in sys.modules:  # otherwise no environment is of minigrid
         from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 
         from gato_agent.rollouts.experts.babyai_bot import BabyAIExpert
@@ -44,13 +44,13 @@ def find_scripted(env_id: str, envs: Sequence[gym.Env[Any, Any]]) -> Expert:
     if isinstance(getattr(inside, "P", None), dict):
         return PlannedExpert(env_id, [env.unwrapped for env in envs])
     raise UsageError(
-        f"no scripted expert for {env_id}: there are some for Meta-World/..., BabyAI-..., and for environments with a "
-        "table of their transitions (unwrapped.P); train one with --expert train"
+        f"no scripted expert for {env_id}: there are experts for Meta-World/..., BabyAI-..., and environments with a "
+        "table of transitions (unwrapped.P); train one with --expert train"
     )
 
 
 class MetaWorldExpert:
-    """The policy that Meta-World ships for one of its tasks: a function of the 39 numbers that it observes."""
+    """Meta-World's policy for one of its tasks, a function of the 39 observed numbers."""
 
     def __init__(self, task: str) -> None:
         from metaworld.policies import ENV_POLICY_MAP
@@ -70,16 +70,16 @@ class MetaWorldExpert:
         """Nothing to do."""
 
     def act(self, observation: NDArray[np.float64], start: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Actions [num_envs, 4]; the policies ask for more than the arm can do, so they are cut to -1..1."""
+        """Actions [num_envs, 4], clipped to -1..1."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Constant")  # that they ask for more
-            # Copies, because two of the policies add to the numbers that they are given.
+            warnings.filterwarnings("ignore", message="Constant")  # about actions beyond -1..1
+            # Copies, because two of the policies write into their observations.
             actions = np.array([self._policy.get_action(obs.copy()) for obs in observation], np.float32)
         return actions.clip(-1, 1)
 
 
 class PlannedExpert:
-    """The best action for each state of a small table, by value iteration on the environment's own transitions."""
+    """Optimal actions of a tabular environment, from value iteration on its transitions."""
 
     def __init__(self, env_id: str, envs: Sequence[Any]) -> None:
         tables = [env.P for env in envs]
@@ -104,7 +104,7 @@ class PlannedExpert:
 
 
 def _plan(table: dict[int, dict[int, list[tuple[float, int, float, bool]]]]) -> NDArray[np.int64]:
-    """The action [S] of greatest value for each state, from state -> action -> (probability, next, reward, ends)."""
+    """Optimal action of each state, [S], from state -> action -> (probability, next state, reward, terminated)."""
     states, actions = len(table), len(table[0])
     step = np.zeros((states, actions))
     to = np.zeros((states, actions, states))
@@ -117,6 +117,6 @@ def _plan(table: dict[int, dict[int, list[tuple[float, int, float, bool]]]]) -> 
     while change > 1e-12:
         better = (step + DISCOUNT * to @ value).max(1)
         change, value = np.abs(better - value).max(), better
-    # Rounding lets actions of equal value differ by a hair; the first of them is taken.
+    # Rounded, because equal values may differ in the last digits; the first of the best actions is taken.
     plan: NDArray[np.int64] = np.round(step + DISCOUNT * to @ value, 9).argmax(1)
     return plan

@@ -1,1 +1,1 @@
-"""Episodes on disk."""
+"""Storage of episodes on disk."""

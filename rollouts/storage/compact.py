@@ -1,52 +1,56 @@
-"""Pack a task's episodes into few large files. Which episode is in which is a function of the episodes alone."""
+"""Compaction of a task's episodes into few large files; the partition is a function of the episodes alone."""
 
 from collections.abc import Iterable, Iterator
 
 from gato_agent.envs.errors import GatoError
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, is_group
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, is_pending
 from gato_agent.rollouts.storage.shard import Shard, joined
 
-SHARD_BYTES = 2**27  # of episodes as they are in memory; packing needs about four times as much
+SHARD_BYTES = 2**27  # of episodes in memory; compaction takes about four times as much memory
 
 
 def compact(store: EpisodeStore) -> None:
-    """Pack all episodes that are there; those compacted before stay where they are, as far as the plan is the same.
+    """Join all episodes of a store into shards; shards that are already as planned are not rewritten.
 
-    Nothing is deleted before what replaces it is on disk, and nothing is written that does not read back as it was.
-    So it may be killed at any moment; the next time finishes it. More episodes with higher seeds change only the last
-    file.
+    A file is deleted only after its replacement is on disk and verified, so compaction can be killed at any time and
+    repeated. New episodes with higher seeds change only the last shard.
 
     Raises:
         GatoError: an episode is damaged.
     """
     sizes, single = dict(_sizes(store)), set(store.single())
-    with_digest = {tuple(shard.seeds) for shard in store.shards() if not is_group(shard.path)}
+    compacted = {tuple(shard.seeds) for shard in store.shards() if not is_pending(shard.path)}
     planned = list(plan(sizes))
     for seeds in planned:
-        if tuple(seeds) not in with_digest:
+        if tuple(seeds) not in compacted:
             _write(store, seeds)
         for seed in seeds:
             if seed in single:
                 store.path(seed).unlink()
     for shard in store.shards():
-        if is_group(shard.path) or shard.seeds not in planned:
+        if is_pending(shard.path) or shard.seeds not in planned:
             shard.path.unlink()
     store.shards()
 
 
 def plan(sizes: dict[int, int], most: int | None = None) -> Iterator[list[int]]:
-    """Fill one file after the other in the order of seeds, with at most `most` bytes each, or with one episode."""
+    """Partition seeds, in ascending order, into files of at most `most` bytes, or of one larger episode.
+
+    Args:
+        sizes: seed -> bytes of the episode.
+        most: bytes of a file; by default SHARD_BYTES.
+    """
     most = most or SHARD_BYTES
-    group: list[int] = []
+    seeds: list[int] = []
     filled = 0
     for seed, size in sorted(sizes.items()):
-        if group and filled + size > most:
-            yield group
-            group, filled = [], 0
-        group.append(seed)
+        if seeds and filled + size > most:
+            yield seeds
+            seeds, filled = [], 0
+        seeds.append(seed)
         filled += size
-    if group:
-        yield group
+    if seeds:
+        yield seeds
 
 
 def _sizes(store: EpisodeStore) -> Iterable[tuple[int, int]]:
@@ -62,7 +66,7 @@ def _write(store: EpisodeStore, seeds: list[int]) -> None:
     joined_bytes = joined(episodes)
     shard = Shard(path, joined_bytes)
     for each in episodes:
-        read = shard.encoded(each.seed)  # tries the checksum of the arrays that were packed
+        read = shard.encoded(each.seed)  # verifies the checksum of the joined arrays
         if (read.about, read.size, read.kinds) != (each.about, each.size, each.kinds):
-            raise GatoError(f"{path}: episode {each.seed} would be read as another: it stays unsealed")
+            raise GatoError(f"{path}: episode {each.seed} would not read back as written: it stays uncompacted")
     store.write({path: joined_bytes})

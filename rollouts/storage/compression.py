@@ -1,11 +1,8 @@
-"""Columns as arrays of a file: numbers raw, so that they can be mapped; grids and texts compressed.
+"""Encoding of columns as arrays of a file: numbers raw, so that they can be mapped; grids and texts compressed.
 
-    observations/state        float32 [T + 1, 39]     as it is
-    observations.grid/image   uint8 [bytes]           zstd of [T + 1, 210, 160, 3]: 100 to 300 times smaller
-    observations.text/mission uint8 [bytes]           zstd of a JSON list of T + 1 strings
-
-Measured on 500 frames of Atari (50 MB), one core, compress and decompress: zstd 3 337x, 1.8 and 1.1 GB/s; zlib 6 180x,
-0.16 and 0.43 GB/s; lzma 0 234x, 0.13 and 0.53 GB/s. XOR with the frame before helped zlib, and cost more than it saved.
+observations/state        float32 [T + 1, 39]     raw
+observations.grid/image   uint8 [bytes]           zstd of [T + 1, 210, 160, 3]
+observations.text/mission uint8 [bytes]           zstd of a JSON list of T + 1 strings
 """
 
 import json
@@ -24,14 +21,14 @@ from gato_agent.envs.spaces.flatten import Columns
 
 Arrays = dict[str, NDArray[Any]]
 Grids = dict[str, list[Any]]
-"""Name of an array -> what it was: [dtype, shape of a row]."""
+"""Name of a compressed array -> [dtype, shape of a row]."""
 
 TEXTS = json.JSONEncoder(separators=(",", ":"))
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class _Zstd(threading.local):
-    """What compresses, made once: for small columns that takes longer than compressing. It serves one thread."""
+    """Compressor and decompressor of one thread; making them takes longer than compressing a small column."""
 
     def __init__(self) -> None:
         self.compress = zstandard.ZstdCompressor(level=3).compress
@@ -45,10 +42,10 @@ class Encoded(NamedTuple):
     """An episode as the arrays of a file.
 
     Attributes:
-        arrays: in the order of their names.
-        grids: what the compressed ones of numbers were.
+        arrays: arrays by name, in alphabetical order.
+        grids: dtype and row shape of the compressed grids.
         about: terminated, truncated, success, seed, provenance.
-        size: bytes of the episode in memory.
+        size: size of the episode in memory, bytes.
     """
 
     arrays: Arrays
@@ -58,12 +55,12 @@ class Encoded(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """The episode's number."""
+        """Seed of the episode."""
         return int(self.about["seed"])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Size of the arrays, bytes."""
         return sum(array.nbytes for array in self.arrays.values())
 
     @property
@@ -73,13 +70,13 @@ class Encoded(NamedTuple):
 
 
 CELLS = ("bool", "int8", "uint8")  # dtypes of grids
-MOST_TEXT = 2**30  # bytes of one column of an episode: no file may ask for more memory than this
-MOST_GRID = 2**34
-MOST_TIMES = 2**15  # that zstd makes anything smaller: a block holds at most 2**17 bytes and takes at least 4
+MOST_TEXT = 2**30  # bytes of one text column of an episode
+MOST_GRID = 2**34  # bytes of one grid column
+MOST_TIMES = 2**15  # largest compression ratio of zstd: a block of at most 2**17 bytes takes at least 4
 
 
 def encode(group: str, columns: Columns) -> tuple[Arrays, Grids]:
-    """Turn the columns of a group (observations, actions, labels) into named arrays."""
+    """Encode the columns of a group (observations, actions, labels) as named arrays."""
     arrays: Arrays = {}
     grids: Grids = {}
     for path, column in columns.items():
@@ -95,10 +92,10 @@ def encode(group: str, columns: Columns) -> tuple[Arrays, Grids]:
 
 
 def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, Any], rows: int) -> Columns:
-    """Find the columns of a group, of so many rows, among named arrays; raw ones are passed on as they are.
+    """Decode the columns of a group, of `rows` rows; raw arrays are returned without a copy.
 
     Raises:
-        ValueError: a compressed array is damaged, or of another size than it should be.
+        ValueError: a compressed array is damaged, or has another size.
     """
     columns: Columns = {}
     for name, array in arrays.items():
@@ -108,7 +105,7 @@ def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, A
         elif kind == f"{group}.text":
             texts = parse(_decompressed(array, MOST_TEXT), most=MOST_TEXT, entries=rows + 1)
             if not isinstance(texts, list) or not all(type(text) is str for text in texts):
-                raise ValueError("a column of texts with something else in it")
+                raise ValueError("a column of texts with other values")
             columns[path] = np.empty(len(texts), dtype=object)
             columns[path][:] = texts
         elif kind == f"{group}.grid":
@@ -117,12 +114,12 @@ def decode(group: str, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, A
                 raise ValueError(f"{name} is of {dtype!r:.80}")
             size = rows * math.prod(shape)
             columns[path] = np.frombuffer(_decompressed(array, min(size, MOST_GRID)), dtype)
-            columns[path] = columns[path].reshape(-1 if size else rows, *shape)  # of no elements there are many rows
+            columns[path] = columns[path].reshape(-1 if size else rows, *shape)  # rows of no elements
     return columns
 
 
 def checksum(arrays: Mapping[str, NDArray[Any]], start: int = 0) -> int:
-    """CRC-32 over names, kinds and bytes, in the order of names: safetensors itself notices only truncation."""
+    """CRC-32 over names, dtypes, shapes and bytes, in the order of names; safetensors detects only truncation."""
     crc = start
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(array.data, zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), crc))
@@ -130,7 +127,7 @@ def checksum(arrays: Mapping[str, NDArray[Any]], start: int = 0) -> int:
 
 
 def canonical(value: Any) -> str:
-    """The JSON of a value, always the same; raises ValueError for numbers that JSON does not have."""
+    """Canonical JSON of a value; raises ValueError for NaN and infinite numbers."""
     return CANONICAL.encode(value)
 
 
@@ -139,7 +136,7 @@ def _compressed(data: Any) -> NDArray[np.uint8]:
 
 
 def _decompressed(array: NDArray[np.uint8], most: int) -> bytes:
-    """Decompress what says of itself that it has at most so many bytes, and can have."""
+    """Decompress at most `most` bytes; raises ValueError if the declared size is larger or impossible."""
     try:
         size = zstandard.frame_content_size(array.data)
         if not 0 <= size <= min(most, MOST_TIMES * len(array)):
@@ -150,7 +147,7 @@ def _decompressed(array: NDArray[np.uint8], most: int) -> bytes:
 
 
 def raw_bytes(columns: Columns) -> int:
-    """Bytes of columns as they are in memory, where a text counts by its characters."""
+    """Size of columns in memory, bytes; a text counts one byte per character."""
     return sum(
         sum(map(len, column)) if column.dtype == object else math.prod(column.shape) * column.itemsize
         for column in columns.values()

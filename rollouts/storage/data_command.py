@@ -1,4 +1,4 @@
-"""`gato-agent data`: what is in a folder of episodes, whether it is sound, and the way out of it and into it."""
+"""`gato-agent data`: statistics, verification, compaction, export and import of folders of episodes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from gato_agent.envs.io.console import plain_console
 from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, own_folder, task_folders
-from gato_agent.rollouts.storage.filter import kept
+from gato_agent.rollouts.storage.filter import filtered_indices
 from gato_agent.rollouts.storage.verify import verify
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -31,7 +31,7 @@ class Show:
 
     def run(self, console: Console) -> None:
         """Print a row for each task."""
-        headings = ("expert", "episodes", "kept", "sealed", "steps", "mean return", "std", "success", "noise", "MB")
+        headings = ("expert", "episodes", "kept", "compacted", "steps", "mean return", "std", "success", "noise", "MB")
         table = Table(
             Column("environment", no_wrap=True), *headings, title=f"episodes in {self.folder}", box=box.SIMPLE
         )
@@ -43,7 +43,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Verify:
-    """Read everything and compare it with its checksums; exit code 1 if anything is damaged."""
+    """Read all episodes and verify their checksums; exit code 1 if any is damaged."""
 
     folder: Folder = Path("data")
     """What `gato-agent collect --out` wrote, or the folder of one task in it."""
@@ -52,19 +52,19 @@ class Verify:
         """Print a line for each damaged file, and a summary.
 
         Raises:
-            GatoError: something is damaged.
+            GatoError: a file or an episode is damaged.
         """
         sound, problems = verify(self.folder)
         for problem in problems:
             console.print(problem, highlight=False, markup=False, soft_wrap=True)
         if problems:
             raise GatoError(f"{len(problems)} damaged files or episodes in {self.folder}, named above")
-        console.print(f"{sound:,} episodes in {self.folder} are sound", highlight=False, soft_wrap=True)
+        console.print(f"{sound:,} episodes in {self.folder} are valid", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Compact:
-    """Pack the episodes of every task into few large files; more may be collected later."""
+    """Join the episodes of every task into few large files; more may be collected later."""
 
     folder: Folder = Path("data")
     """What `gato-agent collect --out` wrote, or the folder of one task in it."""
@@ -85,20 +85,20 @@ class Compact:
 
 @dataclass(frozen=True)
 class Export:
-    """Write every task as a Minari data set, which `minari.load_dataset` opens; images stay as they are."""
+    """Write every task as a Minari data set for `minari.load_dataset`; images are stored losslessly."""
 
     folder: Folder = Path("data")
     """What `gato-agent collect --out` wrote, or the folder of one task in it."""
     out: Path | None = None
-    """Where Minari looks for data sets; by default $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
+    """Folder of Minari's data sets; by default $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
     namespace: str = "gato"
     """First part of the data sets' ids, such as gato/CartPole-v1/catalogue-v0."""
     author: str = "gato-agent"
     """Author named in the metadata."""
     author_email: str | None = None
-    """Address of the author."""
+    """E-mail address of the author."""
     code_permalink: str | None = None
-    """Where the code that made the data is."""
+    """URL of the code that made the data."""
 
     def run(self, console: Console) -> None:
         """Export one task after the other and print the ids; raises GatoError as `each_task`."""
@@ -108,7 +108,7 @@ class Export:
         load_minari()  # without it no task can be exported
 
         def work(store: EpisodeStore) -> None:
-            own_folder(self.folder, store)  # what others put behind a link is not given away
+            own_folder(self.folder, store)  # the target of a link is not exported
             about = {"author": self.author, "author_email": self.author_email, "code_permalink": self.code_permalink}
             dataset_id, count = export(store, self.namespace, self.out, about)
             text = f"{store.env_id}: {count:,} episodes exported as {dataset_id}"
@@ -119,19 +119,19 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Take the arrays of a Minari data set and its environment's id; no code in it is run."""
+    """Import the episodes of a Minari data set; none of its code is executed."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Folder of a Minari data set, or the id of a public one, such as D4RL/door/human-v2, which is downloaded."""
+    """Folder of a Minari data set, or the id of a public one to download, such as D4RL/door/human-v2."""
     out: Path = Path("data")
     """Folder for the episodes, one folder per environment inside it."""
     env: str | None = None
-    """The environment's id, where the data set does not say it."""
+    """Id of the environment, if the data set does not name it."""
     clip_actions: bool = False
-    """Clip actions beyond their bounds, instead of leaving their episodes out."""
+    """Clip actions beyond their bounds instead of leaving out their episodes."""
 
     def run(self, console: Console) -> None:
-        """Import and compact."""
+        """Import the episodes and compact them."""
         from gato_agent.rollouts.storage.minari_import import import_
 
         left_out: list[str] = []
@@ -147,24 +147,24 @@ class Import:
 DataCommand = (
     Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Compact, tyro.conf.subcommand("seal")]
+    | Annotated[Compact, tyro.conf.subcommand("compact")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]
 )
 
 
 def data(command: Show | Verify | Compact | Export | Import) -> None:
-    """Do what was asked for; raises GatoError as each says."""
+    """Run a subcommand; raises GatoError as it does."""
     console = plain_console()
-    command.run(console if console.is_terminal else plain_console(width=160))  # no line of a table is cut in a file
+    command.run(console if console.is_terminal else plain_console(width=160))  # a file gets whole lines of a table
 
 
 def each_task(root: Path, console: Console, work: Callable[[EpisodeStore], object]) -> None:
-    """Do something with every task below a folder; one that fails does not keep the others from it.
+    """Apply a function to every task below a folder, also after one has failed.
 
     Raises:
         UsageError: there is no task.
-        GatoError: some failed. Of one the error is raised; several are printed and counted.
+        GatoError: one task failed; or several, whose errors are printed before.
     """
     folders, failures = task_folders(root), list[Exception]()
     for folder in folders:
@@ -186,18 +186,18 @@ def _statistics(store: EpisodeStore) -> list[str]:
     returns = np.array([each.total for each in stats])
     mean, std = (f"{returns.mean():.2f}", f"{returns.std():.2f}") if stats else ("-", "-")
     return [
-        store.env_id, store.kind, f"{len(stats):,}", f"{len(kept(store)):,}",
+        store.env_id, store.kind, f"{len(stats):,}", f"{len(filtered_indices(store)):,}",
         f"{len(stats) - len(store.pending()):,}", f"{sum(each.steps for each in stats):,}", mean, std,
         _success(stats), _noise(stats), f"{store.size() / 1e6:.2f}",
     ]  # fmt: skip
 
 
 def _success(stats: list[EpisodeStats]) -> str:
-    reported = any(each.success is not None for each in stats)  # some report success only when it is reached
+    reported = any(each.success is not None for each in stats)  # some environments report only success
     return f"{np.mean([bool(each.success) for each in stats]):.0%}" if reported else "-"
 
 
 def _noise(stats: list[EpisodeStats]) -> str:
-    """How many episodes have noise, and their levels, such as `13 (0.05-0.3)`."""
+    """Number of episodes with noise and their levels, such as `13 (0.05-0.3)`."""
     levels = sorted(each.noise for each in stats if each.noise)
     return f"{len(levels)} ({levels[0]:g}-{levels[-1]:g})" if levels else "-"

@@ -1,11 +1,11 @@
-"""One episode as plain arrays, as those of a file, and as the bytes of a file of its own.
+"""An episode as arrays in memory, as the arrays of a file, and as the bytes of a file.
 
     observations  o0 o1 ... oT    T + 1 raw observations, the last one after the last action
-    actions          a1 ... aT    what was executed
-    labels           l1 ... lT    what the expert would have done, where noise was executed instead
+    actions          a1 ... aT    executed actions
+    labels           l1 ... lT    the expert's actions, if others were executed
     rewards          r1 ... rT
 
-The bytes hold no time, host or path, so equal episodes are equal files.
+The bytes contain no time, host or path, so equal episodes are equal files.
 """
 
 import zlib
@@ -34,13 +34,13 @@ from gato_agent.rollouts.storage.compression import (
 )
 
 FORMAT = 2
-ABOUT: dict[str, Any] = {  # what is not an array
+ABOUT: dict[str, Any] = {  # fields that are not arrays, and their types
     "terminated": bool, "truncated": bool, "success": bool | None, "seed": int, "provenance": dict[str, Any]
 }  # fmt: skip
 
 
 class EpisodeStats(NamedTuple):
-    """What statistics are made of: steps, return, success, and the level of noise, None where it is not known."""
+    """Number of steps, return, success and noise level of an episode; None for an unknown success or level."""
 
     steps: int
     total: float
@@ -50,18 +50,18 @@ class EpisodeStats(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """What happened in one environment between a reset and its end.
+    """Arrays of one episode of an environment.
 
     Attributes:
         observations: leaf path -> array [T + 1, ...] of the observation space's dtype.
-        actions: leaf path -> array [T, ...], as executed.
-        labels: leaf path -> array [T, ...], the expert's own actions; None where they are the executed ones.
+        actions: leaf path -> array [T, ...], executed actions.
+        labels: leaf path -> array [T, ...], the expert's actions; None if they are the executed ones.
         rewards: float64 [T].
-        terminated: the last step was terminal.
-        truncated: the last step was cut off, usually by a time limit.
-        success: whether any step reported success; None if the environment reports none.
-        seed: what the environment was reset with.
-        provenance: JSON; who acted, where, and in which versions.
+        terminated: true if the last step was terminal.
+        truncated: true if the episode was cut off, usually by a time limit.
+        success: true if any step reported success; None if the environment reports none.
+        seed: seed of the environment's reset.
+        provenance: JSON data; the actor, the environment and the versions of packages.
     """
 
     observations: Columns
@@ -79,7 +79,7 @@ class Episode:
 
     @property
     def total(self) -> float:
-        """The return: the sum of rewards."""
+        """Undiscounted return."""
         return float(self.rewards.sum())
 
     @property
@@ -89,16 +89,16 @@ class Episode:
 
     @property
     def targets(self) -> Columns:
-        """What to imitate: the labels, or the actions where no noise was executed."""
+        """Training targets: the labels, or the executed actions if there are none."""
         return self.actions if self.labels is None else self.labels
 
     @property
     def size(self) -> int:
-        """Bytes of all arrays in memory."""
+        """Size of all arrays in memory, bytes."""
         return self.rewards.nbytes + sum(map(raw_bytes, self._groups().values()))
 
     def encode(self) -> Encoded:
-        """Turn all arrays into those of a file."""
+        """Encode all arrays as those of a file."""
         arrays: Arrays = {"rewards": np.ascontiguousarray(self.rewards, np.float64)}
         grids: Grids = {}
         for group, columns in self._groups().items():
@@ -109,7 +109,7 @@ class Episode:
         return Encoded(dict(sorted(arrays.items())), grids, about, self.size)
 
     def to_bytes(self) -> bytes:
-        """Serialise as safetensors with one metadata entry, canonical JSON; equal episodes give equal bytes."""
+        """Serialise as safetensors with one metadata entry of canonical JSON; equal episodes give equal bytes."""
         arrays, grids, about, _ = self.encode()
         about |= {"format": FORMAT, "grids": grids}
         about["checksum"] = checksum(arrays, zlib.crc32(canonical(about).encode()))
@@ -121,30 +121,32 @@ class Episode:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read what `to_bytes` wrote; arrays are views of `data`, read-only.
+        """Read the result of `to_bytes`; arrays are read-only views of `data`.
 
         Raises:
-            GatoError: the bytes are truncated, damaged, or of another kind or version.
+            GatoError: the bytes are truncated, damaged, no episode, or of another format.
         """
         try:
             about = parse_header(data, len(data)).about or {}
             arrays = load(data)
             if about["format"] != FORMAT:
-                raise GatoError(f"format {about['format']}, and this version reads {FORMAT}: {_other(about['format'])}")
+                raise GatoError(
+                    f"format {about['format']}, and this version reads {FORMAT}: {_way_out(about['format'])}"
+                )
             if about.pop("checksum") != checksum(arrays, zlib.crc32(canonical(about).encode())):
                 raise GatoError("damaged: it does not match its checksum")
-            said = {key: typed(about[key], kind, key) for key, kind in ABOUT.items()}
-            typed(said["provenance"].get("noise"), float | None, "noise")
-            return cls.decode(arrays, about["grids"], said)
+            checked = {key: typed(about[key], kind, key) for key, kind in ABOUT.items()}
+            typed(checked["provenance"].get("noise"), float | None, "noise")
+            return cls.decode(arrays, about["grids"], checked)
         except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise GatoError(f"truncated or damaged, or no episode at all ({one_line(error)})") from error
 
     @classmethod
     def decode(cls, arrays: Mapping[str, NDArray[Any]], grids: Mapping[str, Any], about: Mapping[str, Any]) -> Self:
-        """Make an episode of what `encode` gave and the rest; numeric arrays are passed on as they are.
+        """Decode the result of `encode`; numeric arrays are not copied.
 
         Raises:
-            GatoError: arrays do not fit together.
+            GatoError: arrays have different numbers of rows.
             ValueError: a compressed array is damaged.
         """
         steps = len(arrays["rewards"])
@@ -162,6 +164,6 @@ class Episode:
         return episode
 
 
-def _other(version: Any) -> str:
-    """What to do about a file of another format."""
+def _way_out(version: Any) -> str:
+    """Advice for a file of another format."""
     return "upgrade gato-agent" if isinstance(version, int) and version > FORMAT else "collect it again"

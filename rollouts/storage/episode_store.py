@@ -1,12 +1,12 @@
-"""A folder of episodes of one task by one expert; an episode's number is its seed.
+"""Store of the episodes of one task by one expert: a folder, in which an episode's index is its seed.
 
-    data/CartPole-v1/task.json                                what, by whom, and how: all episodes share it
+    data/CartPole-v1/task.json                                header: environment, expert and settings of all episodes
     data/CartPole-v1/00000000-00000099.shard.safetensors      compacted: many episodes in a file that is mapped
-    data/CartPole-v1/00000100-00000173.group.safetensors ...  collected since, in about a second each
-    data/CartPole-v1/00000174.safetensors ...                 likewise, by earlier versions: one episode each
+    data/CartPole-v1/00000100-00000173.group.safetensors ...  pending: the episodes of about a second of collection
+    data/CartPole-v1/00000174.safetensors ...                 pending, in a former format: one episode each
 
-Files are named by the first and last of their episodes. A file exists whole or not at all, so whatever a killed run
-left behind can be continued. An episode may for a while be in several files; they hold the same.
+Files are named by the seeds of their first and last episode. A file exists whole or not at all, so a killed collection
+can be resumed. During compaction an episode may be in two files, with the same contents.
 """
 
 import json
@@ -37,7 +37,7 @@ FORMAT = 1
 HEADER = "task.json"
 EPISODE = re.compile(r"(\d{8,})\.safetensors")
 SHARD = re.compile(r"\d{8,}-\d{8,}\.(shard|group)\.safetensors")
-SETTINGS = {  # what all episodes of a folder share, and how the user may name it
+SETTINGS = {  # settings that all episodes of a folder share, and their names in messages
     "env_id": "environment",
     "env_kwargs": "--env-kwargs",
     "observation_space": "observation space",
@@ -46,29 +46,29 @@ SETTINGS = {  # what all episodes of a folder share, and how the user may name i
     "noise": "--noise",
 }
 SPACES = ("observation_space", "action_space")
-TYPES: dict[str, Any] = {  # of what else is in the header
+TYPES: dict[str, Any] = {  # of the other entries of the header
     "env_kwargs": dict[str, Any], "expert": dict[str, Any], "noise": bool, "versions": dict[str, str],
     "learner": dict[str, Any],
 }  # fmt: skip
-LEARNER = {"learner": "--dagger or --dagger-beta"}  # a setting that is there only if an agent acted
+LEARNER = {"learner": "--dagger or --dagger-beta"}  # an optional setting: an agent acted
 
 
 class EpisodeStore:
-    """The episodes of one task. Reading needs no lock; writing goes through `create`.
+    """Store of the episodes of one task. Reading takes no lock; `create` and `open` lock the folder for writing.
 
     Attributes:
-        folder: where the files are.
+        folder: folder of the files.
         header: contents of task.json: format, env_id, env_kwargs, observation_space, action_space, expert
-            {kind, source, sha256}, noise, versions; and learner {kind, sha256, beta} where an agent acted.
-        observation_space: of single observations, rebuilt from JSON.
-        action_space: of single actions, likewise.
+            {kind, source, sha256}, noise, versions; and learner {kind, sha256, beta} if an agent acted.
+        observation_space: space of single observations, rebuilt from JSON.
+        action_space: space of single actions, rebuilt from JSON.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock: IO[bytes] | None = None
         self._shards: dict[Path, Shard] = {}
-        self._sealed: dict[int, Shard] = {}
+        self._shard_of: dict[int, Shard] = {}
         self.header = _read_header(folder / HEADER)
         self.observation_space, self.action_space = (_space(folder / HEADER, self.header, name) for name in SPACES)
         self._kinds = {
@@ -78,11 +78,11 @@ class EpisodeStore:
 
     @classmethod
     def create(cls, root: Path, header: dict[str, Any]) -> Self:
-        """Open the folder of `header["env_id"]` under `root` for writing, making it if need be.
+        """Open the folder of `header["env_id"]` under `root` for writing; it is made if it does not exist.
 
         Raises:
-            UsageError: another collector writes to the folder, it was made with other settings, it is a link, or the
-                id is none.
+            UsageError: another process writes to the folder, it has episodes of other settings, it is a link, or the
+                id is invalid.
         """
         folder = _own_folder(root, header["env_id"])
         with ExitStack() as stack:
@@ -95,7 +95,7 @@ class EpisodeStore:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a task's folder for writing; raises UsageError if it is none, or another process writes to it."""
+        """Open a task's folder for writing; raises UsageError if it is no such folder, or locked."""
         _read_header(folder / HEADER)
         return cls._writable(folder, lock_folder(folder, "collect"))
 
@@ -108,7 +108,7 @@ class EpisodeStore:
         return store
 
     def close(self) -> None:
-        """Let other collectors write."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -121,63 +121,63 @@ class EpisodeStore:
 
     @property
     def env_id(self) -> str:
-        """The environment that the episodes were played in."""
+        """Id of the environment."""
         return str(self.header["env_id"])
 
     @property
     def kind(self) -> str:
-        """Kind of who acted: that of the expert, or `dagger-` and that of the expert that says what it would do."""
+        """Kind of the actor: the expert's kind, with the prefix `dagger-` if an agent acted."""
         learner = self.header.get("learner")
         return f"{learner['kind']}-{self.header['expert']['kind']}" if learner else str(self.header["expert"]["kind"])
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """Arguments that the environment was made with."""
+        """Arguments of the environment."""
         return dict(self.header["env_kwargs"])
 
     def commit(self, episodes: Sequence[Encoded]) -> None:
-        """Write episodes that are not there yet as a group; when this returns, they survive a crash of the machine.
+        """Write new episodes durably as one pending file.
 
         Raises:
-            ValueError: none, or there is a group with the same first and last.
+            ValueError: a file with the same first and last seed exists.
         """
-        group = sorted(episodes, key=lambda each: each.seed)
-        path = self.folder / f"{group[0].seed:08d}-{group[-1].seed:08d}.group.safetensors"
+        ordered = sorted(episodes, key=lambda each: each.seed)
+        path = self.folder / f"{ordered[0].seed:08d}-{ordered[-1].seed:08d}.group.safetensors"
         if path.exists():
-            raise ValueError(f"{path} is there already")
-        self.write({path: joined(group)})
+            raise ValueError(f"{path} already exists")
+        self.write({path: joined(ordered)})
 
     def write(self, files: Mapping[Path, bytes]) -> None:
-        """Write files of the folder as `write_files` does; raises ValueError for a store that was opened to be read."""
+        """Write files of the folder as `write_files` does; raises ValueError if the store is not open for writing."""
         if self._lock is None:
-            raise ValueError("only a store opened by EpisodeStore.create or open may be written")
+            raise ValueError("the store is read-only: open it with EpisodeStore.create or EpisodeStore.open")
         write_files(files)
 
     def indices(self) -> list[int]:
-        """Numbers (= seeds) of the episodes that are there, ascending."""
+        """Indices (= seeds) of all episodes, ascending."""
         return sorted({*self.single(), *(seed for shard in self.shards() for seed in shard.seeds)})
 
     def pending(self) -> list[int]:
-        """Numbers of the episodes that are in no compacted file, ascending."""
-        found = {seed: is_group(shard.path) for shard in self.shards() for seed in shard.seeds}
+        """Indices of the episodes that are not compacted, ascending."""
+        pending = {seed: is_pending(shard.path) for shard in self.shards() for seed in shard.seeds}
         return sorted(
-            [seed for seed, pending in found.items() if pending] + [s for s in self.single() if s not in found]
+            [seed for seed, waits in pending.items() if waits] + [s for s in self.single() if s not in pending]
         )
 
     def single(self) -> list[int]:
-        """Numbers of the episodes that have a file of their own, ascending."""
+        """Indices of the episodes in files of one episode, ascending."""
         return sorted(int(match[1]) for match in self._named(EPISODE))
 
     def shards(self) -> list[Shard]:
-        """The files of several episodes, compacted or not, by name, opened once; raises GatoError if one is damaged."""
+        """Open the files of several episodes, in the order of names; raises GatoError if one is damaged."""
         paths = self.shard_paths()
         known = {path: shard for path, shard in self._shards.items() if path in paths and shard.is_current()}
         self._shards = {path: known.get(path) or Shard(path) for path in paths}
-        self._sealed = {seed: shard for shard in self._shards.values() for seed in shard.seeds}
+        self._shard_of = {seed: shard for shard in self._shards.values() for seed in shard.seeds}
         return list(self._shards.values())
 
     def shard_paths(self) -> list[Path]:
-        """Where the files of several episodes are, in order."""
+        """Paths of the files of several episodes, in the order of names."""
         return sorted(self.folder / match[0] for match in self._named(SHARD))
 
     def _named(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
@@ -185,33 +185,33 @@ class EpisodeStore:
             return [match for entry in entries if (match := pattern.fullmatch(entry.name))]
 
     def read(self, index: int) -> Episode:
-        """Read one episode, whichever file it is in.
+        """Read one episode.
 
         Raises:
-            GatoError: the file is missing, truncated or damaged; the message names it and what to do.
+            GatoError: the file is missing, truncated or damaged; the message names the file and the way out.
         """
-        if index in self._sealed:
-            return self._sealed[index].read(index)
+        if index in self._shard_of:
+            return self._shard_of[index].read(index)
         path = self.path(index)
         try:
             return Episode.from_bytes(read_own(path))
         except FileNotFoundError:
             self.shards()
-            if index in self._sealed:
-                return self._sealed[index].read(index)
+            if index in self._shard_of:
+                return self._shard_of[index].read(index)
             raise GatoError(f"{path} does not exist: repeat the `gato-agent collect` command") from None
         except GatoError as error:
             raise GatoError(f"{path}: {error}; {WAY_OUT}") from error
 
     def fitting(self, index: int) -> Episode:
-        """Read one episode to be used; raises GatoError as `read`, and where it does not fit the spaces."""
+        """Read one episode and check it against the spaces; raises GatoError as `read`, and if it does not fit."""
         episode = self.read(index)
         if problem := self.mismatch(episode):
             raise GatoError(problem)
         return episode
 
     def mismatch(self, episode: Episode) -> str | None:
-        """A line on what of an episode's columns is not of the spaces' leaves, dtypes and shapes; None if all are."""
+        """Message on columns of an episode that differ from the spaces' leaves, dtypes or shapes; None if none do."""
         groups = {"observations": episode.observations, "actions": episode.actions, "labels": episode.targets}
         for group, columns in groups.items():
             kinds = {path: (column.dtype, column.shape[1:]) for path, column in columns.items()}
@@ -222,33 +222,33 @@ class EpisodeStore:
         return None
 
     def encoded(self, index: int) -> Encoded:
-        """The arrays of one episode as they are in its file; raises GatoError as `read`."""
-        return self._sealed[index].encoded(index) if index in self._sealed else self.read(index).encode()
+        """Encoded arrays of one episode; raises GatoError as `read`."""
+        return self._shard_of[index].encoded(index) if index in self._shard_of else self.read(index).encode()
 
     def stats(self, index: int) -> EpisodeStats:
         """Length, return, success and noise of one episode; raises GatoError as `read`."""
-        return self._sealed[index].stats(index) if index in self._sealed else self.read(index).stats
+        return self._shard_of[index].stats(index) if index in self._shard_of else self.read(index).stats
 
     def size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files, bytes."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def path(self, index: int) -> Path:
-        """The file of one episode, if it has one of its own."""
+        """Path of the file of a single episode, which may not exist."""
         return self.folder / f"{index:08d}.safetensors"
 
 
-def is_group(path: Path) -> bool:
-    """Whether a file of several episodes is not compacted yet: a shard may come to be named by the same episodes."""
+def is_pending(path: Path) -> bool:
+    """True for a file of several episodes that is not compacted; a shard may have the same seeds in its name."""
     return path.name.endswith(".group.safetensors")
 
 
 def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    """Raise UsageError for spaces that have no tokens, so that nothing is stored that nothing can learn from."""
+    """Raise UsageError for spaces that cannot be tokenized, before any episode is stored."""
     try:
         SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=view_of(env_id, observation_space))
     except SpaceError as error:
-        raise UsageError(f"{env_id}: nothing can learn from its episodes: {error}") from error
+        raise UsageError(f"{env_id}: its episodes cannot be tokenized: {error}") from error
 
 
 def folder_of(root: Path, env_id: str) -> Path:
@@ -257,28 +257,28 @@ def folder_of(root: Path, env_id: str) -> Path:
 
 
 def _own_folder(root: Path, env_id: str) -> Path:
-    """Folder of a task under `root`; raises UsageError for a link there, and for what is no id."""
+    """Folder of a task under `root`; raises UsageError for a link, and for an invalid id."""
     if not plain.is_env_id(env_id):
         raise UsageError(f"{env_id!r} is no environment's registered id, such as CartPole-v1")
     return below(root, folder_of(root, env_id).name)
 
 
 def indices_of(root: Path, env_id: str) -> list[int]:
-    """Numbers of a task's episodes under `root`, ascending; none where there is no such task.
+    """Indices of a task's episodes under `root`, ascending; empty if there is no such task.
 
     Raises:
-        UsageError: its folder is a link, or the id is none.
-        GatoError: its folder is damaged.
+        UsageError: the folder is a link, or the id is invalid.
+        GatoError: the folder is damaged.
     """
     folder = _own_folder(root, env_id)
     return EpisodeStore(folder).indices() if (folder / HEADER).is_file() else []
 
 
 def task_folders(root: Path) -> list[Path]:
-    """Folders of tasks in `root`, by name; or `root` itself, if it is one.
+    """Folders of tasks in `root`, in the order of names; or `root` itself, if it is the folder of a task.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no task.
     """
     headers = [root / HEADER] if (root / HEADER).is_file() else sorted(root.glob(f"*/{HEADER}"))
     if not headers:
@@ -287,18 +287,18 @@ def task_folders(root: Path) -> list[Path]:
 
 
 def open_stores(root: Path) -> list[EpisodeStore]:
-    """Open every task folder in `root`, by name; or `root` itself, if it is one; raises as `task_folders` does.
+    """Open the folders of tasks in `root`, or `root` itself, for reading; raises as `task_folders` does.
 
-    A task's folder may be a link, so that several data sets make one; it may then be read only, see `own_folder`.
+    A task's folder may be a link, which combines several data sets; it is then read-only, see `own_folder`.
     """
     return [EpisodeStore(folder) for folder in task_folders(root)]
 
 
 def own_folder(root: Path, store: EpisodeStore) -> Path:
-    """The folder of a store in `root`, to be written to or given away: not what a link in `root` leads to.
+    """Folder of a store in `root`, for writing or exporting.
 
     Raises:
-        UsageError: it is a link, and not the one that the user named.
+        UsageError: the folder is a link in `root`.
     """
     return store.folder if store.folder == root else below(root, store.folder.name)
 
@@ -307,7 +307,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     way_out = "restore it, or collect into another --out"
     try:
         data = parse(read_own(path))
-        other = isinstance(data, dict) and data.get("format", FORMAT) != FORMAT  # whose digest may be another, too
+        other = isinstance(data, dict) and data.get("format", FORMAT) != FORMAT  # its digest may differ too
         header = data if other else without_digest(data)
     except FileNotFoundError:
         raise UsageError(f"no episodes in {path.parent}: make some with `gato-agent collect`") from None
@@ -326,13 +326,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     except (LookupError, ValueError) as error:
         raise GatoError(f"{path} is damaged ({one_line(error)}): {way_out}") from error
     plain.env_id(header["env_id"], path, way_out)
-    for actor in (header["expert"], header.get("learner", header["expert"])):  # the kind becomes part of names
+    for actor in (header["expert"], header.get("learner", header["expert"])):  # kinds become parts of file names
         plain.name(actor["kind"], path, way_out)
     return header
 
 
 def _space(path: Path, header: dict[str, Any], name: str) -> gym.Space[Any]:
-    """A space of a header; raises GatoError naming the file."""
+    """Rebuild a space of a header; raises GatoError naming the file."""
     try:
         return space_from_json(header[name])
     except GatoError as error:
@@ -344,9 +344,9 @@ def _kind(space: gym.Space[Any]) -> tuple[Any, tuple[int, ...]]:
     return (np.dtype(object), ()) if isinstance(space, Text) else (space.dtype, space.shape or ())
 
 
-def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
     for key, name in (SETTINGS | LEARNER).items():
-        then, now = found.get(key), wanted.get(key)
+        then, now = existing.get(key), wanted.get(key)
         if then != now:
             raise UsageError(
                 f"{folder} was collected with another {name} ({_short(then)}, now {_short(now)}): "
@@ -355,7 +355,7 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
 
 
 def _short(value: Any) -> str:
-    """One setting in a few words."""
+    """Short text for one setting."""
     if isinstance(value, dict) and "sha256" in value:
         parts = value["kind"], value.get("source"), value["sha256"][:8], value.get("beta")
         return " ".join(str(part) for part in parts if part is not None)

@@ -1,8 +1,8 @@
-"""Which episodes are worth learning from: the paper's filter. It marks, and deletes nothing.
+"""Filter of training episodes by return and success, as in the paper; no episode is deleted.
 
     data/CartPole-v1/keep.json    {"keep_above": 0.8, "success_only": false}
 
-`collect` writes the rule; training and exporting apply it to all episodes that are there by then.
+`collect` writes the file; training and exporting apply it to all episodes of the folder.
 """
 
 from collections.abc import Sequence
@@ -23,80 +23,84 @@ FILE = "keep.json"
 
 @dataclass(frozen=True)
 class EpisodeFilter:
-    """Keep episodes with at least this share of the expert's return, or those that succeeded, or both.
+    """Filter of episodes by share of the expert's return, by success, or by both.
 
-    The expert's return E is the largest mean over W episodes in a row, in the order of seeds, W = min(1000, 0.1 N) of
-    the N that there are. The bound is E - (1 - keep_above) * |E|, which is keep_above * E where E is positive.
+    The expert's return E is the largest mean over W consecutive episodes in the order of seeds, W = min(1000, 0.1 N) of
+    N episodes. The least return is E - (1 - keep_above) * |E|, which is keep_above * E for a positive E.
+
+    Attributes:
+        keep_above: share of the expert's return, above 0 to 1; None for no limit.
+        success_only: true to select successful episodes only.
     """
 
     keep_above: float | None = None
     success_only: bool = False
 
     def check(self) -> None:
-        """Raise UsageError for a share that cannot be."""
+        """Raise UsageError for an invalid share."""
         if self.keep_above is not None and not 0 < self.keep_above <= 1:
             raise UsageError(f"--keep-above {self.keep_above}: it must be above 0, and at most 1")
 
     def apply(self, stats: Sequence[EpisodeStats]) -> list[bool]:
-        """Say of each episode, in the order of seeds, whether it is kept.
+        """Mask of the selected episodes, in the order of seeds.
 
-        Where no episode reports success, success tells nothing, and all of them pass that half of the rule.
+        If no episode reports success, `success_only` has no effect.
         """
         returns = np.array([each.total for each in stats])
-        kept = np.ones(len(returns), np.bool_)
+        mask = np.ones(len(returns), np.bool_)
         if self.keep_above is not None and len(returns):
             expert = expert_return(returns)
-            kept &= returns >= expert - (1 - self.keep_above) * abs(expert)
+            mask &= returns >= expert - (1 - self.keep_above) * abs(expert)
         if self.success_only and any(each.success is not None for each in stats):
-            kept &= np.array([bool(each.success) for each in stats])
-        return [bool(keep) for keep in kept]
+            mask &= np.array([bool(each.success) for each in stats])
+        return [bool(each) for each in mask]
 
 
 def expert_return(returns: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
-    """Largest mean return over W = min(1000, 0.1 N) episodes in a row, at least one."""
+    """Largest mean return over W = min(1000, 0.1 N) consecutive episodes, at least one."""
     window = max(1, min(1000, len(returns) // 10))
     return float(np.lib.stride_tricks.sliding_window_view(returns, window).mean(axis=1).max())
 
 
 def read_filter(folder: Path) -> EpisodeFilter:
-    """The rule of a task's folder; one that keeps everything, where there is none.
+    """Read the filter of a task's folder; without a file, one that selects all episodes.
 
     Raises:
-        GatoError: it is damaged.
+        GatoError: the file is damaged.
     """
     path = folder / FILE
     try:
-        rule = record(EpisodeFilter, checked_digest(read_own(path)))
-        rule.check()
+        episode_filter = record(EpisodeFilter, checked_digest(read_own(path)))
+        episode_filter.check()
     except FileNotFoundError:
         return EpisodeFilter()
     except (ValueError, UsageError) as error:
         raise GatoError(f"{path} is damaged ({error}): delete it, or collect again with --keep-above") from error
-    return rule
+    return episode_filter
 
 
-def write_filter(store: EpisodeStore, rule: EpisodeFilter) -> None:
-    """Set the rule of a task's folder."""
-    store.write({store.folder / FILE: with_digest(asdict(rule))})
+def write_filter(store: EpisodeStore, episode_filter: EpisodeFilter) -> None:
+    """Write the filter of a task's folder."""
+    store.write({store.folder / FILE: with_digest(asdict(episode_filter))})
 
 
-def kept(store: EpisodeStore) -> list[int]:
-    """Numbers of the episodes that the folder's rule keeps, ascending."""
+def filtered_indices(store: EpisodeStore) -> list[int]:
+    """Indices of the episodes that pass the folder's filter, ascending."""
     indices = store.indices()
-    rule = read_filter(store.folder)
-    if rule == EpisodeFilter():
+    episode_filter = read_filter(store.folder)
+    if episode_filter == EpisodeFilter():
         return indices
     stats = [store.stats(index) for index in indices]
     task = find(store.env_id)
-    if task is not None and task.by_success:  # the longer the way to success, the larger the return
+    if task is not None and task.by_success:  # a later success may have a larger return
         stats = [each._replace(total=float(each.success or False)) for each in stats]
-    keeps = rule.apply(stats)
-    return [index for index, keep in zip(indices, keeps, strict=True) if keep]
+    mask = episode_filter.apply(stats)
+    return [index for index, selected in zip(indices, mask, strict=True) if selected]
 
 
-def selected(store: EpisodeStore) -> list[int]:
-    """Numbers of the episodes to learn from; raises UsageError if the rule keeps none of those that there are."""
-    found = kept(store)
-    if not found and store.indices():
-        raise UsageError(f"{store.folder / FILE} keeps none of its episodes: delete it to use them all")
-    return found
+def training_indices(store: EpisodeStore) -> list[int]:
+    """Indices of the episodes to train on; raises UsageError if none of a folder's episodes passes the filter."""
+    indices = filtered_indices(store)
+    if not indices and store.indices():
+        raise UsageError(f"{store.folder / FILE} selects none of its episodes: delete it to use all of them")
+    return indices

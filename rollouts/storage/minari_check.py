@@ -1,8 +1,8 @@
-"""What the files of a Minari data set may be: regular files, and HDF5 that holds all of its data itself.
+"""Checks of the files of a Minari data set: regular files only, and HDF5 without references to other files.
 
-HDF5 can take a group from another file (external link), numbers from any file (external storage) or from data sets of
-other files (virtual data set), and give one object many names. None of it is of use to a data set that is to be copied,
-and all of it reads where the user did not point, so it is refused by name before anything is read.
+HDF5 can refer to a group of another file (external link), to numbers in any file (external storage) or to data sets of
+other files (virtual data set), and give one object several names. These would read files that the user did not name,
+and a data set does not need them, so they are refused before any data is read.
 """
 
 import os
@@ -18,17 +18,17 @@ from gymnasium.spaces import Box, Space
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.flatten import leaves
 
-MOST_TIMES = 2**11  # that stored numbers grow when they are unpacked; gzip comes to 1,032
-SLACK = 2**16  # bytes of an array below which this is of no concern
+MOST_TIMES = 2**11  # largest compression ratio of an array; gzip reaches 1,032
+SLACK = 2**16  # bytes; smaller arrays are not checked
 METADATA, ARRAYS = "metadata.json", "main_data.hdf5"
 ADVICE = "export or download the data set again"
 
 
 def check_files(folder: Path) -> None:
-    """Refuse what is no regular file or folder.
+    """Refuse anything but regular files and folders.
 
     Raises:
-        GatoError: a link or a device is among the files of a data set; the message names it.
+        GatoError: the data set contains a link or a device; the message names it.
     """
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
@@ -39,17 +39,17 @@ def check_files(folder: Path) -> None:
 
 
 def check_arrays(path: Path) -> None:
-    """Refuse HDF5 that refers to anything but itself, or that says it holds more than it can.
+    """Refuse HDF5 with references to other files, or with arrays of impossible size.
 
     Raises:
-        GatoError: a link, external storage, a virtual data set, or an array too large for what is stored of it; the
+        GatoError: a link, external storage, a virtual data set, or an array too large for its stored bytes; the
             message names it.
         OSError: the file is no HDF5, or damaged.
     """
     from h5py import File, h5l, h5o
 
     with File(path, "r") as file:
-        waiting = [(f"{path}: ", file["/"].id)]  # of the lower interface: there may be many thousand
+        waiting = [(f"{path}: ", file["/"].id)]  # of the low-level interface, which is faster
         while waiting:
             place, group = waiting.pop()
             for name in group:
@@ -58,7 +58,7 @@ def check_arrays(path: Path) -> None:
                     raise GatoError(f"{where} is a link to another place or file, which is not followed: {ADVICE}")
                 about = h5o.get_info(group, name)
                 if about.rc > 1:
-                    raise GatoError(f"{where} has other names in the file too: {ADVICE}")
+                    raise GatoError(f"{where} has several names in the file: {ADVICE}")
                 each = h5o.open(group, name)
                 if about.type == h5o.TYPE_GROUP:
                     waiting.append((where, each))
@@ -72,21 +72,21 @@ def _check_array(array: Any, where: str) -> None:
 
     how = array.get_create_plist()
     if how.get_layout() == h5d.VIRTUAL or how.get_external_count():
-        raise GatoError(f"{where} keeps its numbers in other files, which are not read: {ADVICE}")
+        raise GatoError(f"{where} stores its numbers in other files, which are not read: {ADVICE}")
     size, stored = array.get_space().get_simple_extent_npoints() * array.get_type().get_size(), array.get_storage_size()
     if size > max(SLACK, MOST_TIMES * stored):
-        raise GatoError(f"{where} is said to have {size:,} bytes, of which {stored:,} are stored: {ADVICE}")
+        raise GatoError(f"{where} declares {size:,} bytes, of which {stored:,} are stored: {ADVICE}")
 
 
 def check_episodes(folder: Path, metadata: Mapping[str, Any]) -> range:
-    """The numbers of all episodes, as the metadata says how many there are.
+    """Numbers of all episodes of a data set, after a check that they exist.
 
     Args:
-        folder: of the data set's files.
-        metadata: whose `total_episodes` are counted; its `data_format` is hdf5, or one with a folder for each episode.
+        folder: folder of the data set's files.
+        metadata: metadata with `total_episodes`, and `data_format`: hdf5, or one with a folder for each episode.
 
     Raises:
-        GatoError: this is no number of episodes, they are not there, or their arrays lie elsewhere (`check_arrays`).
+        GatoError: `total_episodes` is invalid, episodes are missing, or `check_arrays` fails.
     """
     count, hdf5 = metadata["total_episodes"], metadata.get("data_format", "hdf5") == "hdf5"
     if hdf5:
@@ -97,21 +97,21 @@ def check_episodes(folder: Path, metadata: Mapping[str, Any]) -> range:
         import h5py
 
         with h5py.File(folder / ARRAYS, "r") as file:
-            there = set(file)
+            present = set(file)
         names: Iterator[str] = (f"episode_{number}" for number in range(count))
     else:
-        there = {path.name for path in folder.iterdir() if path.is_dir()}
+        present = {path.name for path in folder.iterdir() if path.is_dir()}
         names = map(str, range(count))
-    if count > len(there):
-        raise GatoError(f"{folder / METADATA} has total_episodes {count:,}, and {len(there):,} are there: {ADVICE}")
-    if missing := next((name for name in names if name not in there), None):
+    if count > len(present):
+        raise GatoError(f"{folder / METADATA} has total_episodes {count:,}, and {len(present):,} exist: {ADVICE}")
+    if missing := next((name for name in names if name not in present), None):
         raise GatoError(f"{folder} has no {missing}, though total_episodes is {count:,}: {ADVICE}")
     return range(count)
 
 
 @contextmanager
 def only_jpeg(spaces: tuple[Space[Any], ...]) -> Iterator[None]:
-    """Let Minari decode JPEG of the spaces' sizes and nothing else: Pillow tries formats that start other programs."""
+    """Restrict Minari's decoding of images to JPEG of the spaces' sizes: some of Pillow's formats start programs."""
     from PIL import Image
 
     places = (f"minari.dataset._storages.{name}_storage" for name in ("hdf5", "arrow"))
@@ -121,13 +121,13 @@ def only_jpeg(spaces: tuple[Space[Any], ...]) -> Iterator[None]:
     sizes = {(shape[1], shape[0]) for shape in shapes if len(shape) in (2, 3)}
 
     class Jpeg:
-        """Stands in for Pillow's module."""
+        """Replacement of Pillow's module `Image`."""
 
         @staticmethod
         def open(file: Any) -> Image.Image:
             image = Image.open(file, formats=("JPEG",))
             if image.size not in sizes:
-                raise ValueError(f"a picture of {image.width} x {image.height}, which is no observation's size")
+                raise ValueError(f"an image of {image.width} x {image.height}, which is no observation's size")
             return image
 
     with ExitStack() as stack:

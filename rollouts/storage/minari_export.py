@@ -1,10 +1,10 @@
-"""Episodes to a Minari data set, exactly.
+"""Lossless export of episodes to a Minari data set.
 
-A data set is written into a hidden folder, read back and compared, and then takes its place as a whole:
+A data set is written into a hidden folder, read back, compared, and then moved to its path as a whole:
 
     datasets/.gato-export-x7d2/gato/CartPole-v1/catalogue-v0    ->    datasets/gato/CartPole-v1/catalogue-v0
 
-A data set in its place was compared; the folder of a killed export is removed by the next export.
+The next export removes the folder of a killed one.
 """
 
 import json
@@ -27,30 +27,29 @@ from gato_agent.envs.make import find_spec
 from gato_agent.envs.spaces.flatten import batch
 from gato_agent.envs.tasks.task import find
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import selected
+from gato_agent.rollouts.storage.filter import training_indices
 from gato_agent.rollouts.storage.minari_import import EXACT, SPACES, load_minari, open_storage, read_episode
 
 ROOT = "MINARI_DATASETS_PATH"
-BEGUN = ".gato-export-"  # how folders of data sets that are not complete begin; Minari lists none that is hidden
+BEGUN = ".gato-export-"  # prefix of the folders of incomplete data sets; Minari does not list hidden folders
 
 
 def export(
     store: EpisodeStore, namespace: str, root: Path | None = None, about: Mapping[str, str | None] | None = None
 ) -> tuple[str, int]:
-    """Write the episodes that the folder's rule keeps as one HDF5 data set.
+    """Write the episodes that pass the folder's filter as one HDF5 data set.
 
-    Observations, executed actions, rewards and ends are exact: all is read back and compared. The expert's own actions
-    are in the infos where noise or an agent's action was executed instead; success and noise are in the metadata of
-    episodes.
+    Observations, executed actions, rewards and end flags are exact: they are read back and compared. The expert's
+    labels are in the infos, if other actions were executed. Success and noise are in the metadata of episodes.
 
     Args:
-        store: whose episodes.
-        namespace: first part of the id.
-        root: where Minari is to look for it.
+        store: store of the episodes.
+        namespace: first part of the data set's id.
+        root: folder of Minari's data sets.
         about: author, author_email, code_permalink.
 
     Returns:
-        Its id and the number of episodes.
+        Id of the data set and its number of episodes.
 
     Raises:
         UsageError: Minari is missing, or has another data set of that id.
@@ -62,7 +61,7 @@ def export(
     dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{store.kind}") + "-v0"
     for name in SPACES:
         _check_keys(dataset_id, getattr(store, name))
-    numbers = selected(store)
+    numbers = training_indices(store)
     root = (root or Path(get_dataset_path())).absolute()
     target = _own_place(root, dataset_id)
     make_folder(target.parent)
@@ -88,7 +87,7 @@ def export(
 def _write(
     minari: Any, store: EpisodeStore, numbers: list[int], dataset_id: str, about: Mapping[str, str | None]
 ) -> None:
-    """Write those episodes below the folder that Minari looks into."""
+    """Write episodes with Minari, into the folder of its environment variable."""
     from minari.data_collector import EpisodeBuffer
 
     def buffers() -> Iterator[Any]:
@@ -107,7 +106,7 @@ def _write(
             )  # fmt: skip
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of every field that is left out
+        warnings.simplefilter("ignore")  # about every missing field
         dataset = minari.create_dataset_from_buffers(
             dataset_id, buffers(), observation_space=store.observation_space, action_space=store.action_space,
             algorithm_name=f"{store.kind}: {store.header['expert']['source']}", data_format="hdf5", jpeg_encoding=False,
@@ -124,38 +123,38 @@ def _write(
 
 
 def _compare(store: EpisodeStore, numbers: list[int], data: Path) -> None:
-    """Raise GatoError if what can be read back is not what was to be written."""
+    """Raise GatoError if a data set does not read back as the episodes of the store."""
     spaces, places = (store.observation_space, store.action_space), range(len(numbers))
     storage = open_storage(data)
     if (storage.observation_space, storage.action_space) != spaces:
         raise GatoError(f"Minari does not hold the spaces of {store.env_id} exactly, such as the dtype of a Discrete")
     if storage.total_episodes != len(numbers):
-        raise GatoError(f"it holds {storage.total_episodes} episodes instead of {len(numbers)}")
+        raise GatoError(f"it has {storage.total_episodes} episodes instead of {len(numbers)}")
     for number, episode, more in zip(
         numbers, storage.get_episodes(places), storage.get_episode_metadata(places), strict=True
     ):
-        ours, theirs = store.read(number), read_episode(episode, more, spaces, {})
-        seeds = {"minari_seed": number} | ({"noise": ours.provenance["noise"]} if "noise" in ours.provenance else {})
-        same = replace(theirs, seed=number, provenance=ours.provenance).to_bytes() == ours.to_bytes()
-        if not same or theirs.provenance != seeds:
+        stored, exported = store.read(number), read_episode(episode, more, spaces, {})
+        noise = {"noise": stored.provenance["noise"]} if "noise" in stored.provenance else {}
+        same = replace(exported, seed=number, provenance=stored.provenance).to_bytes() == stored.to_bytes()
+        if not same or exported.provenance != {"minari_seed": number} | noise:
             raise GatoError(f"Minari does not hold episode {number} of {store.env_id} exactly")
 
 
 def _check_keys(dataset_id: str, space: Space[Any]) -> None:
-    """Raise GatoError for a key that is no name in HDF5, which divides names at each "/"."""
+    """Raise GatoError for a key that is no valid name in HDF5, which splits names at "/"."""
     entries = space.spaces.items() if isinstance(space, Dict) else enumerate(getattr(space, "spaces", ()))
     for key, entry in entries:
         if isinstance(key, str) and ("/" in key or "\0" in key or key in ("", ".", "..")):
             raise GatoError(
-                f'{dataset_id}: the key {key!r} of a Dict cannot be written to HDF5, which divides names at "/": '
-                "name it otherwise in a wrapper of the environment, and collect again"
+                f'{dataset_id}: the key {key!r} of a Dict cannot be written to HDF5, which splits names at "/": '
+                "rename it in a wrapper of the environment, and collect again"
             )
         _check_keys(dataset_id, entry)
 
 
 @contextmanager
 def _named(dataset_id: str) -> Iterator[None]:
-    """Say of whatever goes wrong inside which data set cannot be written: Minari raises nearly anything."""
+    """Convert the exceptions of a block to GatoErrors that name the data set."""
     try:
         yield
     except GatoError as error:
@@ -176,7 +175,7 @@ def _register(dataset_id: str) -> None:
 
 
 def _scores(store: EpisodeStore) -> dict[str, Any]:
-    """Reference scores of the catalogue, where it knows both and the environment is its own."""
+    """Reference scores of the catalogue; empty if they are unknown or the environment has arguments."""
     task = None if store.env_kwargs else find(store.env_id)
     if task is None or task.random is None or task.expert is None:
         return {}
@@ -188,7 +187,7 @@ def _scores(store: EpisodeStore) -> dict[str, Any]:
 
 
 def _spec(store: EpisodeStore) -> dict[str, str]:
-    """The environment's id, and its whole spec where it is installed and JSON can hold it."""
+    """Id of the environment, and its spec if it is installed and serialisable as JSON."""
     named = {"env_id": store.env_id}
     try:
         spec = deepcopy(find_spec(store.env_id))
@@ -199,7 +198,7 @@ def _spec(store: EpisodeStore) -> dict[str, str]:
 
 
 def _nested(space: Space[Any], values: Any) -> Any:
-    """Minari takes a tuple for a Tuple, so texts must be a list."""
+    """Values with texts as lists, because Minari treats a tuple as a value of a Tuple."""
     if isinstance(space, Dict):
         return {key: _nested(entry, values[key]) for key, entry in space.spaces.items()}
     if isinstance(space, Tuple):
@@ -208,7 +207,7 @@ def _nested(space: Space[Any], values: Any) -> Any:
 
 
 def _own_place(root: Path, dataset_id: str) -> Path:
-    """Folder of a data set; raises UsageError if one on the way to it is a link, which would be written through."""
+    """Folder of a data set; raises UsageError if it or a folder above it in `root` is a link."""
     folder = root
     for name in dataset_id.split("/"):
         folder = below(folder, name)
@@ -217,7 +216,7 @@ def _own_place(root: Path, dataset_id: str) -> Path:
 
 @contextmanager
 def _root(root: Path) -> Iterator[None]:
-    """Let Minari look there; it has no argument for it."""
+    """Set Minari's environment variable for its folder of data sets."""
     before = os.environ.get(ROOT)
     os.environ[ROOT] = str(root)
     try:

@@ -1,7 +1,7 @@
-"""Episodes from a Minari data set, without running anything that it says.
+"""Safe import of episodes from a Minari data set.
 
-A data set's metadata can make Minari run code when it is loaded: it holds an environment's whole spec, with entry point
-and wrappers. So its storage is opened here with spaces of our own reading, and of the spec only the id is taken.
+A data set's metadata contains an environment's spec with entry point and wrappers, from which Minari makes the
+environment when it loads the data set. So its storage is opened here directly; of the spec only the id is used.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import Columns, columns, space_from_json, space_to_json
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable, indices_of
-from gato_agent.rollouts.storage.held import EpisodeHolder
 from gato_agent.rollouts.storage.minari_check import METADATA, check_episodes, check_files, only_jpeg
+from gato_agent.rollouts.storage.validate import EpisodeValidator
 from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
 
 SPACES = ("observation_space", "action_space")
-EXACT = "gato_spaces"  # key of the metadata with both as `space_to_json` has them
+EXACT = "gato_spaces"  # key of the metadata with both spaces in the format of `space_to_json`
 
 _log = logging.getLogger(__name__)
 _warn = _log.warning
@@ -35,23 +35,23 @@ _warn = _log.warning
 def import_(
     source: str, out: Path, env_id: str | None = None, *, clip_actions: bool = False, say: Callable[[str], None] = _warn
 ) -> EpisodeStore:
-    """Store the episodes of a data set, numbered as there; what is in the folder already is not read again.
+    """Store the episodes of a data set under their numbers; episodes that the folder already has are not read.
 
-    Episodes that cannot be held, or learned from, are left out (see `EpisodeHolder`).
+    Invalid episodes are left out (see `EpisodeValidator`).
 
     Args:
-        source: folder of a data set, or its id; if Minari does not have it locally it is downloaded.
+        source: folder of a data set, or its id; it is downloaded if Minari does not have it.
         out: folder of the task folders.
-        env_id: of the environment, where the data set does not say it.
-        clip_actions: clips actions beyond the bounds of a Box, whose episodes are left out otherwise.
-        say: takes a line for each episode that is left out.
+        env_id: id of the environment, if the data set does not name it.
+        clip_actions: true to clip actions to the bounds of a Box; otherwise their episodes are left out.
+        say: called with a line for each episode that is left out.
 
     Returns:
         The store, open for writing.
 
     Raises:
-        UsageError: no such data set, or one that names no environment, or spaces that nothing can learn from.
-        GatoError: it is damaged, or none of its episodes can be held; then nothing is stored.
+        UsageError: no such data set, no name of an environment, or spaces that cannot be tokenized.
+        GatoError: the data set is damaged, or none of its episodes is valid; then nothing is stored.
         OSError: an episode could not be written.
     """
     folder = _local(source)
@@ -72,21 +72,21 @@ def import_(
             "versions": {"minari": str(metadata.get("minari_version"))},
         }
         for name in SPACES:
-            space_from_json(header[name])  # no larger than what can be read again
+            space_from_json(header[name])  # refuses spaces that are too large to be read again
     check_learnable(env_id, *spaces)
     provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
     reader = _Reader(storage, str(metadata["dataset_id"]), spaces, provenance, clip_actions, say)
     missing = sorted(set(numbers).difference(indices_of(out, env_id)))
     episodes = reader.episodes(folder, missing)
-    first = next(episodes, None)  # before a folder is made, which would hold nothing
+    first = next(episodes, None)  # before a folder is made, which might stay empty
     if missing and first is None and len(missing) == len(numbers):
-        raise GatoError(f"{source}: none of {len(numbers):,} episodes can be held: {reader.reason}")
+        raise GatoError(f"{source}: none of {len(numbers):,} episodes are valid: {reader.reason}")
     store = EpisodeStore.create(out, header)
     try:
         with EpisodeWriter([store]) as writer:
             for episode in chain([] if first is None else [first], episodes):
                 writer.add(Played(0, episode.seed, episode.encode(), len(episode), episode.total, 0.0))
-                writer.turn()
+                writer.poll()
     except BaseException:
         store.close()
         raise
@@ -95,7 +95,7 @@ def import_(
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Say of whatever goes wrong inside that the data set cannot be read."""
+    """Convert the exceptions of a block to GatoErrors that name the data set."""
     try:
         yield
     except SpaceError as error:
@@ -107,7 +107,7 @@ def _reading(folder: Path) -> Iterator[None]:
 
 
 class _Reader:
-    """Reads episodes, and leaves out those that cannot be held."""
+    """Reads episodes, and leaves out those that are not valid."""
 
     def __init__(
         self, storage: Any, name: str, spaces: tuple[Space[Any], Space[Any]], provenance: dict[str, Any],
@@ -115,18 +115,18 @@ class _Reader:
     ) -> None:  # fmt: skip
         self.reason = ""
         self._storage, self._name, self._spaces, self._provenance = storage, name, spaces, provenance
-        self._holder, self._clip, self._say = EpisodeHolder(*spaces, clip_actions=clip_actions), clip_actions, say
+        self._validator, self._clip, self._say = EpisodeValidator(*spaces, clip_actions=clip_actions), clip_actions, say
 
     def episodes(self, folder: Path, numbers: list[int]) -> Iterator[Episode]:
-        """Read those episodes; what is done with them in the meantime is not taken for a failure of the data set."""
+        """Yield the valid episodes of these numbers; exceptions of the consumer are not caught."""
         with _reading(folder):
             about = list(self._storage.get_episode_metadata(numbers))
         for number, more in zip(numbers, about, strict=True):
             try:
                 with only_jpeg(self._spaces):
                     (data,) = self._storage.get_episodes([number])
-                episode = self._holder.hold(read_episode(data, more, self._spaces, self._provenance))
-            except Exception as error:  # noqa: BLE001  # whatever is wrong with one, the others are as good as before
+                episode = self._validator.validate(read_episode(data, more, self._spaces, self._provenance))
+            except Exception as error:  # noqa: BLE001  # one damaged episode does not affect the others
                 reason = str(error) if isinstance(error, GatoError) else one_line(error)
                 self.reason = self.reason or f"episode {number}: {reason}"
                 hint = "" if self._clip or "beyond its bounds" not in reason else " (--clip-actions clips actions)"
@@ -138,10 +138,10 @@ class _Reader:
 def read_episode(
     data: Mapping[str, Any], more: Mapping[str, Any], spaces: tuple[Space[Any], Space[Any]], provenance: dict[str, Any]
 ) -> Episode:
-    """One episode from a data set's arrays and the metadata that it has for it.
+    """Make an episode of a data set's arrays and metadata.
 
     Raises:
-        GatoError: an array is not of its space.
+        GatoError: an array is not in its space.
     """
     infos = data["infos"] or {}
     actions = _columns("actions", spaces[1], data["actions"])
@@ -162,7 +162,7 @@ def read_episode(
         labels=labels,
         rewards=data["rewards"],
         terminated=terminated,
-        truncated=bool(data["truncations"][-1]) or not terminated,  # where the recording ended, the episode was cut
+        truncated=bool(data["truncations"][-1]) or not terminated,  # the end of the recording truncates the episode
         success=bool(any(map(np.any, reported))) if reported else None,
         seed=int(data["id"]),
         provenance=provenance | known | noise,
@@ -170,7 +170,7 @@ def read_episode(
 
 
 def _restored(space: Space[Any], value: Any) -> Any:
-    """An action from infos, of which Minari does not know the space: tuples are dicts there, and texts bytes."""
+    """Action of an info in the form of its space: Minari stores tuples of infos as dicts, and texts as bytes."""
     if isinstance(space, Dict):
         return {key: _restored(entry, value[key]) for key, entry in space.spaces.items() if key in value}
     if isinstance(space, Tuple) and isinstance(value, Mapping):
@@ -182,7 +182,7 @@ def _restored(space: Space[Any], value: Any) -> Any:
 
 
 def _columns(group: str, space: Space[Any], values: Any) -> Columns:
-    """The columns of observations, actions or labels; raises GatoError, naming the group and the step."""
+    """Columns of observations, actions or labels; raises GatoError naming the group and the step."""
     try:
         return columns(space, values)
     except SpaceError as error:
@@ -190,7 +190,7 @@ def _columns(group: str, space: Space[Any], values: Any) -> Columns:
 
 
 def _local(source: str) -> Path:
-    """The folder with a data set's files; a public one is downloaded by Minari, which runs nothing in doing so."""
+    """Folder of a data set's files; Minari downloads a public one, which executes none of its code."""
     path = Path(source)
     if path.is_dir():
         return path if (path / METADATA).is_file() else path / "data"
@@ -202,13 +202,13 @@ def _local(source: str) -> Path:
 
 
 def _downloaded(source: str) -> Path:
-    """Where Minari keeps a data set, which is downloaded unless it is there.
+    """Minari's folder of a data set, which is downloaded if it does not exist.
 
-    `minari.download_dataset` would go on to all the others that the metadata of this one names, wherever they are.
+    `minari.download_dataset` would also download all data sets that the metadata names.
 
     Raises:
-        ValueError: no id of a data set, or there is none of that id.
-        Exception: whatever the remote's own package raises.
+        ValueError: the id is invalid or unknown.
+        Exception: the remote's package raised.
     """
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage.datasets_root_dir import get_dataset_path
@@ -239,7 +239,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
-    """The id in a data set's spec, of which nothing else is read, or beside it, where our own export puts it."""
+    """Environment id in a data set's spec, of which nothing else is used, or beside it, as our export writes it."""
     try:
         env_id = parse(metadata["env_spec"], finite=False)["id"]
     except (KeyError, TypeError, ValueError):
@@ -250,15 +250,15 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
 
 
 def open_storage(folder: Path, metadata: Mapping[str, Any] | None = None) -> Any:
-    """Open the arrays with spaces read from JSON, past Minari's own opening, which makes the environment.
+    """Open the arrays of a data set with spaces from its JSON; no environment is made.
 
     Args:
-        folder: `data` of a data set.
-        metadata: of it, if the files are checked and it is read already.
+        folder: folder `data` of a data set.
+        metadata: its metadata, if the files are already checked.
 
     Raises:
         UsageError: the folder has no data set.
-        GatoError: the data set is damaged, or some of it lies elsewhere.
+        GatoError: the data set is damaged, or refers to other files.
     """
     if metadata is None:
         check_files(folder)
@@ -273,7 +273,7 @@ def open_storage(folder: Path, metadata: Mapping[str, Any] | None = None) -> Any
 
 
 def _spaces(metadata: Mapping[str, Any]) -> tuple[Space[Any], Space[Any]]:
-    """The spaces, exact where our own export wrote them: Minari's form has no dtypes of Discrete."""
+    """Spaces of a data set, exact if our export wrote it; Minari's format lacks the dtypes of Discrete."""
     from minari.serialization import deserialize_space
 
     if isinstance(exact := metadata.get(EXACT), dict):
@@ -293,7 +293,7 @@ def _sha256(folder: Path) -> str:
 
 
 def load_minari() -> Any:
-    """Import Minari; raises UsageError with the extra that brings it."""
+    """Import Minari; raises UsageError with the extra to install."""
     try:
         import minari
     except ImportError as error:

@@ -1,13 +1,12 @@
-"""Many episodes of one task in one file that is mapped, not read: an episode is slices of it.
+"""Shards: memory-mapped files of many episodes of one task, each of which is slices of the file's arrays.
 
     rewards                  float64 [sum of T]             all episodes, one after the other
     observations/state       float32 [sum of T + 1, 39]
     observations.grid/image  uint8 [sum of bytes]           one compressed piece per episode
-    ends.rewards, ends.*     int64 [episodes]               where each episode's rows or bytes end, in each of these
+    ends.rewards, ends.*     int64 [episodes]               end of each episode's rows or bytes in each array
     table.seed, table.*      [episodes]                     seed, size, crc, terminated, truncated, success, provenance
 
-Equal episodes give equal bytes, as they do one by one. The table has a checksum, which is tried when a shard is opened,
-and each episode one of its own, which is tried when it is read.
+Equal episodes give equal bytes. The table's checksum is verified when a shard is mapped, an episode's when it is read.
 """
 
 import json
@@ -32,7 +31,7 @@ from gato_agent.rollouts.storage.episode import Episode, EpisodeStats
 
 FORMAT = 1
 TABLE = ("seed", "size", "crc", "terminated", "truncated", "success", "provenance")
-SMALL = 2**20  # bytes of a file that is read and not mapped, since a map keeps a file open, and there may be many
+SMALL = 2**20  # bytes; smaller files are read instead of mapped, since a map takes a file descriptor
 WAY_OUT = "delete it and repeat the `gato-agent collect` command: it makes exactly what is missing"
 DTYPES = {
     "BOOL": "?", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "u1", "U16": "<u2", "U32": "<u4",
@@ -41,24 +40,24 @@ DTYPES = {
 
 
 def joined(episodes: Sequence[Encoded]) -> bytes:
-    """Put episodes, ascending by seed, into the bytes of one shard.
+    """Join episodes, in ascending order of seeds, into the bytes of one shard.
 
     Raises:
-        GatoError: their columns differ in kind.
+        GatoError: columns of the same name differ in dtype or shape.
     """
     grids = {name: kind for each in episodes for name, kind in each.grids.items()}
     arrays: Arrays = {}
     for name in sorted({name for each in episodes for name in each.arrays}):
-        parts = [each.arrays.get(name) for each in episodes]  # labels are there only where they differ from the actions
-        there = [part for part in parts if part is not None]
-        if len({(part.dtype, part.shape[1:]) for part in there}) > 1:
-            raise GatoError(f"episodes {episodes[0].seed} to {episodes[-1].seed} differ in the kind of their {name}")
-        arrays[name] = np.concatenate(there)
+        parts = [each.arrays.get(name) for each in episodes]  # an episode may have no labels
+        present = [part for part in parts if part is not None]
+        if len({(part.dtype, part.shape[1:]) for part in present}) > 1:
+            raise GatoError(f"episodes {episodes[0].seed} to {episodes[-1].seed} differ in dtype or shape of {name}")
+        arrays[name] = np.concatenate(present)
         arrays[f"ends.{name}"] = np.cumsum([0 if part is None else len(part) for part in parts], dtype=np.int64)
-    said = {id(each.about["provenance"]): each.about["provenance"] for each in episodes}  # many share one
-    texts = {key: canonical(provenance) for key, provenance in said.items()}
-    ours = [texts[id(each.about["provenance"])] for each in episodes]
-    place = {text: i for i, text in enumerate(dict.fromkeys(ours))}
+    provenances = {id(each.about["provenance"]): each.about["provenance"] for each in episodes}  # often shared
+    texts = {key: canonical(provenance) for key, provenance in provenances.items()}
+    text_of = [texts[id(each.about["provenance"])] for each in episodes]
+    index = {text: i for i, text in enumerate(dict.fromkeys(text_of))}
     successes = [each.about["success"] for each in episodes]
     table: Arrays = {
         "seed": np.array([each.seed for each in episodes], np.int64),
@@ -67,10 +66,10 @@ def joined(episodes: Sequence[Encoded]) -> bytes:
         "terminated": np.array([each.about["terminated"] for each in episodes], np.bool_),
         "truncated": np.array([each.about["truncated"] for each in episodes], np.bool_),
         "success": np.array([-1 if success is None else success for success in successes], np.int8),
-        "provenance": np.array([place[text] for text in ours], np.int32),
+        "provenance": np.array([index[text] for text in text_of], np.int32),
     }
     arrays |= {f"table.{name}": array for name, array in table.items()}
-    about = {"format": FORMAT, "grids": grids, "provenance": [json.loads(text) for text in place]}
+    about = {"format": FORMAT, "grids": grids, "provenance": [json.loads(text) for text in index]}
     about["checksum"] = _table_checksum(arrays, about)
     return save(arrays, {"gato": canonical(about)})
 
@@ -89,16 +88,16 @@ def _table_checksum(arrays: Arrays, about: dict[str, Any]) -> int:
 
 
 class Shard:
-    """A shard, mapped; arrays of its episodes are views of the file, read-only.
+    """A mapped shard, whose episodes' arrays are read-only views of the file.
 
     Attributes:
-        path: its file.
-        seeds: of its episodes, ascending.
-        sizes: bytes of each episode in memory.
+        path: path of the file.
+        seeds: seeds of its episodes, ascending.
+        sizes: size of each episode in memory, bytes.
     """
 
     def __init__(self, path: Path, joined_bytes: bytes | None = None) -> None:
-        """Map a file, or take the bytes that are to become one, and try its table.
+        """Map the file, or use the bytes that will be written to it, and verify the table.
 
         Raises:
             GatoError: truncated, damaged, or no shard.
@@ -131,12 +130,12 @@ class Shard:
             raise GatoError(f"{path} is truncated or damaged, or no shard at all ({error}); {WAY_OUT}") from error
 
     def is_current(self) -> bool:
-        """Whether its file has not been replaced since."""
+        """True if the file has not been replaced since it was opened."""
         return self.path.exists() and self.path.stat().st_ino == self._inode
 
     @cached_property
     def rows(self) -> dict[int, int]:
-        """Seed -> place in the shard."""
+        """Seed -> index in the shard."""
         return {seed: i for i, seed in enumerate(self.seeds)}
 
     def read(self, seed: int) -> Episode:
@@ -148,7 +147,7 @@ class Shard:
             raise self._damaged(seed, error) from error
 
     def encoded(self, seed: int) -> Encoded:
-        """The arrays of one episode as they are in the file; raises GatoError if they are damaged."""
+        """Encoded arrays of one episode; raises GatoError if they are damaged."""
         i, crc = self.rows[seed], 0
         arrays: Arrays = {}
         for name, column, ends in self._columns:
@@ -189,30 +188,30 @@ class Shard:
 
 
 def _columns(arrays: Mapping[str, NDArray[Any]], episodes: int) -> list[tuple[str, NDArray[Any], list[int]]]:
-    """Of every column its name, array and bounds of each episode's rows; raises ValueError for bounds that are none."""
+    """Name, array and row bounds of each episode for every column; raises ValueError for invalid bounds."""
     names = {name for name in arrays if not name.startswith(("table.", "ends."))}
     if names != {name.removeprefix("ends.") for name in arrays if name.startswith("ends.")} or "rewards" not in names:
-        raise ValueError("its columns are not those that it says where to divide")
-    found = []
+        raise ValueError("its columns and their ends do not match")
+    columns = []
     for name in sorted(names):
         ends = [0, *arrays[f"ends.{name}"].tolist()]
         if len(ends) != episodes + 1 or ends != sorted(ends) or ends[-1] != len(arrays[name]):
             raise ValueError(f"{name} is not divided into {episodes} episodes")
-        found.append((name, arrays[name], ends))
-    return found
+        columns.append((name, arrays[name], ends))
+    return columns
 
 
 def _check_table(table: Mapping[str, NDArray[Any]], provenances: int) -> None:
-    """Raise ValueError for a table with another number of rows in a column, a seed twice, or no such provenance."""
+    """Raise ValueError for a table with columns of other lengths, duplicate seeds, or an unknown provenance."""
     seeds, places = table["seed"].tolist(), table["provenance"].tolist()
     if any(table[name].shape != (len(seeds),) for name in TABLE) or sorted(set(seeds)) != seeds:
-        raise ValueError("its table does not say each of its episodes once")
+        raise ValueError("its table does not list each of its episodes once")
     if not all(0 <= place < provenances for place in places):
-        raise ValueError("its table names a provenance that is not there")
+        raise ValueError("its table names a provenance that does not exist")
 
 
 def pieces_of(arrays: Mapping[str, NDArray[Any]], about: dict[str, Any]) -> Iterator[bytes | memoryview]:
-    """A safetensors file in pieces: the library would copy all arrays twice. `open_arrays` is the inverse."""
+    """Pieces of a safetensors file without copies of the arrays; `open_arrays` is the inverse."""
     names = {np.dtype(kind): name for name, kind in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"gato": json.dumps(about)}}
     end = 0
@@ -229,7 +228,7 @@ def pieces_of(arrays: Mapping[str, NDArray[Any]], about: dict[str, Any]) -> Iter
 
 
 def open_arrays(data: mmap.mmap | bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays of a safetensors file as views of it, and its metadata; raises ValueError, KeyError for what is none."""
+    """Arrays of a safetensors file as views of it, and its metadata; raises ValueError or KeyError if damaged."""
     header = parse_header(data, len(data))
     if header.about is None:
         raise ValueError("it has no 'gato' entry")
@@ -237,7 +236,7 @@ def open_arrays(data: mmap.mmap | bytes) -> tuple[dict[str, NDArray[Any]], dict[
     for name, entry in header.entries.items():
         dtype = np.dtype(DTYPES[entry.dtype])
         count = (entry.end - entry.begin) // dtype.itemsize
-        # A size of 0 has no place, and frombuffer takes none at the end of its buffer.
+        # np.frombuffer refuses an empty array at the end of its buffer.
         array = np.frombuffer(data, dtype, count, header.start + entry.begin) if count else np.zeros(0, dtype)
         arrays[name] = array.reshape(entry.shape)
     return arrays, header.about

@@ -1,4 +1,4 @@
-"""Read every file of a folder of episodes, and name those that are damaged."""
+"""Verification of every file of a folder of episodes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +8,15 @@ from gato_agent.envs.files import read_own
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, task_folders
 from gato_agent.rollouts.storage.filter import read_filter
-from gato_agent.rollouts.storage.held import EpisodeHolder
 from gato_agent.rollouts.storage.shard import WAY_OUT, Shard
+from gato_agent.rollouts.storage.validate import EpisodeValidator
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
-    """Read everything below a folder.
+    """Read and validate all episodes below a folder.
 
     Returns:
-        How many episodes are sound, and a line for each file or episode that is not, with the way out.
+        The number of valid episodes, and a line for each damaged file or episode, with the way out.
 
     Raises:
         UsageError: there is no task.
@@ -29,9 +29,9 @@ def verify(root: Path) -> tuple[int, list[str]]:
         except (GatoError, OSError) as error:
             problems.append(reason(error))
             continue
-        holder = EpisodeHolder(store.observation_space, store.action_space)
-        for found in _episodes(store):
-            problem = found if isinstance(found, str) else store.mismatch(found) or _unheld(store, holder, found)
+        validator = EpisodeValidator(store.observation_space, store.action_space)
+        for each in _episodes(store):
+            problem = each if isinstance(each, str) else store.mismatch(each) or _invalid(store, validator, each)
             if problem is None:
                 sound += 1
             else:
@@ -40,7 +40,7 @@ def verify(root: Path) -> tuple[int, list[str]]:
 
 
 def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
-    """Every episode of every file, or what is wrong with it."""
+    """Yield every episode of every file, or a message on its damage."""
     for seed in store.single():
         path = store.path(seed)
         try:
@@ -51,7 +51,7 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
         except GatoError as error:
             yield f"{path}: {error}; {WAY_OUT}"
             continue
-        yield episode if episode.seed == seed else f"{path} holds episode {episode.seed}, not {seed}; {WAY_OUT}"
+        yield episode if episode.seed == seed else f"{path} contains episode {episode.seed}, not {seed}; {WAY_OUT}"
     for path in store.shard_paths():
         try:
             shard = Shard(path)
@@ -65,10 +65,10 @@ def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
                 yield str(error)
 
 
-def _unheld(store: EpisodeStore, holder: EpisodeHolder, episode: Episode) -> str | None:
-    """A line on what of an episode cannot be held; None if all can."""
+def _invalid(store: EpisodeStore, validator: EpisodeValidator, episode: Episode) -> str | None:
+    """Message on an invalid value of an episode; None if all are valid."""
     try:
-        holder.hold(episode)
+        validator.validate(episode)
     except GatoError as error:
         return f"{store.folder}: episode {episode.seed}: {error}; {WAY_OUT}"
     return None

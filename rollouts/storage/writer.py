@@ -1,7 +1,6 @@
-"""Write episodes while others are played, in groups of about a second; what it returns is on disk.
+"""Background writer of episodes; each commit writes one file of the episodes of about a second.
 
-A group is a file. So that ten hours of them are some hundred files and not 36,000, each hundred makes the next ones a
-second longer.
+The interval grows by a second with every hundred commits, so that ten hours are some hundred files and not 36,000.
 """
 
 import time
@@ -13,20 +12,22 @@ from typing import Any, Self
 
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 
-GROUP_SECONDS = 1.0  # a commit waits for the disk, longer than many an episode takes: not after every one
-MANY = 100  # groups, after which they are twice as long, and so on
-MOST_BYTES = 2**28  # that may wait while a group is written: past it, playing waits for the disk
+COMMIT_SECONDS = 1.0  # interval of commits; a commit waits for the disk, often longer than an episode takes
+MANY = 100  # commits after which the interval grows by COMMIT_SECONDS
+MOST_BYTES = 2**28  # of episodes in the queue; beyond it, playing waits for the disk
 
 
 @dataclass(frozen=True)
 class Played:
-    """Result of one seed of a job: its episode and figures to report.
+    """Result of one seed of a job.
 
     Attributes:
         job: index of the job.
-        episode: `Encoded` where episodes are collected; bytes from players that make something else of them.
+        seed: seed of the episode.
+        episode: `Encoded` in a collection; bytes from other players.
+        steps: number of steps.
         total: undiscounted return.
-        seconds: wall-clock time that it took.
+        seconds: wall-clock time of playing.
     """
 
     job: int
@@ -38,7 +39,7 @@ class Played:
 
 
 class EpisodeWriter:
-    """One thread that writes; leaving the context writes what was played, even when something else has failed."""
+    """Writer with one background thread; leaving its context writes the queue, also after an error."""
 
     def __init__(self, stores: Sequence[EpisodeStore]) -> None:
         self._stores = stores
@@ -46,7 +47,7 @@ class EpisodeWriter:
         self._waiting: list[Played] = []
         self._writing: Future[list[Played]] | None = None
         self._since = time.monotonic()
-        self._groups = 0
+        self._commits = 0
 
     def __enter__(self) -> Self:
         return self
@@ -55,30 +56,30 @@ class EpisodeWriter:
         try:
             self.finish()
         except OSError:
-            if kind is None:  # otherwise the first error is the one to show
+            if kind is None:  # otherwise the first error is shown
                 raise
         finally:
             self._thread.shutdown()
 
     def add(self, played: Played) -> None:
-        """Take an episode to be written."""
+        """Add an episode to the queue."""
         self._waiting.append(played)
 
-    def turn(self) -> list[Played]:
-        """Begin a group if it is time, and return the one that has been written since the last call, if any.
+    def poll(self) -> list[Played]:
+        """Start a commit if one is due; return the episodes that were written since the last call.
 
         Raises:
-            OSError: it could not be written.
+            OSError: a file could not be written.
         """
         if self._writing is not None:
             full = sum(played.episode.nbytes for played in self._waiting) > MOST_BYTES
             return self._written() if full or self._writing.done() else []
-        if self._waiting and time.monotonic() - self._since >= GROUP_SECONDS * (1 + self._groups / MANY):
+        if self._waiting and time.monotonic() - self._since >= COMMIT_SECONDS * (1 + self._commits / MANY):
             self._begin()
         return []
 
     def finish(self) -> list[Played]:
-        """Write all that waits, and return what was written since the last call; raises OSError as `turn`."""
+        """Write the whole queue; return the episodes that were written since the last call; raises as `poll`."""
         written = self._written() if self._writing is not None else []
         if self._waiting:
             self._begin()
@@ -87,14 +88,14 @@ class EpisodeWriter:
 
     def _begin(self) -> None:
         self._writing = self._thread.submit(self._write, self._waiting)
-        self._waiting, self._since, self._groups = [], time.monotonic(), self._groups + 1
+        self._waiting, self._since, self._commits = [], time.monotonic(), self._commits + 1
 
     def _written(self) -> list[Played]:
         assert self._writing is not None
         writing, self._writing = self._writing, None
         return writing.result()
 
-    def _write(self, group: list[Played]) -> list[Played]:
-        for job in sorted({played.job for played in group}):
-            self._stores[job].commit([played.episode for played in group if played.job == job])
-        return group
+    def _write(self, episodes: list[Played]) -> list[Played]:
+        for job in sorted({played.job for played in episodes}):
+            self._stores[job].commit([played.episode for played in episodes if played.job == job])
+        return episodes

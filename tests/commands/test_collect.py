@@ -17,7 +17,7 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
 from gato_agent.rollouts.storage.verify import verify
-from tests.helpers.paths import contents
+from tests.helpers.episodes import contents
 
 CARTPOLE = "CartPole-v1"
 
@@ -93,7 +93,7 @@ def test_what_would_mix_two_agents_is_refused(run: Path, tmp_path: Path) -> None
     [
         ({"env": ("Taxi-v4",)}, "not trained on Taxi-v4"),
         ({"dagger": "nowhere"}, "no checkpoint at"),
-        ({"noise": True}, "give one of them"),
+        ({"noise": True}, "use one of them"),
         ({"dagger_beta": 1.5}, "from 0 to 1"),
     ],
 )

@@ -21,11 +21,10 @@ from gato_agent.evaluation.results import Results
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker
 from gato_agent.rollouts.collection.episode_worker import idle_heartbeat
 from gato_agent.rollouts.storage.writer import Played
-from tests.helpers import faulty_env
+from tests.helpers.faulty_env import OTHER, WORKER
 from tests.helpers.paths import ROOT
 from tests.helpers.testing_env import TestingEnv
 
-WORKER, OTHER = (f"{faulty_env.__name__}:{name}-v0" for name in ("Worker", "Other"))
 TASKS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "MountainCarContinuous-v0")
 
 

@@ -1,4 +1,4 @@
-"""The guard: what an environment does wrong is said with its id, seed and step; all else passes unchanged."""
+"""CheckedEnv names the id, seed and step of a fault, and passes valid values unchanged."""
 
 import signal
 import threading
@@ -23,16 +23,16 @@ PAIR = Box(-INF, INF, (2,), np.float32)
 NESTED = Dict(deep=Tuple((Box(-INF, INF, (2, 3), np.float64), Discrete(3))), text=Text(5))
 
 
-def guarded(**functions: Any) -> CheckedEnv:
+def checked(**functions: Any) -> CheckedEnv:
     env = CheckedEnv(TestingEnv(**functions), "Testing-v0")
     env.reset(seed=3)
     return env
 
 
 def returning(space: Space[Any], observation: Any) -> CheckedEnv:
-    """An environment whose first observation is sound and whose second is this one."""
+    """Environment whose first observation is valid and whose second is `observation`."""
     space.seed(0)
-    return guarded(
+    return checked(
         observation_space=space,
         reset=lambda env, seed, options: (space.sample(), {}),
         step=lambda env, action: (observation, 0.0, False, False, {}),
@@ -48,7 +48,7 @@ def fault(call: Callable[[], Any]) -> str:
 
 def test_what_is_sound_passes_unchanged() -> None:
     observation, info = np.array([3.0, 4.0], np.float32), {"a": 1}
-    env = guarded(observation_space=PAIR, step=lambda env, action: (observation, 2, False, True, info))
+    env = checked(observation_space=PAIR, step=lambda env, action: (observation, 2, False, True, info))
     result = env.step(0)
     np.testing.assert_array_equal(result[0], observation)
     assert result[4] is info
@@ -61,7 +61,7 @@ def test_an_exception_names_environment_step_and_seed() -> None:
             raise ValueError("bad\n  servo")
         return env.observe(), 0.0, False, False, {}
 
-    env = guarded(step=step)
+    env = checked(step=step)
     env.step(0), env.step(0)
     assert fault(lambda: env.step(0)) == "Testing-v0: step 2 of seed 3 raised ValueError: bad servo"
     env.reset(seed=8)
@@ -74,7 +74,7 @@ def test_an_exception_keeps_its_cause_and_may_have_no_message() -> None:
         raise AssertionError
 
     with pytest.raises(EnvironmentFault, match=r"^Testing-v0: step 0 of seed 3 raised AssertionError$") as caught:
-        guarded(step=step).step(0)
+        checked(step=step).step(0)
     assert isinstance(caught.value.__cause__, AssertionError)
 
 
@@ -92,14 +92,14 @@ def test_interrupts_pass() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        guarded(step=interrupted).step(0)
+        checked(step=interrupted).step(0)
 
 
 def test_without_a_render_mode_nothing_is_drawn() -> None:
-    assert guarded().render() is None
+    assert checked().render() is None
 
 
-OUTSIDE = "Testing-v0: step 0 of seed 3 returned an observation that its space does not have: "
+OUTSIDE = "Testing-v0: step 0 of seed 3 returned an observation that is not in its space: "
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ OUTSIDE = "Testing-v0: step 0 of seed 3 returned an observation that its space d
         (Box(0, 8, (3,), np.uint8), np.array([1, 2, 300]), "element [2] is 300, which is no uint8"),
         (Text(5), b"bytes", "bytes instead of str"),
         (Text(5), "longer", "a text of 6 characters, beyond its bound of 5: 'longer'"),
-        (Text(5), "\ud800", "'\\ud800' has characters that Unicode does not have"),
+        (Text(5), "\ud800", "'\\ud800' has characters that are not in Unicode"),
         (
             NESTED,
             {"deep": (np.array([[0.0, 0, 0], [0, 0, np.nan]]), 1), "text": ""},
@@ -145,7 +145,9 @@ def test_an_unsound_observation_is_a_fault(space: Space[Any], observation: Any, 
 
 def test_an_unsound_first_observation_is_a_fault() -> None:
     env = CheckedEnv(TestingEnv(reset=lambda env, seed, options: (np.array([0, np.nan]), {})), "Testing-v0")
-    assert fault(lambda: env.reset(seed=1)).startswith("Testing-v0: reset with seed 1 returned an observation that its")
+    assert fault(lambda: env.reset(seed=1)).startswith(
+        "Testing-v0: reset with seed 1 returned an observation that is not in its space: "
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,18 +181,18 @@ BEYOND = "Testing-v0: step 0 of seed 3 returned a reward "
 
 @pytest.mark.parametrize("reward", [float("nan"), INF, -INF, 10**400, np.float32(INF), 1e200, np.array([INF])])
 def test_a_reward_that_is_not_finite_is_a_fault(reward: Any) -> None:
-    env = guarded(step=lambda env, action: (env.observe(), reward, False, False, {}))
+    env = checked(step=lambda env, action: (env.observe(), reward, False, False, {}))
     assert fault(lambda: env.step(0)).startswith(f"{BEYOND}that is not a finite number: ")
 
 
 @pytest.mark.parametrize("reward", [None, "1", np.array([1.0, 2.0]), 1j, [], {"a": 1.0}])
 def test_a_reward_that_is_not_one_number_is_a_fault(reward: Any) -> None:
-    env = guarded(step=lambda env, action: (env.observe(), reward, False, False, {}))
+    env = checked(step=lambda env, action: (env.observe(), reward, False, False, {}))
     assert fault(lambda: env.step(0)).startswith(f"{BEYOND}that is not one number: ")
 
 
 def test_a_return_beyond_all_floats_is_a_fault() -> None:
-    env = guarded(step=lambda env, action: (env.observe(), 6e99, False, False, {}))
+    env = checked(step=lambda env, action: (env.observe(), 6e99, False, False, {}))
     env.step(0)
     said = fault(lambda: env.step(0))
     assert said == "Testing-v0: step 1 of seed 3 returned a reward of 6e+99, with which the return is beyond 1e+100"
@@ -200,25 +202,25 @@ def test_a_return_beyond_all_floats_is_a_fault() -> None:
 
 @pytest.mark.parametrize("reward", [1, True, np.float32(1), np.array(1.0), np.array([1]), np.array([[1.0]]), [1.0]])
 def test_any_finite_number_is_a_reward(reward: Any) -> None:
-    found = guarded(step=lambda env, action: (env.observe(), reward, False, False, {})).step(0)[1]
+    found = checked(step=lambda env, action: (env.observe(), reward, False, False, {})).step(0)[1]
     assert (type(found), found) == (float, 1.0)
 
 
 @pytest.mark.parametrize("end", [True, 1, np.True_, np.array(True), np.array([1]), [True]])
 def test_any_truth_value_is_an_end(end: Any) -> None:
-    env = guarded(step=lambda env, action: (env.observe(), 0.0, end, None, {}))
+    env = checked(step=lambda env, action: (env.observe(), 0.0, end, None, {}))
     assert env.step(0)[2:4] == (True, False)
 
 
 @pytest.mark.parametrize("end", [np.array([True, False]), "yes", {"agent": True}, float("nan"), []])
 def test_an_end_that_is_not_one_truth_value_is_a_fault(end: Any) -> None:
-    env = guarded(step=lambda env, action: (env.observe(), 0.0, False, end, {}))
+    env = checked(step=lambda env, action: (env.observe(), 0.0, False, end, {}))
     said = fault(lambda: env.step(0))
     assert said.startswith("Testing-v0: step 0 of seed 3 returned truncated that is not one truth value: ")
 
 
 def test_an_info_that_is_not_a_dict_is_a_fault() -> None:
-    none = guarded(step=lambda env, action: (env.observe(), 0.0, False, False, None))
+    none = checked(step=lambda env, action: (env.observe(), 0.0, False, False, None))
     assert fault(lambda: none.step(0)).endswith("returned an info that is not a dict: None")
 
 
@@ -235,7 +237,7 @@ def test_a_reset_of_the_old_api_is_named(observation: Any) -> None:
 
 @pytest.mark.parametrize("result", [(np.zeros(2), 0.0, False, {}), np.zeros(2), None, (1, 2, 3, 4, 5, 6)])
 def test_a_step_of_the_old_api_is_named(result: Any) -> None:
-    old = guarded(step=lambda env, action: result)
+    old = checked(step=lambda env, action: result)
     said = fault(lambda: old.step(0))
     assert said.startswith("Testing-v0: step 0 of seed 3 returned ") and STEP in said
 
@@ -259,13 +261,13 @@ def test_an_error_inside_the_environment_is_not_blamed_on_its_api() -> None:
     def fail(*_: Any) -> Any:
         _, _ = (1, 2, 3)  # type: ignore[misc]
 
-    assert "gym 0.21" not in fault(lambda: guarded(step=fail).step(0))
+    assert "gym 0.21" not in fault(lambda: checked(step=fail).step(0))
 
 
 @pytest.mark.parametrize(("action", "executed"), [(1, 1), (np.int64(1), 1), (1.0, 1), (np.array(1), 1), (True, 1)])
 def test_actions_are_cast(action: Any, executed: Any) -> None:
     taken: list[Any] = []
-    env = guarded(step=lambda env, action: (taken.append(action), (env.observe(), 0.0, False, False, {}))[1])
+    env = checked(step=lambda env, action: (taken.append(action), (env.observe(), 0.0, False, False, {}))[1])
     env.step(action)
     assert taken == [executed]
 
@@ -274,13 +276,13 @@ def test_a_floating_action_is_cast_to_the_dtype_of_its_space() -> None:
     taken: list[Any] = []
     box = Box(-1, 1, (2,), np.float16)
     step = lambda env, action: (taken.append(action), (env.observe(), 0.0, False, False, {}))[1]  # noqa: E731
-    guarded(action_space=box, step=step).step(np.array([0.1, 1.0 + 1e-9]))
+    checked(action_space=box, step=step).step(np.array([0.1, 1.0 + 1e-9]))
     assert taken[0].dtype == np.float16 and taken[0].tolist() == np.array([0.1, 1.0], np.float16).tolist()
 
 
 @pytest.mark.parametrize("action", [2, -1, 0.5, None, "0", np.array([0])])
 def test_an_action_that_is_not_in_its_space_is_a_fault(action: Any) -> None:
-    env = guarded(step=lambda env, action: pytest.fail("it reached the environment"))
+    env = checked(step=lambda env, action: pytest.fail("it reached the environment"))
     said = fault(lambda: env.step(action))
     assert said.startswith("Testing-v0: step 0 of seed 3 has the action ") and "which is not in Discrete(2): " in said
 
@@ -290,25 +292,25 @@ def test_whatever_an_environment_raises_is_a_fault(error: BaseException) -> None
     def fail(*_: Any) -> Any:
         raise error
 
-    said = fault(lambda: guarded(step=fail).step(0))
+    said = fault(lambda: checked(step=fail).step(0))
     assert said.startswith(f"Testing-v0: step 0 of seed 3 raised {type(error).__name__}")
     assert "reset with seed 7 raised" in fault(lambda: CheckedEnv(TestingEnv(reset=fail), "Testing-v0").reset(seed=7))
 
 
 def test_a_close_that_raises_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     for error in (AttributeError("no 'finish'"), SystemExit(3)):
-        env = guarded()
+        env = checked()
         env.env.close = MagicMock(side_effect=error)  # type: ignore[method-assign]
         env.close()
     assert caplog.messages == [
-        "Testing-v0: close() raised AttributeError: no 'finish'; what was played is kept",
-        "Testing-v0: close() raised SystemExit: 3; what was played is kept",
+        "Testing-v0: close() raised AttributeError: no 'finish'; the episodes played are unaffected",
+        "Testing-v0: close() raised SystemExit: 3; the episodes played are unaffected",
     ]
 
 
 def test_a_close_that_hangs_is_left_alone(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gato_agent.envs.checked_env.CLOSE_SECONDS", 0.01)
-    env = guarded()
+    env = checked()
     env.env.close = lambda: threading.Event().wait()  # type: ignore[method-assign]
     before = signal.getsignal(signal.SIGALRM)
     env.close()
@@ -376,7 +378,7 @@ def test_pictures_of_another_size_are_a_fault() -> None:
     env = drawing(PICTURE, PICTURE[:, 1:])
     env.render()
     said = fault(env.render)
-    assert said.startswith("Testing-v0: rendering step 0 of seed 7 changed the size of pictures from 4x4 to 3x4")
+    assert said.startswith("Testing-v0: rendering step 0 of seed 7 changed the size of images from 4x4 to 3x4")
 
 
 def test_every_reset_gets_the_same_options() -> None:

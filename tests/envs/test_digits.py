@@ -1,4 +1,4 @@
-"""Digits: as few as can be, each of them with tokens, and every combination a value."""
+"""Digits are as few as possible, and every combination is a value."""
 
 import math
 

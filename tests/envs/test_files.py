@@ -19,7 +19,7 @@ from gato_agent.training.run import Run
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Folders whose new names were made durable."""
+    """Folders that were synced."""
     folders: list[Path] = []
     monkeypatch.setattr(files, "sync_folder", folders.append)
     return folders
@@ -83,7 +83,7 @@ def test_what_is_no_file_of_its_own_is_refused_by_name(tmp_path: Path, use: Any)
     path.parent.mkdir()
     for target in (victim, tmp_path):
         path.symlink_to(target)
-        with pytest.raises(UsageError, match=r"\.lock is a link, and no link inside a folder is followed: put a copy"):
+        with pytest.raises(UsageError, match=r"\.lock is a link, and links inside a folder are not followed: "):
             use(path)
         path.unlink()
     assert not victim.exists()
@@ -133,7 +133,7 @@ def test_a_locked_folder_that_is_gone_is_not_made_again(tmp_path: Path, how: str
                 write_files({path: b"3"})
         write_files({tmp_path / "other" / "z": b"4"})
         assert {*before, tmp_path / "other", tmp_path / "other" / "z"} == set(tmp_path.rglob("*"))
-    write_files({folder / "x": b"5"})  # nobody holds it any more
+    write_files({folder / "x": b"5"})  # the lock is released
 
 
 def test_a_folder_that_is_gone_stops_collecting_and_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

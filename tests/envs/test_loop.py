@@ -1,4 +1,4 @@
-"""The loop: the exact order of its calls, one seed an episode, and every kind of space."""
+"""The loop: the exact order of its calls, one seed per episode, and every kind of space."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
+from gymnasium.spaces import Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,13 +18,14 @@ from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.envs.spaces.values import success_of
 from gato_agent.envs.vector import SeparateInfos
+from tests.helpers.random_spaces import ONE_OF_EACH
 from tests.helpers.testing_env import TestingEnv
 
 LENGTHS = {10: 3, 11: 2, 12: 2, 13: 1}  # steps of the episode with this seed
 
 
 class Taped:
-    """An actor that acts by observation alone, and keeps a record of its calls."""
+    """Actor that records its calls and acts by the observation."""
 
     def __init__(self, tape: list[Any]) -> None:
         self.tape = tape
@@ -143,7 +144,7 @@ def test_what_an_actor_raises_is_named_with_environment_seed_and_step(num_envs: 
 
     where = "step 1 of seed 10" if num_envs == 1 else "step 1 of seed 10 and step 1 of seed 11"
     where += " and 1 more" if num_envs == 4 else ""
-    said = "lost" if isinstance(error, GatoError) else f"to choose an action raised {one_line(error)}"
+    said = "lost" if isinstance(error, GatoError) else f"choosing an action raised {one_line(error)}"
     envs = vector(*(taped_env(env_index, []) for env_index in range(num_envs)))
     with pytest.raises(GatoError, match=re.escape(f"TestingEnv: {where}: {said}")) as caught:
         list(steps(Failing([]), envs, [10, 11, 12]))
@@ -161,11 +162,11 @@ def test_an_actor_that_cannot_begin_or_answers_for_others_is_named() -> None:
 
     for num_envs in (1, 2):
         envs = make_vector("tests.helpers.testing_env:Testing-v0", num_envs)
-        with pytest.raises(GatoError, match=r"^Testing-v0: step 0 of seed 3.*: to choose an action raised OSError: no"):
+        with pytest.raises(GatoError, match=r"^Testing-v0: step 0 of seed 3.*: choosing an action raised OSError: no"):
             list(steps(Broken([]), envs, [3, 4]))
         with pytest.raises(
             GatoError,
-            match=r"^Testing-v0: step 0 of seed 3.*: to choose an action raised (ValueError: 1 values for 2|Ind)",
+            match=r"^Testing-v0: step 0 of seed 3.*: choosing an action raised (ValueError: 1 values for 2|Ind)",
         ):
             list(steps(Short([]), envs, [3, 4]))
 
@@ -179,7 +180,7 @@ def test_an_interrupt_stays_one_and_a_usage_error_too() -> None:
 
 
 def random_info(rng: np.random.Generator, depth: int = 2) -> Any:
-    """Whatever an environment may put into an info, of another kind and shape at each step."""
+    """Infos with values of another type and shape at each step."""
     kinds: list[Any] = [
         None, True, 3, "text", b"bytes", object(), {1, 2}, lambda: None, float("nan"),
         np.arange(int(rng.integers(6))), np.zeros(tuple(rng.integers(0, 3, int(rng.integers(3))))), [1, [2, 3]],
@@ -192,7 +193,7 @@ def random_info(rng: np.random.Generator, depth: int = 2) -> Any:
 
 
 class Opaque:
-    """Raises whenever it is looked at."""
+    """Object that raises in every operation."""
 
     def fail(self, *_: Any) -> Any:
         raise RuntimeError("not to be looked at")
@@ -225,7 +226,7 @@ def test_infos_are_the_environments_own(num_envs: int, seed: int) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """True where two values are alike: arrays by what they hold, and what cannot be compared by being the same."""
+    """True if two values are equal; objects that cannot be compared must be identical."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, np.ndarray):
@@ -233,22 +234,7 @@ def same(one: Any, other: Any) -> bool:
     return one is other or repr(one) == repr(other)
 
 
-SPACES = [
-    Discrete(4, start=-2),
-    MultiDiscrete(np.array([[2, 3], [4, 5]])),
-    MultiBinary(3),
-    Box(-1, 1, (), np.float32),
-    Box(0, 255, (16, 16, 3), np.uint8),
-    Text(5),
-    Text(2, min_length=2, charset="ab"),
-    Dict(b=Discrete(3), a=Dict(text=Text(4), x=Box(-1, 1, (2,)))),
-    Tuple((Text(3), Text(3))),
-    Dict(a=Discrete(3), b=Dict(), c=Tuple(()), d=Box(0, 255, (0, 3, 4), np.uint8)),
-    Tuple((Discrete(2), Dict(z=Tuple((MultiBinary(2), Text(3)))), Box(-np.inf, np.inf, (1,)))),
-]
-
-
-@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("space", ONE_OF_EACH, ids=str)
 @pytest.mark.parametrize("num_envs", [1, 2, 3])
 def test_every_space_comes_through(space: Space[Any], num_envs: int) -> None:
     envs = make_vector("tests.helpers.testing_env:Identity-v0", num_envs, env_kwargs={"space": space, "length": 4})
@@ -261,7 +247,7 @@ def test_every_space_comes_through(space: Space[Any], num_envs: int) -> None:
 
 
 class Echo:
-    """Returns the observation as the action, which is right in an Identity environment."""
+    """Actor that returns the observation as the action, as the Identity environment rewards."""
 
     def reset(self, num_envs: int) -> None: ...
 
@@ -269,7 +255,7 @@ class Echo:
         return observation
 
 
-@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("space", ONE_OF_EACH, ids=str)
 def test_random_actions_lie_in_the_space_and_repeat(space: Space[Any]) -> None:
     def actions(seed: int) -> list[Any]:
         envs = make_vector("tests.helpers.testing_env:Identity-v0", 2, env_kwargs={"space": space, "length": 4})

@@ -1,4 +1,4 @@
-"""Whoever writes into an array that it made or was given changes nothing that others hold."""
+"""Writes into an array do not change other owners' copies."""
 
 from collections import namedtuple
 from copy import deepcopy
@@ -34,22 +34,22 @@ SPACES: list[Space[Any]] = [
 
 def check(
     observation: Space[Any], action: Space[Any], num_envs: int = 1, *,
-    guarded: bool = False, copy: bool = True, spoil: bool = True, share: dict[str, Any] | None = None,
+    checked: bool = False, copy: bool = True, spoil: bool = True, share: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Play with scribblers in every place, and compare what each of them saw with what the others made.
+    """Play with scribblers everywhere, and compare the values that each made with those that others received.
 
     Args:
         observation: space of the environments' observations.
         action: space of the actor's actions.
         num_envs: number of environments.
-        guarded: true to guard each of them.
+        checked: true to wrap each of them in CheckedEnv.
         copy: true if the vector environment copies its own buffer.
         spoil: true if the receiver spoils steps as they come, false if it holds them to the end.
         share: a buffer that all environments return.
     """
     envs = [ScribblingEnv(observation, action, share) for _ in range(num_envs)]
     actor = ScribblingActor(action)
-    made = [(lambda env=env: CheckedEnv(env, "Scribbling-v0") if guarded else env) for env in envs]
+    made = [(lambda env=env: CheckedEnv(env, "Scribbling-v0") if checked else env) for env in envs]
     vector = SeparateInfos(made, copy=copy)
     kept, num_envs_of = [], {}
     for step in steps(actor, vector, range(2 * num_envs + 1)):
@@ -62,8 +62,8 @@ def check(
         env = envs[num_envs_of[step.seed]]
         np.testing.assert_equal(step.obs, env.seen[step.seed][step.t])
         np.testing.assert_equal(step.next_obs, env.seen[step.seed][step.t + 1])
-        np.testing.assert_equal(step.action, env.given[step.seed][step.t])
-        np.testing.assert_equal(step.info, env.said[step.seed][step.t])
+        np.testing.assert_equal(step.action, env.actions[step.seed][step.t])
+        np.testing.assert_equal(step.info, env.infos[step.seed][step.t])
     assert (
         actor.starts == [[start] * num_envs for start in (True, False, False, False)] * 3
     )  # each environment plays three
@@ -73,25 +73,25 @@ def check(
             np.testing.assert_equal(chosen, stacked(action, [step.action]))
 
 
-@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize("spoil", [False, True])
 @pytest.mark.parametrize("num_envs", [1, 2, 3])
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_scribblers_in_every_place_change_nothing(space: Space[Any], num_envs: int, spoil: bool, guarded: bool) -> None:
+def test_scribblers_in_every_place_change_nothing(space: Space[Any], num_envs: int, spoil: bool, checked: bool) -> None:
     for observation, action in ((space, SPACES[-1]), (SPACES[-1], space)):
-        check(observation, action, num_envs, guarded=guarded, spoil=spoil)
-        check(observation, action, num_envs, guarded=guarded, spoil=spoil, copy=False)
+        check(observation, action, num_envs, checked=checked, spoil=spoil)
+        check(observation, action, num_envs, checked=checked, spoil=spoil, copy=False)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_guarded_environments_may_share_one_buffer(space: Space[Any]) -> None:
-    check(space, Discrete(2), 3, guarded=True, share={})
+    check(space, Discrete(2), 3, checked=True, share={})
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
-def test_scribblers_change_nothing_in_any_spaces(seed: int, guarded: bool, spoil: bool) -> None:
+def test_scribblers_change_nothing_in_any_spaces(seed: int, checked: bool, spoil: bool) -> None:
     rng = np.random.default_rng(seed)
-    check(random_space(rng), random_space(rng), guarded=guarded, spoil=spoil)
+    check(random_space(rng), random_space(rng), checked=checked, spoil=spoil)
 
 
 def test_a_copy_is_of_the_same_form_and_shares_nothing() -> None:
@@ -128,7 +128,7 @@ def test_a_constructor_may_take_its_arguments_apart() -> None:
 
 
 class Greedy(TestingEnv):
-    """Takes its arguments out of the dict that it is given."""
+    """Constructor that empties its keyword arguments."""
 
     def __init__(self, options: dict[str, Any], render_mode: str | None = None) -> None:
         super().__init__(length=options.pop("length"), render_mode=render_mode)

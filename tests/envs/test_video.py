@@ -1,4 +1,4 @@
-"""Videos: every frame arrives, in its colours, in a file that is whole or not there."""
+"""Videos contain every frame in its colours, and a file is whole or does not exist."""
 
 from pathlib import Path
 from typing import Any

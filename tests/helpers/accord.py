@@ -1,6 +1,6 @@
-"""Environments in which the numbers of an action must agree, which no independent choice of each can do.
+"""Environments in which the numbers of an action must agree, so that independent choices fail.
 
-Observations tell nothing and the expert draws its action anew in each step, so every number alone is as likely as any.
+Observations are random and the expert draws its action in each step, so each number alone is uniform.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ LENGTH = 50  # steps of an episode
 
 
 class Kind(NamedTuple):
-    """A form of the task.
+    """A variant of the task.
 
     Attributes:
-        space: of actions.
-        draw: expert's action.
-        agrees: True if the numbers of an action agree.
+        space: action space.
+        draw: function that draws the expert's action from a generator.
+        agrees: true for an action whose numbers agree.
     """
 
     space: Space[Any]
@@ -48,7 +48,7 @@ KINDS = {
 
 
 class Accord(gym.Env[NDArray[np.float32], Any]):
-    """A step is rewarded with 1 if the numbers of its action agree."""
+    """Environment with a reward of 1 for each action whose numbers agree."""
 
     def __init__(self, kind: str = "numbers") -> None:
         self.kind, self.t = KINDS[kind], 0
@@ -57,13 +57,13 @@ class Accord(gym.Env[NDArray[np.float32], Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an episode."""
+        """Start an episode."""
         super().reset(seed=seed)
         self.t = 0
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Reward whether the numbers agree."""
+        """Take one step; the reward is 1 if the numbers of the action agree."""
         self.t += 1
         return self._observe(), float(self.kind.agrees(action)), False, self.t >= LENGTH, {}
 
@@ -72,16 +72,16 @@ class Accord(gym.Env[NDArray[np.float32], Any]):
 
 
 def episodes(kind: str, count: int, seed: int = 0) -> list[Episode]:
-    """Of the expert, which never errs."""
+    """Episodes of the expert, whose actions always agree."""
     rng, space = np.random.default_rng(seed), KINDS[kind].space
-    found = []
+    result = []
     for number in range(count):
         acted: Columns = stack(space, [KINDS[kind].draw(rng) for _ in range(LENGTH)])
-        found.append(
+        result.append(
             Episode(
                 observations=columns(OBSERVATION, rng.uniform(-1, 1, (LENGTH + 1, 2)).astype(np.float32)),
                 actions=acted, labels=None, rewards=np.ones(LENGTH), terminated=False, truncated=True, success=None,
                 seed=number, provenance={},
             )
         )  # fmt: skip
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""An expert for workers, which import it by name: it notes how many threads its network would have."""
+"""An expert for workers, which import it by name, that records the number of torch threads."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 
 class CountingExpert:
-    """Plays 0, and writes the number of threads to a file of its process in the folder $THREADS_SEEN."""
+    """Expert that returns 0 and writes the number of threads to a file in the folder $THREADS_SEEN, one per process."""
 
     def predict(self, observation: Any, **_: Any) -> tuple[list[int], None]:
         (Path(os.environ["THREADS_SEEN"]) / str(os.getpid())).write_text(str(torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""An environment for workers, which import it by name: one seed goes wrong as told, the others do not.
+"""An environment for workers, which import it by name, with a fault in the episode of one seed.
 
 collect(CollectConfig(env=("tests.helpers.faulty_env:Worker-v0",), env_kwargs='{"fault": "kill", "seed": 3}'))
 """
@@ -16,13 +16,14 @@ from gymnasium.spaces import Box, Dict, Text
 
 from tests.helpers.testing_env import TestingEnv
 
+WORKER, OTHER = f"{__name__}:Worker-v0", f"{__name__}:Other-v0"
 RESETS = [0]  # of all environments in this process
 
 
 class WorkerEnv(TestingEnv):
-    """Ends after 5 steps; at step 2 of episode `seed` it raises, hangs, returns NaN, exits or is killed.
+    """Environment of 5 steps that raises, hangs, returns NaN, exits or is killed at step 2 of the episode `seed`.
 
-    With the fault `leak` each reset leaks, until there is nothing left after four; `odd` raises in odd episodes.
+    With the fault `leak` the fifth reset of a process fails; `odd` raises in odd episodes.
     """
 
     def __init__(self, fault: str = "", seed: int = -1, pause: float = 0.0, render_mode: str | None = None) -> None:
@@ -59,7 +60,7 @@ class WorkerEnv(TestingEnv):
 
 
 class GridEnv(TestingEnv):
-    """Observes a picture and a sentence, both random but for the seed."""
+    """Environment that observes a random image and a random text."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         space = Dict(image=Box(0, 255, (16, 16, 3), np.uint8), mission=Text(30))

@@ -1,8 +1,7 @@
-"""A Hugging Face hub on this machine: repositories are folders, and the pinned `huggingface_hub` talks to it
-as to any.
+"""A local Hugging Face hub for the pinned `huggingface_hub`, whose repositories are folders.
 
-No function of the package is replaced. It reads the address of the hub when it is imported, so either what is tested
-runs in a process of its own (`Hub.run`), or the constants that it read are set anew (`Hub.use`).
+No function of the package is replaced. It reads the hub's address when it is imported, so a test runs in its own
+process (`Hub.run`), or sets the package's constants (`Hub.use`).
 """
 
 import base64
@@ -25,27 +24,27 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """The server, and what it was asked.
+    """The server and the log of its requests.
 
     Attributes:
         root: holds `models/ORG/NAME` and `datasets/ORG/NAME`.
-        asked: method and path of every request.
-        broken: a status that every request is answered with, or 0.
+        requests: method and path of every request.
+        broken: HTTP status of all responses, or 0 for a working server.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.asked, self.broken = root, list[str](), 0
+        self.root, self.requests, self.broken = root, list[str](), 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.address = f"http://127.0.0.1:{self.server.server_port}"
 
     def environment(self, cache: Path, **more: str) -> dict[str, str]:
-        """Variables of a process that is to talk to this hub, and to nothing else."""
+        """Environment variables of a process that uses this hub only."""
         own = {"HF_ENDPOINT": self.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
         own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
         return {**os.environ, **own, **more}
 
     def use(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-        """Let this process talk to this hub, and keep files in this cache."""
+        """Use this hub and this cache folder in the current process."""
         from huggingface_hub import constants
 
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.address)
@@ -56,19 +55,19 @@ class Hub:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
     def files(self) -> list[str]:
-        """The files that were asked for, in order."""
-        paths = [line.split(" /", 1)[1] for line in self.asked if line.startswith("HEAD")]
+        """Requested files, in order."""
+        paths = [line.split(" /", 1)[1] for line in self.requests if line.startswith("HEAD")]
         return [path.replace("/resolve/main/", "/") for path in paths]
 
     def run(self, cache: Path, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run python with these arguments; its output is kept."""
+        """Run Python with these arguments and capture its output."""
         command = [sys.executable, *map(str, words)]
         return subprocess.run(command, env=self.environment(cache, **more), capture_output=True, text=True, check=False)
 
 
 @contextmanager
 def serving(root: Path) -> Iterator[Hub]:
-    """A hub that serves, as long as the context lasts."""
+    """Run a hub for the duration of the context."""
     hub = Hub(root)
     thread = threading.Thread(target=hub.server.serve_forever, daemon=True)
     thread.start()
@@ -163,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(401, {"error": "Repository not found"}, **{"X-Error-Code": "RepoNotFound"})
 
     def _parts(self) -> list[str]:
-        self.hub.asked.append(f"{self.command} {self.path}")
+        self.hub.requests.append(f"{self.command} {self.path}")
         return [unquote(part) for part in urlsplit(self.path).path.split("/") if part]
 
     def _say(self, status: int, what: Any, **headers: str) -> None:

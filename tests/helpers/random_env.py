@@ -1,4 +1,4 @@
-"""An environment that is drawn from a number: spaces, dtypes, infos, lengths, and what goes wrong in it.
+"""An environment whose spaces, dtypes, infos, lengths and faults are drawn from a number.
 
 make("tests.helpers.random_env:Random-v0", env_kwargs={"number": 7})
 """
@@ -16,7 +16,7 @@ REWARDS: list[Any] = [1.0, 0, -3, True, np.float32(0.5), np.array(2.0), np.array
 
 
 def odd_space(rng: np.random.Generator) -> Space[Any]:
-    """Spaces that are rare: many values, stacked images, and parts of no elements."""
+    """Draw a rare space: many values, stacked images, or parts without elements."""
     odd: list[Space[Any]] = [
         Discrete(4672), Discrete(1031, start=-5), MultiDiscrete([3, 2000]), Box(0, 255, (4, 20, 24), np.uint8),
         Box(0, 255, (2, 16, 16, 3), np.uint8), Dict(a=Discrete(2), b=Dict(), c=Tuple(()), d=Box(-1, 1, (0, 2))),
@@ -25,7 +25,7 @@ def odd_space(rng: np.random.Generator) -> Space[Any]:
 
 
 class RandomEnv(gym.Env[Any, Any]):
-    """Plays episodes of 1 to 8 steps; `number` decides all that it does, but for the seed of an episode."""
+    """Environment with episodes of 1 to 8 steps, a function of `number` and the episode's seed."""
 
     metadata = {"render_modes": None}  # noqa: RUF012  # as Gymnasium declares it
 
@@ -81,7 +81,7 @@ class RandomEnv(gym.Env[Any, Any]):
 
 
 def leaves_of(value: Any) -> list[np.ndarray]:
-    """The arrays of a nested value that can be written."""
+    """Arrays of a nested value."""
     if isinstance(value, dict):
         return [array for item in value.values() for array in leaves_of(item)]
     if isinstance(value, tuple | list):
@@ -96,13 +96,13 @@ def scribble(value: Any) -> None:
 
 
 def overwrite(value: Any, other: Any) -> None:
-    """Make the arrays of a value those of another."""
+    """Copy the arrays of `other` into those of a value."""
     for array, new in zip(leaves_of(value), leaves_of(other), strict=True):
         array[...] = new
 
 
 def loosen(rng: np.random.Generator, value: Any) -> Any:
-    """The same value in another dtype or form."""
+    """An equal value of another dtype or type."""
     if isinstance(value, dict):
         return {key: loosen(rng, item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -116,7 +116,7 @@ def loosen(rng: np.random.Generator, value: Any) -> Any:
 
 
 def spoil(value: Any, fault: str) -> Any:
-    """The value with one thing that no space has: a NaN, a number beyond all bounds, or another shape."""
+    """An invalid value of the same form: NaNs, numbers beyond all bounds, or another shape."""
     if isinstance(value, dict):
         return {key: spoil(item, fault) for key, item in value.items()}
     if isinstance(value, tuple):

@@ -1,6 +1,6 @@
-"""Random nested spaces and values of them, from a seeded generator; bounds and values sit on edges on purpose.
+"""Random nested spaces and their values, with many edge cases in bounds and values.
 
-Gymnasium's own `sample` does not do: it overflows for wide integers and never returns a bound.
+Gymnasium's `sample` overflows for wide integers and never returns a bound.
 """
 
 from typing import Any
@@ -12,6 +12,19 @@ KEYS = ["", "/", "~", "~1", "a/b", "a", "B", "b", " ", "0", "9", "10", "\u00e9",
 CHARSETS = ["ab", "01", "xyz ", "\u00e9\u2581\n", "\U0001f600\U0001f680\u4e2d", "abcdefghijklmnopqrstuvwxyz", "z\0"]
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 FLOATS = ["float16", "float32", "float64"]
+ONE_OF_EACH: list[Space[Any]] = [
+    Discrete(4, start=-2),
+    MultiDiscrete(np.array([[2, 3], [4, 5]])),
+    MultiBinary(3),
+    Box(-1, 1, (), np.float32),
+    Box(0, 255, (16, 16, 3), np.uint8),
+    Text(5),
+    Text(2, min_length=2, charset="ab"),
+    Dict(b=Discrete(3), a=Dict(text=Text(4), x=Box(-1, 1, (2,)))),
+    Tuple((Text(3), Text(3))),
+    Dict(a=Discrete(3), b=Dict(), c=Tuple(()), d=Box(0, 255, (0, 3, 4), np.uint8)),
+    Tuple((Discrete(2), Dict(z=Tuple((MultiBinary(2), Text(3)))), Box(-np.inf, np.inf, (1,)))),
+]
 
 
 def random_space(rng: np.random.Generator, depth: int = 3) -> Space[Any]:
@@ -118,7 +131,7 @@ def integer_bounds(rng: np.random.Generator, dtype: np.dtype) -> tuple[int, int]
 
 
 def random_value(rng: np.random.Generator, space: Space[Any]) -> Any:
-    """A value that `space` contains: often on a bound, and of any size where there is no bound."""
+    """Draw a value of `space`, often on a bound, and of any magnitude if there is no bound."""
     if isinstance(space, Dict):
         return {key: random_value(rng, child) for key, child in space.spaces.items()}
     if isinstance(space, Tuple):

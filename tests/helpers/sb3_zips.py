@@ -1,6 +1,8 @@
 """Zips of SB3 that say, or do not say, that they were trained behind VecNormalize, and what lies beside them."""
 
 import atexit
+import csv
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -10,17 +12,33 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.experts.load import load_expert
+from tests.helpers.paths import ROOT
 
+SHARED = ROOT.parent / "shared" / "experts"
+MANIFEST = list(csv.DictReader((SHARED / "manifest.csv").open())) if SHARED.is_dir() else []
+needs_zips = pytest.mark.skipif(not MANIFEST, reason="the experts' zips are not here")
+each_zip = pytest.mark.parametrize("row", [pytest.param(row, id=row["env"]) for row in MANIFEST])
 SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "device": "cpu"}
 ENV = "Pendulum-v1"
 PENDULUM = gym.make(ENV)
 SPACES = PENDULUM.observation_space, PENDULUM.action_space
 OBSERVATIONS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32) * 5
+
+
+class RunsCommand:
+    """An object that makes the file `canary` when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.canary}",)
 
 
 def statistics(mean: float, **kwargs: Any) -> VecNormalize:

@@ -1,4 +1,4 @@
-"""Environments, actors and receivers that write into every array that they hold, after keeping a copy for the test."""
+"""Environments and actors that write into every array that they make or receive, after storing a copy for the test."""
 
 from copy import deepcopy
 from typing import Any
@@ -23,7 +23,7 @@ def scribble(value: Any) -> None:
 
 
 def refill(old: Any, new: Any) -> Any:
-    """Put a value into the arrays of an old one of the same form, as a program with one buffer does."""
+    """Write a value into the arrays of an old one of the same form, as a program with one buffer does."""
     if isinstance(new, np.ndarray) and isinstance(old, np.ndarray) and old.shape == new.shape:
         old[...] = new
         return old
@@ -38,12 +38,12 @@ def refill(old: Any, new: Any) -> Any:
 
 
 class ScribblingEnv(gym.Env[Any, Any]):
-    """Returns one buffer at every step, and spoils the action that it is given.
+    """Environment that returns one buffer at every step, and overwrites its actions.
 
     Attributes:
         seen: copies of all observations, by seed and in order.
-        given: copies of all actions as they arrived, likewise.
-        said: copies of all infos, likewise.
+        actions: copies of all received actions, by seed and in order.
+        infos: copies of all infos, by seed and in order.
     """
 
     length = 4
@@ -54,8 +54,8 @@ class ScribblingEnv(gym.Env[Any, Any]):
         info = {"array": np.zeros(2), "deep": {"array": np.zeros(2)}, "list": [np.zeros(2)]}
         self.info: dict[str, Any] = self.buffers.setdefault("info", info)
         self.seen: dict[int, list[Any]] = {}
-        self.given: dict[int, list[Any]] = {}
-        self.said: dict[int, list[Any]] = {}
+        self.actions: dict[int, list[Any]] = {}
+        self.infos: dict[int, list[Any]] = {}
 
     def observe(self) -> Any:
         value = random_value(self.rng, self.observation_space)
@@ -65,21 +65,21 @@ class ScribblingEnv(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self.seed, self.rng = seed or 0, np.random.default_rng(seed)
-        self.seen[self.seed], self.given[self.seed], self.said[self.seed], self.t = [], [], [], 0
+        self.seen[self.seed], self.actions[self.seed], self.infos[self.seed], self.t = [], [], [], 0
         return self.observe(), self.info
 
     def step(self, action: Any) -> Any:
-        self.given[self.seed].append(deepcopy(action))
+        self.actions[self.seed].append(deepcopy(action))
         scribble(action)
         self.t += 1
         for array in (self.info["array"], self.info["deep"]["array"], self.info["list"][0]):
             array[:] = self.rng.integers(100, size=2)
-        self.said[self.seed].append(deepcopy(self.info))
+        self.infos[self.seed].append(deepcopy(self.info))
         return self.observe(), 1.0, self.t >= self.length, False, self.info
 
 
 class ScribblingActor:
-    """Returns one buffer at every step, and spoils the observation and the flags that it is given.
+    """Actor that returns one buffer at every step, and overwrites its observations and flags.
 
     Attributes:
         seen: copies of all observations as they arrived, batches.
@@ -125,7 +125,7 @@ class ScribblingActor:
 
 
 def stacked(space: Space[Any], values: list[Any]) -> Any:
-    """A batch of single values, in the form of `batch_space`."""
+    """Batch of single values in `batch_space`."""
     if isinstance(space, Dict):
         return {key: stacked(child, [value[key] for value in values]) for key, child in space.spaces.items()}
     if isinstance(space, Tuple):

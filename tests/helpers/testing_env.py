@@ -1,4 +1,4 @@
-"""Environments for tests: one whose reset and step are given, and one that any space can be learnt in.
+"""Environments for tests: one with injected reset and step, and one in which any space can be learned.
 
 make("tests.helpers.testing_env:Testing-v0", env_kwargs={"step": lambda self, action: ...})
 make("tests.helpers.testing_env:Identity-v0", env_kwargs={"space": Discrete(4)})
@@ -16,7 +16,7 @@ from gato_agent.envs.spaces.flatten import leaves, stack
 
 
 class TestingEnv(gym.Env[Any, Any]):
-    """Runs the functions that it is given; by default observes [seed, t] and ends after `length` steps."""
+    """Environment with injected functions; by default it observes [seed, t] and ends after `length` steps."""
 
     __test__ = False  # not a test itself, whatever its name
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # as Gymnasium declares it
@@ -58,7 +58,7 @@ class TestingEnv(gym.Env[Any, Any]):
 
 
 class BurningEnv(TestingEnv):
-    """Raises, or observes a NaN, in step `fault_step` of episodes with seed `fault_seed`, by default of all."""
+    """Environment that raises or observes a NaN in step `fault_step` of episodes with seed `fault_seed` or all."""
 
     def __init__(
         self, fault: str = "raise", fault_step: int = 3, fault_seed: int | None = None, render_mode: str | None = None
@@ -75,7 +75,7 @@ class BurningEnv(TestingEnv):
 
 
 class IdentityEnv(gym.Env[Any, Any]):
-    """Observes a sample of `space`, which is the right action: `likeness` of the two is the reward."""
+    """Environment that observes a sample of `space`; the reward is the `likeness` of action and observation."""
 
     def __init__(self, space: Space[Any], length: int = 10) -> None:
         self.observation_space = self.action_space = deepcopy(space)  # its samples are this environment's own
@@ -98,12 +98,12 @@ class IdentityEnv(gym.Env[Any, Any]):
 
 
 def likeness(space: Space[Any], action: Any, right: Any) -> float:
-    """1 where two values of `space` are equal; wrong elements, and distances of floats up to 1, cost their share."""
-    given, wanted = stack(space, [action]), stack(space, [right])
+    """Similarity of two values of `space`, from 0 to 1: mean of equality, or of 1 - distance for floats."""
+    actual, wanted = stack(space, [action]), stack(space, [right])
     distances = [
-        np.minimum(abs(given[path] - wanted[path]), 1.0)
+        np.minimum(abs(actual[path] - wanted[path]), 1.0)
         if wanted[path].dtype.kind == "f"
-        else given[path] != wanted[path]
+        else actual[path] != wanted[path]
         for path, _ in leaves(space)
     ]
     return 1.0 - float(np.mean([np.mean(distance) for distance in distances if distance.size]))

@@ -1,4 +1,4 @@
-"""A few steps of a task with random actions: what the tests of the catalogue look at, here and in other processes."""
+"""A few steps of a task with random actions, for tests of the catalogue in this and other processes."""
 
 from contextlib import closing
 from functools import cache
@@ -11,14 +11,12 @@ from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.envs.spaces.flatten import Columns, stack
-from gato_agent.envs.tasks.packages import EXTRAS, installed
-from gato_agent.envs.tasks.task import Task
 
 SEEDS, STEPS = (0, 1), 12
 
 
 class Played(NamedTuple):
-    """What was met, by seed, and the spaces that it is of."""
+    """Observations, actions, rewards and end flags by seed, and their spaces."""
 
     observation_space: Space[Any]
     action_space: Space[Any]
@@ -27,7 +25,7 @@ class Played(NamedTuple):
     rest: dict[int, list[tuple[float, bool, bool]]]
 
     def digest(self, seed: int) -> str:
-        """Hash of everything met in one episode."""
+        """SHA-256 of one episode."""
         sha = sha256(repr(self.rest[seed]).encode())
         for columns in (self.observations[seed], self.actions[seed]):
             for path, column in columns.items():
@@ -37,7 +35,7 @@ class Played(NamedTuple):
 
 
 def played(env_id: str, seeds: tuple[int, ...] = SEEDS, length: int = STEPS) -> Played:
-    """Play at most `length` steps of each seed, in this order, in one environment."""
+    """Play at most `length` steps of each seed, in the order of `seeds`, in one environment."""
     return _played(env_id, seeds, length)
 
 
@@ -45,25 +43,20 @@ def played(env_id: str, seeds: tuple[int, ...] = SEEDS, length: int = STEPS) -> 
 def _played(env_id: str, seeds: tuple[int, ...], length: int) -> Played:
     with closing(make_vector(env_id, 1)) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
-        met = Played(*spaces, {}, {}, {})
+        result = Played(*spaces, {}, {}, {})
         for seed in seeds:
             taken = []
             for step in steps(RandomActor(spaces[1], seed), envs, [seed]):
                 taken.append(step)
                 if len(taken) == length:
                     break
-            met.observations[seed] = stack(spaces[0], [step.obs for step in taken] + [taken[-1].next_obs])
-            met.actions[seed] = stack(spaces[1], [step.action for step in taken])
-            met.rest[seed] = [(step.reward, step.terminated, step.truncated) for step in taken]
-    return met
+            result.observations[seed] = stack(spaces[0], [step.obs for step in taken] + [taken[-1].next_obs])
+            result.actions[seed] = stack(spaces[1], [step.action for step in taken])
+            result.rest[seed] = [(step.reward, step.terminated, step.truncated) for step in taken]
+    return result
 
 
 def digests(env_id: str, seeds: tuple[int, ...] = SEEDS, length: int = STEPS) -> list[str]:
-    """Digests by seed, least seed first, whatever the order in which they are played."""
-    met = played(env_id, seeds, length)
-    return [met.digest(seed) for seed in sorted(seeds)]
-
-
-def is_installed(task: Task) -> bool:
-    """Whether the packages of a task are there."""
-    return all(installed(package) for package, extra in EXTRAS.items() if extra == task.extra)
+    """Digests in ascending order of seeds; the episodes are played in the order of `seeds`."""
+    result = played(env_id, seeds, length)
+    return [result.digest(seed) for seed in sorted(seeds)]

@@ -1,4 +1,4 @@
-"""Episodes hold what was observed, executed and wanted, whoever writes into arrays of their own."""
+"""Episodes are not changed by writes of environments, experts and agents into their arrays."""
 
 from copy import deepcopy
 from typing import Any
@@ -42,14 +42,14 @@ gym.register("Scribbling-v0", entry_point=remembered)
 
 
 class Student(ScribblingActor):
-    """Another series of actions than the expert's."""
+    """Student with other actions than the expert."""
 
     def __init__(self, action_space: Space[Any]) -> None:
         super().__init__(action_space, seed=1)
 
 
 class Named:
-    """A Learner whose student is given."""
+    """Learner with an injected student."""
 
     sha256 = "ab" * 32
 
@@ -63,14 +63,14 @@ class Named:
 
 
 def play(actor: Noisy | Guided, env: ScribblingEnv, seed: int) -> tuple[list[Any], list[Any]]:
-    """Actions as they arrived, and labels, of one episode."""
+    """Received actions and labels of one episode."""
     envs = SeparateInfos([lambda: env])
     actor.seed(seed)
     labels = []
     for step in steps(actor, envs, [seed]):
         labels.append(actor.label)
         scribble([step.obs, step.action, step.next_obs])
-    return env.given[seed], labels
+    return env.actions[seed], labels
 
 
 @settings(max_examples=25)
@@ -146,6 +146,6 @@ def test_collected_episodes_are_what_happened(tmp_path: Any, way: str) -> None:
     for index in store.indices():
         episode = store.read(index)
         np.testing.assert_equal(episode.observations, stack(OBSERVATIONS, env.seen[index]))
-        np.testing.assert_equal(episode.actions, stack(ACTIONS, env.given[index]))
+        np.testing.assert_equal(episode.actions, stack(ACTIONS, env.actions[index]))
         part = slice(index * env.length, (index + 1) * env.length)
         np.testing.assert_equal(episode.targets, {path: column[part] for path, column in wanted.items()})

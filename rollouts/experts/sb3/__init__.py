@@ -1,1 +1,1 @@
-"""Zips and models of Stable-Baselines3 and sb3-contrib: read safely, trained, and played as experts."""
+"""Experts of Stable-Baselines3 and sb3-contrib: safe reading of zips, training, and acting."""

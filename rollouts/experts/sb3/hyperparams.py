@@ -1,6 +1,6 @@
-"""How to train on each task: the settings of rl-baselines3-zoo where it has tuned them, and a default for any other.
+"""Training settings per task, from rl-baselines3-zoo, and a default for other tasks.
 
-Where they differ from the zoo's, it is for an expert that one core can train in minutes.
+Settings that differ from the zoo's let one core train an expert in minutes.
 """
 
 from dataclasses import dataclass, field
@@ -11,26 +11,26 @@ from gato_agent.rollouts.experts.minatar_cnn import PlanesCNN
 
 @dataclass(frozen=True)
 class Falling:
-    """A rate that falls linearly from `start` to `end` over the training."""
+    """Linear schedule from `start` to `end` over the training."""
 
     start: float
     end: float = 0.0
 
     def __call__(self, left: float) -> float:
-        """The rate where the share `left` of the training is still to come."""
+        """Value of the schedule; `left` is the remaining share of the training, from 1 to 0."""
         return self.end + (self.start - self.end) * left
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train on one task.
+    """Training settings of one task.
 
     Attributes:
-        steps: environment steps, all environments together.
-        environments: environments side by side.
-        normalize: shift and scale observations and rewards by their running statistics.
+        steps: environment steps, summed over environments.
+        num_envs: number of parallel environments.
+        normalize: true to normalise observations and rewards by running statistics (VecNormalize).
         algo: name of an algorithm of Stable-Baselines3.
-        kwargs: its arguments.
+        kwargs: arguments of the algorithm.
     """
 
     steps: int

@@ -1,7 +1,7 @@
-"""Models and policies of Stable-Baselines3 that users load in Python, with what they were trained behind.
+"""Preprocessing for Stable-Baselines3 models and policies that users load in Python.
 
-`predict` of a model does not normalise observations, and counts discrete values from 0. Here it is called as in
-training: with the statistics that the model's own VecNormalize has or that the user names.
+`predict` of a model does not normalise observations, and counts discrete values from 0. Here observations are
+preprocessed as in training, with the statistics of the model's VecNormalize or those that the user names.
 """
 
 import sys
@@ -22,12 +22,12 @@ from gato_agent.rollouts.experts.sb3.run_files import OPTION, given_statistics
 from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer
 
 Masks = Callable[[], NDArray[np.bool_]]
-"""Gives bool [num_envs, choices], the actions that each environment allows."""
+"""Function without arguments that returns the action masks, bool [num_envs, choices]."""
 
 
 def is_sb3(expert: Any) -> bool:
-    """True for a model or policy of Stable-Baselines3's or sb3-contrib's."""
-    if "stable_baselines3" not in sys.modules:  # then nothing can be of it
+    """True for a model or policy of Stable-Baselines3 or sb3-contrib."""
+    if "stable_baselines3" not in sys.modules:  # then no object is of it
         return False
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.policies import BasePolicy
@@ -38,17 +38,17 @@ def is_sb3(expert: Any) -> bool:
 def preprocess_of(
     expert: Any, spaces: Spaces, statistics: str | None, wrappers: Wrappers | None, name: str
 ) -> Preprocess:
-    """What observations and actions of these spaces go through.
+    """Preprocessing of observations and actions for a model or policy.
 
     Args:
-        expert: a model or policy.
-        spaces: of the environment.
-        statistics: file of VecNormalize's statistics, or `none`; by default the model's own.
-        wrappers: what it was trained behind, see wrappers.py.
-        name: of the expert, in messages.
+        expert: model or policy.
+        spaces: spaces of the environment.
+        statistics: file of VecNormalize statistics, or `none`; by default the model's own.
+        wrappers: wrappers of its training, see obs_wrappers.py.
+        name: name of the expert in messages.
 
     Raises:
-        Misfit: it was trained for other spaces, or behind a VecNormalize that it has not got.
+        Misfit: it was trained for other spaces, or with VecNormalize whose statistics are missing.
         GatoError: the statistics are damaged, or another expert's.
     """
     normalize = _own(expert, name) if statistics is None else given_statistics(statistics)
@@ -66,7 +66,7 @@ def preprocess_of(
 
 
 def raw_starts(name: str, spaces: Spaces) -> str:
-    """What is wrong with an expert whose environment was given SB3's numbers although its values start elsewhere."""
+    """Message for an expert that was trained with discrete values that do not start at 0, unshifted."""
     return (
         f"{name} counts discrete values from 0, as SB3 does, and was trained in an environment where they start "
         f"elsewhere ({spaces.action}, observed {spaces.observation}) without a wrapper that shifts them: its numbers "
@@ -76,21 +76,21 @@ def raw_starts(name: str, spaces: Spaces) -> str:
 
 
 def _own(expert: Any, name: str) -> Normalizer | None:
-    """Statistics of the VecNormalize that a model is loaded with; None where it was trained without."""
+    """Statistics of a model's VecNormalize; None if it was trained without."""
     get = getattr(expert, "get_vec_normalize_env", None)
     envs: Any = get() if callable(get) else None
     if envs is not None:
         return Normalizer.of(envs)
     if _behind(expert):
         raise Misfit(
-            f"{name} was trained behind VecNormalize, and has no statistics: say with {OPTION}, where they are, or "
+            f"{name} was trained with VecNormalize, and has no statistics: name them with {OPTION}, or "
             "load it with env=VecNormalize.load(...)"
         )
     return None
 
 
 def _behind(expert: Any) -> bool:
-    """True if a model surely was trained behind VecNormalize; sb3.py has the same of zips."""
+    """True if a model was certainly trained with VecNormalize; zip_model.py does the same for zips."""
     original, last = (getattr(expert, name, None) for name in ("_last_original_obs", "_last_obs"))
     if not hasattr(expert, "replay_buffer"):
         return original is not None
@@ -103,7 +103,7 @@ def _dtypes(observation: Any) -> list[Any]:
 
 
 def _differ(ours: Space[Any], theirs: Any) -> bool:
-    """True where a policy made for one space surely cannot act in the other."""
+    """True if a policy made for one space certainly cannot act in the other."""
     if isinstance(ours, Dict) and isinstance(theirs, Dict):
         return ours.keys() != theirs.keys() or any(_differ(ours[key], theirs[key]) for key in ours)
     if isinstance(ours, Box) and isinstance(theirs, Box):  # images may have their channels first
@@ -119,21 +119,23 @@ def _differ(ours: Space[Any], theirs: Any) -> bool:
 
 
 def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Masks | None:
-    """Function that gives bool [num_envs, choices], the allowed actions of each environment; None without any.
+    """Build the function that returns the action masks of environments, bool [num_envs, choices].
 
-    It raises GatoError where an environment gives no mask, see `SeparateInfos.action_masks`.
+    It raises GatoError if an environment has no mask, see `SeparateInfos.action_masks`.
+
+    Returns:
+        None without vector environments.
     """
     if not isinstance(envs, SyncVectorEnv):
         return None
     ask = envs.action_masks if isinstance(envs, SeparateInfos) else lambda: list(envs.call("action_masks"))
 
     def masks() -> NDArray[np.bool_]:
-        given = ask()
-        if any(mask is None for mask in given):
+        values = ask()
+        if any(mask is None for mask in values):
             raise GatoError(
-                "the environment says nothing of the actions that it allows: wrap it so that it has action_masks(), or "
-                'info["action_mask"]'
+                'the environment has no action mask: wrap it so that it has action_masks(), or info["action_mask"]'
             )
-        return np.stack([np.asarray(mask, np.bool_).ravel() for mask in given])
+        return np.stack([np.asarray(mask, np.bool_).ravel() for mask in values])
 
     return masks

@@ -1,10 +1,10 @@
-"""Wrappers that experts were trained behind, applied to their observations: the environment itself stays as it is.
+"""Observation wrappers of an expert's training, applied in the expert: the environment is not changed.
 
-Plain data say which, as in `{"time_feature": {"horizon": 1000}}`; they are kept in the expert's file:
+They are JSON in the expert's file, such as `{"time_feature": {"horizon": 1000}}`:
 
     time_feature   horizon        sb3_contrib's TimeFeatureWrapper
-    zero_padding   keep, zeros    an Ant-v3 without contact forces, out of an Ant-v5 with them
-    frame_stack    n              SB3's VecFrameStack, after the others; and after statistics that are of one frame
+    zero_padding   keep, zeros    observations of Ant-v3 without contact forces, from those of Ant-v5
+    frame_stack    n              SB3's VecFrameStack, after the others, and after statistics of single frames
 """
 
 from collections.abc import Mapping
@@ -29,27 +29,27 @@ FORMS = (
 
 
 class Wrapper(Protocol):
-    """Changes one-dimensional observations."""
+    """Transform of one-dimensional observations."""
 
     def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
-        """The space of what `apply` returns."""
+        """Space of the result of `apply`."""
 
     def apply(self, obs: NDArray[Any], t: NDArray[np.int64]) -> NDArray[Any]:
-        """Change a batch [num_envs, n] of observations, each `t` [num_envs] steps after its episode's start."""
+        """Transform a batch [num_envs, n] of observations; `t` [num_envs] counts steps of the episode."""
 
 
 @dataclass(frozen=True)
 class TimeFeature:
-    """Appends the share of the episode that is left, as sb3_contrib's TimeFeatureWrapper does out of test mode."""
+    """Append the remaining share of the episode, as sb3_contrib's TimeFeatureWrapper without test mode."""
 
     horizon: int
 
     def __post_init__(self) -> None:
-        """Check the number; raises TypeError for what is none."""
+        """Check the horizon; raises TypeError if it is invalid."""
         _check_number("horizon", self.horizon, 1)
 
     def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
-        """One number more, from 0 to 1."""
+        """Space with one more number, from 0 to 1."""
         return _box(space, np.append(space.low, 0), np.append(space.high, 1))
 
     def apply(self, obs: NDArray[Any], t: NDArray[np.int64]) -> NDArray[Any]:
@@ -59,41 +59,41 @@ class TimeFeature:
 
 @dataclass(frozen=True)
 class ZeroPadding:
-    """Keeps the first numbers and appends zeros: an Ant-v3 without contact forces, out of an Ant-v5 with them."""
+    """Keep the first numbers and append zeros: observations of Ant-v3 without contact forces, from those of Ant-v5."""
 
     keep: int
     zeros: int
 
     def __post_init__(self) -> None:
-        """Check the numbers; raises TypeError for what is none."""
+        """Check the numbers; raises TypeError if one is invalid."""
         _check_number("keep", self.keep, 0)
         _check_number("zeros", self.zeros, 0)
 
     def space(self, space: gym.spaces.Box) -> gym.spaces.Box:
-        """`keep` + `zeros` numbers."""
+        """Space of `keep` + `zeros` numbers."""
         infinite = np.full(self.zeros, np.inf)
         return _box(space, np.append(space.low[: self.keep], -infinite), np.append(space.high[: self.keep], infinite))
 
     def apply(self, obs: NDArray[Any], t: NDArray[np.int64]) -> NDArray[Any]:
-        """Cut off, and append zeros."""
+        """Truncate and append zeros."""
         return np.pad(obs[:, : self.keep], ((0, 0), (0, self.zeros)))
 
 
 @dataclass(frozen=True)
 class FrameStack:
-    """Shows the latest observations side by side, the oldest first and zeros before the first, as SB3's VecFrameStack.
+    """Stack the latest observations, the oldest first, with zeros before the first, as SB3's VecFrameStack.
 
-    They are joined along the last axis, in images with their channels first along the first.
+    They are concatenated along the last axis; images with channels first along the first axis.
     """
 
     n: int
 
     def __post_init__(self) -> None:
-        """Check the number; raises TypeError for what is none."""
+        """Check the number of frames; raises TypeError if it is invalid."""
         _check_number("n", self.n, 1, 1000)
 
     def space(self, space: gym.Space[Any]) -> gym.Space[Any]:
-        """Box, or Dict of Boxes, with `n` times as many numbers; raises GatoError for another."""
+        """Box, or Dict of Boxes, with `n` times as many numbers; raises GatoError for other spaces."""
         if isinstance(space, gym.spaces.Dict):
             return gym.spaces.Dict([(key, self.space(entry)) for key, entry in space.items()])
         if not isinstance(space, gym.spaces.Box) or not space.shape:
@@ -102,13 +102,13 @@ class FrameStack:
         return _box(space, *(np.concatenate([bound] * self.n, axis) for bound in (space.low, space.high)))
 
     def apply(self, obs: Any, start: NDArray[np.bool_], space: gym.Space[Any], before: Any) -> Any:
-        """Append a batch of observations to those before.
+        """Append a batch of observations to the earlier ones.
 
         Args:
             obs: batch [num_envs, ...] of observations, or a dict of batches.
-            start: bool [num_envs], where an episode begins.
-            space: of single observations.
-            before: what the last call returned; None at first.
+            start: bool [num_envs], true where an episode begins.
+            space: space of single observations.
+            before: result of the previous call; None at first.
         """
         if isinstance(space, gym.spaces.Dict):
             return {key: self.apply(obs[key], start, entry, before and before[key]) for key, entry in space.items()}
@@ -119,12 +119,12 @@ class FrameStack:
                 [side * (self.n if place == axis else 1) for place, side in enumerate(obs.shape)], obs.dtype
             )
         before = np.where(start.reshape(-1, *[1] * (obs.ndim - 1)), np.zeros((), obs.dtype), before)
-        kept = np.take(before, range(size, self.n * size), axis)
-        return np.concatenate([kept, obs], axis)
+        latest = np.take(before, range(size, self.n * size), axis)
+        return np.concatenate([latest, obs], axis)
 
 
 def _check_number(name: str, value: Any, least: int, most: int = MOST) -> None:
-    """Raise TypeError for what is no number of a wrapper."""
+    """Raise TypeError for a value that is no integer of the range."""
     if type(value) is not int or not least <= value <= most:
         raise TypeError(f"{name} is {value!r:.40}, not a number from {least} to {most:,}")
 
@@ -139,26 +139,26 @@ KINDS: dict[str, type[TimeFeature] | type[ZeroPadding]] = {"time_feature": TimeF
 
 
 class Around:
-    """Wrappers in the order of their names, and the step that each environment is at.
+    """Wrappers in the order of their names, and the current step of each environment.
 
     Attributes:
-        stack: frames that are to be stacked after all else; None where there are none.
+        stack: stack of frames, applied after the other wrappers; None without stacking.
     """
 
     def __init__(self, wrappers: Mapping[str, Mapping[str, int]]) -> None:
-        """Find the wrappers by name; raises GatoError if one is unknown, or an argument of it."""
+        """Make the wrappers by name; raises GatoError if a name or argument is unknown."""
         try:
             self._wrappers: list[Wrapper] = [
                 KINDS[name](**wrappers[name]) for name in sorted(wrappers) if name != FRAME_STACK
             ]
             self.stack = FrameStack(**wrappers[FRAME_STACK]) if FRAME_STACK in wrappers else None
         except (KeyError, TypeError) as error:
-            asked = f"{dict(wrappers)!r:.200} ({error})"
-            raise GatoError(f"an expert asks for wrappers that are not known here: {asked}") from error
+            named = f"{dict(wrappers)!r:.200} ({error})"
+            raise GatoError(f"an expert needs unknown wrappers: {named}") from error
         self._t = np.zeros(0, np.int64)
 
     def space(self, space: gym.Space[Any]) -> gym.Space[Any]:
-        """What the expert's policy sees where the environment's observations are in `space`.
+        """Space of the policy's observations for observations in `space`.
 
         Raises:
             GatoError: `space` is neither a one-dimensional Box nor a Dict with such an `observation`.
@@ -174,11 +174,11 @@ class Around:
         return space
 
     def reset(self, num_envs: int) -> None:
-        """Every environment is at the start of an episode."""
+        """Set every environment to the start of an episode."""
         self._t = np.zeros(num_envs, np.int64)
 
     def apply(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Wrap a batch, or a dict of batches; a new one, the old is not changed."""
+        """Transform a batch, or a dict of batches; the result is new."""
         if not self._wrappers:
             return observation
         self._t = np.where(start, 0, self._t)
@@ -190,10 +190,10 @@ class Around:
 
 
 def parse_wrappers(text: str | None) -> Wrappers | None:
-    """Read `--expert-wrappers`, a JSON object; None where it is not given.
+    """Read `--expert-wrappers`, a JSON object; None for None.
 
     Raises:
-        UsageError: it is none, or names wrappers that are not known.
+        UsageError: no JSON object, or unknown wrappers.
     """
     if text is None:
         return None
@@ -206,10 +206,10 @@ def parse_wrappers(text: str | None) -> Wrappers | None:
 
 
 def check_wrappers(value: Any, named: str) -> Wrappers:
-    """Wrappers out of plain data, which `named` describes in the message.
+    """Check wrappers in JSON data; `named` is their source, for messages.
 
     Raises:
-        UsageError: they are none, or not known.
+        UsageError: no wrappers, or unknown ones.
     """
     try:
         wrappers: Wrappers = typed(value, Wrappers, "it")
@@ -220,14 +220,14 @@ def check_wrappers(value: Any, named: str) -> Wrappers:
 
 
 def candidates(env_id: str, horizon: int | None) -> list[Wrappers]:
-    """Wrappers that an expert for this environment may have been trained behind; the first is none.
+    """Possible wrappers of an expert's training in an environment; the first are none.
 
-    A zip does not say it. But each of these changes the number of observations, so that only one fits.
+    A zip does not name them, but each changes the size of observations, so that only one fits.
     """
     known: list[Wrappers] = [{}]
     if horizon is not None:
         known.append({"time_feature": {"horizon": horizon}})
-    if env_id == "Ant-v5":  # experts from before v5 have 84 numbers more that were always zero
+    if env_id == "Ant-v5":  # experts of older versions have 84 more numbers that were always zero
         known.append({"zero_padding": {"keep": 27, "zeros": 84}})
     return known
 

@@ -1,6 +1,6 @@
-"""A trained Stable-Baselines3 policy as plain data, and that data as an Actor.
+"""A trained Stable-Baselines3 policy as plain data, and as an Actor.
 
-Classes and their arguments are found by name in the tables below: a file has no say in what is imported or called.
+Classes and their arguments come from the tables below, so a file cannot name anything else to import or call.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MOST_LAYERS = 64
-MOST_SIZE = 2**12  # of a layer, where no weight in the file is larger
+MOST_SIZE = 2**12  # width of a layer, unless a weight in the file is larger
 POLICIES = {
     f"{module}.{name}"
     for module, names in {
@@ -72,28 +72,28 @@ NAMED = {  # arguments that are classes
                                   "stable_baselines3.common.torch_layers.CombinedExtractor",
                                   PLANES)} | {"gato_agent.rollouts.planes.PlanesCNN": PLANES},
 }  # fmt: skip
-UNUSED = {"optimizer_class", "optimizer_kwargs"}  # of no use to a policy that only acts
+UNUSED = {"optimizer_class", "optimizer_kwargs"}  # unused when acting
 SIZED = {"net_arch", "features_extractor_kwargs", "lstm_hidden_size", "lstm_kwargs", "n_quantiles"}
 COUNTS = {"n_critics", "n_lstm_layers"}
 DIGEST = "digest"
-NOT_ACTOR = (  # weights that no action depends on
+NOT_ACTOR = (  # prefixes of weights that actions do not depend on
     "critic", "actor_target.", "q_net_target.", "quantile_net_target.", "value_net.", "mlp_extractor.value_net.",
-    "vf_features_extractor.", "lstm_critic.", "pi_features_extractor.",  # the last is features_extractor once more
+    "vf_features_extractor.", "lstm_critic.", "pi_features_extractor.",  # the last is a copy of features_extractor
 )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """All that acting needs of a trained policy, as plain data.
+    """Plain data of a trained policy.
 
     Attributes:
         policy: dotted name of the policy's class, one of POLICIES.
-        kwargs: its arguments beyond the spaces, JSON; classes by dotted name.
+        kwargs: arguments of the class except the spaces, JSON; classes by dotted name.
         weights: name -> array, as in the class's state dict, without critics and target networks.
-        normalize: statistics of the observations it was trained on, if they were normalised.
-        notes: where it came from: algo, source, licence.
-        wrappers: what it was trained behind, see wrappers.py.
-        starts: true if discrete values of the spaces that it was trained in start elsewhere than at 0; not kept.
+        normalize: statistics of its observations, if they were normalised.
+        notes: origin: algorithm, source, licence.
+        wrappers: wrappers of its training, see obs_wrappers.py.
+        starts: true if discrete values of its training's spaces do not start at 0; not stored.
     """
 
     policy: str
@@ -106,15 +106,15 @@ class Policy:
 
     @property
     def sha256(self) -> str:
-        """Identity of what it does: the same for a zip and for the file made from it."""
+        """SHA-256 without the notes: equal for a zip and for the file converted from it."""
         return replace(self, notes={}).digest()
 
     def digest(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of all fields that are stored."""
         return hashlib.sha256(self._serialised({})).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """Serialise as safetensors with one metadata entry, canonical JSON, which has the digest of all else."""
+        """Serialise as safetensors with one metadata entry of canonical JSON, which includes the digest."""
         return self._serialised({DIGEST: self.digest()})
 
     def _serialised(self, more: dict[str, Any]) -> bytes:
@@ -133,7 +133,7 @@ class Policy:
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Read what `to_bytes` wrote; raises GatoError naming a file that is damaged or of another kind."""
+        """Read a file of `to_bytes`; raises GatoError naming a file that is damaged or no policy."""
         data = path.read_bytes()
         try:
             about = parse_header(data, len(data)).about or {}
@@ -146,24 +146,24 @@ class Policy:
                 typed(about["notes"], dict[str, str], "notes"),
                 typed(about.get("wrappers", {}), dict[str, dict[str, int]], "wrappers"),
             )  # fmt: skip
-            if DIGEST in about and about[DIGEST] != policy.digest():  # which those of earlier versions lack
+            if DIGEST in about and about[DIGEST] != policy.digest():  # version 0.1 wrote no digest
                 raise ValueError("it does not match its digest")
             for name, array in weights.items():
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     raise ValueError(f"{name:.80} is not finite")
             check_arguments(policy.kwargs, weights)
         except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise GatoError(f"{path} is no expert of gato-agent's, or damaged ({error}): restore it") from error
+            raise GatoError(f"{path} is no expert of gato-agent, or damaged ({error}): restore it") from error
         return policy
 
 
 class SB3Expert:
-    """A trained policy as an Actor: greedy, actions inside the space as SB3's `predict` gives them."""
+    """A trained policy as an Actor: greedy actions of SB3's `predict`."""
 
     def __init__(
         self, policy: "BasePolicy", preprocess: Preprocess, provenance: dict[str, str], masks: Masks | None = None
     ) -> None:
-        """Let a policy act; `masks` gives the actions that each environment allows to a policy that takes them."""
+        """Combine a policy and its preprocessing; `masks` returns action masks for a maskable policy."""
         self.provenance = provenance
         self._policy = policy
         self._preprocess = preprocess
@@ -174,7 +174,7 @@ class SB3Expert:
         """Nothing to do: greedy actions need no random numbers."""
 
     def reset(self, num_envs: int) -> None:
-        """Forget the recurrent state, if there is one."""
+        """Clear the recurrent state, if there is one."""
         self._state = None
         self._preprocess.reset(num_envs)
 
@@ -190,13 +190,13 @@ class SB3Expert:
 def build(
     policy: Policy, spaces: Spaces, provenance: dict[str, str], envs: VectorEnv[Any, Any, Any] | None = None
 ) -> SB3Expert:
-    """Make the policy's class for these spaces and give it the weights.
+    """Make the policy's network for these spaces and load its weights.
 
     Args:
-        policy: as it was read.
-        spaces: of the environment.
-        provenance: of the expert.
-        envs: the environments; a policy that masks actions asks them.
+        policy: the policy's data.
+        spaces: spaces of the environment.
+        provenance: provenance of the expert.
+        envs: environments, which give a maskable policy its action masks.
 
     Raises:
         GatoError: the policy was trained for other spaces.
@@ -206,14 +206,14 @@ def build(
     name = provenance["source"]
     masks = masks_of(envs) if "maskable" in policy.policy else None
     if unknown := policy.kwargs.keys() - PLAIN - NAMED.keys():
-        raise GatoError(f"expert {name} has arguments that no expert may have: {', '.join(sorted(unknown))}")
+        raise GatoError(f"expert {name} has unsupported arguments: {', '.join(sorted(unknown))}")
     if policy.starts and any(map(starts_elsewhere, spaces)):
         raise GatoError(raw_starts(f"expert {name}", spaces))
     preprocess = Preprocess(spaces, policy.wrappers, policy.normalize, name)
     observation_space, action_space = preprocess.spaces
     kwargs = {key: _resolve(value) if key in NAMED else value for key, value in policy.kwargs.items()}
     if "ars" not in policy.policy:
-        # An optimizer of torch's own would be of no use, and takes two seconds to import.
+        # Acting needs no optimizer, and torch's take long to import.
         kwargs |= {"lr_schedule": _nothing, "optimizer_class": _nothing}
     try:
         module: BasePolicy = _resolve(policy.policy)(_channels_first(observation_space), action_space, **kwargs)
@@ -225,34 +225,34 @@ def build(
         ) from error
     state = module.state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith(NOT_ACTOR)}
-    found = {key: array.shape for key, array in policy.weights.items()}
-    for key in sorted(wanted.keys() | found.keys()):
-        there, here = found.get(key, "absent"), wanted.get(key, "absent")
-        if there != here:
+    stored = {key: array.shape for key, array in policy.weights.items()}
+    for key in sorted(wanted.keys() | stored.keys()):
+        in_file, needed = stored.get(key, "absent"), wanted.get(key, "absent")
+        if in_file != needed:
             raise GatoError(
-                f"expert {name} does not fit: {key} is {there} in the file and {here} for this environment; was it "
-                f"trained in another one, or behind a wrapper{_likely(there, here)}? Say with --expert-wrappers which, "
-                "or return from --expert module:callable an object that does what the wrapper did"
+                f"expert {name} does not fit: {key} is {in_file} in the file and {needed} for this environment; was it "
+                f"trained in another one, or with a wrapper{_likely(in_file, needed)}? Name it with --expert-wrappers, "
+                "or return from --expert module:callable an object that does the wrapper's work"
             )
     module.load_state_dict({key: torch.tensor(array) for key, array in policy.weights.items()}, strict=False)
     module.set_training_mode(False)
     return SB3Expert(module, preprocess, provenance, masks)
 
 
-def _likely(there: Any, here: Any) -> str:
-    """The wrapper that would explain the shapes of a first layer's weights [out, in, ...], in words; or an example."""
-    if isinstance(there, tuple) and isinstance(here, tuple) and len(there) == len(here) > 1:
-        frames, rest = divmod(there[1], here[1] or 1)
-        if not rest and frames > 1 and there[:1] + there[2:] == here[:1] + here[2:]:
+def _likely(in_file: Any, needed: Any) -> str:
+    """Wrapper that explains the shapes of a first layer's weights [out, in, ...], for a message; or an example."""
+    if isinstance(in_file, tuple) and isinstance(needed, tuple) and len(in_file) == len(needed) > 1:
+        frames, rest = divmod(in_file[1], needed[1] or 1)
+        if not rest and frames > 1 and in_file[:1] + in_file[2:] == needed[:1] + needed[2:]:
             return f' (such as VecFrameStack: --expert-wrappers \'{{"frame_stack": {{"n": {frames}}}}}\')'
     return " (such as TimeFeatureWrapper)"
 
 
 def check_arguments(kwargs: dict[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
-    """Compare the sizes that a file asks for with the weights that it holds, before any network is made.
+    """Compare the declared sizes of a network with the weights of its file, before the network is made.
 
     Raises:
-        ValueError: a layer wider than any weight, more layers, critics or quantiles than there can be, or no number.
+        ValueError: a layer wider than any weight, too many layers, critics or quantiles, or no number.
     """
     widest = max([MOST_SIZE, *(side for array in weights.values() for side in array.shape)])
     for key in sorted(SIZED & kwargs.keys()):
@@ -268,7 +268,7 @@ def check_arguments(kwargs: dict[str, Any], weights: Mapping[str, NDArray[Any]])
 
 
 def _numbers(value: Any, key: str) -> Iterator[int]:
-    """All whole numbers in nested lists and dicts; raises ValueError for others, but not for booleans and None."""
+    """Yield all integers in nested lists and dicts; raises ValueError for values other than bools and None."""
     if isinstance(value, list | dict):
         for entry in value.values() if isinstance(value, dict) else value:
             yield from _numbers(entry, key)
@@ -279,7 +279,7 @@ def _numbers(value: Any, key: str) -> Iterator[int]:
 
 
 def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
-    """The space that SB3 makes its networks for: images with their channels first."""
+    """Space of SB3's networks: images with channels first."""
     from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
     from stable_baselines3.common.vec_env import VecTransposeImage
 

@@ -1,9 +1,9 @@
-"""Between an environment and an SB3 policy: observations as it saw them in training, and actions as they are taken.
+"""Preprocessing between an environment and an SB3 policy.
 
-    observation ──▶ counted from 0 ──▶ wrappers ──▶ normalised, frames stacked ──▶ policy ──▶ action, from the start on
+    observation ──▶ counted from 0 ──▶ wrappers ──▶ normalised, frames stacked ──▶ policy ──▶ action, plus its start
 
-SB3 counts all discrete values from 0, whatever `start` their space has. Statistics are of single frames or of stacked
-ones; their shape tells which, and so what comes first.
+SB3 counts all discrete values from 0 and ignores the `start` of their space. Statistics are of single frames or of
+stacked ones; their shape decides whether normalisation or stacking comes first.
 """
 
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer
 
 
 class Preprocess:
-    """Changes observations and actions on the way to a policy and back.
+    """Transforms of observations before a policy and of actions after it.
 
     Attributes:
-        spaces: what the policy is made for.
+        spaces: spaces of the policy.
     """
 
     def __init__(
         self, spaces: Spaces, wrappers: Mapping[str, Mapping[str, int]], normalize: Normalizer | None, name: str
     ) -> None:
-        """Work out what the policy sees; raises GatoError, naming the expert, where it cannot be."""
+        """Compute the policy's spaces; raises GatoError naming the expert if the statistics do not fit."""
         self._outer, self._normalize = spaces, normalize
         self._around = Around(wrappers)
         self._frame = self._around.space(from_zero(spaces.observation))
@@ -44,12 +44,12 @@ class Preprocess:
         self._frames: Any = None
 
     def reset(self, num_envs: int) -> None:
-        """Every environment is at the start of an episode."""
+        """Set every environment to the start of an episode."""
         self._around.reset(num_envs)
         self._frames = None
 
     def observe(self, observation: Any, start: NDArray[np.bool_]) -> Any:
-        """Batch of what the policy sees of a batch of observations; `start` is bool [num_envs]."""
+        """Transform a batch of observations; `start` is bool [num_envs], true where an episode begins."""
         observation = self._around.apply(moved(self._outer.observation, observation, -1), start)
         if self._normalize is not None and self._normalize_first:
             observation = self._normalize(observation)
@@ -61,12 +61,12 @@ class Preprocess:
         return observation
 
     def action(self, actions: Any) -> Any:
-        """Actions of the environment for those of the policy."""
+        """Transform the policy's actions to the environment's."""
         return moved(self._outer.action, actions, 1)
 
 
 class CountsFromZero(gym.Wrapper[Any, Any, Any, Any]):
-    """Shows SB3 an environment whose discrete values count from 0, as it takes them to do."""
+    """Wrapper whose discrete values count from 0, as SB3 expects."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         """Wrap an environment of any spaces."""
@@ -85,7 +85,7 @@ class CountsFromZero(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def from_zero(space: Space[Any]) -> Space[Any]:
-    """A space whose discrete values count from 0; the same one where they do."""
+    """Space whose discrete values count from 0; the same object if they do."""
     if isinstance(space, Discrete) and space.start != 0:
         return Discrete(space.n)
     if isinstance(space, MultiDiscrete) and np.any(space.start != 0):
@@ -98,7 +98,7 @@ def from_zero(space: Space[Any]) -> Space[Any]:
 
 
 def moved(space: Space[Any], batch: Any, sign: int) -> Any:
-    """A batch or value of `space` with the starts of its discrete parts added, or with sign -1 taken away."""
+    """Batch or value of `space` with the starts of its discrete parts added, or subtracted with sign -1."""
     if isinstance(space, Discrete | MultiDiscrete) and np.any(space.start != 0):
         return np.asarray(batch) + np.asarray(sign * space.start, np.int64)
     if isinstance(space, Dict):
@@ -109,12 +109,12 @@ def moved(space: Space[Any], batch: Any, sign: int) -> Any:
 
 
 def starts_elsewhere(space: Any) -> bool:
-    """True if discrete values of a space count from another number than 0."""
+    """True if discrete values of a space do not start at 0."""
     return isinstance(space, Space) and from_zero(space) != space
 
 
 def misfits(normalize: Normalizer | None, space: gym.Space[Any]) -> str:
-    """What is wrong with statistics for observations of a space, as the end of a sentence; nothing if they fit."""
+    """Message on statistics that do not fit a space of observations; empty if they fit."""
     shapes = {key: entry.shape for key, entry in space.items()} if isinstance(space, Dict) else {"": space.shape}
     for key, mean in normalize.mean.items() if normalize else ():
         if shapes.get(key) != mean.shape:

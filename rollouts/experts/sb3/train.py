@@ -1,6 +1,6 @@
-"""Train an expert with Stable-Baselines3, now: `--expert train`.
+"""Training of experts with Stable-Baselines3, `--expert train`.
 
-`tuned.py` holds the settings. One thread and one seed, so training repeats exactly on one machine.
+`hyperparams.py` has the settings. Training uses one seed, so it is reproducible on one machine.
 """
 
 import io
@@ -31,7 +31,7 @@ from gato_agent.rollouts.experts.sb3.preprocess import CountsFromZero
 from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer, write_npz
 
 ABOUT = "training.json"
-OPTIONS = {"seed": "--seed", "steps": "--train-steps", "env_kwargs": "--env-kwargs"}  # what it holds
+OPTIONS = {"seed": "--seed", "steps": "--train-steps", "env_kwargs": "--env-kwargs"}  # keys of the file
 KNOWN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)  # what SB3 can observe
 NATURE_CNN = 36  # pixels that SB3's convolutions need at least; smaller images are flattened
 EVERY_SECONDS = 2.0  # between two reports
@@ -41,48 +41,48 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
     """Train an expert, unless `folder` has one, and return the path of its SB3 zip.
 
     Args:
-        env_id: what to train on.
+        env_id: id of the environment.
         env_kwargs: arguments of the environment, JSON.
-        seed: of everything random.
+        seed: seed of all random numbers.
         steps: environment steps; None for the task's settings.
-        folder: gets `model.zip`, `training.json` (seed, steps and env_kwargs) and, for normalised observations,
-            `obs_norm.npz`, whole or not at all.
+        folder: folder for `model.zip`, `training.json` (seed, steps and env_kwargs) and, for normalised observations,
+            `obs_norm.npz`.
 
     Raises:
-        UsageError: Stable-Baselines3 cannot train in these spaces, or `folder` has an expert trained otherwise.
+        UsageError: Stable-Baselines3 cannot train in these spaces, or `folder` has an expert of other settings.
         GatoError: `training.json` is damaged or missing.
         EnvironmentFault: the environment raised.
     """
     path, console = folder / "model.zip", plain_console()
     settings = TUNED.get(env_id, DEFAULT)
     steps = settings.steps if steps is None else steps
-    asked = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}
+    wanted = {"seed": seed, "steps": steps, "env_kwargs": dict(env_kwargs)}
     if path.exists():
-        _check_same(folder, asked)
+        _check_same(folder, wanted)
         console.print(f"{env_id}: using the expert trained before ({path})", highlight=False, soft_wrap=True)
         return path
     with ExitStack() as stack:
         model, envs = _prepared(env_id, env_kwargs, settings, seed, stack)
         with progress(console, f"{env_id}: training an expert with {settings.algo}", steps, "steps") as update:
             _learn(env_id, model, steps, _Report(update))
-    # The zip last: once it is there, all are.
+    # The zip is written last: if it exists, all files do.
     normalizer = Normalizer.of(envs) if isinstance(envs, VecNormalize) else None
     if normalizer is None:
-        model._last_original_obs = None  # whoever reads the zip without training.json is to look for no statistics
+        model._last_original_obs = None  # a reader of the zip without training.json must not expect statistics
     statistics = {folder / "obs_norm.npz": write_npz(normalizer)} if normalizer else {}
-    write_files({folder / ABOUT: with_digest(asked, sort_keys=True), **statistics, path: _zip(model)})
+    write_files({folder / ABOUT: with_digest(wanted, sort_keys=True), **statistics, path: _zip(model)})
     return path
 
 
-def _check_same(folder: Path, asked: dict[str, Any]) -> None:
-    """Refuse an expert that was trained with other settings than those asked for."""
+def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
+    """Raise UsageError for an expert that was trained with other settings."""
     way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
     try:
-        found = checked_digest((folder / ABOUT).read_bytes())
+        existing = checked_digest((folder / ABOUT).read_bytes())
         differing = [
-            f"{OPTIONS[key]} {json.dumps(found[key])}, now {json.dumps(asked[key])}"
+            f"{OPTIONS[key]} {json.dumps(existing[key])}, now {json.dumps(wanted[key])}"
             for key in OPTIONS
-            if found[key] != asked[key]
+            if existing[key] != wanted[key]
         ]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise GatoError(f"{folder / ABOUT} does not say how its expert was trained ({error}): {way_out}") from error
@@ -123,14 +123,14 @@ def _prepared(
 
 
 def _leaves(space: gym.Space[Any]) -> list[tuple[str, gym.Space[Any]]]:
-    """The parts of an observation as SB3 has them, with their names: entries of a Dict, or all of it."""
+    """Parts of an observation space in SB3, with their names: entries of a Dict, or the whole space."""
     if isinstance(space, gym.spaces.Dict):
         return [(f"{key!r}, {entry}", entry) for key, entry in space.items()]
     return [(str(space), space)]
 
 
 def _algorithm(settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
-    """Make the algorithm with the policy that fits the observations; raises whatever SB3 does where none does."""
+    """Make the algorithm with the policy that fits the observations; raises SB3's exceptions."""
     space = envs.observation_space
     policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
     if is_image_space(space) and min(sorted(space.shape)[1:]) >= NATURE_CNN:
@@ -142,7 +142,7 @@ def _algorithm(settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
 
 
 def _learn(env_id: str, model: BaseAlgorithm, steps: int, callback: BaseCallback) -> None:
-    """Train; raises GatoError naming the environment for whatever goes wrong."""
+    """Train; raises GatoError naming the environment."""
     try:
         model.learn(steps, callback=callback)
     except GatoError:
@@ -155,7 +155,7 @@ def _learn(env_id: str, model: BaseAlgorithm, steps: int, callback: BaseCallback
 
 
 def _floats(space: gym.Space[Any]) -> bool:
-    """Whether observations are arrays of numbers, and no images."""
+    """True if observations are arrays of numbers and no images."""
     if isinstance(space, gym.spaces.Dict):
         return all(_floats(entry) for entry in space.values())
     return isinstance(space, gym.spaces.Box) and space.dtype != np.bool_ and not is_image_space(space)
@@ -168,7 +168,7 @@ def _zip(model: BaseAlgorithm) -> bytes:
 
 
 class _Report(BaseCallback):
-    """Tells how far training is, every few seconds."""
+    """Callback that reports progress every few seconds."""
 
     def __init__(self, update: Update) -> None:
         super().__init__()

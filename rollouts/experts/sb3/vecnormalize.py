@@ -1,8 +1,8 @@
-"""Observation statistics of SB3's VecNormalize, read without running what a file says.
+"""Safe reader of the observation statistics of SB3's VecNormalize.
 
-A `vecnormalize.pkl` is a pickle. Unpickling normally calls whatever the file names; here every name becomes an inert
-`Record` of its arguments, and only names that such files have are admitted at all. The few numbers that are wanted
-are then taken out of the records.
+A `vecnormalize.pkl` is a pickle, which can call any function when it is loaded. Here every name becomes an inert
+`Record` of its arguments, and only names that such files need are admitted. The statistics are then read from the
+records.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.io.zip_file import read_members
 
 MAX_BYTES = 2**26
-MAX_STEPS = 2**20  # of a pickle's program: such files have some hundred
-DIGEST = "sha256.npy"  # name of the member of an obs_norm.npz that holds that of the others
+MAX_STEPS = 2**20  # opcodes of a pickle; files of statistics have some hundred
+DIGEST = "sha256.npy"  # member of an obs_norm.npz with the digest of the others
 STATISTICS = ("obs_norm.npz", "vecnormalize.pkl", "vec_normalize.pkl")  # ours, rl-zoo's, and rl-zoo's on the hub
 ADMITTED = re.compile(
     r"stable_baselines3\.common\.(vec_env\.vec_normalize\.VecNormalize|running_mean_std\.RunningMeanStd)"
@@ -36,11 +36,11 @@ ADMITTED = re.compile(
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Shifts and scales observations as VecNormalize does.
+    """Normalisation of observations as in VecNormalize.
 
     Attributes:
-        mean: key -> float64 array of the observation's shape; key "" where the observation is no Dict.
-        var: the same for variances.
+        mean: key -> float64 array of the observation's shape; the key is "" if the observation is no Dict.
+        var: key -> variance, likewise.
         clip: bound on the magnitude of the result.
         eps: added to the variance.
     """
@@ -52,7 +52,7 @@ class Normalizer:
 
     @classmethod
     def of(cls, envs: Any) -> Self | None:
-        """Statistics of an SB3 VecNormalize as they are; None where it normalises no observations."""
+        """Statistics of an SB3 VecNormalize; None if it normalises no observations."""
         if not envs.norm_obs:
             return None
         keyed = envs.obs_rms if isinstance(envs.obs_rms, dict) else {"": envs.obs_rms}
@@ -60,7 +60,7 @@ class Normalizer:
         return cls(mean, var, float(envs.clip_obs), float(envs.epsilon))
 
     def __call__(self, observation: Any) -> Any:
-        """Normalise a batch [B, ...] or a dict of batches to float32; keys without statistics stay as they are."""
+        """Normalise a batch [B, ...] or a dict of batches to float32; keys without statistics are unchanged."""
         if not isinstance(observation, dict):
             return self._normalize("", observation)
         return {key: self._normalize(key, obs) if key in self.mean else obs for key, obs in observation.items()}
@@ -70,13 +70,13 @@ class Normalizer:
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; Python writes floats so that they read back exactly."""
+        """The statistics as JSON data, without loss."""
         mean, var = ({key: array.tolist() for key, array in stats.items()} for stats in (self.mean, self.var))
         return {"mean": mean, "var": var, "clip": self.clip, "eps": self.eps}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote; raises ValueError, TypeError or LookupError for anything else."""
+        """Read the result of `to_json`; raises ValueError, TypeError or LookupError for other data."""
         mean, var = (
             {key: np.asarray(values, np.float64) for key, values in data[name].items()} for name in ("mean", "var")
         )
@@ -91,8 +91,8 @@ def read_npz(path: Path) -> Normalizer:
     """
     try:
         members = read_members(path)
-        said = members.pop(DIGEST, None)
-        if said is not None and _npy(said).tobytes() != _digest(members):
+        digest = members.pop(DIGEST, None)
+        if digest is not None and _npy(digest).tobytes() != _digest(members):
             raise ValueError("it does not match its digest")
         arrays = {name.removesuffix(".npy"): _npy(member).astype(np.float64) for name, member in members.items()}
         clip, eps = float(arrays.pop("clip")), float(arrays.pop("eps"))
@@ -106,7 +106,7 @@ def read_npz(path: Path) -> Normalizer:
 
 
 def write_npz(normalizer: Normalizer) -> bytes:
-    """The contents of an `obs_norm.npz`, with their digest as one more array."""
+    """Contents of an `obs_norm.npz`, with their digest as an additional array."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {"clip": np.float64(normalizer.clip), "eps": np.float64(normalizer.eps)}
     for end, stats in (("mean", normalizer.mean), ("var", normalizer.var)):
@@ -126,7 +126,7 @@ def _digest(members: Mapping[str, bytes]) -> bytes:
 
 
 def _npy(data: bytes) -> NDArray[Any]:
-    """Array of an npy file; raises ValueError where its size is not that of its header."""
+    """Array of an npy file; raises ValueError if its size does not match its header."""
     file = io.BytesIO(data)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, fortran, dtype = read[np.lib.format.read_magic(file)](file)
@@ -151,16 +151,16 @@ def read_pickle(path: Path) -> Normalizer | None:
         keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}
         mean, var = ({str(key): _array(rms.state[name]) for key, rms in keyed.items()} for name in ("mean", "var"))
         return _checked(mean, var, float(state["clip_obs"]), float(state["epsilon"]))
-    except Exception as error:  # a pickle is a program for a small machine: a broken one fails in nearly any way
+    except Exception as error:  # a damaged pickle raises nearly any exception
         raise _damaged(path, one_line(error)) from error
 
 
 def _unpickled(data: bytes) -> Any:
-    """Contents of a pickle, with records in place of what it names.
+    """Contents of a pickle, with records in place of named objects.
 
     Raises:
-        ValueError: lengths beyond the file, or steps or places in memory that no such file needs.
-        Exception: of any kind; a pickle is a program for a small machine.
+        ValueError: lengths beyond the file, too many opcodes, or too large memo indices.
+        Exception: of any type; a damaged pickle raises nearly any exception.
     """
     if len(data) > MAX_BYTES:
         raise ValueError(f"over {MAX_BYTES} bytes")
@@ -183,13 +183,13 @@ def dtypes_in(data: bytes) -> list[str]:
 
 
 class Record:
-    """What an admitted name is replaced by: remembers its arguments and its state, and does nothing."""
+    """Inert replacement of an admitted name, which stores its arguments and state."""
 
     args: tuple[Any, ...]
     state: Any = None
 
     def __new__(cls, *args: Any) -> Self:
-        """Keep the arguments, whether the pickle calls the name or asks for a new object."""
+        """Store the arguments, both for a call of the name and for a new object."""
         self = super().__new__(cls)
         self.args = args
         return self
@@ -211,7 +211,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(record: Record) -> NDArray[np.float64]:
-    """Take a float array out of the record of a pickled `numpy.ndarray`."""
+    """Float array of the record of a pickled `numpy.ndarray`."""
     data, dtype, shape, order = _parts(record)
     kind = dtype.args[0]
     if kind not in ("f8", "f4"):
@@ -222,7 +222,7 @@ def _array(record: Record) -> NDArray[np.float64]:
 
 
 def _parts(record: Record) -> tuple[Any, Any, Any, Any]:
-    """Bytes, type, shape and order of a pickled array, of protocols up to 4, and 5."""
+    """Bytes, dtype, shape and order of a pickled array, of protocols up to 5."""
     if type(record).__name__ == "_frombuffer":
         data, dtype, shape, order = record.args
         return data, dtype, shape, order
@@ -231,13 +231,13 @@ def _parts(record: Record) -> tuple[Any, Any, Any, Any]:
 
 
 def _checked(mean: Any, var: Any, clip: float, eps: float) -> Normalizer:
-    """The statistics; raises ValueError for such as cannot be."""
+    """Make a Normalizer; raises ValueError for invalid statistics."""
     if not mean or {k: v.shape for k, v in mean.items()} != {k: v.shape for k, v in var.items()}:
         raise ValueError("means and variances do not match")
     if not all(np.isfinite(array).all() for array in (*mean.values(), *var.values())):
         raise ValueError("a mean or variance is not finite")
     if not clip > 0 or not 0 <= eps < math.inf or any(array.min(initial=0) + eps < 0 for array in var.values()):
-        raise ValueError(f"clip {clip}, eps {eps} or a variance cannot be")
+        raise ValueError(f"clip {clip}, eps {eps} or a variance is invalid")
     return Normalizer(mean, var, min(clip, float(np.finfo(np.float64).max)), eps)  # an infinity is no JSON
 
 

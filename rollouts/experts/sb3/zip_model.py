@@ -1,8 +1,8 @@
-"""Read zips of Stable-Baselines3 and sb3-contrib, without running what they say.
+"""Safe reader of zips of Stable-Baselines3 and sb3-contrib.
 
-A zip keeps everything twice: pickled, and as plain JSON beside it. Only the plain part and the weights are read.
+A zip contains its data twice: pickled, and as plain JSON. Only the JSON and the weights are read.
 
-`python -m gato_agent.rollouts.experts.sb3.zip_model model.zip CartPole-v1.safetensors` keeps what acting needs, in one
+`python -m gato_agent.rollouts.experts.sb3.zip_model model.zip CartPole-v1.safetensors` writes the policy alone to a
 safetensors file.
 """
 
@@ -81,28 +81,28 @@ def read_zip(
 
 
 def saved_policy(path: Path) -> bool:
-    """True for what PyTorch saved by itself, as `policy.save()` does, and not SB3's zip of several files."""
+    """True for a file of `torch.save`, such as `policy.save()` writes, and false for SB3's zip of several files."""
     try:
         with zipfile.ZipFile(path) as file:
             names, first = file.namelist(), min((entry.header_offset for entry in file.infolist()), default=1)
     except Exception:  # noqa: BLE001  # from zipfile and struct, of many kinds
         return False
-    # Where it does not begin at 0, it is one inside of a zip whose end is cut off.
+    # A file that does not begin at 0 is a member of a truncated zip.
     return first == 0 and "data" not in names and any(name.endswith("/data.pkl") for name in names)
 
 
 def _starts(space: Any) -> bool:
-    """True if discrete values of a space, as a zip describes it, start elsewhere than at 0."""
-    said = space if isinstance(space, dict) else {}
-    within = re.findall(r"start=\[?([-\d ]+)", str(said.get("spaces", ""))[:10_000])
-    return any(re.search("[1-9]", str(start)[:10_000]) for start in (said.get("start", 0), *within))
+    """True if discrete values of a space in a zip do not start at 0."""
+    entries = space if isinstance(space, dict) else {}
+    within = re.findall(r"start=\[?([-\d ]+)", str(entries.get("spaces", ""))[:10_000])
+    return any(re.search("[1-9]", str(start)[:10_000]) for start in (entries.get("start", 0), *within))
 
 
 def _behind(data: dict[str, Any]) -> bool | None:
-    """True if a model was trained behind VecNormalize, false if it was not, None if it does not say."""
+    """True if a model was trained with VecNormalize, false if it was not, None if that is unknown."""
     original, last = data.get("_last_original_obs"), data.get("_last_obs")
     if "replay_buffer_class" in data or "buffer_size" in data:
-        # These algorithms keep an original observation always; it has another type if it was normalised afterwards.
+        # These algorithms always store an original observation; it has another dtype if it was then normalised.
         kinds = [pickled_dtypes(each) for each in (original, last)]
         return True if all(kinds) and kinds[0] != kinds[1] else None
     if original is not None:  # the others, only if it was normalised
@@ -111,7 +111,7 @@ def _behind(data: dict[str, Any]) -> bool | None:
 
 
 def pickled_dtypes(described: Any) -> list[str]:
-    """Types of the arrays of an observation that a zip holds as a pickle; none where they cannot be read."""
+    """Dtypes of the arrays of a pickled observation in a zip; empty if they cannot be read."""
     try:
         data = base64.b64decode(described[":serialized:"], validate=True)
         return dtypes_in(data)
@@ -120,10 +120,11 @@ def pickled_dtypes(described: Any) -> list[str]:
 
 
 def read_weights(data: bytes) -> dict[str, NDArray[Any]]:
-    """Arrays of a file of `torch.save`, and nothing else of it.
+    """Read the tensors of a file of `torch.save` as arrays.
 
     Raises:
-        ValueError: it says to hold more than its length, or a number that is not finite; unpickling raises others too.
+        ValueError: contents too large for the file, or a number that is not finite.
+        Exception: of any type, from unpickling.
     """
     import torch
 
@@ -133,7 +134,7 @@ def read_weights(data: bytes) -> dict[str, NDArray[Any]]:
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251
     total = 0
     for name, tensor in state.items():
-        total += tensor.numel() * tensor.element_size()  # a stride of 0 makes many of one
+        total += tensor.numel() * tensor.element_size()  # a stride of 0 repeats an element
         if total > MOST_TIMES * len(data):
             raise ValueError(f"weights of {total:,} bytes in {len(data):,}")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -152,7 +153,7 @@ def _class_name(described: dict[str, str]) -> str:
 
 
 def _plain_kwargs(described: dict[str, Any]) -> dict[str, Any]:
-    """Take the arguments that are known, from their plain values."""
+    """Supported arguments, from their plain values; raises GatoError for others."""
     kwargs: dict[str, Any] = {}
     for key, value in described.items():
         if key in PLAIN and not isinstance(value, str):
@@ -170,9 +171,9 @@ def _plain_kwargs(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Convert ZIP to OUT; KEY=VALUE are kept as notes (algo, source, licence).
+    """Convert ZIP to OUT; KEY=VALUE arguments are stored as notes (algo, source, licence).
 
-    Two are no notes: `wrappers=JSON` says what it was trained behind, `half=yes` keeps weights in 16 bits.
+    Two are options: `wrappers=JSON` names the wrappers of its training, `half=yes` stores weights in 16 bits.
     """
     if len(arguments) < 2 or not all("=" in note for note in arguments[2:]):
         raise UsageError(

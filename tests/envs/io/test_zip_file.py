@@ -32,7 +32,7 @@ def test_members_are_read_from_a_path_and_from_bytes(tmp_path: Path) -> None:
 def test_a_small_file_of_much_is_refused_before_it_is_unpacked() -> None:
     bomb = made(data=bytes(100 * SPARE))
     assert len(bomb) < SPARE / 8
-    with pytest.raises(ValueError, match="bytes that says to hold 104,857,600"):
+    with pytest.raises(ValueError, match="bytes that declares 104,857,600"):
         read_members(bomb, [])
 
 

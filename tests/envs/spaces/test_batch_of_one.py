@@ -1,4 +1,4 @@
-"""A batch of one is what a vector environment of one environment would give, for every kind of space."""
+"""A batch of one equals the batch of a vector environment, for every kind of space."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from gato_agent.envs.spaces.batch_of_one import batch_of_one, each_one, only_one
 from gato_agent.envs.spaces.flatten import columns, stack
-from tests.envs.test_loop import SPACES
+from tests.helpers.random_spaces import ONE_OF_EACH
 
 
-@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("space", ONE_OF_EACH, ids=str)
 def test_there_and_back(space: Space[Any]) -> None:
     space.seed(0)
     value = space.sample()
@@ -25,7 +25,7 @@ def test_there_and_back(space: Space[Any]) -> None:
 
 
 def test_a_batch_is_a_copy_and_its_value_a_view() -> None:
-    space = SPACES[4]
+    space = ONE_OF_EACH[4]
     value = space.sample()
     batch = batch_of_one(space)(value)
     assert not np.shares_memory(batch, value)
@@ -39,7 +39,7 @@ EMPTY = [
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-@pytest.mark.parametrize("space", [*SPACES, *EMPTY], ids=str)
+@pytest.mark.parametrize("space", [*ONE_OF_EACH, *EMPTY], ids=str)
 def test_a_batch_is_taken_apart_into_its_values(space: Space[Any], count: int) -> None:
     space.seed(0)
     values = [space.sample() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Columns are the batch, the batch is the columns, and a space survives JSON exactly."""
+"""Columns and batches convert both ways, and spaces are restored from JSON exactly."""
 
 import json
 
@@ -15,7 +15,7 @@ F32 = np.float32
 
 
 def same(a, b) -> bool:
-    """Equal to the last bit and dtype, at any depth."""
+    """True if nested values are equal in bits and dtypes."""
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
     if isinstance(a, tuple):
@@ -75,7 +75,7 @@ def test_paths_are_json_pointers_in_lexicographic_order():
 
 
 class Mission(Space[str]):
-    """A text space of its own kind, as MiniGrid has one."""
+    """A subclass of Text, like MiniGrid's."""
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_value_that_does_not_fit_is_named(bad, key, where, message):
 
 
 @pytest.mark.parametrize(
-    ("space", "batched", "message"),
+    ("space", "batch", "message"),
     [
         (Box(-1, 1, (2,)), np.zeros((4, 3)), r"^shape \(3,\) of float64 instead of \(2,\) of float32$"),
         (Box(-1, 1, ()), np.float32(0), r"^shape \(\) of float32"),
@@ -137,9 +137,9 @@ def test_a_value_that_does_not_fit_is_named(bad, key, where, message):
     ],
     ids=str,
 )
-def test_a_batch_that_does_not_fit_is_named(space, batched, message):
+def test_a_batch_that_does_not_fit_is_named(space, batch, message):
     with pytest.raises(SpaceError, match=message):
-        columns(space, batched)
+        columns(space, batch)
 
 
 def test_numbers_are_cast_where_nothing_is_lost():
@@ -153,7 +153,7 @@ def test_numbers_are_cast_where_nothing_is_lost():
 
 
 def alike(a: Space, b: Space) -> bool:
-    """Equal in everything that Gymnasium's own == overlooks, too."""
+    """True if spaces are equal, also in properties that Gymnasium's == ignores."""
     if isinstance(a, Box):
         fields = ("low", "high", "bounded_below", "bounded_above")
         return (

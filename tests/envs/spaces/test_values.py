@@ -1,4 +1,4 @@
-"""One rule of what can be held: for single values and columns alike, and as tokens take it."""
+"""Single values, columns and tokens are validated by the same rules."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.spaces.flatten import leaves, row, stack
-from gato_agent.envs.spaces.values import CHOICES, HeldLeaf, column_holder, holder, success_of
+from gato_agent.envs.spaces.values import CHOICES, LeafValidator, column_validator, success_of, validator
 from gato_agent.tokens.space_tokenizer import BINS, SpaceTokenizer, Vocabulary
 from tests.helpers.random_spaces import FLOATS, INTEGERS, random_space, random_value
 
@@ -19,7 +19,7 @@ VOCABULARY = Vocabulary(300)
 
 
 def one_of_each(dtype: str) -> list[Space[Any]]:
-    """A leaf of each kind that there is in that dtype, with bounds that its numbers can exceed where possible."""
+    """Leaves of each kind in a dtype, with bounds within the dtype's range if possible."""
     kind = np.dtype(dtype).type
     found: list[Space[Any]] = [Box(0, 1, (2,), kind), Box(0, 1, (), kind)]
     if dtype in FLOATS:
@@ -42,7 +42,7 @@ TEXTS = ["", "ab", "a b", "abcdef", "\u00e9", "\ud800", "z\0", b"ab", None, 3, n
 
 
 def raw_values(space: Space[Any]) -> list[Any]:
-    """Values of every dtype, and forms, that an environment or an expert might return for a leaf."""
+    """Values of many dtypes and types that an environment or expert might return for a leaf."""
     if isinstance(space, Text):
         return TEXTS
     shape, found = space.shape or (), []
@@ -58,7 +58,7 @@ def raw_values(space: Space[Any]) -> list[Any]:
 
 
 def outcome(call: Any) -> Any:
-    """What a call returns, or the words of its refusal, without the row that it names."""
+    """Result of a call, or its error message without the row."""
     try:
         return call()
     except SpaceError as error:
@@ -69,7 +69,7 @@ def outcome(call: Any) -> Any:
 @pytest.mark.parametrize("acted", [False, True])
 @pytest.mark.parametrize("space", LEAVES, ids=str)
 def test_single_values_and_columns_and_tokens_agree(space: Space[Any], acted: bool) -> None:
-    hold, columns = holder(space, acted), column_holder(space, acted)
+    hold, columns = validator(space, acted), column_validator(space, acted)
     tokenizer = SpaceTokenizer(space, space, VOCABULARY, lambda text: list(text.encode()))
     encode = tokenizer.encode_actions if acted else tokenizer.encode_observations
     kept = refused = 0
@@ -96,13 +96,13 @@ def test_single_values_and_columns_and_tokens_agree(space: Space[Any], acted: bo
 @pytest.mark.parametrize("acted", [False, True])
 @pytest.mark.parametrize("space", [s for s in LEAVES if not isinstance(s, Text)], ids=str)
 def test_tokens_refuse_what_cannot_be_held(space: Space[Any], acted: bool) -> None:
-    """Of the right shape and dtype; floats beyond the bounds of an action are clipped, which is for the agent's own."""
+    """Values of the right shape and dtype: tokens and validation agree, except that tokens clip an action's floats."""
     tokenizer = SpaceTokenizer(space, space, VOCABULARY)
     encode = tokenizer.encode_actions if acted else tokenizer.encode_observations
     for number in NUMBERS:
         with np.errstate(all="ignore"):
             column = np.full((1, *(space.shape or ())), number).astype(space.dtype)
-        held = outcome(lambda column=column: column_holder(space, acted)({"": column}))
+        held = outcome(lambda column=column: column_validator(space, acted)({"": column}))
         tokens = outcome(lambda column=column: encode({"": column}))
         if isinstance(tokens, str):
             assert held == tokens
@@ -115,11 +115,11 @@ def test_whatever_a_space_contains_is_held_as_it_is(seed: int, acted: bool) -> N
     rng = np.random.default_rng(seed)
     space = random_space(rng)
     value = random_value(rng, space)
-    held = holder(space, acted)(value)
+    held = validator(space, acted)(value)
     assert space.contains(held)
     assert repr(stack(space, [held])) == repr(stack(space, [value]))
     columns = stack(space, [value, value])
-    for path, column in column_holder(space, acted)(columns).items():
+    for path, column in column_validator(space, acted)(columns).items():
         assert column.dtype == object or column is columns[path]
 
 
@@ -128,22 +128,22 @@ def test_the_row_and_the_element_are_named() -> None:
     column = np.zeros((5, 2, 2))
     column[3, 1, 0] = 9
     with pytest.raises(SpaceError, match=r"^'a': element \[1, 0\] is 9, beyond its bounds 0 to 8$") as caught:
-        HeldLeaf(leaf, acted=False).column(column)
+        LeafValidator(leaf, acted=False).column(column)
     assert (caught.value.key, caught.value.row) == ("a", 3)
     with pytest.raises(SpaceError, match=r"^'a': missing$"):
-        column_holder(Dict(a=Discrete(2)))({})
+        column_validator(Dict(a=Discrete(2)))({})
 
 
 def test_other_entries_are_left_out_and_lists_become_tuples() -> None:
     space = Dict(b=Tuple((Discrete(2), Text(3))), a=Discrete(3))
-    assert holder(space)({"a": 1.0, "b": [np.int8(1), "x"], "c": object()}) == {"b": (1, "x"), "a": 1}
+    assert validator(space)({"a": 1.0, "b": [np.int8(1), "x"], "c": object()}) == {"b": (1, "x"), "a": 1}
     for value in (None, {"a": 1}, {"a": 1, "b": 3}, {"a": 1, "b": (0,)}, [1, 2], "text"):
-        assert isinstance(outcome(lambda value=value: holder(space)(value)), str)
+        assert isinstance(outcome(lambda value=value: validator(space)(value)), str)
 
 
 def test_what_lies_beyond_is_clipped_where_that_is_asked_for() -> None:
     space = Dict(x=Box(np.float32(-1), np.float32(1), (2,)), n=Box(0, 8, (), np.int8), d=Discrete(2))
-    hold = column_holder(space, acted=True, clip=True)
+    hold = column_validator(space, acted=True, clip=True)
     held = hold({"x": np.array([[-2.0, 0.5]]), "n": np.array([9]), "d": np.array([1])})
     assert (held["x"].tolist(), held["n"].tolist()) == ([[-1.0, 0.5]], [8])
     for wrong in ({"x": np.array([[np.nan, 0]])}, {"d": np.array([2])}):
@@ -171,7 +171,7 @@ BOX = Box(-1, 1, (2,), np.float32)
     ],
 )
 def test_actions_outside_their_space_are_refused(space: Space[Any], values: list[Any], sure: bool) -> None:
-    held = outcome(lambda: column_holder(space, acted=True)(stack(space, values)))
+    held = outcome(lambda: column_validator(space, acted=True)(stack(space, values)))
     assert isinstance(held, dict) is sure
     if sure:
         assert all(space.contains(row(space, held, t)) for t in range(len(values)))
@@ -179,15 +179,15 @@ def test_actions_outside_their_space_are_refused(space: Space[Any], values: list
 
 def test_values_of_spaces_without_a_rule_are_passed_on() -> None:
     value = object()
-    assert holder(Space())(value) is value
+    assert validator(Space())(value) is value
 
 
 def test_as_many_integers_of_a_box_are_choices_as_have_tokens() -> None:
     assert CHOICES == BINS
     narrow, wide = Box(0, CHOICES - 1, (), np.int32), Box(0, CHOICES, (), np.int32)
-    assert isinstance(outcome(lambda: holder(narrow)(CHOICES)), str)
-    assert holder(wide)(CHOICES + 1) == CHOICES + 1
-    assert isinstance(outcome(lambda: holder(wide, acted=True)(CHOICES + 1)), str)
+    assert isinstance(outcome(lambda: validator(narrow)(CHOICES)), str)
+    assert validator(wide)(CHOICES + 1) == CHOICES + 1
+    assert isinstance(outcome(lambda: validator(wide, acted=True)(CHOICES + 1)), str)
 
 
 class Opaque:

@@ -1,4 +1,4 @@
-"""Views: what is kept can be read off exactly, and what is no view, or does not suit the space, is named."""
+"""Views are lossless in what they keep, and an invalid or unsuitable view is named."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def seen(view: list[Any], space: Space[Any], batch: Any) -> dict[str, Any]:
-    """The columns of a view, each of which must be what the view's space declares."""
+    """Columns of a view, checked against the view's space."""
     made = View.from_json(json.loads(json.dumps(view)))
     assert made == View.from_json(made.to_json())
     found = made.columns(columns(space, batch))
@@ -162,7 +162,10 @@ def test_what_is_no_view_is_named(data: Any, message: str) -> None:
             {"fold": "image", "rows": [0]},
             r"^'image': fold of Box.*: frames .* and two rows are needed$",
         ),
-        ({"planes": "image", "times": [1]}, r"^'image': planes of Box.*: at most 16 x 16 cells, one factor a channel$"),
+        (
+            {"planes": "image", "times": [1]},
+            r"^'image': planes of Box.*: at most 16 x 16 cells, one factor per channel$",
+        ),
         ({"planes": "image", "times": [1, 1, 0]}, r"whole numbers are needed$"),
     ],
 )
@@ -177,15 +180,15 @@ def test_planes_of_no_channels_are_none() -> None:
 
 
 def test_something_must_be_left() -> None:
-    with pytest.raises(SpaceError, match=r"^the view leaves nothing to be seen$"):
+    with pytest.raises(SpaceError, match=r"^the view drops every leaf$"):
         View.from_json([{"drop": ""}]).space(ROBOT)
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"cells": "", "sizes": [11, 6, 3]}, r"^element \[2, 3, 1\] is 6, beyond the 6 values that its view knows$"),
-        ({"planes": "", "times": [20, 50, 127]}, r"^element \[2, 3, 1\] is 6, more than its view can show$"),
+        ({"cells": "", "sizes": [11, 6, 3]}, r"^element \[2, 3, 1\] is 6, beyond the 6 values of its view$"),
+        ({"planes": "", "times": [20, 50, 127]}, r"^element \[2, 3, 1\] is 6, beyond the range of its view$"),
     ],
 )
 def test_a_value_that_would_be_lost_is_named(step: dict[str, Any], message: str) -> None:

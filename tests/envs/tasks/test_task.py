@@ -83,8 +83,8 @@ def test_a_suite_becomes_tasks(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ('extra = "box2d"', "extra = 1", r"^toys\.toml: extra is 1, not of type str$"),
-        ('extra = "box2d"', 'extras = "box2d"', r"^toys\.toml: extras is unknown; known here: tasks, extra, "),
-        ("horizon", "horizn", r"^toys\.toml: tasks\.A-v0\.horizn is unknown; known here: horizon, "),
+        ('extra = "box2d"', 'extras = "box2d"', r"^toys\.toml: extras is unknown; known keys: tasks, extra, "),
+        ("horizon", "horizn", r"^toys\.toml: tasks\.A-v0\.horizn is unknown; known keys: horizon, "),
         ("horizon = 9", "horizon = true", r"tasks\.A-v0\.horizon is True, not of type int"),
         ("horizon = 9", "random = 9", r"tasks\.A-v0\.random is 9, not of type dict"),
         ("horizon = 9", "text_pieces = 9.0", r"tasks\.A-v0\.text_pieces is 9.0, not of type int"),
@@ -112,7 +112,7 @@ def test_a_task_in_two_suites_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "more.toml").write_text(SUITE)
     written(tmp_path, SUITE)
     monkeypatch.setattr(task, "SUITES", tmp_path)
-    with pytest.raises(GatoError, match=r"toys\.toml: A-v0 is in more\.toml already"):
+    with pytest.raises(GatoError, match=r"toys\.toml: A-v0 is also in more\.toml"):
         catalogue.__wrapped__()  # not the one that is kept
 
 

@@ -1,4 +1,4 @@
-"""Collecting repeats byte for byte, goes on where it was killed, and loses nothing."""
+"""Collecting is reproducible byte for byte, resumes after a kill, and loses no episode."""
 
 import io
 import re
@@ -19,12 +19,13 @@ from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage import writer as commit
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
+from tests.helpers.episodes import contents
 from tests.helpers.paths import ROOT
 from tests.helpers.testing_env import TestingEnv
 
 
 class Faulty(TestingEnv):
-    """Raises in the second step of seed 3, unless told not to."""
+    """Environment that raises in the second step of seed 3, by default."""
 
     faulty = True
 
@@ -35,7 +36,7 @@ class Faulty(TestingEnv):
 
 
 class Goal(TestingEnv):
-    """Reports success at the second step of even seeds only, and nothing of seed 1."""
+    """Environment that reports success at the second step of even seeds, and never for seed 1."""
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
@@ -46,7 +47,7 @@ class Goal(TestingEnv):
 
 
 class Empty(TestingEnv):
-    """Observes nothing at all."""
+    """Environment with an empty observation space."""
 
     def __init__(self):
         super().__init__()
@@ -59,12 +60,8 @@ gym.register("Wide-v0", entry_point=lambda: TestingEnv(action_space=gym.spaces.S
 gym.register("Empty-v0", entry_point=lambda: Empty())
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
 def config(out: Path, *env: str, expert: str = "random", episodes: int = 8, **more) -> CollectConfig:
-    settings = {"workers": 0, "seal": False} | more
+    settings = {"workers": 0, "compact": False} | more
     return CollectConfig(env=env or ("CartPole-v1",), expert=expert, episodes=episodes, out=out, **settings)
 
 
@@ -92,7 +89,7 @@ def test_what_is_there_is_not_made_again(tmp_path, capsys):
     times = {path: path.stat().st_mtime_ns for path in store.shard_paths()}
     capsys.readouterr()
     collect(config(tmp_path, episodes=4))
-    assert "3 of 4 episodes were there before" in capsys.readouterr().out
+    assert "3 of 4 episodes are already collected" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in store.shard_paths() if path in times} == times
     assert (len(times), store.indices()) == (3, [0, 1, 2, 3])
 
@@ -145,7 +142,7 @@ def test_success_at_any_step_is_success(tmp_path):
 
 
 def test_the_summary_and_the_lines_say_what_was_collected(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(commit, "GROUP_SECONDS", 0.0)
+    monkeypatch.setattr(commit, "COMMIT_SECONDS", 0.0)
     collect(config(tmp_path, expert="catalogue", episodes=4))
     out = capsys.readouterr().out
     line = (
@@ -183,7 +180,7 @@ def test_a_terminal_gets_a_bar_instead_of_lines():
 
 
 def test_an_environment_that_raises_loses_nothing(tmp_path, monkeypatch):
-    said = "Faulty-v0: step 1 of seed 3 raised RuntimeError: the wheel came off; all other episodes are in place"
+    said = "Faulty-v0: step 1 of seed 3 raised RuntimeError: the wheel came off; all other episodes are saved"
     with pytest.raises(EnvironmentFault, match=said):
         collect(config(tmp_path, "Faulty-v0", "Goal-v0", episodes=6))
     assert [store.indices() for store in open_stores(tmp_path)] == [[0, 1, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
@@ -212,11 +209,11 @@ def test_a_folder_made_with_other_settings_is_refused(tmp_path, change, message)
     ("change", "message"),
     [
         ({"env": ()}, "--env: name at least one environment"),
-        ({"suite": ("nothing",)}, "--suite nothing: there are atari, babyai, "),
+        ({"suite": ("nothing",)}, "--suite nothing: choose from atari, babyai, "),
         ({"workers": -1}, "--workers -1: at least 0"),
         ({"timeout": 0.0}, "--timeout 0.0: it must be above 0"),
-        ({"env": ("CartPole-v1", "Wide-v0")}, "Wide-v0: nothing can learn from its episodes: "),
-        ({"env": ("Empty-v0",)}, "Empty-v0: nothing can learn from its episodes: "),
+        ({"env": ("CartPole-v1", "Wide-v0")}, "Wide-v0: its episodes cannot be tokenized: "),
+        ({"env": ("Empty-v0",)}, "Empty-v0: its episodes cannot be tokenized: "),
         ({"episodes": 0}, "--episodes 0"),
         ({"seed": -1}, "--seed -1: at least 0"),
         ({"num_threads": 0}, "--num-threads 0: at least 1"),
@@ -266,7 +263,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 
 def out_of_space(observation_space, action_space):
-    """An expert that answers 2 in Discrete(2) from the third step on."""
+    """Expert that returns 2 in Discrete(2) from the third step on."""
 
     class Wild:
         def predict(self, observation, state=None, episode_start=None, deterministic=True):
@@ -294,7 +291,7 @@ def test_a_suite_is_all_of_its_tasks(tmp_path):
 
 
 def test_a_task_that_cannot_be_sealed_does_not_keep_the_others_from_it(tmp_path, capsys):
-    """All episodes are in place, and the summary is shown."""
+    """All episodes are saved, and the summary is shown."""
     settings = {"env": ("CartPole-v1", "MountainCar-v0"), "expert": "random", "workers": 0, "out": tmp_path}
     collect(CollectConfig(**settings, episodes=2, compact=False))
     (group,) = (tmp_path / "CartPole-v1").glob("*.group.safetensors")

@@ -1,4 +1,4 @@
-"""Agent and expert take turns, a function of the episode's seed alone; every step is labelled, or the episode ends."""
+"""Agent and expert alternate by the episode's seed alone; every step is labelled, or the episode ends."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import pytest
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.collection.dagger import MEAN_STRETCH, Guided
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from tests.rollouts.collection.test_noise import NEXT, START, Constant
+from tests.helpers.constant_expert import NEXT, START, ConstantExpert
 
 EXPERT, STUDENT = np.array([1]), np.array([0])
 ABOUT = {"kind": "dagger", "sha256": "", "beta": 0.3}
 
 
 class Student:
-    """Always does the same, and keeps a diary."""
+    """Student with a constant action that records its calls."""
 
     def __init__(self):
         self.diary = []
@@ -32,7 +32,7 @@ class Student:
 
 
 class Named:
-    """A Learner whose student is given."""
+    """Learner with an injected student."""
 
     sha256 = "ab" * 32
 
@@ -47,7 +47,7 @@ class Named:
 
 
 class Lost:
-    """An expert that is at a loss from step `at` on."""
+    """Expert that is `lost` from step `at` on."""
 
     at = 2
 
@@ -78,16 +78,16 @@ def episode(guided: Guided, seed: int, steps: int = 200) -> np.ndarray:
 
 
 def test_turns_are_a_function_of_the_seed_whatever_came_before():
-    guided = Guided(Student(), Constant(EXPERT), ABOUT)
+    guided = Guided(Student(), ConstantExpert(EXPERT), ABOUT)
     first = [episode(guided, seed) for seed in range(6)]
-    again = [episode(Guided(Student(), Constant(EXPERT), ABOUT), seed) for seed in reversed(range(6))][::-1]
+    again = [episode(Guided(Student(), ConstantExpert(EXPERT), ABOUT), seed) for seed in reversed(range(6))][::-1]
     np.testing.assert_array_equal(first, again)
     assert len({actions.tobytes() for actions in first}) == 6
 
 
 def test_the_student_hears_of_every_step_and_begins_every_episode_afresh():
     student = Student()
-    guided = Guided(student, Constant(EXPERT), ABOUT)
+    guided = Guided(student, ConstantExpert(EXPERT), ABOUT)
     executed = [episode(guided, seed, 50) for seed in range(2)]
     told = [["act", "follow"][int(action)] for action in np.concatenate(executed)]
     assert student.diary == ["reset", *told[:50], "reset", *told[50:]]
@@ -96,7 +96,7 @@ def test_the_student_hears_of_every_step_and_begins_every_episode_afresh():
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 def test_the_expert_acts_in_a_share_of_the_steps(beta):
-    guided = Guided(Student(), Constant(EXPERT), ABOUT | {"beta": beta})
+    guided = Guided(Student(), ConstantExpert(EXPERT), ABOUT | {"beta": beta})
     executed = np.concatenate([episode(guided, seed) for seed in range(60)])
     assert executed.mean() == pytest.approx(beta, abs=0.04)
     if 0 < beta < 1:
@@ -104,14 +104,14 @@ def test_the_expert_acts_in_a_share_of_the_steps(beta):
         assert runs.mean() > MEAN_STRETCH  # turns of the same may follow on each other
 
 
-def test_one_lane_only():
-    with pytest.raises(ValueError, match="one lane"):
-        Guided(Student(), Constant(EXPERT), ABOUT).reset(2)
+def test_one_environment_only():
+    with pytest.raises(ValueError, match="1 environment is needed, not 2"):
+        Guided(Student(), ConstantExpert(EXPERT), ABOUT).reset(2)
 
 
 @pytest.mark.parametrize(("at", "steps"), [(2, 2), (1, 1), (0, 1), (9, 3)])
 def test_an_episode_ends_where_the_expert_is_lost(tmp_path, monkeypatch, at, steps):
-    """It would have had three steps; one is always kept, since an episode without any is none."""
+    """At least one step is stored, since an episode must not be empty."""
     monkeypatch.setattr(Lost, "at", at)
     collect(
         CollectConfig(("tests.helpers.testing_env:Testing-v0",), expert=f"{__name__}:lost_from_the_third", episodes=2,

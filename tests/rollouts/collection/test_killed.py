@@ -1,4 +1,4 @@
-"""Killed at random moments, playing, committing or compacting, collect loses nothing that it reported.
+"""Killed at random times, collecting loses no episode that it reported.
 
 KILLS=200 pytest -n0 -m slow tests/rollouts/collection/test_killed.py
 """
@@ -16,6 +16,7 @@ import pytest
 
 from gato_agent.rollouts.storage.episode_store import open_stores
 from gato_agent.rollouts.storage.verify import verify
+from tests.helpers.episodes import contents
 from tests.helpers.paths import ROOT
 
 FAMILIES = {
@@ -31,12 +32,11 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from gato_agent.rollouts.collection import collect
-from gato_agent.rollouts.storage import writer as commit
-from gato_agent.rollouts.storage import compact as seal
+from gato_agent.rollouts.storage import compact, writer
 from tests.helpers.paths import ROOT
 
-commit.GROUP_SECONDS = 0.05  # many commits and many sealed files, so that many kills meet one
-seal.SHARD_BYTES = 30_000
+writer.COMMIT_SECONDS = 0.05  # many commits and many compacted files, so that many kills meet one
+compact.SHARD_BYTES = 30_000
 out, episodes, workers, *env = sys.argv[1:]
 collect.collect(collect.CollectConfig(
     env=tuple(env), expert="random", noise=True, episodes=int(episodes), workers=int(workers), out=Path(out)
@@ -50,7 +50,7 @@ def start(out: Path, episodes: int, workers: int, env: tuple[str, ...]) -> "subp
 
 
 def kill_once(out: Path, episodes: int, workers: int, env: tuple[str, ...], rng: random.Random) -> bool:
-    """Kill a collector in its work; return whether it was killed before its end."""
+    """Kill a collector; true if it was killed before its end."""
     process = start(out, episodes, workers, env)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(rng.randrange(1, 6))]
@@ -68,12 +68,8 @@ def kill_once(out: Path, episodes: int, workers: int, env: tuple[str, ...], rng:
     return killed
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
 def try_family(tmp_path: Path, family: str, kills: int, seed: int) -> None:
-    """Kill so many times, asking for more episodes whenever a run ends, and compare with an undisturbed run."""
+    """Kill a collection `kills` times, with more episodes whenever one ends, and compare with an undisturbed one."""
     if family in NEEDS:
         pytest.importorskip(NEEDS[family])
     rng, env = random.Random(seed), FAMILIES[family]

@@ -1,4 +1,4 @@
-"""An expert that scores like random actions, where better is known, is a warning in collect and evaluate."""
+"""An expert of a catalogue task that scores like random actions causes a warning in collect and evaluate."""
 
 from types import SimpleNamespace
 from typing import Any

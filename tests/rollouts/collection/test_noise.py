@@ -1,4 +1,4 @@
-"""Noise is a pure function of the episode's seed, and the expert's own action is kept beside it."""
+"""Noise is a function of the episode's seed, and the expert's action is stored as the label."""
 
 import numpy as np
 import pytest
@@ -9,27 +9,7 @@ from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
 from gato_agent.rollouts.collection.noise import LEVELS, Noisy
 from gato_agent.rollouts.experts.load import load_expert
-
-START, NEXT = np.array([True]), np.array([False])
-
-
-class Constant:
-    """An expert that always does the same."""
-
-    def __init__(self, action):
-        self.provenance = {"kind": "callable", "source": "Constant", "sha256": ""}
-        self.action = action
-        self.seeds = []
-
-    def seed(self, seed):
-        self.seeds.append(seed)
-
-    def reset(self, num_envs):
-        assert num_envs == 1
-
-    def act(self, observation, start):
-        return self.action
-
+from tests.helpers.constant_expert import NEXT, START, ConstantExpert
 
 SPACE = Box(-1, 1, (2,))
 ACTION = np.array([[7.0, 7.0]], np.float32)  # out of the space, so never drawn at random
@@ -42,22 +22,22 @@ def episode(noisy: Noisy, seed: int, steps: int = 200) -> np.ndarray:
 
 
 def test_an_episode_repeats_whatever_came_before_it():
-    noisy = Noisy(Constant(ACTION), SPACE)
+    noisy = Noisy(ConstantExpert(ACTION), SPACE)
     first = [episode(noisy, seed) for seed in range(8)]
-    again = [episode(Noisy(Constant(ACTION), SPACE), seed) for seed in reversed(range(8))][::-1]
+    again = [episode(Noisy(ConstantExpert(ACTION), SPACE), seed) for seed in reversed(range(8))][::-1]
     np.testing.assert_array_equal(first, again)
     assert len({actions.tobytes() for actions in first}) > 3  # about a quarter are without noise
 
 
 def test_the_label_is_the_experts_own_action():
-    noisy = Noisy(Constant(ACTION), SPACE)
+    noisy = Noisy(ConstantExpert(ACTION), SPACE)
     for seed in range(8):
         episode(noisy, seed)
         np.testing.assert_array_equal(noisy.label, ACTION)
 
 
 def test_levels_shares_and_holds_are_those_that_were_measured_with():
-    noisy = Noisy(Constant(ACTION), SPACE)
+    noisy = Noisy(ConstantExpert(ACTION), SPACE)
     shares: dict[float, list[float]] = {level: [] for level in LEVELS}
     holds: list[int] = []
     for seed in range(400):
@@ -76,21 +56,21 @@ def test_levels_shares_and_holds_are_those_that_were_measured_with():
     assert np.mean(holds) == pytest.approx(3, abs=0.1)
 
 
-def test_any_space_and_one_lane():
+def test_any_space_and_one_environment():
     space = Dict(a=Discrete(3, start=2), b=Box(-np.inf, np.inf, (2,)))
-    noisy = Noisy(Constant({"a": np.array([4]), "b": np.zeros((1, 2), np.float32)}), space)
+    noisy = Noisy(ConstantExpert({"a": np.array([4]), "b": np.zeros((1, 2), np.float32)}), space)
     for seed in range(20):
         noisy.seed(seed)
         noisy.reset(1)
         for _ in range(50):
             action = noisy.act(None, NEXT)
             assert 2 <= action["a"][0] <= 4
-    with pytest.raises(ValueError, match="one lane"):
+    with pytest.raises(ValueError, match="1 environment is needed, not 2"):
         noisy.reset(2)
 
 
 def test_the_expert_gets_the_seed_too():
-    expert = Constant(ACTION)
+    expert = ConstantExpert(ACTION)
     Noisy(expert, SPACE).seed(11)
     assert expert.seeds == [11]
 
@@ -101,7 +81,7 @@ def test_the_expert_gets_the_seed_too():
      "BabyAI-PutNextLocal-v0", "InvertedPendulum-v5"],
 )  # fmt: skip
 def test_any_expert_shows_how_it_comes_back(env_id):
-    """Goals, time features, memories, programs and plans: labels in the space, the same for a seed at any time."""
+    """Labels of many kinds of experts are in the action space and a function of the seed."""
     try:
         envs = make_vector(env_id, 1)
     except UsageError as error:

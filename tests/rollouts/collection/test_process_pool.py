@@ -1,4 +1,4 @@
-"""Workers play the same episodes as one process, and what goes wrong in one costs a seed and is named."""
+"""Workers play the same episodes as one process, and a fault fails one seed and is named."""
 
 import json
 import os
@@ -16,19 +16,9 @@ import pytest
 from gato_agent.envs.errors import EnvironmentFault
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.collection.process_pool import _Worker
-from gato_agent.rollouts.storage.episode_store import open_stores
-from tests.helpers import faulty_env
+from tests.helpers.episodes import contents, indices
+from tests.helpers.faulty_env import OTHER, WORKER
 from tests.helpers.paths import ROOT
-
-WORKER, OTHER = f"{faulty_env.__name__}:Worker-v0", f"{faulty_env.__name__}:Other-v0"
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def indices(root: Path) -> dict[str, list[int]]:
-    return {store.env_id: store.indices() for store in open_stores(root)}
 
 
 @pytest.mark.parametrize("expert", ["random", "catalogue"])
@@ -86,7 +76,7 @@ def test_an_expert_has_the_threads_that_were_asked_for(tmp_path, how):
 
 FAULTS = {
     "raise": "raised RuntimeError: the wheel came off",
-    "nan": "returned an observation that its space does not have: element [0] is nan, not a finite number",
+    "nan": "returned an observation that is not in its space: element [0] is nan, not a finite number",
     "sys.exit": "raised SystemExit: 7",
     "hang": "did not finish within 5 s (--timeout)",
     "exit": "ended its worker: exit code 7",
@@ -111,9 +101,7 @@ def test_a_fault_is_named_and_costs_one_seed(tmp_path, capsys, fault):
 
 def test_an_environment_that_closes_the_connection_is_named(tmp_path):
     kwargs = json.dumps({"fault": "close", "seed": 1})
-    said = (
-        r"^Worker-v0: step \d of seed 1 ended its worker: it closed files that were not its own \(Bad file descriptor\)"
-    )
+    said = r"^Worker-v0: step \d of seed 1 ended its worker: it closed a file of the worker \(Bad file descriptor\)"
     with pytest.raises(EnvironmentFault, match=said):
         collect(CollectConfig(env=(WORKER,), expert="random", episodes=3, env_kwargs=kwargs, out=tmp_path))
     assert indices(tmp_path) == {"Worker-v0": [0, 2]}
@@ -128,7 +116,7 @@ def test_what_fails_because_its_worker_leaks_is_played_in_a_new_one(tmp_path, wo
 
 
 def test_what_fails_in_a_new_worker_too_is_named_once_and_soon_not_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("gato_agent.rollouts.collection.collect.SECOND_CHANCES", 2)
+    monkeypatch.setattr("gato_agent.rollouts.collection.collect.RETRIES", 2)
     started = MagicMock(side_effect=_Worker)
     monkeypatch.setattr("gato_agent.rollouts.collection.process_pool._Worker", started)
     with pytest.raises(EnvironmentFault, match=r"^10 failures: Worker-v0: reset with seed \d raised OSError"):
@@ -171,7 +159,7 @@ def test_a_worker_that_is_killed_from_outside_costs_one_seed(tmp_path):
 
 
 def workers_of(parent: int) -> list[int]:
-    """Processes that `multiprocessing` has spawned from a parent."""
+    """Ids of the processes that `multiprocessing` has spawned from a parent."""
     pids = []
     for path in Path("/proc").glob("[0-9]*"):
         try:

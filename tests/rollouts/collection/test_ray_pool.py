@@ -1,4 +1,4 @@
-"""On Ray the episodes are the same, bit for bit, and faults cost a seed as they do elsewhere."""
+"""Episodes on Ray are the same bit for bit, and a fault fails one seed."""
 
 import json
 
@@ -6,8 +6,9 @@ import pytest
 
 from gato_agent.envs.errors import EnvironmentFault, UsageError
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from tests.helpers.episodes import contents, indices
+from tests.helpers.faulty_env import OTHER, WORKER
 from tests.helpers.paths import ROOT
-from tests.rollouts.collection.test_process_pool import OTHER, WORKER, contents, indices
 
 pytestmark = pytest.mark.slow
 

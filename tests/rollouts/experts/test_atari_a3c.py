@@ -1,4 +1,4 @@
-"""The Atari nets see what they were trained on, act as their checkpoints do, and remember by environment."""
+"""The Atari networks preprocess as in training, act as their checkpoints, and have one memory per environment."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from gato_agent.rollouts.experts import atari_a3c as atari
 from gato_agent.rollouts.experts.atari_a3c import AtariExpert, Net, convert, main, preprocess
 from gato_agent.rollouts.experts.load import SHIPPED, load_expert
 from gato_agent.rollouts.experts.sb3.policy import Policy
-from tests.rollouts.experts.test_load import SHARED, Evil
+from tests.helpers.sb3_zips import SHARED, RunsCommand
 
 SPACES = Box(0, 255, (210, 160, 3), np.uint8), Discrete(6)
 GAMES = {"Breakout": 4, "Pong": 6, "SpaceInvaders": 6}
@@ -164,7 +164,7 @@ def test_the_tool_converts_and_names_its_arguments(tmp_path):
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
     canary = tmp_path / "canary"
     with pytest.raises(GatoError, match=r"net\.tar is damaged, or more than weights"):
-        convert(saved(tmp_path, evil=Evil(canary)), {})
+        convert(saved(tmp_path, evil=RunsCommand(canary)), {})
     assert not canary.exists()
     (tmp_path / "net.tar").write_bytes(b"junk")
     with pytest.raises(GatoError, match=r"net\.tar is damaged"):
@@ -173,7 +173,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
 
 def test_other_tasks_and_damage_are_named(small):
     for spaces in ((SPACES[0], Discrete(4)), (Box(0, 255, (84, 84), np.uint8), SPACES[1])):
-        with pytest.raises(GatoError, match="expert net sees frames of 210 x 160 x 3 and has 6 actions"):
+        with pytest.raises(GatoError, match="expert net needs frames of 210 x 160 x 3 and 6 actions"):
             expert_of(small, spaces)
     for missing in ("conv2.bias", "gru.weight_hh.low"):
         weights = {key: array for key, array in small.weights.items() if key != missing}

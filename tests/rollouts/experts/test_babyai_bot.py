@@ -1,4 +1,4 @@
-"""The bot solves levels as the package's own does, finds back when other actions are executed, and always ends."""
+"""The bot solves levels as the package's does, recovers from other actions, and always terminates."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.rollouts.collection.noise import Noisy
 from gato_agent.rollouts.experts import babyai_bot as babyai
-from gato_agent.rollouts.experts.babyai_bot import executed, look
+from gato_agent.rollouts.experts.babyai_bot import executed, observe
 from gato_agent.rollouts.experts.load import load_expert
 
 LEVELS = ["GoToLocal", "PickupLoc", "PutNextLocal", "UnblockPickup", "SynthSeq", "BossLevel"]
@@ -57,7 +57,7 @@ def test_it_finds_back_when_other_actions_are_executed(level):
 
 
 def test_it_plans_with_things_in_its_hands():
-    """The package's bot fails in each of these episodes, which begin with a thing carried."""
+    """The package's bot fails in each of these episodes, which begin with a carried object."""
     assert all(step.reward > 0 for step in play("PutNextS5N2Carrying", range(5)) if step.done)
 
 
@@ -74,9 +74,9 @@ def test_what_was_executed_is_read_off_the_environment(level):
     for seed in range(20):
         env.reset(seed=seed)
         for action in rng.integers(7, size=150):
-            before = look(env)
+            before = observe(env)
             ended = env.step(action)[2]
-            after = look(env)
+            after = observe(env)
             assert executed(before, after, env.actions) == (6 if before == after else action)
             seen |= {int(action)} if before != after else set()
             if ended:
@@ -86,7 +86,7 @@ def test_what_was_executed_is_read_off_the_environment(level):
 
 def test_where_the_bot_knows_no_way_it_waits_and_says_so_once(caplog):
     taken = play("KeyInBox", range(1))
-    assert "BabyAI-KeyInBox-v0: the bot knows no way in this episode (AssertionError" in caplog.text
+    assert "BabyAI-KeyInBox-v0: the bot has no plan in this episode (AssertionError" in caplog.text
     assert len(caplog.records) == 1
     assert taken[-1].truncated and taken[-1].action == 6
 
@@ -102,7 +102,7 @@ def test_it_says_from_where_on_it_waits():
 def test_planning_without_end_is_ended(monkeypatch, caplog):
     monkeypatch.setattr(babyai.babyai_bot.GoNextToSubgoal, "replan_before_action", lambda self: None)
     assert {int(step.action) for step in play("GoToLocal", range(1))} == {6}
-    assert "RuntimeError: it plans in circles" in caplog.text
+    assert "RuntimeError: it plans in a cycle" in caplog.text
 
 
 def test_it_is_the_catalogues_expert_and_says_what_it_is():
@@ -110,5 +110,5 @@ def test_it_is_the_catalogues_expert_and_says_what_it_is():
     expert = bot_for(envs, "catalogue")
     assert expert.provenance["kind"] == "scripted"
     assert expert.provenance["source"] == "minigrid BabyAIBot"
-    with pytest.raises(ValueError, match="2 environments, not into 1"):
+    with pytest.raises(ValueError, match="2 environments, not 1"):
         expert.reset(1)

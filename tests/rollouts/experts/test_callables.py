@@ -1,4 +1,4 @@
-"""Every accepted form of a user's expert acts as it says; every other is refused once, before anything is played."""
+"""Every accepted form of a user's expert acts correctly; every other is refused before any episode is played."""
 
 import sys
 from types import ModuleType
@@ -40,13 +40,13 @@ OBSERVED = Box(-np.inf, np.inf, (2,), np.float64)  # seed and step
 
 
 def table(space: Space[Any]) -> list[Any]:
-    """Ten actions, of which the right one at step t is number t."""
+    """Ten actions; the right one at step t is number t."""
     space.seed(1)
     return [space.sample() for _ in range(10)]
 
 
 class Checked(TestingEnv):
-    """Counts the actions that are those of the table."""
+    """Environment that rewards the actions of the table."""
 
     def __init__(self, space: Space[Any], render_mode: str | None = None) -> None:
         super().__init__(action_space=space, length=6)
@@ -78,7 +78,7 @@ gym.register("Checked-v0", entry_point=Checked)
 
 
 def plain(value: Any) -> Any:
-    """Python's own numbers and lists."""
+    """Values as Python numbers and lists."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -87,7 +87,7 @@ def plain(value: Any) -> Any:
 
 
 def tensors(value: Any) -> Any:
-    """PyTorch's, with a gradient where they are floats."""
+    """Values as PyTorch tensors, with a gradient for floats."""
     if isinstance(value, dict):
         return {key: tensors(item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -110,7 +110,7 @@ def stacked(space: Space[Any], values: list[Any]) -> Any:
 
 
 class Teller:
-    """Knows the table; `t` is counted, so that a reset that is forgotten shows."""
+    """Expert that returns the table's actions by its own step count, so that a missing reset shows."""
 
     def __init__(self, space: Space[Any], style: Any, counts: bool) -> None:
         self.space, self.style, self.counts, self.t = space, style, counts, 0
@@ -133,7 +133,7 @@ class Teller:
 
 
 def forms(teller: Teller) -> dict[str, dict[str, Any]]:
-    """Attributes of an expert, by the name of its form."""
+    """Name of a form -> attributes of its expert."""
 
     def as_sb3(self, observation, state=None, episode_start=None, deterministic=False):
         assert deterministic is True
@@ -152,7 +152,7 @@ def forms(teller: Teller) -> dict[str, dict[str, Any]]:
 
     return {
         "predict, SB3": {"predict": as_sb3},
-        "predict, SB3 of before": {"predict": as_old_sb3},
+        "predict, old SB3": {"predict": as_old_sb3},
         "predict, with a state": {"predict": with_a_state},
         "predict, any keywords": {"predict": lambda self, obs, *args, **kwargs: (teller.many(obs), kwargs["state"])},
         "predict, greedy": {"predict": greedy},
@@ -167,7 +167,7 @@ def forms(teller: Teller) -> dict[str, dict[str, Any]]:
 
 
 def resets(teller: Teller) -> dict[str, dict[str, Any]]:
-    """Attributes of an expert, by how it is reset."""
+    """Signature of `reset` -> attributes of its expert."""
 
     def back(seed: Any = None, n: Any = 1) -> None:
         teller.t = 0
@@ -186,7 +186,7 @@ def resets(teller: Teller) -> dict[str, dict[str, Any]]:
         "reset(seed)": {"reset": lambda self, seed: back(seed)},
         "reset(*, seed, options)": {"reset": lambda self, *, seed=None, options=None: back(seed)},
         "reset(options, seed)": {"reset": lambda self, options, seed: back(seed)},
-        "reset(lanes, seed)": {"reset": lambda self, num_envs, seed: back(seed, num_envs)},
+        "reset(num_envs, seed)": {"reset": lambda self, num_envs, seed: back(seed, num_envs)},
         "reset(*args, **kwargs)": {"reset": lambda self, *args, **kwargs: back()},
         "seed(seed)": {"reset": lambda self: back(), "seed": lambda self, seed: teller.seeds.append(seed)},
         "seed()": {"reset": lambda self: back(), "seed": lambda self: 1 / 0},
@@ -201,7 +201,7 @@ def positional(back: Any) -> Any:
 
 
 def makers(expert: Any) -> dict[str, Any]:
-    """What the name may stand for, by how it gives the expert."""
+    """Description -> object that is or makes the expert."""
 
     def initialise(self: Any, observation_space: Any, action_space: Any) -> None: ...
 
@@ -266,11 +266,11 @@ def test_several_environments_at_once(space: Space[Any], form: str) -> None:
 
 
 class Nothing:
-    """Of no form."""
+    """Object of no accepted form."""
 
 
 def refused() -> dict[str, Any]:
-    """Things of no accepted form, by what is wrong."""
+    """Description -> object of no accepted form."""
 
     def named(**functions: Any) -> Any:
         return type("Made", (), functions)()
@@ -329,10 +329,10 @@ def test_what_is_no_action_is_refused_before_anything_is_played(tmp_path: Any, f
     module.expert = type("Made", (), kinds[form])()  # type: ignore[attr-defined]
     sys.modules["made_here"] = module
     config = CollectConfig(("CartPole-v1",), expert="made_here:expert", episodes=3, workers=0, out=tmp_path / "data")
-    with pytest.raises(UsageError, match=r"--expert made_here:expert answered .*Discrete\(2\); accepted are"):
+    with pytest.raises(UsageError, match=r"--expert made_here:expert returned .*Discrete\(2\); accepted are"):
         collect(config)
     assert not (tmp_path / "data").exists()
-    with pytest.raises(UsageError, match="--expert made_here:expert answered"):
+    with pytest.raises(UsageError, match="--expert made_here:expert returned"):
         evaluate(EvaluateConfig(("CartPole-v1",), expert="made_here:expert", episodes=2, workers=0))
 
 

@@ -1,4 +1,4 @@
-"""Experts from the hub: the right files are asked for, what is missing is named, and no file runs code."""
+"""Experts from the hub: the right files are requested, missing ones are named, and no file runs code."""
 
 import pickle
 import shutil
@@ -17,7 +17,7 @@ from gato_agent.rollouts.experts.hub import fetch
 from gato_agent.rollouts.experts.load import Expert, load_expert
 from gato_agent.rollouts.experts.sb3.zoo_config import CONFIGS
 from tests.helpers.hub_server import Hub, serving
-from tests.rollouts.experts.test_load import Evil
+from tests.helpers.sb3_zips import RunsCommand
 
 pytest.importorskip("huggingface_hub")
 
@@ -39,7 +39,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def repo(hub) -> Path:
-    """As rl-baselines3-zoo pushes an agent, with statistics of observations."""
+    """Repository of an agent with statistics, as rl-baselines3-zoo pushes it."""
     folder = hub.root / "models" / REPO
     folder.mkdir(parents=True)
     statistics = VecNormalize(DummyVecEnv([lambda: make("Pendulum-v1")]))
@@ -66,7 +66,7 @@ def test_a_repository_of_the_zoo_needs_no_file_name(repo, hub, envs):
 
 
 def test_a_fresh_process_collects_an_expert_of_the_hub(repo, hub, tmp_path):
-    """In a process that has not imported the package yet, which brings its modules only when they are asked for."""
+    """A process without the package's modules, which it imports lazily."""
     words = ("-m", "gato_agent", "collect", "--env", "Pendulum-v1", "--expert", f"hub:{REPO}", "--episodes", "1")
     done = hub.run(tmp_path / "other", *words, "--workers", "0", "--out", tmp_path / "data")
     assert done.returncode == 0, done.stderr
@@ -101,10 +101,10 @@ def test_what_is_not_there_is_named(repo, hub, envs):
 
 def test_without_a_network_the_cache_is_used_and_its_gaps_are_told_apart(repo, hub, envs, tmp_path, monkeypatch):
     load(f"hub:{REPO}", envs)
-    asked = len(hub.asked)
+    count = len(hub.requests)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     load(f"hub:{REPO}", envs)
-    assert len(hub.asked) == asked
+    assert len(hub.requests) == count
     shutil.rmtree(next((tmp_path / "cache").glob("models--*/.no_exist")))  # nothing says that there are no statistics
     with pytest.raises(GatoError, match=r"config\.yml cannot be reached \(LocalEntryNotFoundError: "):
         load(f"hub:{REPO}", envs)
@@ -118,7 +118,7 @@ def test_a_hub_that_is_out_of_order_is_said(repo, hub, envs):
 
 @pytest.mark.parametrize("name", ["vec_normalize.pkl", "vecnormalize.pkl"])
 def test_code_in_downloaded_statistics_is_never_run(repo, hub, envs, tmp_path, name):
-    (repo / name).write_bytes(pickle.dumps({"obs_rms": Evil(tmp_path / "canary")}))
+    (repo / name).write_bytes(pickle.dumps({"obs_rms": RunsCommand(tmp_path / "canary")}))
     with pytest.raises(GatoError, match=rf"{name}.*posix\.system, which observation statistics do not need"):
         load(f"hub:{REPO}", envs)
     assert not (tmp_path / "canary").exists()

@@ -1,4 +1,4 @@
-"""The network for planes learns from them, and is read back from a zip like any other."""
+"""The network for planes learns, and is read from a zip like other networks."""
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +14,7 @@ PLANES = Box(0, 1, (10, 10, 4), np.bool_)
 
 
 class Corner(gym.Env[np.ndarray, int]):
-    """One step: which half of the first plane is the set cell in?"""
+    """Environment of one step, whose right action is the half of the first plane with the set cell."""
 
     observation_space = PLANES
     action_space = Discrete(2)

@@ -1,4 +1,4 @@
-"""Programs as experts: they solve their tasks, without random numbers, and from wherever they are."""
+"""Scripted experts solve their tasks, deterministically, and from any state."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_taxis_and_lakes_score_what_a_plan_can():
 
 
 class Table:
-    """Two ways from state 0: a small reward at once, or a greater one after state 1."""
+    """Environment with two ways from state 0: a small reward at once, or a greater one after state 1."""
 
     def __init__(self, later: float) -> None:
         self.P = {

@@ -1,4 +1,4 @@
-"""Sealed episodes are the same episodes in few files; killed or damaged, nothing is lost unnoticed."""
+"""Compacted episodes are the same episodes in few files; after a kill or damage no loss is silent."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -12,20 +12,9 @@ from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage import compact as module
 from gato_agent.rollouts.storage import shard
 from gato_agent.rollouts.storage.compact import compact, plan
-from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
 from gato_agent.rollouts.storage.shard import Shard, joined, open_arrays, pieces_of
-from tests.rollouts.storage.test_episode import assert_equal, episode
-from tests.rollouts.storage.test_episode_store import HEADER
-
-
-def varied(seed: int) -> Episode:
-    """An episode with text, a grid, numbers and a flag; with labels, other provenance and success now and then."""
-    some = episode(labels=seed % 3 == 0)
-    provenance = {"expert": {"kind": "random"}, "noise": 0.15 * (seed % 2)}
-    return replace(
-        some, seed=seed, success=(None, True, False)[seed % 3], truncated=seed % 2 == 0, provenance=provenance
-    )
+from tests.helpers.episodes import HEADER, assert_equal, varied
 
 
 def names(folder: Path) -> list[str]:
@@ -38,7 +27,7 @@ def fill(root: Path, *seeds: int) -> EpisodeStore:
     return store
 
 
-def test_sealed_and_loose_are_read_as_one(tmp_path):
+def test_compacted_and_pending_episodes_are_read_alike(tmp_path):
     with fill(tmp_path, *range(7), 100) as store:
         compact(store)
         assert names(store.folder) == ["00000000-00000100.shard.safetensors"]
@@ -86,7 +75,7 @@ def test_a_file_holds_so_many_bytes_or_one_episode():
 
 @pytest.mark.parametrize("moment", range(9))
 def test_killed_at_any_moment_nothing_is_lost_and_the_next_time_finishes_it(tmp_path, monkeypatch, moment):
-    """Every change to the folder is a moment at which it may end."""
+    """The process is killed at each change to the folder."""
     monkeypatch.setattr(module, "SHARD_BYTES", 5 * varied(0).size)
     store = fill(tmp_path / "killed", *range(3))
     compact(store)
@@ -158,17 +147,17 @@ def test_numbers_are_views_of_the_file(tmp_path):
 
 def test_episodes_of_other_kinds_do_not_go_together():
     other = replace(varied(1), rewards=np.ones(2), actions={"": np.ones((2, 3))}, labels=None)
-    with pytest.raises(GatoError, match="episodes 0 to 1 differ in the kind of their actions/"):
+    with pytest.raises(GatoError, match="episodes 0 to 1 differ in dtype or shape of actions/"):
         joined([replace(varied(0), labels=None).encode(), other.encode()])
 
 
-def test_a_complete_task_is_sealed_and_more_may_follow(tmp_path, capsys):
+def test_a_complete_task_is_compacted_and_more_may_follow(tmp_path, capsys):
     settings = {"env": ("CartPole-v1",), "expert": "random", "workers": 0}
     collect(CollectConfig(**settings, episodes=5, out=tmp_path / "a"))
     (store,) = open_stores(tmp_path / "a")
     assert names(store.folder) == ["00000000-00000004.shard.safetensors"]
     collect(CollectConfig(**settings, episodes=9, out=tmp_path / "a"))
-    assert "CartPole-v1: 5 of 9 episodes were there before" in capsys.readouterr().out
+    assert "CartPole-v1: 5 of 9 episodes are already collected" in capsys.readouterr().out
     assert names(store.folder) == ["00000000-00000008.shard.safetensors"]
     collect(CollectConfig(**settings, episodes=9, compact=False, out=tmp_path / "b"))
     (pending,) = open_stores(tmp_path / "b")

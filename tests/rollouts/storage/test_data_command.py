@@ -1,4 +1,4 @@
-"""`gato-agent data`: what is shown is what is there, and damage is named file by file."""
+"""`gato-agent data`: statistics are exact, and each damaged file is named."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.helpers.paths import ROOT
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten noisy episodes of two tasks, compacted, and two pending ones, in files of their own for one of the tasks."""
+    """Folder of two tasks with ten compacted and two pending noisy episodes each, some in files of one episode."""
     for episodes, compact in ((10, True), (12, False)):
         collect(CollectConfig(
             env=("CartPole-v1", "MountainCarContinuous-v0"), expert="random", noise=True, episodes=episodes,
@@ -54,7 +54,7 @@ def test_show_gives_statistics_of_every_task(folder, capsys):
 
 def test_verify_says_that_all_is_sound(folder, capsys):
     assert run("verify", folder) == 0
-    assert f"24 episodes in {folder} are sound" in capsys.readouterr().out
+    assert f"24 episodes in {folder} are valid" in capsys.readouterr().out
 
 
 def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
@@ -74,7 +74,7 @@ def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
     assert run("verify", folder) == 1
     shown = capsys.readouterr()
     assert f"{pending}: damaged: it does not match its checksum; delete it and repeat" in shown.out
-    assert f"{swapped} holds episode 10, not 11; delete it" in shown.out
+    assert f"{swapped} contains episode 10, not 11; delete it" in shown.out
     assert f"{shard}: episode 4 is damaged" in shown.out
     assert f"{other.shard_paths()[0]} is truncated or damaged" in shown.out
     assert f"{group} is truncated or damaged" in shown.out
@@ -97,19 +97,19 @@ def test_the_way_out_is_one(folder, capsys):
     assert run("verify", folder) == 0
 
 
-def test_seal_packs_and_says_how_large_it_is(folder, capsys):
+def test_compact_joins_files_and_prints_their_size(folder, capsys):
     capsys.readouterr()
-    assert run("seal", folder) == 0
+    assert run("compact", folder) == 0
     out = capsys.readouterr().out
     assert re.search(r"CartPole-v1: 12 episodes in 1 files, [\d.]+ MB, now [\d.]+ MB", out)
     store, _ = open_stores(folder)
     assert (store.pending(), store.indices()) == ([], list(range(12)))
 
 
-def test_a_folder_in_use_is_not_sealed(folder, capsys):
+def test_a_folder_in_use_is_not_compacted(folder, capsys):
     with EpisodeStore.open(folder / "CartPole-v1"):
-        assert run("seal", folder) == 2
-    assert "another `gato-agent collect` writes to" in capsys.readouterr().err
+        assert run("compact", folder) == 2
+    assert "another `gato-agent collect` is writing to" in capsys.readouterr().err
 
 
 def test_export_and_import(folder, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_export_and_import(folder, tmp_path, capsys):
     assert run("verify", tmp_path / "back") == 0
 
 
-@pytest.mark.parametrize("command", ["show", "verify", "seal", "export"])
+@pytest.mark.parametrize("command", ["show", "verify", "compact", "export"])
 def test_no_episodes_are_a_usage_error(tmp_path, capsys, command):
     assert run(command, tmp_path) == 2
     assert f"no episodes in {tmp_path}: make some with `gato-agent collect" in capsys.readouterr().err
@@ -134,12 +134,12 @@ def test_help_names_the_commands_and_is_quick():
     shown = subprocess.run(
         [sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True, env=os.environ
     ).stdout
-    assert all(name in shown for name in ("show", "verify", "seal", "export", "import"))
+    assert all(name in shown for name in ("show", "verify", "compact", "export", "import"))
 
 
-@pytest.mark.parametrize("command", ["show", "seal", "export"])
+@pytest.mark.parametrize("command", ["show", "compact", "export"])
 def test_a_task_that_fails_does_not_keep_the_others_from_it(folder, tmp_path, capsys, command):
-    """One of three is damaged; with two of four each is named, and then counted."""
+    """The error of one damaged task is raised; those of several are printed and counted."""
     shutil.copytree(folder / "CartPole-v1", folder / "Zoo-v0")
     for name in ("CartPole-v1", "Zoo-v0"):
         header = checked_digest((folder / name / "task.json").read_bytes())
@@ -167,3 +167,9 @@ def test_a_relative_folder_is_exported_to_and_once_more_changes_nothing(folder, 
         assert run("export", folder / "CartPole-v1", "--out", "here") == 0
         assert "CartPole-v1: 12 episodes exported as gato/CartPole-v1/random-v0" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["gato"]
+
+
+def test_the_former_name_of_compact_is_accepted_with_a_hint(folder, capsys):
+    assert run("seal", folder) == 0
+    assert "seal is called compact" in capsys.readouterr().err
+    assert run("show", folder) == 0

@@ -1,4 +1,4 @@
-"""Episodes are their bytes: equal ones are equal files, and damage is noticed."""
+"""Equal episodes have equal bytes, and damage is detected."""
 
 import json
 from dataclasses import replace
@@ -8,44 +8,8 @@ import pytest
 import zstandard
 
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.spaces.flatten import Columns
 from gato_agent.rollouts.storage.episode import Episode
-
-TEXTS = ["go to the red ball", "", "naïve ☃ \U0001f916 \0 \ud800"]
-
-
-def text(values: list[str]) -> np.ndarray:
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
-
-
-def episode(labels: bool = True) -> Episode:
-    rng = np.random.default_rng(0)
-    actions = {"": rng.integers(4, size=2)}
-    return Episode(
-        observations={
-            "image": rng.integers(256, size=(3, 4, 4, 3), dtype=np.uint8),
-            "mission": text(TEXTS),
-            "state/0": rng.normal(size=(3, 5)).astype(np.float32),
-            "done~1it": np.array([True, False, True]),
-        },
-        actions=actions,
-        labels={"": (actions[""] + 1) % 4} if labels else None,
-        rewards=np.array([0.1, -1e-300]),
-        terminated=True,
-        truncated=False,
-        success=None,
-        seed=7,
-        provenance={"expert": {"kind": "random"}, "noise": 0.15},
-    )
-
-
-def assert_equal(a: Columns, b: Columns) -> None:
-    assert a.keys() == b.keys()
-    for path in a:
-        np.testing.assert_array_equal(a[path], b[path])
-        assert a[path].dtype == b[path].dtype
+from tests.helpers.episodes import assert_equal, episode, text
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -133,16 +97,16 @@ BOMB = zstandard.ZstdCompressor().compress(bytes(2**22))
 
 
 @pytest.mark.parametrize(
-    ("packed", "shape", "refused"),
+    ("compressed", "shape", "refused"),
     [
         (BOMB, [4, 4, 3], "column of 4194304 bytes"),  # three rows have 144
         (BOMB[:6] + b"\0\0\0\x40" + BOMB[10:20], [2**14, 2**14, 4], "column of 1073741824 bytes"),  # 20 bytes say so
         (BOMB, [-1, 4, 3], "column of 4194304 bytes"),
     ],
 )
-def test_no_small_file_asks_for_much_memory(packed, shape, refused):
+def test_no_small_file_asks_for_much_memory(compressed, shape, refused):
     arrays, grids, *_ = episode().encode()
-    arrays["observations.grid/image"] = np.frombuffer(packed, np.uint8)
+    arrays["observations.grid/image"] = np.frombuffer(compressed, np.uint8)
     grids["observations.grid/image"] = ["uint8", shape]
     about = {"terminated": True, "truncated": False, "success": None, "seed": 7, "provenance": {}}
     with pytest.raises(ValueError, match=f"^a compressed {refused}$"):

@@ -1,4 +1,4 @@
-"""A folder of episodes: whole or not at all, one writer, one set of settings."""
+"""The store of episodes: whole files, one writer, one set of settings."""
 
 import json
 from dataclasses import replace
@@ -16,17 +16,7 @@ from gato_agent.rollouts.storage.compression import Encoded
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable, folder_of, open_stores
 from gato_agent.rollouts.storage.verify import verify
-
-SPACES = Box(-1, 1, (2,)), Discrete(3)
-HEADER = {
-    "env_id": "ALE/Pong-v5",
-    "env_kwargs": {"frameskip": 4},
-    "observation_space": space_to_json(SPACES[0]),
-    "action_space": space_to_json(SPACES[1]),
-    "expert": {"kind": "sb3", "source": "model.zip", "sha256": "a" * 64},
-    "noise": False,
-    "versions": {"gymnasium": "1.4.0"},
-}
+from tests.helpers.episodes import HEADER, SPACES
 
 
 def episode(seed: int) -> Episode:
@@ -111,7 +101,7 @@ def test_no_episodes_at_all_names_the_folder_and_the_command(tmp_path):
 
 def test_a_second_collector_is_refused_and_the_first_goes_on(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
-        with pytest.raises(UsageError, match=r"another `gato-agent collect` writes to .*ALE%2FPong-v5"):
+        with pytest.raises(UsageError, match=r"another `gato-agent collect` is writing to .*ALE%2FPong-v5"):
             EpisodeStore.create(tmp_path, HEADER)
         assert open_stores(tmp_path)[0].indices() == []  # reading is free
         store.commit(group_of(0))
@@ -169,7 +159,7 @@ def test_a_damaged_episode_is_named_with_the_way_out(tmp_path, damage):
             store.read(0)
 
 
-def test_files_of_one_episode_as_earlier_versions_wrote_them_are_read_and_sealed(tmp_path):
+def test_files_of_one_episode_as_earlier_versions_wrote_them_are_read_and_compacted(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
         store.commit(group_of(1, 4))
         for seed in (0, 2, 4):
@@ -189,7 +179,7 @@ def test_files_of_one_episode_as_earlier_versions_wrote_them_are_read_and_sealed
 def test_an_episode_is_not_committed_twice_in_one_name(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
         store.commit(group_of(0, 1, 5))
-        with pytest.raises(ValueError, match=r"00000000-00000005.* is there already"):
+        with pytest.raises(ValueError, match=r"00000000-00000005.* already exists"):
             store.commit(group_of(0, 3, 5))
         assert store.indices() == [0, 1, 5]
 
@@ -224,7 +214,7 @@ def test_a_damaged_header_is_named(tmp_path: Path, text, message):
 
 
 def test_one_changed_digit_of_a_bound_is_noticed(tmp_path):
-    """Every action would be learned at another scale."""
+    """Another scale would change every action's target."""
     EpisodeStore.create(tmp_path, HEADER).close()
     (path,) = tmp_path.rglob("task.json")
     text = path.read_text()
@@ -256,7 +246,7 @@ def test_headers_of_earlier_versions_have_no_digest_and_are_read(tmp_path):
     ],
 )
 def test_columns_of_another_kind_than_the_spaces_are_not_used(tmp_path, change):
-    """A number in a file's header says whether bytes are floats or integers."""
+    """The header of a file determines whether bytes are floats or integers."""
     with EpisodeStore.create(tmp_path, HEADER) as store:
         store.commit([episode(0).encode()])
         store.commit([replace(episode(1), **change).encode()])

@@ -1,4 +1,4 @@
-"""The paper's filter, and what it does where it was not thought of."""
+"""The paper's filter of episodes, and its edge cases."""
 
 import json
 
@@ -9,9 +9,15 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
-from gato_agent.rollouts.storage.filter import EpisodeFilter, expert_return, kept, read_filter, selected, write_filter
-from tests.rollouts.storage.test_compact import varied
-from tests.rollouts.storage.test_episode_store import HEADER
+from gato_agent.rollouts.storage.filter import (
+    EpisodeFilter,
+    expert_return,
+    filtered_indices,
+    read_filter,
+    training_indices,
+    write_filter,
+)
+from tests.helpers.episodes import HEADER, varied
 
 
 def stats(returns, success=None):
@@ -65,24 +71,24 @@ def test_collecting_marks_and_nothing_is_lost(tmp_path):
     collect(CollectConfig(**settings, episodes=30, keep_above=0.8))
     (store,) = open_stores(tmp_path)
     assert store.indices() == list(range(30))
-    some = kept(store)
+    some = filtered_indices(store)
     bound = 0.8 * expert_return(np.array([store.stats(i).total for i in range(30)]))
     assert some == [i for i in range(30) if store.stats(i).total >= bound]
     assert 0 < len(some) < 30
     collect(CollectConfig(**settings, episodes=40))  # the rule stays, and looks at all of them
     assert read_filter(store.folder) == EpisodeFilter(keep_above=0.8)
-    assert len(kept(store)) != len(some)
+    assert len(filtered_indices(store)) != len(some)
     (store.folder / "keep.json").unlink()
-    assert kept(store) == list(range(40))
+    assert filtered_indices(store) == list(range(40))
 
 
 def test_a_rule_that_keeps_nothing_is_named(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
         store.commit([varied(2).encode()])
         write_filter(store, EpisodeFilter(success_only=True))
-        assert kept(store) == []
-        with pytest.raises(UsageError, match=r"keep\.json keeps none of its episodes: delete it"):
-            selected(store)
+        assert filtered_indices(store) == []
+        with pytest.raises(UsageError, match=r"keep\.json selects none of its episodes: delete it"):
+            training_indices(store)
 
 
 DAMAGED = [{"keep_above": 7}, {"code": "print()"}, {"keep_above": True}, {"success_only": 1}]

@@ -1,4 +1,4 @@
-"""To Minari and back, exactly; and whatever a data set's metadata says, no code of it runs."""
+"""Lossless export to Minari and import; no metadata of a data set runs code."""
 
 import io
 import json
@@ -27,9 +27,9 @@ from gato_agent.rollouts.storage.filter import EpisodeFilter, write_filter
 from gato_agent.rollouts.storage.minari_export import export
 from gato_agent.rollouts.storage.minari_import import EXACT, import_, read_episode
 from gato_agent.rollouts.storage.verify import verify
+from tests.helpers.episodes import HEADER
 from tests.helpers.hub_server import serving
 from tests.helpers.random_spaces import random_space, random_value
-from tests.rollouts.storage.test_episode_store import HEADER
 
 minari = pytest.importorskip("minari")
 h5py = pytest.importorskip("h5py")
@@ -194,7 +194,7 @@ minari_export.export(store, "gato", Path(sys.argv[1]).parent / "minari")
 
 @pytest.mark.parametrize("moment", [0, 5, 10, 20, 35, 50, pytest.param(1000, id="never")])
 def test_killed_at_any_moment_an_export_leaves_nothing_in_the_way(tmp_path, home, moment):
-    """Moments are the files that it opens and the folders that it makes or moves."""
+    """The export is killed at each file that it opens and each folder that it makes or moves."""
     with fill(tmp_path / "data", *map(made, range(3))) as store:
         command = [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(moment)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -288,7 +288,7 @@ def test_episodes_are_written_in_groups_and_a_full_disk_is_said(tmp_path, home, 
         commit(self, episodes)
 
     monkeypatch.setattr(EpisodeStore, "commit", counted)
-    monkeypatch.setattr("gato_agent.rollouts.storage.writer.GROUP_SECONDS", 60.0)
+    monkeypatch.setattr("gato_agent.rollouts.storage.writer.COMMIT_SECONDS", 60.0)
     with pytest.raises(OSError, match="No space left"):
         import_(str(home / dataset_id), tmp_path / "back")
     with import_(str(home / dataset_id), tmp_path / "back") as back:
@@ -375,7 +375,7 @@ def test_a_damaged_data_set_is_named(tmp_path, home, change, message):
 
 @pytest.fixture
 def public(tmp_path, home) -> tuple[Path, str]:
-    """A data set on the hub, where Minari's own are, and its id."""
+    """A data set on the local hub, and its id."""
     with fill(tmp_path / "data", made(0)) as store:
         dataset_id, _ = export(store, "gato")
     repo = tmp_path / "hub" / "datasets" / "farama-minari" / "gato"
@@ -393,10 +393,10 @@ def test_a_public_data_set_is_downloaded_by_its_id_and_no_other(tmp_path, public
         hub.use(monkeypatch, tmp_path / "cache")
         with import_(prefix + dataset_id, tmp_path / "back", "Thing-v0") as store:
             assert store.indices() == [0]
-        assert hub.asked and not any("evil" in line or "other" in line for line in hub.asked)
-        asked = len(hub.asked)
+        assert hub.requests and not any("evil" in line or "other" in line for line in hub.requests)
+        count = len(hub.requests)
         import_(dataset_id, tmp_path / "again", "Thing-v0").close()
-        assert len(hub.asked) == asked  # it is there
+        assert len(hub.requests) == count  # from the cache
         for missing in ("gato/Thing-v0/none-v0", "no/such-v0", "no such"):
             said = rf"no folder and no data set '{missing}' that could be downloaded: "
             with pytest.raises(UsageError, match=said):
@@ -414,14 +414,14 @@ def test_a_fresh_process_imports_a_public_data_set(tmp_path, public):
 
 @pytest.fixture
 def data(tmp_path, home) -> Path:
-    """The files of a data set of three episodes."""
+    """Files of a data set of three episodes."""
     with fill(tmp_path / "data", *(made(seed) for seed in range(3))) as store:
         dataset_id, _ = export(store, "gato")
     return home / dataset_id / "data"
 
 
 def secret(tmp_path: Path) -> Path:
-    """Rewards in a file of the reader's own."""
+    """Rewards in a file of the reader."""
     path = tmp_path / "secret.hdf5"
     with h5py.File(path, "w") as file:
         file["rewards"] = np.arange(3.0)
@@ -488,12 +488,12 @@ def nothing_stored(file, tmp_path):
         (external_group, "episode_1 is a link to another place or file, which is not followed"),
         (soft_link, "episode_0/rewards is a link to another place or file, which is not followed"),
         (dangling, "episode_0/observations/more is a link to another place or file, which is not followed"),
-        (external_storage, "episode_0/rewards keeps its numbers in other files, which are not read"),
-        (virtual, "episode_0/rewards keeps its numbers in other files, which are not read"),
-        (two_names, "rewards has other names in the file too"),
-        (cycle, "has other names in the file too"),
-        (root_again, "has other names in the file too"),
-        (nothing_stored, "episode_0/rewards is said to have 8,000,000,000,000,000 bytes, of which 0 are stored"),
+        (external_storage, "episode_0/rewards stores its numbers in other files, which are not read"),
+        (virtual, "episode_0/rewards stores its numbers in other files, which are not read"),
+        (two_names, "rewards has several names in the file"),
+        (cycle, "has several names in the file"),
+        (root_again, "has several names in the file"),
+        (nothing_stored, "episode_0/rewards declares 8,000,000,000,000,000 bytes, of which 0 are stored"),
     ],
 )
 def test_arrays_that_lie_elsewhere_are_refused_by_name(tmp_path, data, change, message):
@@ -523,8 +523,8 @@ def test_a_data_set_that_the_user_names_by_a_link_is_read(tmp_path, data):
 @pytest.mark.parametrize(
     ("count", "message"),
     [
-        (10**12, "has total_episodes 1,000,000,000,000, and 3 are there"),
-        (4, "has total_episodes 4, and 3 are there"),
+        (10**12, "has total_episodes 1,000,000,000,000, and 3 exist"),
+        (4, "has total_episodes 4, and 3 exist"),
         (-1, "has total_episodes -1, which is no number"),
         (1e12, "has total_episodes 1000000000000.0, which is no number"),
         ("3", "has total_episodes '3', which is no number"),
@@ -548,7 +548,7 @@ def test_an_episode_in_between_that_is_missing_is_named(tmp_path, data):
 
 
 def jpegs(data: Path, *pictures: bytes) -> None:
-    """Replace the images of the first episode by encoded ones, as Minari has them by default."""
+    """Replace the images of the first episode by JPEG, Minari's default."""
     file = data / "metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"jpeg_encoding": True, "total_episodes": 1}))
     with h5py.File(data / "main_data.hdf5", "a") as arrays:
@@ -566,7 +566,7 @@ def encoded(kind: str, size: tuple[int, int] = (40, 40)) -> bytes:
 
 
 def test_only_jpeg_of_the_observations_size_is_decoded(tmp_path, data, monkeypatch):
-    """Pillow reads many formats, and for EPS starts another program."""
+    """Pillow starts another program for the format EPS."""
     started: list[Any] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *words, **_: started.append(words))
     jpegs(data, *[encoded("JPEG")] * 4)
@@ -574,7 +574,7 @@ def test_only_jpeg_of_the_observations_size_is_decoded(tmp_path, data, monkeypat
         assert not store.read(0).observations["image"].any()
     for number, (kind, size) in enumerate((("EPS", (40, 40)), ("PNG", (40, 40)), ("JPEG", (4000, 4000)))):
         jpegs(data, *[encoded(kind, size)] * 4)
-        with pytest.raises(GatoError, match="none of 1 episodes can be held: episode 0: "):
+        with pytest.raises(GatoError, match="none of 1 episodes are valid: episode 0: "):
             import_(str(data.parent), tmp_path / f"back{number}", "Thing-v0")
     assert not started
 
@@ -594,7 +594,7 @@ def test_a_space_of_any_size_is_refused_by_name(tmp_path, data, space):
 
 
 def foreign(name: str, *episodes: dict, space=None, acted=None) -> str:
-    """A data set that Minari itself makes of raw arrays; each episode has what it has otherwise than the sound one."""
+    """Data set of raw arrays, made by Minari; each episode is a valid one with some arrays replaced."""
     buffers = []
     for number, other in enumerate(episodes):
         ends = np.arange(5) == 4
@@ -611,7 +611,7 @@ def foreign(name: str, *episodes: dict, space=None, acted=None) -> str:
 
 
 BAD = {
-    "rows": ({"observations": np.zeros((5, 2), np.float32)}, "observations: 5 rows, where 5 steps have 6"),
+    "rows": ({"observations": np.zeros((5, 2), np.float32)}, "observations: 5 rows, but 5 steps have 6"),
     "nan": ({"observations": np.full((6, 2), np.nan)}, "observations, step 0: element [0] is nan, not a finite number"),
     "action": ({"actions": np.full(5, 8)}, "actions, step 0: value is 8, beyond its bounds 0 to 7 (--clip-actions"),
     "half": ({"actions": np.full(5, 0.5)}, "actions, step 0: value is 0.5, which is no int64"),
@@ -635,7 +635,7 @@ def test_an_episode_that_cannot_be_held_is_left_out_by_name(tmp_path, kind):
 
 def test_a_data_set_without_a_sound_episode_leaves_nothing_behind(tmp_path):
     dataset_id = foreign("bad", {"actions": np.full(5, 8)})
-    message = r"^some/bad-v0: none of 1 episodes can be held: episode 0: actions, step 0: value is 8, beyond its bounds"
+    message = r"^some/bad-v0: none of 1 episodes are valid: episode 0: actions, step 0: value is 8, beyond its bounds"
     with pytest.raises(GatoError, match=message):
         import_(dataset_id, tmp_path / "out", "Own-v0")
     assert not (tmp_path / "out").exists()
@@ -667,7 +667,7 @@ def test_the_import_of_the_export_is_the_same_for_any_spaces(tmp_path, home, see
 
 
 def exportable(rng: np.random.Generator):
-    """A space of which HDF5 can hold everything: no slash in a key, no NUL in a text."""
+    """True if HDF5 can store values of a space: no slash in a key, no NUL in a text."""
     while True:
         space = random_space(rng, 2)
         if "/" not in str(space) and "''" not in str(space) and "\0" not in str(space):

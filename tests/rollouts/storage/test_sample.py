@@ -1,4 +1,4 @@
-"""The committed episodes are sound, can be learned from, and are what their command makes."""
+"""The committed episodes are valid, can be trained on, and equal those of their command."""
 
 import json
 from importlib.metadata import PackageNotFoundError, version

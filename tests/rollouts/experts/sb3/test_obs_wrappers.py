@@ -1,4 +1,4 @@
-"""Wrappers of experts do to observations what sb3_contrib's do, environment by environment."""
+"""Wrappers of experts transform observations as sb3_contrib's do, per environment."""
 
 import pickle
 from copy import deepcopy
@@ -17,9 +17,9 @@ from gato_agent.rollouts.experts.forms import Spaces
 from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Around, candidates, parse_wrappers
 from gato_agent.rollouts.experts.sb3.preprocess import Preprocess
+from tests.helpers.sb3_zips import MANIFEST, SHARED, needs_zips
 from tests.helpers.scribblers import scribble
 from tests.helpers.testing_env import TestingEnv
-from tests.rollouts.experts.test_load import MANIFEST, SHARED, needs_zips
 
 FLAT = Box(-np.inf, np.inf, (2,), np.float64)
 GOALS = Dict(observation=FLAT, desired_goal=Box(-1, 1, (3,)))
@@ -101,7 +101,7 @@ def test_wrappers_on_the_command_line():
 
 def test_what_is_not_known_is_refused():
     for wrappers in ({"os.system": {}}, {"time_feature": {"minutes": 3}}):
-        with pytest.raises(GatoError, match="wrappers that are not known here"):
+        with pytest.raises(GatoError, match="needs unknown wrappers"):
             Around(wrappers)
     with pytest.raises(GatoError, match="one-dimensional"):
         Around({"time_feature": {"horizon": 3}}).space(Discrete(3))
@@ -125,7 +125,7 @@ def test_a_zip_is_given_the_wrapper_that_fits_it(tmp_path):
 @needs_zips
 @pytest.mark.parametrize("row", [row for row in MANIFEST if row["wrappers"]], ids=lambda row: row["env"])
 def test_a_wrapped_expert_acts_as_its_zip_behind_its_wrapper(row):
-    """Thirty steps beside the agent as SB3 loads it, behind the wrapper that it was trained behind."""
+    """Thirty steps equal those of SB3's model with the wrapper of its training."""
     import sb3_contrib
     import stable_baselines3
 

@@ -1,4 +1,4 @@
-"""VecNormalize's statistics are found wherever SB3, the zoo and the hub leave them, or the zip is refused by name."""
+"""VecNormalize statistics are found wherever SB3, the zoo and the hub write them, or the zip is refused."""
 
 import os
 import pickle
@@ -77,11 +77,11 @@ def test_a_zip_without_statistics(tmp_path: Path) -> None:
         assert acts_behind(load(model), model, None)
     model = put("normalised.zip", tmp_path / "runs" / "model.zip")
     with pytest.raises(
-        UsageError, match=r"model\.zip was trained behind VecNormalize, and its statistics are not beside"
+        UsageError, match=r"model\.zip was trained with VecNormalize, and its statistics are not beside"
     ):
         load(model)
     elsewhere = put("1.pkl", tmp_path / "kept.pkl")
-    with pytest.raises(UsageError, match=rf"say with --expert-statistics PATH, or none, .*\(perhaps {elsewhere}\)"):
+    with pytest.raises(UsageError, match=rf"name them with --expert-statistics .*\(perhaps {elsewhere}\)"):
         load(model)
     assert acts_behind(load(model, statistics=str(elsewhere)), model, 1)
     assert acts_behind(load(model, statistics="none"), model, None)
@@ -133,7 +133,7 @@ def test_other_files_are_none_of_them(tmp_path: Path) -> None:
 def test_rewards_alone_need_none(tmp_path: Path) -> None:
     envs = VecNormalize(DummyVecEnv([lambda: gym.make(ENV)]), norm_obs=False)
     PPO("MlpPolicy", envs, **SMALL).learn(16).save(tmp_path / "model.zip")
-    with pytest.raises(UsageError, match="behind VecNormalize"):  # the zip does not say of what
+    with pytest.raises(UsageError, match="with VecNormalize"):  # the zip does not say of what
         load(tmp_path / "model.zip")
     envs.save(str(tmp_path / "vecnormalize.pkl"))
     assert acts_behind(load(tmp_path / "model.zip"), tmp_path / "model.zip", None)
@@ -141,10 +141,10 @@ def test_rewards_alone_need_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["missing.pkl", "."])
 def test_an_option_that_names_nothing(tmp_path: Path, option: str) -> None:
-    with pytest.raises(UsageError, match="there is no such file; say none"):
+    with pytest.raises(UsageError, match="there is no such file; use none"):
         load(made()["silent.zip"], statistics=str(tmp_path / option))
     for spec in ("random", "catalogue", "scripted", "train"):
-        with pytest.raises(UsageError, match=f"--expert {spec} needs no --expert-statistics"):
+        with pytest.raises(UsageError, match=f"--expert {spec} takes no --expert-statistics"):
             load_expert(spec, ENV, *SPACES, statistics="none")
 
 
@@ -162,7 +162,7 @@ def test_whatever_lies_beside_it_is_taken_rightly_or_refused(
     tmp_path_factory: pytest.TempPathFactory, others: list[tuple[str, int]], behind: bool | None,
     name: str,
 ) -> None:  # fmt: skip
-    """Taken are only files of the zip's own name or step, or statistics that nothing contradicts."""
+    """Only files of the zip's name or step, or unambiguous statistics, are used."""
     folder = tmp_path_factory.mktemp("layout")
     model = put("silent.zip", folder / name)
     for other, mean in others:
@@ -199,7 +199,7 @@ def test_what_a_model_in_python_lacks_is_asked_for(tmp_path: Path, monkeypatch: 
         f"{ENV!r})])))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UsageError, match="--expert loads:bare was trained behind VecNormalize, and has no statistics"):
+    with pytest.raises(UsageError, match="--expert loads:bare was trained with VecNormalize, and has no statistics"):
         load(Path("loads:bare"))
     assert acts_behind(load(Path("loads:bare"), statistics="none"), made()["normalised.zip"], None)
     assert acts_behind(load(Path("loads:bare"), statistics=str(made()["2.pkl"])), made()["normalised.zip"], 2)

@@ -35,7 +35,7 @@ LSTM: dict[str, Any] = {"lstm_hidden_size": 8}
 
 
 class Sampled(TestingEnv):
-    """Observes samples, and forbids a choice that changes with every step."""
+    """Environment that observes samples, and masks an action that changes with every step."""
 
     def observe(self) -> Any:
         return self.observation_space.sample()
@@ -105,16 +105,16 @@ def test_masks_must_be_given_by_the_environment(tmp_path: Path) -> None:
     envs = SeparateInfos([lambda: TestingEnv(observation_space=FLAT, action_space=CHOICE)])
     expert = load_expert(str(tmp_path / "model.zip"), "Any-v0", FLAT, CHOICE, envs=envs)
     expert.reset(1)
-    with pytest.raises(GatoError, match=r"says nothing of the actions .* action_masks\(\), or info\[.action_mask.\]"):
+    with pytest.raises(GatoError, match=r"has no action mask.* action_masks\(\), or info\[.action_mask.\]"):
         expert.act(np.zeros((1, *FLAT.shape), np.float32), np.ones(1, np.bool_))
 
 
 class Inherits(ActorCriticPolicy):
-    """A subclass without a constructor, whose name no zip says as plain data."""
+    """Subclass without a constructor, whose name a zip does not have as plain data."""
 
 
 class Makes(ActorCriticPolicy):
-    """A subclass with one."""
+    """Subclass with a constructor."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path, save: Callabl
 def test_a_zip_says_whether_it_was_trained_behind_vecnormalize(
     tmp_path: Path, algo: str, double: bool, normalised: bool
 ) -> None:
-    """Algorithms with a replay buffer only where normalising changed the type; whatever is said is true."""
+    """Algorithms with a replay buffer show it only if normalising changed the dtype; the answer is never wrong."""
     space = Box(-1, 1, (4,), np.float64 if double else np.float32)
     envs: Any = DummyVecEnv([lambda: Sampled(observation_space=space, action_space=MOVE, length=50)])
     envs = VecNormalize(envs) if normalised else envs

@@ -1,4 +1,4 @@
-"""`--expert train`: trained once, the same for a seed, kept where a repeated collect finds it."""
+"""`--expert train`: trained once, reproducible, and stored for the next collect."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ def _one_thread():
 
 
 def registered(monkeypatch: pytest.MonkeyPatch, **kwargs: Any) -> str:
-    """The id of a TestingEnv with these arguments, which need not be JSON."""
+    """Register a TestingEnv with these arguments and return its id."""
     monkeypatch.setitem(gym.registry, "Training-v0", EnvSpec("Training-v0", lambda: TestingEnv(**kwargs)))
     return "Training-v0"
 
@@ -151,7 +151,7 @@ def test_what_goes_wrong_in_training_names_the_environment(tmp_path, monkeypatch
     ids=str,
 )
 def test_discrete_values_may_start_anywhere(tmp_path, monkeypatch, observed, acted):
-    """The environment takes only actions that are in its space, in training and afterwards."""
+    """The environment gets only actions in its space, in training and afterwards."""
 
     def step(self, action):
         assert self.action_space.contains(action), action

@@ -1,4 +1,4 @@
-"""The settings of a run of the zoo say what an expert was trained behind, and run nothing."""
+"""Settings of a zoo run give the wrappers and normalisation of an expert, and execute nothing."""
 
 import shutil
 from collections import OrderedDict
@@ -24,7 +24,7 @@ from tests.helpers.testing_env import TestingEnv
 
 
 def run_of(folder: Path, config: dict[str, Any], args: dict[str, Any] | None = None) -> Path:
-    """A run of the zoo with its settings as it writes them."""
+    """Folder of a zoo run with its settings."""
     model = put("silent.zip", folder / "best_model.zip")
     (folder / ENV).mkdir()
     (folder / ENV / "config.yml").write_text(yaml.dump(OrderedDict(config)))
@@ -37,7 +37,7 @@ def run_of(folder: Path, config: dict[str, Any], args: dict[str, Any] | None = N
 )
 def test_settings_that_say_normalised_ask_for_statistics(tmp_path: Path, normalize: Any) -> None:
     model = run_of(tmp_path, {"n_timesteps": 1e6, "normalize": normalize, "policy": "MlpPolicy"})
-    with pytest.raises(UsageError, match=r"best_model\.zip was trained behind VecNormalize"):
+    with pytest.raises(UsageError, match=r"best_model\.zip was trained with VecNormalize"):
         load(model)
     put("1.pkl", tmp_path / ENV / "vecnormalize.pkl")
     assert acts_behind(load(model), model, 1)
@@ -53,7 +53,7 @@ def test_settings_that_say_otherwise_ask_for_none(tmp_path: Path, normalize: Any
 
 def test_wrappers_and_their_arguments_are_taken_from_the_settings(tmp_path: Path) -> None:
     class Endless(TestingEnv):
-        """Without a limit, so that the wrapper's own counts."""
+        """Environment without a limit, so that the wrapper's horizon counts."""
 
     space = Box(-np.inf, np.inf, (2,), np.float64)
     env = TimeFeatureWrapper(Endless(observation_space=space, action_space=Box(-1, 1, (1,))), max_steps=50)

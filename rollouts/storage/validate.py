@@ -1,4 +1,4 @@
-"""Episodes that this project can hold: what is collected, imported and verified passes this one check."""
+"""Validation of the arrays of collected, imported and verified episodes."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,50 +8,50 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, SpaceError
-from gato_agent.envs.spaces.values import MOST, column_holder
+from gato_agent.envs.spaces.values import MOST, column_validator
 from gato_agent.rollouts.storage.episode import Episode
 
 
-class EpisodeHolder:
-    """The check of a task's episodes.
+class EpisodeValidator:
+    """Validator of a task's episodes.
 
     Args:
-        observation_space: of single observations.
-        action_space: of single actions.
-        clip_actions: clips actions beyond the bounds of a Box instead of refusing them.
+        observation_space: space of single observations.
+        action_space: space of single actions.
+        clip_actions: true to clip actions to the bounds of a Box instead of refusing them.
     """
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any], *, clip_actions: bool = False) -> None:
-        acted = column_holder(action_space, acted=True, clip=clip_actions)
-        self._holders = {"observations": column_holder(observation_space), "actions": acted, "labels": acted}
+        acted = column_validator(action_space, acted=True, clip=clip_actions)
+        self._validators = {"observations": column_validator(observation_space), "actions": acted, "labels": acted}
 
-    def hold(self, episode: Episode) -> Episode:
-        """The episode with all arrays in the dtypes of their spaces.
+    def validate(self, episode: Episode) -> Episode:
+        """Cast all arrays of an episode to the dtypes of their spaces.
 
         Raises:
-            GatoError: it has no steps, rows that do not match, or a value that cannot be held; the message names the
-                group, the step and the element.
+            GatoError: no steps, different numbers of rows, or an invalid value; the message names group, step and
+                element.
         """
-        rewards = held_rewards(episode.rewards)
+        rewards = validated_rewards(episode.rewards)
         groups: dict[str, Any] = {}
-        for group, hold in self._holders.items():
+        for group, validate in self._validators.items():
             columns = getattr(episode, group)
             if columns is None:
                 continue
             try:
-                groups[group] = hold(columns)
+                groups[group] = validate(columns)
             except SpaceError as error:
                 raise GatoError(f"{group}{'' if error.row is None else f', step {error.row}'}: {error}") from error
             rows = len(rewards) + (group == "observations")
             for path, column in groups[group].items():
                 if len(column) != rows:
                     named = f"{group} {path!r}" if path else group
-                    raise GatoError(f"{named}: {len(column)} rows, where {len(rewards)} steps have {rows}")
+                    raise GatoError(f"{named}: {len(column)} rows, but {len(rewards)} steps have {rows}")
         return replace(episode, rewards=rewards, **groups)
 
 
-def held_rewards(values: Any) -> NDArray[np.float64]:
-    """Rewards as float64 [T]; raises GatoError for none, for other shapes, and for what is not finite."""
+def validated_rewards(values: Any) -> NDArray[np.float64]:
+    """Rewards as float64 [T]; raises GatoError for no rewards, other shapes, and numbers that are not finite."""
     raw = np.asarray(values)
     if raw.ndim != 1 or not len(raw) or raw.dtype.kind not in "biuf":
         raise GatoError(

@@ -1,4 +1,4 @@
-"""The pool of Ray workers without Ray: who gets work, and what is said when a worker or its thread ends."""
+"""The pool of Ray workers, tested with a fake of Ray: assignment of chunks and failures of workers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +12,17 @@ from gato_agent.rollouts.collection.ray_pool import _Pool, _Worker
 from gato_agent.rollouts.collection.scheduler import Chunk, Scheduler
 from gato_agent.rollouts.experts.load import RandomExpert
 from gato_agent.rollouts.storage.writer import Played
-from tests.rollouts.collection.test_process_pool import WORKER
+from tests.helpers.faulty_env import WORKER
 
 EXPERT = RandomExpert(gym.spaces.Discrete(2), 0).provenance
 
 
 class RayError(Exception):
-    """What Ray raises for an actor that has died."""
+    """Ray's exception for an actor that has died."""
 
 
 class FakeRay:
-    """Actors that play in no time; the first `starting` of them start, and others stay pending or `fail`."""
+    """Fake of Ray whose actors return at once; the first `starting` start, others stay pending or `fail`."""
 
     exceptions = SimpleNamespace(RayError=RayError)
 
