@@ -103,7 +103,7 @@ def test_compiled_blocks_compute_the_same(layout: str, prompt: int) -> None:
 
 
 def test_a_recording_that_fails_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be recorded is played as it is, and all that comes after is as before."""
+    """A step that cannot be captured runs as it is, and later steps are unaffected."""
     decoder, there = on_gpu(harsh(NANO), legal_for(NANO)), torch.cuda.current_stream()
 
     def decode(prefill: Prefill, options: StepOptions) -> Tensor:
