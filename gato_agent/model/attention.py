@@ -82,7 +82,7 @@ class SdpaAttention(NamedTuple):
     @classmethod
     def prepare_cached(
         cls, config: GatoConfig, cache: KVCache | PrefixTokens, tokens: Tensor, dtype: torch.dtype
-    ) -> list[Self]:
+    ) -> Iterator[Self]:
         """Attention of each layer for the next tokens [env, n] of every environment; reserves their slots."""
         position, visible = cache.reserve(tokens)
         key_dtype, prefix, prefix_angles = cache.key_dtype(dtype), None, None
@@ -92,7 +92,8 @@ class SdpaAttention(NamedTuple):
             prefix_angles = angles_of(position.clamp(max=config.context - 1), config.head_size, dtype)
         block = QueryBlock(slice(None), slice(cache.prefix, None), additive(visible, key_dtype), prefix)
         angles = angles_of(position, config.head_size, dtype)
-        return [cls([block], angles, prefix_angles, cache.layer(layer)) for layer in range(config.layers)]
+        # Lazily: with gradients, a layer's view of the cache must not be older than writes of the layers before.
+        return (cls([block], angles, prefix_angles, cache.layer(layer)) for layer in range(config.layers))
 
     def attend(self, qkv: Tensor) -> Tensor:
         """See `AttentionBackend`."""

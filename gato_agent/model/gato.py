@@ -1,6 +1,6 @@
 """The transformer: pre-norm blocks of sliding-window attention and GEGLU, with tied input and output embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ class Gato(nn.Module):
             whole = torch.tensor([[0, POSITIONS]] * 2, device=tokens.device)
             intervals = whole.expand(len(patches), 2, 2)
         x = self.embedding(tokens, local, patches, intervals, value_groups)
-        backends: Sequence[AttentionBackend]
+        backends: Iterable[AttentionBackend]
         if cache is None:
             visibility = Visibility.of(
                 tokens, self.config.context, segment=segment, index=index, prefix_len=prefix_len, until=until

@@ -211,7 +211,7 @@ def test_buckets_hold_all_that_was_written() -> None:
 
 
 def test_a_ring_of_context_slots_would_be_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC: the ring holds context + n - 1 slots; with fewer, a pass overwrites what its first query still sees."""
+    """The ring holds context + n - 1 slots; with fewer, a pass overwrites keys that its first query attends to."""
     monkeypatch.setattr("gato_agent.model.kv_cache.ALIGNED", 1)
     torch.manual_seed(0)
     config = dataclasses.replace(NANO, context=16)
