@@ -204,7 +204,7 @@ def test_some_fragments_begin_with_a_piece_of_another_episode(past_actions: bool
 def test_demonstrations_come_from_the_end_every_other_time() -> None:
     task = task_of(Prompt("demo", 2 * STEP), 40, 40)
     rng = np.random.default_rng(0)
-    pieces = [task._piece(rng, 1) for _ in range(2000)]
+    pieces = [task._demonstration_rows(rng, 1) for _ in range(2000)]
     assert all(p.start >= 40 and p.stop <= 80 and p.stop - p.start == 2 for p in pieces)
     starts = np.bincount([p.start - 40 for p in pieces], minlength=39) / 2000
     assert starts[38] == pytest.approx(0.5 + 0.5 / 39, abs=0.04)

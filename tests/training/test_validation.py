@@ -36,7 +36,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 @pytest.fixture(params=["engine", "pytorch"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "pytorch":  # as on a GPU
-        monkeypatch.setattr(agent, "make_decoder", lambda model, legal, _, **__: decode.TorchDecoder(model, legal))
+        monkeypatch.setattr(agent, "make_decoder", lambda model, legal, *_, **__: decode.TorchDecoder(model, legal))
     return str(request.param)
 
 
