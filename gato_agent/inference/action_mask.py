@@ -1,13 +1,15 @@
 """Action masks of environments as allowed ids of action tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from numpy.typing import NDArray
 
+from gato_agent.envs.digits import has_digits
 from gato_agent.envs.spaces.flatten import Leaf, space_error
+from gato_agent.envs.spaces.space_json import pointer
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 Bools = NDArray[np.bool_]
@@ -47,11 +49,15 @@ class ActionMasks:
             return None
         allowed = np.ones((len(masks), self.width), np.bool_)
         for row, mask in enumerate(masks):
-            for leaf, part in _parts(self._space, mask, ""):
+            for leaf, part in _parts(self._space, mask):
                 self._write(allowed[row], leaf, part, row)
         return allowed
 
     def _write(self, allowed: Bools, leaf: Leaf, mask: Any, row: int) -> None:
+        if has_digits(leaf.space):
+            raise space_error(
+                leaf.path, "action mask of values that are decoded as digits: at most 1,024 can be masked", row
+            )
         slot = self._tokens[leaf.path]
         begin, end = self._begins[slot.start], self._begins[slot.stop]
         values = _flat(leaf, mask, row)
@@ -63,24 +69,23 @@ class ActionMasks:
             raise space_error(leaf.path, f"action mask allows no value of element {element}", row)
 
 
-def _parts(space: Space[Any], mask: Any, path: str) -> list[tuple[Leaf, Any]]:
+def _parts(space: Space[Any], mask: Any, keys: tuple[str | int, ...] = ()) -> list[tuple[Leaf, Any]]:
     """Pairs of a leaf and its mask, for leaves that have one."""
     if mask is None:
         return []
     if isinstance(space, (Dict, Tuple)):
-        children: list[tuple[Any, Space[Any]]] = (
-            sorted(space.spaces.items()) if isinstance(space, Dict) else list(enumerate(space.spaces))
+        children: Iterable[tuple[str | int, Space[Any]]] = (
+            sorted(space.spaces.items()) if isinstance(space, Dict) else enumerate(space.spaces)
         )
         parts = []
         for key, child in children:
             try:
                 part = mask[key]
             except (KeyError, IndexError, TypeError):
-                raise space_error(path, f"action mask has no entry {key!r}") from None
-            name = str(key).replace("~", "~0").replace("/", "~1")
-            parts += _parts(child, part, f"{path}/{name}" if path else name)
+                raise space_error(pointer(keys), f"action mask has no entry {key!r}") from None
+            parts += _parts(child, part, (*keys, key))
         return parts
-    return [(Leaf(path, space), mask)]
+    return [(Leaf(pointer(keys), space), mask)]
 
 
 def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:

@@ -32,6 +32,7 @@ def masks_of(space: Space[Any]) -> ActionMasks:
     (MultiBinary(2), np.array([1, 0, 1, 1]), [1, 0, 1, 1]),
     (MultiBinary(3), np.array([0, 1, 2]), [1, 0, 0, 1, 1, 1]),
     (Tuple([Discrete(2), Discrete(2)]), (np.array([0, 1]), None), [0, 1, 1, 1]),
+    (Dict({"": Dict({"": Discrete(2)})}), {"": {"": np.array([0, 1])}}, [0, 1]),
     (Dict({"b": Discrete(2), "a/~": Discrete(2)}), {"a/~": np.array([1, 0]), "b": np.array([0, 1])}, [1, 0, 0, 1]),
 ])  # fmt: skip
 def test_all_forms_are_read(space: Space[Any], mask: Any, expected: list[int] | None) -> None:
@@ -51,6 +52,7 @@ def test_all_forms_are_read(space: Space[Any], mask: Any, expected: list[int] | 
     (Discrete(2), np.array([1, 3]), "must hold 0 and 1"),
     (Box(-1, 1, (2,)), np.ones(2, int), "a Box: only choices can be masked"),
     (Dict({"a": Discrete(2)}), {"b": np.ones(2, int)}, "no entry 'a'"),
+    (Discrete(4672), np.ones(4672, int), "decoded as digits"),
 ])  # fmt: skip
 def test_masks_that_mean_nothing_are_refused(space: Space[Any], mask: Any, match: str) -> None:
     with pytest.raises(SpaceError, match=match):
