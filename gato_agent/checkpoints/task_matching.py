@@ -2,13 +2,16 @@
 
 from typing import Any
 
+from gymnasium.spaces import Space
+
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.spaces.same_space import same_meaning
 
 
 def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
-    """The checkpoint's task of an environment, or of an id: by id, else by equal spaces.
+    """The checkpoint's task of an environment, or of an id: by id, else by spaces of the same meaning.
 
     Raises:
         UsageError: no task has its id or its spaces, or that of its id has other spaces; the message lists the tasks.
@@ -23,7 +26,7 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
     )
     spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # vector environments often have none of their own
     name = type(env).__name__ if spec is None else spec.id
-    same = [task for task in checkpoint.tasks.values() if (task.observation_space, task.action_space) == spaces]
+    same = [task for task in checkpoint.tasks.values() if has_spaces(task, *spaces)]
     task = checkpoint.tasks.get(name)
     if task is not None and task not in same:
         raise UsageError(
@@ -33,6 +36,13 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
     if task is None and len(same) != 1:
         raise _unknown(checkpoint, name)
     return task or same[0]
+
+
+def has_spaces(task: TrainedTask, observation_space: Space[Any], action_space: Space[Any]) -> bool:
+    """True if a task's spaces have the same meaning as these."""
+    return same_meaning(task.observation_space, observation_space) and same_meaning(
+        task.action_space, action_space, acted=True
+    )
 
 
 def _unknown(checkpoint: Checkpoint, name: str) -> UsageError:
