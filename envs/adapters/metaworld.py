@@ -67,12 +67,11 @@ class MetaWorld(gym.Wrapper[Observation, Any, Observation, Any]):
 @cache
 def register() -> None:
     """Register all tasks; later calls do nothing."""
-    from metaworld.env_dict import ENV_CLS_MAP
+    from gato_agent.envs.tasks.task import ids_of
 
-    for name in ENV_CLS_MAP:
-        gym.register(
-            f"Meta-World/{name}", f"{__name__}:{MetaWorld.__name__}", max_episode_steps=HORIZON, kwargs={"name": name}
-        )
+    for env_id in ids_of("metaworld"):
+        name = env_id.removeprefix("Meta-World/")
+        gym.register(env_id, f"{__name__}:{MetaWorld.__name__}", max_episode_steps=HORIZON, kwargs={"name": name})
 
 
 SUITE = Suite(
@@ -82,4 +81,5 @@ SUITE = Suite(
     distributions=("metaworld", "mujoco"),
     module="metaworld",
     register=register,
+    own=True,
 )

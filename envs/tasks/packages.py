@@ -40,6 +40,8 @@ class Suite:
         distributions: their names on PyPI, whose versions are stored with episodes.
         module: module that registers the ids, or that `register` needs; None if Gymnasium registers them.
         register: registers the ids that `module` does not register.
+        own: True if `register` imports none of the packages and its ids are no other package's; `import gato_agent`
+            then registers them, so that `gymnasium.make` knows them.
         wrap: wrapper of each environment.
         stateful_reset: regular expression of ids whose reset does not clear all state, see recreate.py.
     """
@@ -50,6 +52,7 @@ class Suite:
     distributions: tuple[str, ...]
     module: str | None = None
     register: Callable[[], None] | None = None
+    own: bool = False
     wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None
     stateful_reset: str | None = None
 
@@ -97,6 +100,13 @@ def register_suite(env_id: str) -> None:
     with suppress_output():
         import_named(suite.module, env_id)
         if suite.register is not None:
+            suite.register()
+
+
+def register_own() -> None:
+    """Register the ids of this package's own environments whose packages are installed; imports no package."""
+    for suite in suites():
+        if suite.own and suite.register is not None and suite.is_installed:
             suite.register()
 
 

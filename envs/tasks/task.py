@@ -3,6 +3,7 @@
 `suites/` has one table per suite, in the format of `suite_file.py`. Any other Gymnasium id works too.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -136,6 +137,11 @@ def view_of(env_id: str, observation_space: Space[Any], grouped: bool = False) -
 def families() -> list[str]:
     """Names of the suites, in alphabetical order."""
     return sorted(file.stem for file in SUITES.glob("*.toml"))
+
+
+def ids_of(suite: str) -> list[str]:
+    """Environment ids of a suite's table in their order, without reading the rest of it."""
+    return re.findall(r'^\[tasks\."(.+)"\]$', (SUITES / f"{suite}.toml").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @cache
