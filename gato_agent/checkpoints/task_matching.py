@@ -26,22 +26,25 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
     )
     spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # vector environments often have none of their own
     name = type(env).__name__ if spec is None else spec.id
-    same = [task for task in checkpoint.tasks.values() if has_spaces(task, *spaces)]
+    same = [task for task in checkpoint.tasks.values() if not differences(task, *spaces)]
     task = checkpoint.tasks.get(name)
     if task is not None and task not in same:
         raise UsageError(
-            f"{name} has other spaces than {checkpoint.name} was trained on: observations {spaces[0]} and not "
-            f"{task.observation_space}, actions {spaces[1]} and not {task.action_space}; collect and train again"
+            f"{name} has other spaces than {checkpoint.name} was trained on: {differences(task, *spaces)}; collect and "
+            "train again"
         )
     if task is None and len(same) != 1:
         raise _unknown(checkpoint, name)
     return task or same[0]
 
 
-def has_spaces(task: TrainedTask, observation_space: Space[Any], action_space: Space[Any]) -> bool:
-    """True if a task's spaces have the same meaning as these."""
-    return same_meaning(task.observation_space, observation_space) and same_meaning(
-        task.action_space, action_space, acted=True
+def differences(task: TrainedTask, observation_space: Space[Any], action_space: Space[Any]) -> str:
+    """The spaces that differ in meaning from a task's, beside the task's, in words."""
+    pairs = (("observations", observation_space, task.observation_space), ("actions", action_space, task.action_space))
+    return ", ".join(
+        f"{name} {own} and not {trained}"
+        for name, own, trained in pairs
+        if not same_meaning(own, trained, acted=name == "actions")
     )
 
 
