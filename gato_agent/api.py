@@ -5,12 +5,16 @@
     results = gato_agent.evaluate(checkpoint="runs/cartpole", env=("CartPole-v1",), episodes=50)
 
 Options have the names, types and defaults of the verb's dataclass, which documents them. One value may stand for a
-tuple of one, a string for a path, and a mapping for JSON.
+tuple of one, a string for a path, and a mapping for JSON. An environment that a script registers itself is known to
+worker processes if the script calls the verbs below `if __name__ == "__main__":`.
 """
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import update_wrapper
@@ -41,7 +45,8 @@ def _verb(
     def verb(*args: Options.args, **kwargs: Options.kwargs) -> Result:
         if args:
             raise TypeError(f"{name}() takes keyword arguments only, such as {name}({_names(config)[0]}=...)")
-        return run(build(**_converted(config, kwargs, name)))
+        with _script_left_alone():
+            return run(build(**_converted(config, kwargs, name)))
 
     update_wrapper(verb, run, assigned=("__doc__",), updated=())
     verb.__name__ = verb.__qualname__ = name
@@ -49,6 +54,28 @@ def _verb(
     keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     verb.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     return verb
+
+
+@contextmanager
+def _script_left_alone() -> Iterator[None]:
+    """Keep worker processes from running the user's script, unless it has `if __name__ == "__main__":`.
+
+    Processes that are spawned import the script that started them, which would call the verb again.
+    """
+    main = sys.modules["__main__"]
+    file, spec = getattr(main, "__file__", None), main.__spec__
+    if (
+        file is None
+        or not Path(file).is_file()
+        or re.search(r"__name__\s*==", Path(file).read_text("utf-8", "replace"))
+    ):
+        yield
+        return
+    main.__file__ = main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__file__, main.__spec__ = file, spec
 
 
 def _names(config: Callable[..., Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,8 +18,8 @@ from gato_agent.commands.collect import CollectConfig
 from gato_agent.commands.evaluate import EvaluateConfig
 from gato_agent.commands.play import PlayConfig
 from gato_agent.envs.errors import UsageError
-from gato_agent.envs.tasks.packages import register_own, suites
-from gato_agent.envs.tasks.task import catalogue, families, ids_of
+from gato_agent.envs.tasks.packages import ids_of, register_own, suites
+from gato_agent.envs.tasks.task import catalogue, families
 from gato_agent.training.config import TrainConfig
 from tests.helpers.paths import ROOT
 
@@ -79,6 +80,37 @@ def test_the_loop_in_python(tmp_path: Path) -> None:
     assert list(results.tasks) == ["CartPole-v1"]
     played = gato_agent.play(env="CartPole-v1", checkpoint=str(out), render="none", json=tmp_path / "played.json")
     assert json.loads((tmp_path / "played.json").read_text()) == played
+
+
+SCRIPT = """
+from pathlib import Path
+
+import gymnasium as gym
+
+import gato_agent
+
+{register}
+{guard}
+    gato_agent.collect(env=({env_id!r},), expert="random", episodes=2, out=Path("data"))
+    assert __file__
+    Path("done").write_text("1" + Path("done").read_text() if Path("done").exists() else "1")
+"""
+REGISTER = 'gym.register("Mine-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=9)'
+GUARD = "if __name__ == '__main__':"
+CASES = [("CartPole-v1", "if True:", ""), ("CartPole-v1", GUARD, ""), ("Mine-v0", GUARD, REGISTER)]
+
+
+@pytest.mark.parametrize(("env_id", "guard", "register"), CASES)
+def test_scripts_need_no_guard(env_id: str, guard: str, register: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(env_id=env_id, guard=guard, register=register))
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env={**os.environ, **paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "done").read_text() == "1"
+    assert (tmp_path / "data" / env_id / "task.json").is_file()
 
 
 def test_environments_take_their_arguments_as_keywords() -> None:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from gato_agent.envs.tasks.packages import Suite
+from gato_agent.envs.tasks.packages import Suite, ids_of
 
 HORIZON = 500
 
@@ -67,8 +67,6 @@ class MetaWorld(gym.Wrapper[Observation, Any, Observation, Any]):
 @cache
 def register() -> None:
     """Register all tasks; later calls do nothing."""
-    from gato_agent.envs.tasks.task import ids_of
-
     for env_id in ids_of("metaworld"):
         name = env_id.removeprefix("Meta-World/")
         gym.register(env_id, f"{__name__}:{MetaWorld.__name__}", max_episode_steps=HORIZON, kwargs={"name": name})

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +20,7 @@ import gymnasium as gym
 from gato_agent.envs import adapters
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 
+SUITES = Path(__file__).parent / "suites"  # a table of each suite's tasks
 TOOLS = {  # module of no suite -> extra of this package that installs it
     "huggingface_hub": "hub",
     "tensorboard": "tensorboard",
@@ -103,6 +103,11 @@ def register_suite(env_id: str) -> None:
             suite.register()
 
 
+def ids_of(suite: str) -> list[str]:
+    """Environment ids of a suite's table in their order, without reading the rest of it."""
+    return re.findall(r'^\[tasks\."(.+)"\]$', (SUITES / f"{suite}.toml").read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def register_own() -> None:
     """Register the ids of this package's own environments whose packages are installed; imports no package."""
     for suite in suites():
@@ -136,6 +141,8 @@ def missing_install_hint(error: Exception) -> str:
     extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))  # Gymnasium names its own extra
     if extra is None:
         return f"{one_line(error)}; {_install_hint(error.name if isinstance(error, ImportError) else None)}"
+    from importlib.metadata import metadata  # slow to import
+
     ours = metadata("gato-agent").get_all("Provides-Extra") or []
     return f"pip install '{'gato-agent' if extra[1] in ours else 'gymnasium'}[{extra[1]}]'"
 

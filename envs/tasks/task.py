@@ -3,20 +3,16 @@
 `suites/` has one table per suite, in the format of `suite_file.py`. Any other Gymnasium id works too.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from gymnasium.spaces import Space
 
 from gato_agent.envs.errors import GatoError, SpaceError
 from gato_agent.envs.spaces.views import EVERYTHING, View
-from gato_agent.envs.tasks.packages import installed, packages_of
-
-SUITES = Path(__file__).parent / "suites"
+from gato_agent.envs.tasks.packages import SUITES, installed, packages_of
 
 
 @dataclass(frozen=True)
@@ -137,11 +133,6 @@ def view_of(env_id: str, observation_space: Space[Any], grouped: bool = False) -
 def families() -> list[str]:
     """Names of the suites, in alphabetical order."""
     return sorted(file.stem for file in SUITES.glob("*.toml"))
-
-
-def ids_of(suite: str) -> list[str]:
-    """Environment ids of a suite's table in their order, without reading the rest of it."""
-    return re.findall(r'^\[tasks\."(.+)"\]$', (SUITES / f"{suite}.toml").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @cache

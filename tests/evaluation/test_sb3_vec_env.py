@@ -2,7 +2,6 @@
 
 import dataclasses
 from contextlib import closing
-from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -16,9 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import gato_agent
 from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.checked_env import CheckedEnv
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.make import find_spec
 from gato_agent.envs.tasks.task import catalogue, is_installed
 from gato_agent.inference.agent import Agent
 from gato_agent.model.config import GatoConfig
@@ -27,6 +28,10 @@ from gato_agent.model.gato import Gato
 SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
 NESTED = Dict({"goal": Tuple((Discrete(3), Box(-np.inf, np.inf, (2,)))), "at": Dict({"x": Box(-1, 1, (2,))})})
 HANDS = Dict({"grip": Discrete(2, start=1), "move": Box(-2, 3, (2,)), "keys": Tuple((MultiDiscrete([3, 4]),))})
+MAKERS: dict[str, Any] = {
+    "gym": lambda env_id, **kwargs: gato_agent.SB3VecEnv(gym.make(env_id, **kwargs)),
+    "gato_agent": gato_agent.make,
+}
 FIRST = {task.suite: task.id for task in reversed(catalogue().values())}
 
 
@@ -118,17 +123,33 @@ def test_monitors_and_renders() -> None:
     assert env.get_images()[0].shape[2] == 3  # type: ignore[union-attr]
 
 
+@pytest.fixture(scope="module")
+def shipped() -> Checkpoint:
+    return Checkpoint.load(None)
+
+
+def returns_of(shipped: Checkpoint, env_id: str, maker: str, **kwargs: Any) -> list[float]:
+    """Return of one episode of the shipped agent, in an environment of Gymnasium or of this package."""
+    if not is_installed(catalogue()[env_id]):
+        pytest.skip(f"{env_id} is not installed")
+    find_spec(env_id)  # imports the package that registers the id
+    with closing(MAKERS[maker](env_id, **kwargs)) as env:
+        task = find_task(shipped, env)
+        assert task.id == env_id
+        returns, _ = evaluate_policy(Agent(shipped, task), env, 1, return_episode_rewards=True, warn=False)
+    assert len(returns) == 1 and np.isfinite(returns).all()  # type: ignore[arg-type]
+    return returns  # type: ignore[return-value]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("suite", "maker"), product(FIRST, ["gym", "gato_agent"]))
-def test_a_task_of_each_family_is_evaluated_by_stable_baselines3(suite: str, maker: str) -> None:
-    task = catalogue()[FIRST[suite]]
-    if not is_installed(task):
-        pytest.skip(f"{suite} is not installed")
-    with closing(gato_agent.make(task.id)) as env:  # imports the package that registers the id
-        if maker == "gym":
-            env = gym.make(task.id)
-        agent = Agent.from_pretrained(None, env)
-        assert agent.task.id == task.id
-        envs = gato_agent.SB3VecEnv(env) if maker == "gym" else env
-        returns, _ = evaluate_policy(agent, envs, 1, return_episode_rewards=True, warn=False)
-    assert np.isfinite(returns).all()
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("env_id", catalogue())
+def test_the_first_steps_of_every_task_are_evaluated(shipped: Checkpoint, env_id: str, maker: str) -> None:
+    returns_of(shipped, env_id, maker, max_episode_steps=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("suite", FIRST)
+def test_a_whole_episode_of_each_family_is_evaluated(shipped: Checkpoint, suite: str, maker: str) -> None:
+    returns_of(shipped, FIRST[suite], maker)
