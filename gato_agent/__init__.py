@@ -5,14 +5,14 @@
     agent = gato_agent.Agent.from_pretrained("runs/cartpole", gato_agent.make("CartPole-v1"))
 
 `import gato_agent` is cheap: a name below brings its module, and with it torch where it needs torch, on first use. The
-import registers this package's own environments, such as `Meta-World/reach-v3`, if their packages are installed.
+import registers this package's own environments, such as `Meta-World/reach-v3`, if their packages are installed; before
+Gymnasium is imported, it waits for that.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gato_agent.envs.io.lazy import lazy
-from gato_agent.envs.tasks.packages import register_own
+from gato_agent.envs.io.lazy import lazy, when_imported
 
 if TYPE_CHECKING:
     from gato_agent.api import collect, evaluate, play, train
@@ -70,4 +70,11 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-register_own()
+def _register() -> None:
+    """Register the environments of this package in Gymnasium."""
+    from gato_agent.envs.tasks.packages import register_own
+
+    register_own()
+
+
+when_imported("gymnasium", _register)

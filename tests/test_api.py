@@ -151,13 +151,14 @@ def in_a_process(program: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_importing_it_registers_its_own_ids_and_imports_no_package() -> None:
+@pytest.mark.parametrize("order", ["gymnasium, gato_agent", "gato_agent, gymnasium"])
+def test_importing_it_registers_its_own_ids_and_imports_no_package(order: str) -> None:
     installed = {suite.ids for suite in suites() if suite.own and suite.is_installed}
     packages = sorted({package for suite in suites() for package in suite.packages if package != "gymnasium"})
     program = (
-        "import sys, gymnasium; before = set(gymnasium.registry); import gato_agent\n"
+        f"import sys, {order}\n"
         f"assert not {{*{packages!r}, 'torch', 'stable_baselines3'}} & set(sys.modules), set(sys.modules)\n"
-        "print(*sorted(set(gymnasium.registry) - before))"
+        f"print(*sorted(name for name in gymnasium.registry if name.startswith({OWN!r})))"
     )
     wanted = {env_id for env_id in catalogue() if env_id.startswith(OWN) and env_id.split("/")[0] + "/" in installed}
     assert set(in_a_process(program)) == wanted
@@ -171,6 +172,15 @@ def test_gymnasium_makes_its_own_ids(env_id: str, package: str) -> None:
     for imported, name in (("gato_agent", env_id), ("gymnasium", f"gato_agent:{env_id}")):
         program = f"import {imported}, gymnasium; e = gymnasium.make({name!r}); e.reset(seed=0); print(e.spec.id)"
         assert in_a_process(program)[-1] == env_id
+
+
+def test_it_waits_for_gymnasium_to_be_imported() -> None:
+    program = (
+        "import sys, gato_agent, importlib.util; assert 'gymnasium' not in sys.modules; before = len(sys.meta_path)\n"
+        "assert importlib.util.find_spec('gymnasium') and 'gymnasium' not in sys.modules\n"
+        "from gymnasium.spaces import Box; import gymnasium; assert len(sys.meta_path) == before - 1; print('ok')"
+    )
+    assert in_a_process(program) == ["ok"]
 
 
 @pytest.mark.parametrize("package", ["minigrid", "panda_gym", "metaworld", "ale_py", "gymnasium_robotics"])
