@@ -30,8 +30,9 @@ from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.envs.spaces.views import View
+from gato_agent.envs.tasks.packages import SUITES
 from gato_agent.envs.tasks.suite_file import SHARED, TASK, read_suite
-from gato_agent.envs.tasks.task import SUITES, Score, Task, catalogue
+from gato_agent.envs.tasks.task import Score, Task, catalogue
 
 HEADER = """\
 # Data only; every key is explained in envs/tasks/task.py. The scores are measured, and this file is written, by

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import EnvironmentFault, SpaceError, one_line
 from gato_agent.envs.ownership import owned
+from gato_agent.envs.spaces.same_space import plain_space
 from gato_agent.envs.spaces.values import MOST, brief, flag_of, reward_of, validator
 
 LEAST = -MOST
@@ -44,12 +45,13 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             copies: true to copy actions and observations, see ownership.py; false where the loop copies them.
         """
         super().__init__(env)
+        self.observation_space = plain_space(env.observation_space)
         self._own: Callable[[Any], Any] = owned if copies else _same
         self._id = env_id
         self._seed: int | None = None
         self._t, self._total = 0, 0.0
         self._valid_obs, self._valid_action = (
-            validator(env.observation_space),
+            validator(self.observation_space),
             validator(env.action_space, acted=True),
         )
         limited = env.spec is None or env.spec.max_episode_steps is not None

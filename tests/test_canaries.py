@@ -29,8 +29,8 @@ from gato_agent.dataset.load import load_data
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.spaces.flatten import space_to_json
+from gato_agent.envs.tasks.packages import SUITES
 from gato_agent.envs.tasks.suite_file import read_suite
-from gato_agent.envs.tasks.task import SUITES
 from gato_agent.evaluation.results import Outcome, Results, score
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.model.config import GatoConfig

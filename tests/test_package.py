@@ -46,16 +46,21 @@ def shipped(tracked: list[Path]) -> set[str]:
 def built(tracked: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a wheel and an sdist, built from a copy so that nothing is left in the source tree."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for path in tracked:
-        (source / path.parent).mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / path, source / path, follow_symlinks=False)
+    copy(tracked, source)
     build(source, out, "build_sdist", "build_wheel")
     return out
 
 
-def build(source: Path, out: Path, *hooks: str) -> None:
+def copy(tracked: list[Path], source: Path) -> None:
+    for path in tracked:
+        (source / path.parent).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, source / path, follow_symlinks=False)
+
+
+def build(source: Path, out: Path, *hooks: str, backend: str = "setuptools.build_meta") -> None:
     calls = "; ".join(f"backend.{hook}({str(out)!r})" for hook in hooks)
-    output(sys.executable, "-c", f"import setuptools.build_meta as backend; {calls}", cwd=source)
+    program = f"import sys; sys.path.insert(0, 'scripts'); import {backend} as backend; {calls}"
+    output(sys.executable, "-c", program, cwd=source)
 
 
 def wheel_of(folder: Path) -> Path:
@@ -180,6 +185,33 @@ def test_the_linter_refuses_a_bare_import(line: str) -> None:
 def lint(file: str, line: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select=TID251", "--stdin-filename", file, "-"]
     return subprocess.run(command, cwd=ROOT, input=line + "\n", capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_static_tools_find_the_editable_install(tracked: list[Path], tmp_path: Path) -> None:
+    source, venv, user = tmp_path / "source", tmp_path / "venv", tmp_path / "user"
+    copy(tracked, source)
+    output(sys.executable, "-m", "venv", "--without-pip", venv)
+    (site,) = venv.glob("lib/python*/site-packages")
+    build(source, tmp_path, "build_editable", backend="build_backend")
+    with zipfile.ZipFile(wheel_of(tmp_path)) as wheel:
+        wheel.extractall(site)
+        recorded = wheel.read(next(name for name in wheel.namelist() if name.endswith("RECORD"))).decode()
+        assert {line.split(",")[0] for line in recorded.splitlines()} == set(wheel.namelist())
+    user.mkdir()
+    (user / "mine.py").write_text(
+        "import gato_agent\nfrom gato_agent.training.config import TrainConfig\n"
+        "reveal_type(TrainConfig().steps)\nreveal_type(gato_agent.envs)\n"
+    )
+    mypy = [sys.executable, "-m", "mypy", "--python-executable", venv / "bin" / "python", "--cache-dir", tmp_path / "c"]
+    shown = output(*mypy, "mine.py", cwd=user, MYPYPATH="", PYTHONPATH="")
+    assert 'Revealed type is "int"' in shown.replace("builtins.", "")
+    program = (
+        "from importlib.util import find_spec as find\nassert find('envs') is find('tests') is None\n"
+        "print(find('gato_agent').origin)"
+    )
+    file = output(venv / "bin" / "python", "-c", program, cwd=user, PYTHONPATH="").strip()
+    assert Path(file).resolve() == (source / "gato_agent" / "__init__.py").resolve()
 
 
 def test_no_file_names_a_path_of_one_machine(tracked: list[Path]) -> None:

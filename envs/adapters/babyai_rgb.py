@@ -34,5 +34,6 @@ SUITE = Suite(
     distributions=("minigrid",),
     module="minigrid",
     register=register,
+    own=True,
     wrap=MiniGrid,
 )

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from gato_agent.envs.tasks.packages import Suite
+from gato_agent.envs.tasks.packages import Suite, ids_of
 
 HORIZON = 500
 
@@ -67,12 +67,9 @@ class MetaWorld(gym.Wrapper[Observation, Any, Observation, Any]):
 @cache
 def register() -> None:
     """Register all tasks; later calls do nothing."""
-    from metaworld.env_dict import ENV_CLS_MAP
-
-    for name in ENV_CLS_MAP:
-        gym.register(
-            f"Meta-World/{name}", f"{__name__}:{MetaWorld.__name__}", max_episode_steps=HORIZON, kwargs={"name": name}
-        )
+    for env_id in ids_of("metaworld"):
+        name = env_id.removeprefix("Meta-World/")
+        gym.register(env_id, f"{__name__}:{MetaWorld.__name__}", max_episode_steps=HORIZON, kwargs={"name": name})
 
 
 SUITE = Suite(
@@ -82,4 +79,5 @@ SUITE = Suite(
     distributions=("metaworld", "mujoco"),
     module="metaworld",
     register=register,
+    own=True,
 )

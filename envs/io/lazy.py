@@ -1,7 +1,10 @@
-"""Public names of a package, imported on first use."""
+"""Public names of a package, imported on first use, and calls that wait for the import of another package."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any
 
 
@@ -19,3 +22,35 @@ def lazy(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(import_module(modules[name]), name)
 
     return getattr_
+
+
+def when_imported(name: str, call: Callable[[], None]) -> None:
+    """Call a function when a top-level package has been imported: at once if it is, else after its import."""
+    if name in sys.modules:
+        call()
+    else:
+        sys.meta_path.insert(0, _Waiting(name, call))
+
+
+class _Waiting:
+    """Finder that calls a function after the import of one package, once."""
+
+    def __init__(self, name: str, call: Callable[[], None]) -> None:
+        self._name, self._call = name, call
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == self._name else None
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            load(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self._call()
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +20,7 @@ import gymnasium as gym
 from gato_agent.envs import adapters
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 
+SUITES = Path(__file__).parent / "suites"  # a table of each suite's tasks
 TOOLS = {  # module of no suite -> extra of this package that installs it
     "huggingface_hub": "hub",
     "tensorboard": "tensorboard",
@@ -40,6 +40,8 @@ class Suite:
         distributions: their names on PyPI, whose versions are stored with episodes.
         module: module that registers the ids, or that `register` needs; None if Gymnasium registers them.
         register: registers the ids that `module` does not register.
+        own: True if `register` imports none of the packages and its ids are no other package's; `import gato_agent`
+            then registers them, so that `gymnasium.make` knows them.
         wrap: wrapper of each environment.
         stateful_reset: regular expression of ids whose reset does not clear all state, see recreate.py.
     """
@@ -50,6 +52,7 @@ class Suite:
     distributions: tuple[str, ...]
     module: str | None = None
     register: Callable[[], None] | None = None
+    own: bool = False
     wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None
     stateful_reset: str | None = None
 
@@ -100,6 +103,18 @@ def register_suite(env_id: str) -> None:
             suite.register()
 
 
+def ids_of(suite: str) -> list[str]:
+    """Environment ids of a suite's table in their order, without reading the rest of it."""
+    return re.findall(r'^\[tasks\."(.+)"\]$', (SUITES / f"{suite}.toml").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def register_own() -> None:
+    """Register the ids of this package's own environments whose packages are installed; imports no package."""
+    for suite in suites():
+        if suite.own and suite.register is not None and suite.is_installed:
+            suite.register()
+
+
 def import_named(module: str, named: str) -> ModuleType:
     """Import a module that the user named, on the command line or in a call; never one that a file names.
 
@@ -126,6 +141,8 @@ def missing_install_hint(error: Exception) -> str:
     extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))  # Gymnasium names its own extra
     if extra is None:
         return f"{one_line(error)}; {_install_hint(error.name if isinstance(error, ImportError) else None)}"
+    from importlib.metadata import metadata  # slow to import
+
     ours = metadata("gato-agent").get_all("Provides-Extra") or []
     return f"pip install '{'gato-agent' if extra[1] in ours else 'gymnasium'}[{extra[1]}]'"
 

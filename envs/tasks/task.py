@@ -6,16 +6,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from gymnasium.spaces import Space
 
 from gato_agent.envs.errors import GatoError, SpaceError
 from gato_agent.envs.spaces.views import EVERYTHING, View
-from gato_agent.envs.tasks.packages import installed, packages_of
-
-SUITES = Path(__file__).parent / "suites"
+from gato_agent.envs.tasks.packages import SUITES, installed, packages_of
 
 
 @dataclass(frozen=True)

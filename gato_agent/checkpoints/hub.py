@@ -1,13 +1,17 @@
 """Upload of a checkpoint to the Hugging Face hub: its file, and a model card with its scores."""
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.io.strict_json import checked_digest
-from gato_agent.rollouts.experts.hub import load_hub
+from gato_agent.rollouts.experts.hub import PREFIX, load_hub
 
 CARD = """# {name}
 
@@ -32,6 +36,32 @@ Means over whole episodes with unseen seeds; the score is 0 for a random player 
 | environment | episodes | mean return | 95% interval | score |
 |---|---:|---:|---:|---:|
 """
+
+
+def load_checkpoint(reference: str | Path | None, device: torch.device | str = "cpu") -> Checkpoint:
+    """Load a checkpoint of a path, or of the repository `ORG/NAME` on the hub where there is no such path.
+
+    Args:
+        reference: as `Checkpoint.load`, or `ORG/NAME`.
+        device: where to put the weights.
+
+    Raises:
+        UsageError: there is neither such a path nor such a repository; the message has the nearest path.
+        GatoError: the hub cannot be reached, or the file is damaged.
+    """
+    if not isinstance(reference, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", reference) or Path(reference).exists():
+        return Checkpoint.load(reference, device)
+    try:
+        return Checkpoint.load(f"{PREFIX}{reference}", device)
+    except GatoError as error:
+        raise type(error)(f"no folder {reference}{_nearest(Path(reference))}, and on the hub: {error}") from error
+
+
+def _nearest(path: Path) -> str:
+    """Hint at an entry of the path's folder with a similar name; empty if there is none."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, beside, n=1)
+    return f" (did you mean {path.parent / close[0]}?)" if close else ""
 
 
 def push(

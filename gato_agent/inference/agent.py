@@ -1,8 +1,8 @@
 """Agent: a trained model as an actor, and as a Stable-Baselines3 policy."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
-from gato_agent.checkpoints.hub import push
+from gato_agent.checkpoints.hub import load_checkpoint, push
 from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
@@ -25,10 +25,22 @@ from gato_agent.inference.options import DecodingOptions, resolve_device
 from gato_agent.inference.prompting import Prompter
 from gato_agent.inference.sampling import Sampler
 from gato_agent.inference.step_inputs import StepInputs, is_single, num_envs_of
-from gato_agent.rollouts.experts.hub import PREFIX
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
 from gato_agent.tokens.space_tokenizer import Observed
+
+
+@dataclass(frozen=True, eq=False)
+class PredictState:
+    """State that `Agent.predict` returns: a claim to the memory, which stays in the agent.
+
+    Attributes:
+        agent: that returned it.
+        num_envs: observations of the call.
+    """
+
+    agent: "Agent" = field(repr=False)
+    num_envs: int
 
 
 class Agent:
@@ -57,6 +69,7 @@ class Agent:
     Attributes:
         observation_space: of one environment.
         action_space: of one environment.
+        num_envs: environments that the memory holds; 0 before the first `reset`, `act` or `predict`.
 
     Raises:
         UsageError: an option out of range, or a prompt that the task was not trained with.
@@ -83,7 +96,7 @@ class Agent:
         self._decoder = make_decoder(self.model, legal, precision, num_threads, compiled=compiled)
         self._masks = ActionMasks(task.action_space, self.tokenizer)
         self._allowed: NDArray[np.bool_] | None = None
-        self._num_envs = 0  # none before the first reset
+        self.num_envs = 0  # none before the first reset
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -106,9 +119,7 @@ class Agent:
             UsageError: no such checkpoint, or it knows neither the environment's id nor its spaces.
         """
         options["device"] = resolve_device(options.get("device", "auto"))
-        if isinstance(reference, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", reference) and not Path(reference).exists():
-            reference = f"{PREFIX}{reference}"
-        checkpoint = Checkpoint.load(reference, options["device"])
+        checkpoint = load_checkpoint(reference, options["device"])
         return cls(checkpoint, find_task(checkpoint, env), **options)
 
     def push_to_hub(
@@ -118,11 +129,11 @@ class Agent:
         return push(self.checkpoint, repo, evaluation, private=private, token=token)
 
     def reset(self, num_envs: int = 1) -> None:
-        """Forget all episodes and prepare for `num_envs` environments."""
+        """Forget all episodes, prepare for `num_envs` environments, and begin the random streams again."""
         at_least(1, num_envs=num_envs)
         self._decoder.reset(num_envs, self.tokenizer.layout.written, self._prompter.tokens)
         self._prefill_prefix(np.ones(num_envs, dtype=np.bool_), self._prompter.reset(num_envs))
-        self._num_envs = num_envs
+        self.num_envs = num_envs
         self._inputs = StepInputs(self.tokenizer, self.config.vocabulary.separator, num_envs)
         generators = [torch.Generator().manual_seed(self.seed + env_index) for env_index in range(num_envs)]
         self._sampler = Sampler(self.temperature, generators)
@@ -150,7 +161,7 @@ class Agent:
                 step.
         """
         masks = self._mask_source() if masks is None and self._mask_source else masks
-        action = self._act(columns(self.observation_space, observation), start, masks=masks)
+        action = self._act(self._columns(observation), start, masks=masks)
         actions = batch(self.action_space, action)
         return (actions, self._log_prob()) if return_log_prob else actions
 
@@ -177,8 +188,8 @@ class Agent:
             GatoError: as `act`.
         """
         forced = None if given is None else self._encode_action(given)
-        observed = columns(self.observation_space, observation)
-        if not self._num_envs:
+        observed = self._columns(observation)
+        if not self.num_envs:
             self.reset(num_envs_of(observed))
         state = self._inputs.state()
         self._act(observed, start, greedy=True, forced=forced, masks=masks, marginal=given is None)
@@ -199,42 +210,79 @@ class Agent:
             GatoError: an observation or action is not in its space.
         """
         forced = self._encode_action(action)
-        if not self._num_envs:
+        if not self.num_envs:
             self.reset(len(forced))
-        self._act(columns(self.observation_space, observation), start, forced=forced)
+        self._act(self._columns(observation), start, forced=forced)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
-    ) -> tuple[Any, Any]:  # fmt: skip
+    ) -> tuple[Any, PredictState]:  # fmt: skip
         """Action in Stable-Baselines3's policy protocol, so that `evaluate_policy(agent, env)` runs unchanged.
+
+        The agent remembers the steps before, with or without the state. Tell it where an episode begins, by
+        `episode_start` or `reset()`, or it takes a new episode for more of the last one.
 
         Args:
             observation: one observation of the space, or a batch of them.
-            state: None to begin, then the state that the last call returned. The memory itself stays in the agent.
-            episode_start: bool [n], True where an episode begins.
+            state: None, or the state that the last call returned. The memory itself stays in the agent. Without a
+                state, another number of observations than before begins all episodes.
+            episode_start: bool [n], True where an episode begins; by default in all at the first call after `reset`.
             deterministic: True for greedy actions at any temperature, the default of `evaluate_policy`.
 
         Returns:
             Action (or batch of actions, as the observation was), and the state for the next call.
+
+        Raises:
+            UsageError: the state is of another agent or of another number of observations.
+            GatoError: as `act`.
         """
         space, single = self.observation_space, is_single(self.observation_space, observation)
-        observed = stack(space, [observation]) if single else columns(space, observation)
-        if state is None:
-            self.reset(num_envs_of(observed))
-            episode_start = None
-        actions = self._act(observed, episode_start, greedy=deterministic)
+        observed = stack(space, [observation]) if single else self._columns(observation)
+        count = num_envs_of(observed)
+        if state is not None:
+            self._check_state(state, count)
+        if count != self.num_envs:
+            self.reset(count)
+        start = self._inputs.start if episode_start is None else self._inputs.start | np.reshape(episode_start, -1)
+        actions = self._act(observed, start, greedy=deterministic)
         action = row(self.action_space, actions, 0) if single else batch(self.action_space, actions)
-        return action, self._decoder
+        return action, PredictState(self, count)
+
+    def _check_state(self, state: Any, count: int) -> None:
+        """Raise UsageError for a state that `predict` of this agent did not return for this many observations."""
+        if not isinstance(state, PredictState) or state.agent is not self:
+            owner = f"{state.agent!r}" if isinstance(state, PredictState) else f"a {type(state).__name__}"
+            raise UsageError(
+                f"{self.task.id}: the state is of {owner}, and not of this agent: pass the state that its own "
+                "`predict` returned, or None"
+            )
+        if state.num_envs != count:
+            raise UsageError(
+                f"{self.task.id}: {count} observations with the state of {state.num_envs}: pass state=None to begin "
+                "their episodes"
+            )
+
+    def _columns(self, observation: Any) -> Columns:
+        """Columns of a batch of observations."""
+        try:
+            return columns(self.observation_space, observation)
+        except SpaceError as error:
+            if is_single(self.observation_space, observation):
+                raise UsageError(
+                    f"{self.task.id}: one observation without a batch axis: `act` takes a batch, as gymnasium.vector "
+                    "has them; `predict` takes one observation too"
+                ) from error
+            raise GatoError(f"{self.task.id}: observations: {error}") from error
 
     def _act(
         self, observation: Columns, start: NDArray[np.bool_] | None, *, greedy: bool = False,
         forced: torch.Tensor | None = None, masks: Sequence[Any] | None = None, marginal: bool | None = None,
     ) -> Columns:  # fmt: skip
         """One control step: observations -> tokens -> action tokens -> actions."""
-        if not self._num_envs:
+        if not self.num_envs:
             self.reset(num_envs_of(observation))
-        num_envs = self._num_envs
+        num_envs = self.num_envs
         if num_envs_of(observation) != num_envs:
             raise UsageError(
                 f"{self.task.id}: {num_envs_of(observation)} observations for {num_envs} environments: call reset(n)"
@@ -262,9 +310,9 @@ class Agent:
         """Ids that the action masks of the environments allow, bool [num_envs, sum of legal ids]; None for all."""
         if masks is None:
             return None
-        if len(masks) != self._num_envs:
+        if len(masks) != self.num_envs:
             raise UsageError(
-                f"{self.task.id}: {len(masks)} action masks for {self._num_envs} environments: give one each, or None"
+                f"{self.task.id}: {len(masks)} action masks for {self.num_envs} environments: give one each, or None"
             )
         try:
             return self._masks.allowed(masks)

@@ -66,8 +66,11 @@ class StepInputs:
 
 
 def is_single(space: gym.Space[Any], observation: Any) -> bool:
-    """True for one observation, False for a batch, by the dimensions of its first leaf."""
-    return bool(_is_single(space, observation))
+    """True for one observation, False for a batch or what is neither, by the dimensions of its first leaf."""
+    try:
+        return bool(_is_single(space, observation))
+    except (IndexError, KeyError, TypeError, ValueError):  # another structure, which `columns` names
+        return False
 
 
 def _is_single(space: gym.Space[Any], observation: Any) -> bool | None:

@@ -126,6 +126,12 @@ def test_what_is_not_there_is_named(remote: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Checkpoint.load(None).save(tmp_path / "runs" / "mine")  # a folder goes before a repository of the same name
     assert Agent.from_pretrained("runs/mine", "CartPole-v1").checkpoint.name == "runs/mine"
+    (tmp_path / "runs" / "cartpole").mkdir()
+    for typed, hint in (("runs/cartpoel", r" \(did you mean runs.cartpole\?\)"), ("runs/x", ""), ("rnus/mine", "")):
+        with pytest.raises(
+            UsageError, match=rf"^no folder {typed}{hint}, and on the hub: hub:{typed} is no repository"
+        ):
+            Agent.from_pretrained(typed, "CartPole-v1")
     with pytest.raises(UsageError, match=r"no checkpoint at runs.yours"):
         Checkpoint.load("runs/yours")
 

@@ -1,6 +1,7 @@
 """The weights in the package play what the README says, and its snippets run."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,5 +59,6 @@ def test_shipped_weights_are_near_the_expert(shipped: Checkpoint, task: str) -> 
 
 
 @pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README.read_text(), re.S))
-def test_readme_snippets_run(snippet: str) -> None:
+def test_readme_snippets_run(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})

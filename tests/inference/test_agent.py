@@ -104,10 +104,10 @@ def test_what_is_written_into_its_arrays_changes_nothing(view: View, action_deco
 def test_predict_takes_one_observation_or_many() -> None:
     agent = agent_for(Box(-1, 1, (3,)), Box(-2, 2, (2,)))
     one = np.array([0.1, 0.2, -0.3], dtype=np.float32)
-    action, state = agent.predict(one)
+    action, _ = agent.predict(one)
     assert action.shape == (2,)
     assert agent.task.action_space.contains(action)
-    many, _ = agent.predict(np.stack([one, one]))
+    many, state = agent.predict(np.stack([one, one]))
     assert many.shape == (2, 2)
     np.testing.assert_array_equal(many[0], action)
     after, _ = agent.predict(np.stack([one, one]), state, np.array([False, True]))

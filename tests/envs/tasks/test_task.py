@@ -10,8 +10,9 @@ from benchmarks.reference_scores import write_suite
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.views import EVERYTHING
 from gato_agent.envs.tasks import task
+from gato_agent.envs.tasks.packages import SUITES
 from gato_agent.envs.tasks.suite_file import read_suite
-from gato_agent.envs.tasks.task import SUITES, Score, Task, catalogue, families, find, view_of
+from gato_agent.envs.tasks.task import Score, Task, catalogue, families, find, view_of
 
 SCORE = """
 mean = 1.0
