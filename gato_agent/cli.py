@@ -26,7 +26,9 @@ VERBS = {
         "data",
         "show, verify, compact, export, import episodes",
     ),
-    "train": Verb("gato_agent.commands.train", "TrainConfig", "train", "train an agent on recorded episodes"),
+    "train": Verb(
+        "gato_agent.commands.train", "TrainArguments", "train_command", "train an agent on recorded episodes"
+    ),
     "evaluate": Verb(
         "gato_agent.commands.evaluate", "EvaluateConfig", "evaluate", "measure returns and normalised scores"
     ),
@@ -154,6 +156,10 @@ def run(arguments: list[str]) -> int:
     verb = VERBS[name]
     module = import_module(verb.module)
     options = [_renamed(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
+    if hasattr(module, "expand_json"):
+        options, hints = module.expand_json(options)
+        for hint in hints:
+            print(f"gato-agent: {hint}", file=sys.stderr)
     default = {"default": module.defaults(options)} if hasattr(module, "defaults") else {}  # some follow from others
     config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
     try:

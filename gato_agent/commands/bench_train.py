@@ -31,8 +31,9 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Attention, Block, Gato
 from gato_agent.model.rope import angles_of, rotate
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.training.config import Precision, TrainConfig
+from gato_agent.training.config import TrainConfig
 from gato_agent.training.flops import training_flops
+from gato_agent.training.option_groups import Precision
 from gato_agent.training.trainer import Trainer
 
 
