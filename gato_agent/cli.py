@@ -4,9 +4,10 @@ import errno
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from gato_agent.envs.errors import GatoError, UsageError, reason
+from gato_agent.envs.suggested_commands import suggest
 
 
 class Verb(NamedTuple):
@@ -74,7 +75,7 @@ def usage() -> str:
         "    VERB --help   options of a verb\n"
         "    --version     version of gato-agent\n"
         "    --debug       show the traceback of an error\n\n"
-        "try:\n    gato-agent play --env CartPole-v1"
+        f"try:\n    {suggest('play shipped', env='CartPole-v1')}"
     )
 
 
@@ -132,6 +133,52 @@ def _renamed(verb: str, argument: str) -> str:
     return new + equals + value
 
 
+def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
+    """Function of a verb and its options; prints a hint for each former spelling.
+
+    Raises:
+        UsageError: an option is given twice, or a former spelling that cannot be read.
+        SystemExit: the options are not those of the verb, or --help.
+    """
+    import tyro
+
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    name = " ".join(arguments[:words])
+    verb = VERBS[name]
+    module = import_module(verb.module)
+    options = [_renamed(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
+    _refuse_twice(name, options, getattr(module, verb.arguments))
+    if hasattr(module, "expand_json"):
+        options, hints = module.expand_json(options)
+        for hint in hints:
+            print(f"gato-agent: {hint}", file=sys.stderr)
+    default = {"default": module.defaults(options)} if hasattr(module, "defaults") else {}  # some follow from others
+    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
+    return getattr(module, verb.function), config
+
+
+def _refuse_twice(verb: str, options: list[str], config: Any) -> None:
+    """Raise UsageError for an option that is given twice."""
+    flags = [option.partition("=")[0] for option in options if option.startswith("--")]
+    for flag in [flag for flag in flags if flags.count(flag) > 1]:
+        if _takes_several(config, flag.removeprefix("--").replace("-", "_")):
+            raise UsageError(f"{flag} is given twice; for several values write them after one {flag}")
+        raise UsageError(f"{flag} is given twice, and {verb} takes one value of it")
+
+
+def _takes_several(config: Any, name: str) -> bool:
+    """True if a field of a dataclass, or of a dataclass in it, takes several values."""
+    from dataclasses import is_dataclass
+    from typing import get_args, get_origin, get_type_hints
+
+    for field, hint in get_type_hints(config).items() if is_dataclass(config) else ():
+        if field == name and get_origin(hint) is tuple:
+            return True
+        if any(_takes_several(each, name) for each in (hint, *get_args(hint))):
+            return True
+    return False
+
+
 def run(arguments: list[str]) -> int:
     """Run one verb; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -145,25 +192,9 @@ def run(arguments: list[str]) -> int:
     if arguments[0] not in VERBS:
         print(f"gato-agent: error: no verb {arguments[0]!r}: choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
-    twice = [flag for flag in flags if flags.count(flag) > 1]
-    if twice:
-        raise UsageError(f"{twice[0]} is given twice; for several values write them after one {twice[0]}")
-    import tyro
-
-    words = 2 if " ".join(arguments[:2]) in VERBS else 1
-    name = " ".join(arguments[:words])
-    verb = VERBS[name]
-    module = import_module(verb.module)
-    options = [_renamed(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
-    if hasattr(module, "expand_json"):
-        options, hints = module.expand_json(options)
-        for hint in hints:
-            print(f"gato-agent: {hint}", file=sys.stderr)
-    default = {"default": module.defaults(options)} if hasattr(module, "defaults") else {}  # some follow from others
-    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
+    function, config = parse(arguments)
     try:
-        getattr(module, verb.function)(config)
+        function(config)
     except SystemExit as error:  # it would end the command silently, with any exit code
         raise GatoError(f"an environment, an expert or a package called sys.exit({error.code!r})") from error
     return 0

@@ -118,6 +118,28 @@ def test_info(trained: Path) -> None:
 
 
 MISTAKES = [
+    ("play --env CartPole-v1 --env Acrobot-v1", 2, "--env is given twice, and play takes one value of it"),
+    ("train --steps 1 --steps 2", 2, "--steps is given twice, and train takes one value of it"),
+    ("train --eval-env CartPole-v1 --eval-env Taxi-v3", 2, "write them after one --eval-env"),
+    ("report", 2, "which results? `gato-agent evaluate --out results`"),
+    (
+        "play --env Blackjack-v1 --render none",
+        2,
+        "the shipped weights do not know Blackjack-v1. Train on it: gato-agent",
+    ),
+    ("evaluate --env Blackjack-v1 --workers 0", 2, "gato-agent collect --env Blackjack-v1 --expert train; gato-agent"),
+    (
+        "play --env Acrobot-v1 --checkpoint {run}",
+        2,
+        "does not know Acrobot-v1. Train on it: gato-agent collect --env Ac",
+    ),
+    ("play --env Acrobot-v1 --checkpoint {run}", 2, "Known tasks: CartPole-v1 (gato-agent info --checkpoint "),
+    (
+        "play --env tests.helpers.testing_env:Testing-v0",
+        2,
+        "collect --env tests.helpers.testing_env:Testing-v0 --expert",
+    ),
+    ("play --env FrozenLake-v1 {lake} --render none", 2, "on: observations Discrete(64) instead of Discrete(16); give"),
     ("play --env CartPole-v9", 2, "did you mean CartPole-v1"),
     ("play --env Acrobot-v1 --checkpoint {run}", 2, "Acrobot-v1"),
     ("play --env CartPole-v1 --checkpoint nowhere", 2, "no checkpoint at nowhere"),
@@ -160,6 +182,7 @@ def test_mistakes_are_answered_in_one_line(
     (tmp_path / "truncated.safetensors").write_bytes(whole[:-CHECKPOINT_BYTES])
     (tmp_path / "file").write_bytes(b"")
     places = {
+        "lake": """--env-kwargs '{"map_name": "8x8"}'""",
         "run": trained / "runs/cartpole",
         "data": trained / "data",
         "out": tmp_path,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import SpaceError, UsageError
 from gato_agent.envs.io.console import plain_console
 from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 
@@ -35,7 +35,10 @@ def info(config: InfoConfig) -> None:
     if config.checkpoint:
         _checkpoint(console, config.checkpoint)
     if config.env:
-        console.print(env_table(config.env, config.env_kwargs))
+        try:
+            console.print(env_table(config.env, config.env_kwargs))
+        except SpaceError as error:
+            raise UsageError(f"{config.env}: {error}") from error
 
 
 def size_table(size: str) -> Table:

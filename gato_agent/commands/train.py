@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read
+from gato_agent.checkpoints.task_matching import differences
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.train_arguments import TrainArguments, expand_json
 from gato_agent.dataset.batches import BatchSampler
@@ -130,12 +131,8 @@ def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: M
         raise UsageError(f"--eval-env {name} is not among the training tasks: choose from {', '.join(tasks)}")
     for name in sorted(tasks.keys() & known.keys()):
         task, known_task = tasks[name], known[name]
-        if (task.observation_space, task.action_space) != (known_task.observation_space, known_task.action_space):
-            raise UsageError(
-                f"{name} has other spaces than in --init {config.init}: observations {task.observation_space} and not "
-                f"{known_task.observation_space}, actions {task.action_space} and not {known_task.action_space}; "
-                "give it another id"
-            )
+        if other := differences((task.observation_space, task.action_space), known_task):
+            raise UsageError(f"{name} has other spaces than in --init {config.init}: {other}; give it another id")
 
 
 def fine_tuning(init: str, **options: Any) -> TrainConfig:
