@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from gato_agent.envs.errors import GatoError, UsageError, reason
-from gato_agent.envs.suggested_commands import suggest
+from gato_agent.envs.suggested_commands import after_interrupt, next_command, suggest
 
 
 class Verb(NamedTuple):
@@ -37,10 +37,15 @@ VERBS = {
         "gato_agent.commands.report", "ReportConfig", "report", "compare evaluations; a page with charts and videos"
     ),
     "play": Verb("gato_agent.commands.play", "PlayConfig", "play", "watch an agent"),
-    "envs": Verb(
+    "info tasks": Verb(
         "gato_agent.commands.catalogue", "EnvsConfig", "envs", "list the catalogue of tasks, experts and scores"
     ),
-    "bench": Verb(
+    "info env": Verb("gato_agent.commands.info", "EnvInfo", "info_env", "show spaces and tokens of an environment"),
+    "info size": Verb("gato_agent.commands.info", "SizeInfo", "info_size", "show parameters of a model size"),
+    "info checkpoint": Verb(
+        "gato_agent.commands.info", "CheckpointInfo", "info_checkpoint", "show the tasks of a checkpoint"
+    ),
+    "bench step": Verb(
         "gato_agent.commands.bench_step", "BenchConfig", "bench", "time control steps relative to the roofline"
     ),
     "bench train": Verb(
@@ -49,13 +54,10 @@ VERBS = {
         "bench_train",
         "time training steps relative to the roofline",
     ),
-    "info": Verb(
-        "gato_agent.commands.info", "InfoConfig", "info", "show sizes of models, checkpoints and environments"
-    ),
 }
 
 RENAMED_OPTIONS = {
-    ("bench", "--lanes"): "--n-envs",
+    ("bench step", "--lanes"): "--n-envs",
     ("collect", "--no-seal"): "--no-compact",
     ("collect", "--seal"): "--compact",
     ("data", "seal"): "compact",
@@ -63,10 +65,12 @@ RENAMED_OPTIONS = {
     ("train", "--smooth-bins"): "--bin-label-smoothing",
 }
 
+INFO = ("--size", "--checkpoint", "--env")  # former options of `info`
+
 
 def usage() -> str:
     """Overview that `gato-agent` without a verb prints."""
-    verbs = "\n".join(f"    {name:<13}{verb.summary}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"    {name:<17}{verb.summary}" for name, verb in VERBS.items())
     return (
         "usage: gato-agent VERB [options]\n\n"
         "Collect expert episodes, train a Gato on them, evaluate it and watch it play.\n\n"
@@ -74,6 +78,7 @@ def usage() -> str:
         "options:\n"
         "    VERB --help   options of a verb\n"
         "    --version     version of gato-agent\n"
+        "    --quiet       print errors only\n"
         "    --debug       show the traceback of an error\n\n"
         f"try:\n    {suggest('play shipped', env='CartPole-v1')}"
     )
@@ -84,7 +89,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    guard(lambda: run(arguments), debug=debug)
+    quiet = "--quiet" in arguments
+    arguments = [a for a in arguments if a != "--quiet"]
+    guard(lambda: run(arguments, quiet=quiet), debug=debug)
 
 
 def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: bool = False) -> NoReturn:
@@ -179,8 +186,33 @@ def _takes_several(config: Any, name: str) -> bool:
     return False
 
 
-def run(arguments: list[str]) -> int:
-    """Run one verb; returns the exit code."""
+def _present_verb(arguments: list[str]) -> list[str]:
+    """Command line with a former verb under its present name, and a hint on stderr.
+
+    Raises:
+        UsageError: `info` with several of its former options.
+    """
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(INFO) else [word])]
+    asked = [flag for flag in INFO if flag in words]
+    if " ".join(arguments[:2]) in VERBS:
+        return arguments
+    if arguments[0] == "envs":
+        new = ["info", "tasks", *arguments[1:]]
+    elif arguments[0] == "bench" and arguments[1:] and arguments[1] not in ("-h", "--help"):
+        new = ["bench", "step", *arguments[1:]]
+    elif arguments[0] == "info" and asked:
+        if len(asked) > 1:
+            raise UsageError(f"info shows one thing at a time: gato-agent info {asked[0].removeprefix('--')} ...")
+        words.remove(asked[0])
+        new = ["info", asked[0].removeprefix("--"), *words[1:]]
+    else:
+        return arguments
+    print(f"gato-agent: write {' '.join(new[:2])}; the former spelling is removed in the next release", file=sys.stderr)
+    return new
+
+
+def run(arguments: list[str], *, quiet: bool = False) -> int:
+    """Run one verb, quietly or with its messages; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -189,12 +221,27 @@ def run(arguments: list[str]) -> int:
 
         print(__version__)
         return 0
-    if arguments[0] not in VERBS:
+    arguments = _present_verb(arguments)
+    if group := [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ") and verb != " ".join(arguments[:2])]:
+        if arguments[1:] and arguments[1] in ("-h", "--help"):
+            print("\n".join(f"{verb:<17}{VERBS[verb].summary}" for verb in group))
+            return 0
+        if " ".join(arguments[:2]) not in VERBS:
+            raise UsageError(f"{arguments[0]} what? choose one of: {', '.join(group)}")
+    elif arguments[0] not in VERBS:
         print(f"gato-agent: error: no verb {arguments[0]!r}: choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    from gato_agent.envs.io.console import plain_console, set_quiet
+
+    set_quiet(quiet)
     function, config = parse(arguments)
     try:
         function(config)
+    except KeyboardInterrupt:
+        print(f"gato-agent: interrupted; {after_interrupt(arguments[0], config)}", file=sys.stderr)
+        raise
     except SystemExit as error:  # it would end the command silently, with any exit code
         raise GatoError(f"an environment, an expert or a package called sys.exit({error.code!r})") from error
+    if command := next_command(arguments[0], config):
+        plain_console(soft_wrap=True).print(f"next: {command}", highlight=False)
     return 0

@@ -56,6 +56,6 @@ def test_an_environment_whose_spaces_have_no_tokens_is_named(
     spec = EnvSpec("Endless-v0", entry_point=lambda: IdentityEnv(Sequence(Discrete(3))))
     monkeypatch.setitem(gym.registry, "Endless-v0", spec)
     with pytest.raises(SystemExit) as stop:
-        main(["info", "--env", "Endless-v0"])
+        main(["info", "env", "Endless-v0"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("gato-agent: error: Endless-v0: ")

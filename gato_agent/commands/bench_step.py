@@ -11,10 +11,8 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-import tyro
 from rich import box
 from rich.table import Table
 from torch import Tensor
@@ -39,8 +37,6 @@ from gato_agent.tokens.timestep_layout import TimestepLayout
 class BenchConfig:
     """Time control steps of untrained models; every ratio is of two measurements of this run."""
 
-    what: Annotated[Literal["step"], tyro.conf.Positional] = "step"
-    """Benchmark. step: control steps with a full context, relative to their roofline bound and to other decoders."""
     size: tuple[str, ...] = ("nano", "tiny")
     """Model sizes: nano, tiny, small, baseline or large."""
     shape: str = "{}"
