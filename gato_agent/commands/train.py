@@ -14,7 +14,8 @@ import torch
 from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read
 from gato_agent.checkpoints.task_matching import differences
 from gato_agent.checkpoints.trained_task import TrainedTask
-from gato_agent.commands.train_arguments import TrainArguments, expand_json
+from gato_agent.commands.model_fields import expand_json
+from gato_agent.commands.train_arguments import TrainArguments
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data, mixture
 from gato_agent.dataset.token_file import FILE as TOKENS

@@ -10,8 +10,9 @@ import pytest
 import tyro
 
 from gato_agent.cli import main
+from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.train import fine_tuning, train
-from gato_agent.commands.train_arguments import ModelFields, TrainArguments, expand_json
+from gato_agent.commands.train_arguments import TrainArguments
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig
 from gato_agent.training.config import TrainConfig
