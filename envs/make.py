@@ -28,10 +28,11 @@ from gato_agent.envs.tasks.packages import (
     suite_of,
     suppress_output,
 )
-from gato_agent.envs.tasks.task import find
+from gato_agent.envs.tasks.task import find, install_hint
 from gato_agent.envs.vector import SeparateInfos
 
 _log = logging.getLogger(__name__)
+_MODULES: dict[str, str] = {}  # by plain id, as the user named them
 
 
 def make(
@@ -92,18 +93,28 @@ def find_spec(env_id: str) -> EnvSpec:
         register_suite(name)
     spec = gym.registry.get(name)
     if spec is None:
-        raise UsageError(f"unknown environment {name}: {_hint(name)}")
+        raise UsageError(_unknown(name))
+    if module:
+        _MODULES[name] = module
     latest = find_highest_version(spec.namespace, spec.name)
     if spec.version is not None and latest is not None and latest > spec.version:
         _log.warning("%s: version %d of this environment exists", name, latest)
     return spec
 
 
-def _hint(name: str) -> str:
-    if command := suite_install_hint(name):
-        return f"it comes with {command}"
+def named(env_id: str) -> str:
+    """An id as a command takes it: with the module that the user named with it in this process, if any."""
+    module = _MODULES.get(env_id)
+    return f"{module}:{env_id}" if module else env_id
+
+
+def _unknown(name: str) -> str:
+    """Message for an id that is not registered."""
+    if command := install_hint(name) or suite_install_hint(name):
+        return f"{name} is not installed: {command}"
     close = difflib.get_close_matches(name, gym.registry, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else "module:Env-v0 imports the module that registers it"
+    meant = f"did you mean {' or '.join(close)}? Else " if close else ""
+    return f"unknown environment {name}: {meant}module:{name or 'Env-v0'} imports the module that registers it"
 
 
 def _make(

@@ -4,9 +4,10 @@ import errno
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from gato_agent.envs.errors import GatoError, UsageError, reason
+from gato_agent.envs.suggested_commands import after_interrupt, next_command, suggest
 
 
 class Verb(NamedTuple):
@@ -26,7 +27,9 @@ VERBS = {
         "data",
         "show, verify, compact, export, import episodes",
     ),
-    "train": Verb("gato_agent.commands.train", "TrainConfig", "train", "train an agent on recorded episodes"),
+    "train": Verb(
+        "gato_agent.commands.train", "TrainArguments", "train_command", "train an agent on recorded episodes"
+    ),
     "evaluate": Verb(
         "gato_agent.commands.evaluate", "EvaluateConfig", "evaluate", "measure returns and normalised scores"
     ),
@@ -34,10 +37,15 @@ VERBS = {
         "gato_agent.commands.report", "ReportConfig", "report", "compare evaluations; a page with charts and videos"
     ),
     "play": Verb("gato_agent.commands.play", "PlayConfig", "play", "watch an agent"),
-    "envs": Verb(
+    "info tasks": Verb(
         "gato_agent.commands.catalogue", "EnvsConfig", "envs", "list the catalogue of tasks, experts and scores"
     ),
-    "bench": Verb(
+    "info env": Verb("gato_agent.commands.info", "EnvInfo", "info_env", "show spaces and tokens of an environment"),
+    "info size": Verb("gato_agent.commands.info", "SizeInfo", "info_size", "show parameters of a model size"),
+    "info checkpoint": Verb(
+        "gato_agent.commands.info", "CheckpointInfo", "info_checkpoint", "show the tasks of a checkpoint"
+    ),
+    "bench step": Verb(
         "gato_agent.commands.bench_step", "BenchConfig", "bench", "time control steps relative to the roofline"
     ),
     "bench train": Verb(
@@ -46,13 +54,10 @@ VERBS = {
         "bench_train",
         "time training steps relative to the roofline",
     ),
-    "info": Verb(
-        "gato_agent.commands.info", "InfoConfig", "info", "show sizes of models, checkpoints and environments"
-    ),
 }
 
 RENAMED_OPTIONS = {
-    ("bench", "--lanes"): "--n-envs",
+    ("bench step", "--lanes"): "--n-envs",
     ("collect", "--no-seal"): "--no-compact",
     ("collect", "--seal"): "--compact",
     ("data", "seal"): "compact",
@@ -60,10 +65,12 @@ RENAMED_OPTIONS = {
     ("train", "--smooth-bins"): "--bin-label-smoothing",
 }
 
+INFO = ("--size", "--checkpoint", "--env")  # former options of `info`
+
 
 def usage() -> str:
     """Overview that `gato-agent` without a verb prints."""
-    verbs = "\n".join(f"    {name:<13}{verb.summary}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"    {name:<17}{verb.summary}" for name, verb in VERBS.items())
     return (
         "usage: gato-agent VERB [options]\n\n"
         "Collect expert episodes, train a Gato on them, evaluate it and watch it play.\n\n"
@@ -71,8 +78,9 @@ def usage() -> str:
         "options:\n"
         "    VERB --help   options of a verb\n"
         "    --version     version of gato-agent\n"
+        "    --quiet       print errors only\n"
         "    --debug       show the traceback of an error\n\n"
-        "try:\n    gato-agent play --env CartPole-v1"
+        f"try:\n    {suggest('play shipped', env='CartPole-v1')}"
     )
 
 
@@ -81,7 +89,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    guard(lambda: run(arguments), debug=debug)
+    quiet = "--quiet" in arguments
+    arguments = [a for a in arguments if a != "--quiet"]
+    guard(lambda: run(arguments, quiet=quiet), debug=debug)
 
 
 def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: bool = False) -> NoReturn:
@@ -130,8 +140,79 @@ def _renamed(verb: str, argument: str) -> str:
     return new + equals + value
 
 
-def run(arguments: list[str]) -> int:
-    """Run one verb; returns the exit code."""
+def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
+    """Function of a verb and its options; prints a hint for each former spelling.
+
+    Raises:
+        UsageError: an option is given twice, or a former spelling that cannot be read.
+        SystemExit: the options are not those of the verb, or --help.
+    """
+    import tyro
+
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    name = " ".join(arguments[:words])
+    verb = VERBS[name]
+    module = import_module(verb.module)
+    options = [_renamed(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
+    _refuse_twice(name, options, getattr(module, verb.arguments))
+    if hasattr(module, "expand_json"):
+        options, hints = module.expand_json(options)
+        for hint in hints:
+            print(f"gato-agent: {hint}", file=sys.stderr)
+    default = {"default": module.defaults(options)} if hasattr(module, "defaults") else {}  # some follow from others
+    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
+    return getattr(module, verb.function), config
+
+
+def _refuse_twice(verb: str, options: list[str], config: Any) -> None:
+    """Raise UsageError for an option that is given twice."""
+    flags = [option.partition("=")[0] for option in options if option.startswith("--")]
+    for flag in [flag for flag in flags if flags.count(flag) > 1]:
+        if _takes_several(config, flag.removeprefix("--").replace("-", "_")):
+            raise UsageError(f"{flag} is given twice; for several values write them after one {flag}")
+        raise UsageError(f"{flag} is given twice, and {verb} takes one value of it")
+
+
+def _takes_several(config: Any, name: str) -> bool:
+    """True if a field of a dataclass, or of a dataclass in it, takes several values."""
+    from dataclasses import is_dataclass
+    from typing import get_args, get_origin, get_type_hints
+
+    for field, hint in get_type_hints(config).items() if is_dataclass(config) else ():
+        if field == name and get_origin(hint) is tuple:
+            return True
+        if any(_takes_several(each, name) for each in (hint, *get_args(hint))):
+            return True
+    return False
+
+
+def _present_verb(arguments: list[str]) -> list[str]:
+    """Command line with a former verb under its present name, and a hint on stderr.
+
+    Raises:
+        UsageError: `info` with several of its former options.
+    """
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(INFO) else [word])]
+    asked = [flag for flag in INFO if flag in words]
+    if " ".join(arguments[:2]) in VERBS:
+        return arguments
+    if arguments[0] == "envs":
+        new = ["info", "tasks", *arguments[1:]]
+    elif arguments[0] == "bench" and arguments[1:] and arguments[1] not in ("-h", "--help"):
+        new = ["bench", "step", *arguments[1:]]
+    elif arguments[0] == "info" and asked:
+        if len(asked) > 1:
+            raise UsageError(f"info shows one thing at a time: gato-agent info {asked[0].removeprefix('--')} ...")
+        words.remove(asked[0])
+        new = ["info", asked[0].removeprefix("--"), *words[1:]]
+    else:
+        return arguments
+    print(f"gato-agent: write {' '.join(new[:2])}; the former spelling is removed in the next release", file=sys.stderr)
+    return new
+
+
+def run(arguments: list[str], *, quiet: bool = False) -> int:
+    """Run one verb, quietly or with its messages; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -140,24 +221,27 @@ def run(arguments: list[str]) -> int:
 
         print(__version__)
         return 0
-    if arguments[0] not in VERBS:
+    arguments = _present_verb(arguments)
+    if group := [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ") and verb != " ".join(arguments[:2])]:
+        if arguments[1:] and arguments[1] in ("-h", "--help"):
+            print("\n".join(f"{verb:<17}{VERBS[verb].summary}" for verb in group))
+            return 0
+        if " ".join(arguments[:2]) not in VERBS:
+            raise UsageError(f"{arguments[0]} what? choose one of: {', '.join(group)}")
+    elif arguments[0] not in VERBS:
         print(f"gato-agent: error: no verb {arguments[0]!r}: choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
-    twice = [flag for flag in flags if flags.count(flag) > 1]
-    if twice:
-        raise UsageError(f"{twice[0]} is given twice; for several values write them after one {twice[0]}")
-    import tyro
+    from gato_agent.envs.io.console import plain_console, set_quiet
 
-    words = 2 if " ".join(arguments[:2]) in VERBS else 1
-    name = " ".join(arguments[:words])
-    verb = VERBS[name]
-    module = import_module(verb.module)
-    options = [_renamed(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
-    default = {"default": module.defaults(options)} if hasattr(module, "defaults") else {}  # some follow from others
-    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
+    set_quiet(quiet)
+    function, config = parse(arguments)
     try:
-        getattr(module, verb.function)(config)
+        function(config)
+    except KeyboardInterrupt:
+        print(f"gato-agent: interrupted; {after_interrupt(arguments[0], config)}", file=sys.stderr)
+        raise
     except SystemExit as error:  # it would end the command silently, with any exit code
         raise GatoError(f"an environment, an expert or a package called sys.exit({error.code!r})") from error
+    if command := next_command(arguments[0], config):
+        plain_console(soft_wrap=True).print(f"next: {command}", highlight=False)
     return 0

@@ -36,7 +36,7 @@ def main(config: Config) -> None:
     after, about = read(locate(config.after))
     shapes = ({name: tensor.shape for name, tensor in each.items()} for each in (before, after))
     if next(shapes) != next(shapes):
-        raise UsageError(f"{config.before} and {config.after} differ in shape: give models of equal --size and --shape")
+        raise UsageError(f"{config.before} and {config.after} differ in shape: give models of one size")
     for name, tensor in after.items():
         if tensor.is_floating_point():
             after[name] = before[name].float().lerp(tensor.float(), config.share).to(tensor.dtype)

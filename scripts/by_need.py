@@ -49,7 +49,7 @@ def by_need(results: Results, shares: dict[str, float]) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-    """Print the weights as JSON."""
+    """Print the weights as words `TASK=WEIGHT`."""
     try:
         shares = {str(family): float(share) for family, share in json.loads(config.shares).items()}
         wrong = [family for family, share in shares.items() if not 0 < share < math.inf]
@@ -57,7 +57,8 @@ def main(config: Config) -> None:
         raise UsageError(f'shares {config.shares!r}: write {{"babyai": 0.5, "mujoco": 0.5}}') from error
     if wrong:
         raise UsageError(f"shares: {', '.join(wrong)} must be above 0")
-    sys.stdout.write(json.dumps(by_need(Results.load(config.results), shares)))
+    weights = by_need(Results.load(config.results), shares)
+    sys.stdout.write(" ".join(f"{task}={weight}" for task, weight in weights.items()))
 
 
 if __name__ == "__main__":

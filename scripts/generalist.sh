@@ -25,8 +25,8 @@ noisy --suite atari --episodes 10
 # Mixture weights by family: equal within a family in the first run, by the gap to the expert in the second.
 shares='{"babyai": 0.47, "mujoco": 0.13, "babyai_rgb": 0.08, "minatar": 0.075, "metaworld": 0.065, "bullet": 0.06,
     "box2d": 0.045, "classic": 0.015, "panda": 0.015, "robotics": 0.015, "atari": 0.015, "toytext": 0.005}'
-equal='{"babyai": 5.3, "mujoco": 12, "babyai_rgb": 16, "minatar": 25, "metaworld": 1.3, "bullet": 12, "box2d": 11,
-    "classic": 3, "panda": 15, "robotics": 15, "atari": 5, "toytext": 1.7}'
+equal=(babyai=5.3 mujoco=12 babyai_rgb=16 minatar=25 metaworld=1.3 bullet=12 box2d=11 classic=3 panda=15 robotics=15
+    atari=5 toytext=1.7)
 learn() { # OUT, then options
     local out=$1 resume=()
     [[ -e $out/config.json ]] && resume=(--resume)
@@ -35,8 +35,8 @@ learn() { # OUT, then options
         --prompt text --num-threads 1 --precision "$precision" --weights bfloat16 --save-every 100 --holdout 0.03 \
         "${@:2}"
 }
-learn "$folder/first" --data "$folder/data" --size tiny --shape '{"context": 512}' --warmup 100 --steps 6600 \
-    --mixture "$equal"
+learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 6600 \
+    --mixture "${equal[@]}"
 
 # DAgger: states that the agent visits, with the labels of the experts.
 met() { gato-agent collect "$@" --dagger "$folder/first" --workers 2 --out "$folder/met"; }
@@ -47,8 +47,9 @@ met --env MinAtar/Freeway-v1 MinAtar/SpaceInvaders-v1 --episodes 12
 met --suite babyai_rgb --episodes 120
 
 gato-agent evaluate --suite all --checkpoint "$folder/first" --episodes 10 --workers 2 --out "$folder/first/results"
+read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
 learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 30 --steps 3800 \
-    --decay-steps 3300 --loss-over timesteps --mixture "$(python scripts/by_need.py "$folder/first/results" "$shares")"
+    --decay-steps 3300 --loss-over timesteps --mixture "${needed[@]}"
 
 python scripts/temperatures.py "$folder/run" --suite babyai
 gato-agent evaluate --suite all --checkpoint "$folder/run" --episodes 50 --workers 2 --out "$folder/results"

@@ -13,8 +13,8 @@ import gymnasium as gym
 import imageio_ffmpeg
 import pytest
 
-from gato_agent.cli import VERBS, main
-from gato_agent.envs.io.console import plain_console
+from gato_agent.cli import VERBS, main, parse, run
+from gato_agent.envs.io.console import plain_console, set_quiet
 from gato_agent.envs.io.progress import progress
 from tests.helpers.paths import ROOT
 
@@ -108,16 +108,40 @@ def test_experts_are_evaluated_like_agents(tmp_path: Path) -> None:
 
 
 def test_info(trained: Path) -> None:
-    shown = cli("info --size large").stdout
+    shown = cli("info size large").stdout
     assert "1,085,345,792" in shown
     assert "1,180,000,000" in shown
-    shown = cli("info --checkpoint runs/cartpole --env CartPole-v1", cwd=trained).stdout
+    shown = cli("info checkpoint runs/cartpole", cwd=trained).stdout
     assert "CartPole-v1" in shown
-    assert "1 token per timestep" in shown and "512.0 steps" in shown  # of a nano, with a context of 512
+    assert "512.0" in shown  # of a nano, with a context of 512
+    shown = cli("info env CartPole-v1").stdout
+    assert "1 token per timestep" in shown
     assert "6 tokens per timestep" in shown and "256.0 steps" in shown  # of the paper's sizes, four of which stay
 
 
 MISTAKES = [
+    ("play --env CartPole-v1 --env Acrobot-v1", 2, "--env is given twice, and play takes one value of it"),
+    ("train --steps 1 --steps 2", 2, "--steps is given twice, and train takes one value of it"),
+    ("train --eval-env CartPole-v1 --eval-env Taxi-v3", 2, "write them after one --eval-env"),
+    ("report", 2, "which results? `gato-agent evaluate --out results`"),
+    (
+        "play --env Blackjack-v1 --render none",
+        2,
+        "the shipped weights do not know Blackjack-v1. Train on it: gato-agent",
+    ),
+    ("evaluate --env Blackjack-v1 --workers 0", 2, "gato-agent collect --env Blackjack-v1 --expert train; gato-agent"),
+    (
+        "play --env Acrobot-v1 --checkpoint {run}",
+        2,
+        "does not know Acrobot-v1. Train on it: gato-agent collect --env Ac",
+    ),
+    ("play --env Acrobot-v1 --checkpoint {run}", 2, "Known tasks: CartPole-v1 (gato-agent info checkpoint "),
+    (
+        "play --env tests.helpers.testing_env:Testing-v0",
+        2,
+        "collect --env tests.helpers.testing_env:Testing-v0 --expert",
+    ),
+    ("play --env FrozenLake-v1 {lake} --render none", 2, "on: observations Discrete(64) instead of Discrete(16); give"),
     ("play --env CartPole-v9", 2, "did you mean CartPole-v1"),
     ("play --env Acrobot-v1 --checkpoint {run}", 2, "Acrobot-v1"),
     ("play --env CartPole-v1 --checkpoint nowhere", 2, "no checkpoint at nowhere"),
@@ -143,7 +167,10 @@ MISTAKES = [
     ("evaluate --expert train --env CartPole-v1", 2, "collect"),
     ("evaluate --checkpoint {run} --env CartPole-v1 Nothing-v0", 2, "Nothing-v0"),
     ("train --data {data} --out {run}", 2, "--resume"),
-    ("info", 2, "--size"),
+    ("info", 2, "info what? choose one of: info tasks, info env, info size, info checkpoint"),
+    ("info sizes", 2, "info what?"),
+    ("bench", 2, "bench what? choose one of: bench step, bench train"),
+    ("info --size nano --env CartPole-v1", 2, "info shows one thing at a time: gato-agent info size"),
     ("evaluate --checkpoint {run} --env CartPole-v1 --env Acrobot-v1", 2, "--env is given twice"),
     ("train --data {data} --out {out}/file/run --steps 1", 1, "/file"),
     ("fly", 2, "no verb 'fly'"),
@@ -160,6 +187,7 @@ def test_mistakes_are_answered_in_one_line(
     (tmp_path / "truncated.safetensors").write_bytes(whole[:-CHECKPOINT_BYTES])
     (tmp_path / "file").write_bytes(b"")
     places = {
+        "lake": """--env-kwargs '{"map_name": "8x8"}'""",
         "run": trained / "runs/cartpole",
         "data": trained / "data",
         "out": tmp_path,
@@ -245,7 +273,7 @@ def test_nothing_ends_a_verb_in_silence(
     error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gato_agent.commands.catalogue.envs", MagicMock(side_effect=error))
-    line = fails(capsys, "envs", 1)
+    line = fails(capsys, "info tasks", 1)
     assert ("sys.exit(0)" if isinstance(error, SystemExit) else "") in line
     assert ("--workers 1" in line) is isinstance(error, OSError)
 
@@ -262,3 +290,68 @@ def test_auto_plays_without_pictures_where_there_are_none(
     assert stop.value.code == 0
     assert "played without rendering: CartPole-v1 cannot render" in capsys.readouterr().out
     assert "play it with --render none" in fails(capsys, f"{line} --render video", 2)
+
+
+FOLLOWED = [
+    (
+        "collect --env CartPole-v1 --out d",
+        "complete episodes are saved in d",
+        "gato-agent train --data d --out runs/gato",
+    ),
+    ("train --out r", "last checkpoint is in r", "gato-agent evaluate --checkpoint r --out r/results"),
+    ("evaluate --out e", "evaluated tasks are saved in e", "gato-agent report e --out e/report"),
+    ("evaluate", "nothing is saved: --out FOLDER", None),
+    ("play --env a:B-v0", "begins anew", "gato-agent evaluate --env a:B-v0 --checkpoint shipped --out results"),
+    ("report e", "begins anew", None),
+]
+
+
+@pytest.mark.parametrize(("line", "interrupted", "following"), FOLLOWED, ids=[line for line, *_ in FOLLOWED])
+def test_a_verb_ends_with_the_next_command_and_an_interrupt_with_the_way_on(
+    line: str,
+    interrupted: str,
+    following: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verb = VERBS[line.split()[0]]
+    function = MagicMock(return_value=None)
+    monkeypatch.setattr(f"{verb.module}.{verb.function}", function)
+    assert run(shlex.split(line)) == 0
+    assert capsys.readouterr().out == (f"next: {following}\n" if following else "")
+    if following:
+        parse(shlex.split(following)[1:])
+    try:
+        assert run(shlex.split(line), quiet=True) == 0
+    finally:
+        set_quiet(False)
+    assert capsys.readouterr().out == ""
+    function.side_effect = KeyboardInterrupt
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line))
+    assert stop.value.code == 130
+    assert interrupted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("envs --suite classic", "info tasks --suite classic"),
+        ("info --size nano", "info size nano"),
+        ("info --checkpoint=shipped", "info checkpoint shipped"),
+        ("info --env-kwargs {} --env CartPole-v1", "info env --env-kwargs {} CartPole-v1"),
+        ("bench --size nano --lanes 2", "bench step --size nano --n-envs 2"),
+    ],
+)
+def test_former_verbs_are_read_with_a_hint(
+    former: str, present: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = VERBS[" ".join(present.split()[:2])]
+    function = MagicMock(return_value=None)
+    monkeypatch.setattr(f"{verb.module}.{verb.function}", function)
+    for line in (former, present):
+        assert run(shlex.split(line)) == 0
+    first, second = function.call_args_list
+    assert first == second
+    hints = capsys.readouterr().err
+    assert hints.count("gato-agent: write ") == 1 and " ".join(present.split()[:2]) in hints

@@ -83,7 +83,7 @@ def options_of(verb: str) -> frozenset[str]:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
         main([*verb.split(), "--help"])
-    return frozenset(re.findall(r"--[a-z][\w-]*", shown.getvalue())) | {"--help", "--tyro-print-completion"}
+    return frozenset(re.findall(r"--[a-z][\w.-]*", shown.getvalue())) | {"--help", "--tyro-print-completion"}
 
 
 @cache

@@ -22,7 +22,7 @@ COMMANDS = {
     "evaluate": "evaluate --env CartPole-v1 --expert random --episodes 2 --out {out} --json {out}/more.json",
     "report": "report {made}/results --out {out} --workers 1",
     "play": "play --env CartPole-v1 --render video --video {out}/x.mp4 --json {out}/x.json",
-    "envs": "envs --suite classic --json {out}/envs.json",
+    "info tasks": "info tasks --suite classic --json {out}/envs.json",
     "import": "data import {made}/minari/gato/CartPole-v1/random-v0 --out {out}",
 }
 

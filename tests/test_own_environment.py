@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -30,18 +29,12 @@ def test_the_environment_of_the_example_is_one(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_options_on_the_page_are_there() -> None:
-    import tyro
+    from gato_agent.cli import parse
 
-    from gato_agent.commands.evaluate import EvaluateConfig
-    from gato_agent.commands.train import TrainConfig, defaults
-    from gato_agent.rollouts.collection.collect import CollectConfig
-
-    kinds: dict[str, Any] = {"collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
     verbs = [line.split()[1:] for line in commands() if line.startswith("gato-agent ")]
-    assert {verb for verb, *_ in verbs} == set(kinds)
-    for verb, *options in verbs:
-        default = defaults(options) if verb == "train" else None
-        tyro.cli(kinds[verb], args=options, default=default)
+    assert {verb for verb, *_ in verbs} == {"collect", "train", "evaluate"}
+    for words in verbs:
+        parse(words)
 
 
 @pytest.mark.slow

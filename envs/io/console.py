@@ -1,14 +1,53 @@
-"""Consoles without markup."""
+"""Consoles without markup, and tables that fit them."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Column, Table
+
+UNLIMITED = 10_000  # columns of an output that is not a terminal, so that nothing is cut for grep
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence consoles that are made after this call."""
+    global _quiet
+    _quiet = quiet
 
 
 def plain_console(**options: Any) -> Console:
     """Make a console that prints brackets and colons of paths, ids and messages literally.
 
     Args:
-        options: arguments of rich's Console.
+        options: arguments of rich's Console. Without `width`, lines are not cut if the output is not a terminal.
     """
-    return Console(markup=False, emoji=False, **options)
+    console = Console(markup=False, emoji=False, **{**options, "quiet": _quiet or options.get("quiet", False)})
+    if not console.is_terminal and "width" not in options:
+        console.width = UNLIMITED
+    return console
+
+
+def fitted(
+    console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], optional: Sequence[str], **options: Any
+) -> Table:
+    """Table with whole cells.
+
+    Args:
+        console: output, whose width the table fits.
+        columns: headings; their cells are not wrapped.
+        rows: cells, one for each column.
+        optional: headings in the order in which they are left out of a narrow console.
+        options: arguments of rich's Table.
+    """
+    for left_out in range(len(optional) + 1):
+        kept = [i for i, column in enumerate(columns) if column.header not in optional[:left_out]]
+        shown = Table(*(columns[i].copy() for i in kept), box=box.SIMPLE, padding=0, **options)
+        for column in shown.columns:
+            column.no_wrap = True
+        for row in rows:
+            shown.add_row(*(row[i] for i in kept))
+        if console.measure(shown, options=console.options.update(max_width=UNLIMITED)).maximum <= console.width:
+            break
+    return shown

@@ -5,9 +5,23 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 Update = Callable[[int, str], None]
+WIDE = 100  # columns of a terminal that has room for more than bar, count and remaining time
+
+
+def bar_columns(console: Console, title: str, unit: str) -> list[ProgressColumn]:
+    """Columns of a progress bar: title, bar, count and remaining time; on wide consoles unit and description too.
+
+    Args:
+        console: output.
+        title: format of the title, such as `{task.fields[title]}`.
+        unit: name of the counted items, in the plural.
+    """
+    texts = [unit, "{task.description}"] if console.width >= WIDE else []
+    more = [TextColumn(text, markup=False) for text in texts]
+    return [TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn()]
 
 
 @contextlib.contextmanager
@@ -24,10 +38,7 @@ def progress(
         done: number of items that are done at the start; the remaining time is estimated from the others.
         every: least number of seconds between two lines, except before the last one.
     """
-    columns = (
-        TextColumn("{task.fields[title]}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TextColumn(unit, markup=False), TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
-    )  # fmt: skip
+    columns = bar_columns(console, "{task.fields[title]}", unit)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", title=title, total=total, completed=done)
         printed = time.monotonic()

@@ -180,8 +180,8 @@ def locate(reference: str | Path | None) -> Path:
     if path.is_dir():
         path = path / FILE
     if not path.is_file():
-        raise UsageError(f"no checkpoint at {path}: give a folder that `gato-agent train --out` wrote, or leave it out "
-                         "to use the shipped weights")  # fmt: skip
+        raise UsageError(f"no checkpoint at {path}: give the folder of a run, or `shipped` for the weights in the "
+                         "package")  # fmt: skip
     return path
 
 

@@ -11,6 +11,7 @@ import torch
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.io.strict_json import checked_digest
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.rollouts.experts.hub import PREFIX, load_hub
 
 CARD = """# {name}
@@ -26,7 +27,7 @@ env = gym.make("{task}")
 agent = Agent.from_pretrained("{repo}", env)
 ```
 
-or `gato-agent play --checkpoint hub:{repo} --env {task}`.
+or `{play}`.
 """
 SCORES = """
 ## Scores
@@ -107,7 +108,14 @@ def card(checkpoint: Checkpoint, repo: str, evaluation: Path | None = None) -> A
     scores = [] if evaluation is None else read_scores(evaluation)
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     name, task = repo.partition("/")[2], next(iter(checkpoint.tasks), "CartPole-v1")
-    text = CARD.format(name=name, repo=repo, task=task, parameters=parameters, count=len(checkpoint.tasks))
+    text = CARD.format(
+        name=name,
+        repo=repo,
+        task=task,
+        parameters=parameters,
+        count=len(checkpoint.tasks),
+        play=suggest("play", env=task, checkpoint=f"hub:{repo}"),
+    )
     results = [
         hub.EvalResult(
             task_type="reinforcement-learning", task_name="reinforcement-learning", dataset_type=score["task"],

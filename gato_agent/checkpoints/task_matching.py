@@ -1,55 +1,82 @@
 """Match of an environment with one of a checkpoint's tasks."""
 
+import logging
 from typing import Any
 
-from gymnasium.spaces import Space
+import gymnasium as gym
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.make import named
 from gato_agent.envs.spaces.same_space import same_meaning
+from gato_agent.envs.suggested_commands import suggest
+from gato_agent.envs.tasks.task import find
+
+FEW = 5  # tasks that a message lists
+_log = logging.getLogger(__name__)
 
 
 def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
-    """The checkpoint's task of an environment, or of an id: by id, else by spaces of the same meaning.
+    """The checkpoint's task of an environment, or of an id: by id, else by equal meaning of spaces.
+
+    A match by spaces is logged as a warning.
 
     Raises:
-        UsageError: no task has its id or its spaces, or that of its id has other spaces; the message lists the tasks.
+        UsageError: no task has its id or its spaces, or that of its id has other spaces.
     """
     if isinstance(env, str):
         if env in checkpoint.tasks:
             return checkpoint.tasks[env]
-        raise _unknown(checkpoint, env)
+        raise UsageError(unknown_task(checkpoint, env))
     spaces = (
         getattr(env, "single_observation_space", env.observation_space),
         getattr(env, "single_action_space", env.action_space),
     )
     spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # vector environments often have none of their own
     name = type(env).__name__ if spec is None else spec.id
-    same = [task for task in checkpoint.tasks.values() if not differences(task, *spaces)]
     task = checkpoint.tasks.get(name)
-    if task is not None and task not in same:
-        raise UsageError(
-            f"{name} has other spaces than {checkpoint.name} was trained on: {differences(task, *spaces)}; collect and "
-            "train again"
-        )
-    if task is None and len(same) != 1:
-        raise _unknown(checkpoint, name)
-    return task or same[0]
+    if task is not None:
+        if other := differences(spaces, task):
+            raise UsageError(
+                f"{name} has other spaces than {checkpoint.name} was trained on: {other}; give it the arguments of "
+                "its training, or collect and train again"
+            )
+        return task
+    same = [task for task in checkpoint.tasks.values() if not differences(spaces, task)]
+    if len(same) != 1:
+        raise UsageError(unknown_task(checkpoint, name))
+    if spec is not None:  # an environment without an id cannot be known by it
+        _log.warning(
+            "%s was not trained on %s: it acts as in %s, whose spaces are the same",
+            checkpoint.name or "the checkpoint", name, same[0].id,
+        )  # fmt: skip
+    return same[0]
 
 
-def differences(task: TrainedTask, observation_space: Space[Any], action_space: Space[Any]) -> str:
-    """The spaces that differ in meaning from a task's, beside the task's, in words."""
-    pairs = (("observations", observation_space, task.observation_space), ("actions", action_space, task.action_space))
+def differences(spaces: tuple[gym.Space[Any], gym.Space[Any]], task: TrainedTask) -> str:
+    """Spaces that differ in meaning from those of a task, in words; empty if none does."""
+    kinds = ("observations", "actions")
+    pairs = zip(kinds, spaces, (task.observation_space, task.action_space), strict=True)
     return ", ".join(
-        f"{name} {own} and not {trained}"
-        for name, own, trained in pairs
-        if not same_meaning(own, trained, acted=name == "actions")
+        f"{kind} {space} instead of {trained}"
+        if str(space) != str(trained)
+        else f"{kind} {space} with other bounds or characters"
+        for kind, space, trained in pairs
+        if not same_meaning(space, trained, acted=kind == "actions")
     )
 
 
-def _unknown(checkpoint: Checkpoint, name: str) -> UsageError:
-    return UsageError(
-        f"{checkpoint.name} was not trained on {name} (it plays {', '.join(checkpoint.tasks)}): "
-        f"use `gato-agent collect --env {name}` and `gato-agent train`"
+def unknown_task(checkpoint: Checkpoint, env_id: str) -> str:
+    """Message for an environment that a checkpoint does not know: commands that train on it and list its tasks."""
+    known = find(env_id)
+    collecting = "collect" if known is not None and known.expert_kind else "collect by training"
+    shipped = checkpoint.name in ("", "shipped weights")
+    init = "shipped" if shipped else checkpoint.name
+    train = suggest("fine-tune", init=init, out=f"runs/{env_id.replace('/', '-')}")
+    listed = suggest("tasks") if shipped else suggest("tasks of a checkpoint", checkpoint=init)
+    few = f"{', '.join(checkpoint.tasks)} ({listed})" if len(checkpoint.tasks) <= FEW else listed
+    who = f"the {checkpoint.name or 'weights'} do" if shipped else f"{checkpoint.name} does"
+    return (
+        f"{who} not know {env_id}. Train on it: {suggest(collecting, env=named(env_id))}; {train}. Known tasks: {few}"
     )

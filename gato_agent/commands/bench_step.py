@@ -9,16 +9,15 @@ import math
 import platform
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-import tyro
 from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.roofline import WARM_UP, Roofline, timed
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.files import write_files
@@ -34,17 +33,15 @@ from gato_agent.model.gato import Gato
 from gato_agent.tokens.space_tokenizer import BINS, PAD, VALUES
 from gato_agent.tokens.timestep_layout import TimestepLayout
 
+__all__ = ["BenchConfig", "StepTiming", "bench", "expand_json"]
+
 
 @dataclass(frozen=True)
 class BenchConfig:
     """Time control steps of untrained models; every ratio is of two measurements of this run."""
 
-    what: Annotated[Literal["step"], tyro.conf.Positional] = "step"
-    """Benchmark. step: control steps with a full context, relative to their roofline bound and to other decoders."""
     size: tuple[str, ...] = ("nano", "tiny")
     """Model sizes: nano, tiny, small, baseline or large."""
-    shape: str = "{}"
-    """Model config fields to change, as JSON: {"values_per_token": 64, "action_decoder": true}."""
     task: tuple[str, ...] = ("4/1", "17/6")
     """Values of an observation / tokens of an action."""
     n_envs: tuple[int, ...] = (1,)
@@ -67,6 +64,7 @@ class BenchConfig:
     """torch.compile: also time compiled blocks on a GPU, which takes minutes."""
     json: Path | None = None
     """JSON file for the measurements."""
+    model: ModelFields = field(default_factory=ModelFields)
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def bench(config: BenchConfig) -> list[StepTiming]:
     for size in config.size:
         torch.manual_seed(0)
         with torch.device(device):
-            model = Gato(GatoConfig.named(size).reshaped(config.shape)).eval()
+            model = Gato(GatoConfig.named(size).reshaped(config.model.over("{}"))).eval()
         for task in config.task:
             for n_envs in config.n_envs:
                 rows += measure(config, roofline, size, model, BenchCase(model.config, *counts(task), n_envs, device))

@@ -9,7 +9,7 @@ import json
 import platform
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import gymnasium as gym
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.checkpoints.trained_task import TrainedTask
+from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.roofline import Roofline, timed
 from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
@@ -31,9 +32,12 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Attention, Block, Gato
 from gato_agent.model.rope import angles_of, rotate
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.training.config import Precision, TrainConfig
+from gato_agent.training.config import TrainConfig
 from gato_agent.training.flops import training_flops
+from gato_agent.training.option_groups import Precision
 from gato_agent.training.trainer import Trainer
+
+__all__ = ["TrainBenchConfig", "TrainTiming", "bench_train", "expand_json"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,6 @@ class TrainBenchConfig:
     """Model sizes: nano, tiny, small, baseline or large."""
     precision: tuple[Precision, ...] = ("float32", "bfloat16")
     """Precision of matrix products."""
-    shape: str = "{}"
-    """Model config fields to change, as JSON; the paper's layout: {"values_per_token": 1, "action_decoder": false}."""
     batch_size: int = 4
     """Batch size in sequences of twice the context length."""
     optimizer: str = "adamw"
@@ -64,6 +66,7 @@ class TrainBenchConfig:
     """Compiled attention: C++ on a CPU, FlexAttention on a GPU."""
     json: Path | None = None
     """JSON file for the measurements."""
+    model: ModelFields = field(default_factory=ModelFields)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
 
 def measure(config: TrainBenchConfig, roofline: Roofline, size: str, precision: Precision) -> TrainTiming:
     """Timing of one size and precision."""
-    shape, device = GatoConfig.named(size).reshaped(config.shape), roofline.device
+    shape, device = GatoConfig.named(size).reshaped(config.model.over("{}")), roofline.device
     recipe = TrainConfig(size=size, precision=precision, compile=config.compile, optimizer=config.optimizer)  # type: ignore[arg-type]
     sampler = made_up(config, shape)
     batches = [sampler.batch(i).to(device) for i in range(2)]

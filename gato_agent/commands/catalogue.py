@@ -6,16 +6,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
+from rich.console import Console
 from rich.table import Column, Table
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import fitted, plain_console
 from gato_agent.envs.make import make
 from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.task import Score, Task, catalogue, families, is_installed
 from gato_agent.rollouts.experts.load import shipped
+
+OPTIONAL = (
+    "observations",
+    "actions",
+    "family",
+    "random",
+    "tokens",
+    "installed",
+    "expert",
+)  # narrow: the first go first
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ def envs(config: EnvsConfig) -> list[Task]:
         if name not in families():
             raise UsageError(f"--suite {name}: no such family; there are {', '.join(families())}")
     tasks = [task for task in catalogue().values() if task.suite in (config.suite or families())]
-    plain_console().print(table(tasks))
+    console = plain_console()
+    console.print(table(tasks, console))
     if config.json:
         entries = [{**entry(task), **spaces(task)} for task in tasks]
         write_files({config.json: json.dumps({"tasks": entries}, indent=1).encode()})
@@ -82,27 +93,24 @@ def spaces(task: Task) -> dict[str, Any]:
         return {"observation_space": None, "action_space": None}
 
 
-def table(tasks: list[Task]) -> Table:
-    """Table of tasks."""
-    shown = Table(Column("task", no_wrap=True), "family", "observations", "actions", box=box.SIMPLE, padding=0)
-    shown.add_column("tokens", justify="right")
-    for name in ("installed", "expert"):
-        shown.add_column(name, no_wrap=True)
-    for name in ("random", "score"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    shown.title = f"{len(tasks)} tasks"
-    shown.caption = (
+def table(tasks: list[Task], console: Console) -> Table:
+    """Table of tasks, with fewer columns on a narrow console."""
+    right = {"tokens", "random", "score"}
+    names = ("task", "family", "observations", "actions", "tokens", "installed", "expert", "random", "score")
+    rows = []
+    for task in tasks:
+        expert = expert_of(task)
+        rows.append((
+            task.id, task.suite, task.observes or "", task.acts or "", str(task.tokens_per_timestep or "-"),
+            "yes" if is_installed(task) else f"no: {task.extra}", expert["kind"] if expert else "-",
+            _mean(task.random), _mean(task.expert),
+        ))  # fmt: skip
+    caption = (
         "tokens: of one timestep. score: the expert's mean return over 100 episodes; with a %: its success rate. "
         "Not installed: pip install 'gato-agent[NAME]'."
     )
-    for task in tasks:
-        expert = expert_of(task)
-        shown.add_row(
-            task.id, task.suite, task.observes, task.acts, str(task.tokens_per_timestep or "-"),
-            "yes" if is_installed(task) else f"no: {task.extra}", expert["kind"] if expert else "-",
-            _mean(task.random), _mean(task.expert),
-        )  # fmt: skip
-    return shown
+    columns = [Column(name, justify="right" if name in right else "left") for name in names]
+    return fitted(console, columns, rows, OPTIONAL, title=f"{len(tasks)} tasks", caption=caption)
 
 
 def _mean(score: Score | None) -> str:

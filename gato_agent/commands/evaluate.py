@@ -15,13 +15,14 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.report import write_report
 from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import lock_folder, write_files
+from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.tasks.packages import suite_install_hint
 from gato_agent.envs.tasks.task import catalogue, find, install_hint
 from gato_agent.envs.tasks.task import families as suites
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.metrics import FIRST_SEED
-from gato_agent.evaluation.progress_table import ProgressTable, families, table, wide_console
+from gato_agent.evaluation.progress_table import ProgressTable, families, table
 from gato_agent.evaluation.recorded import ReplayOptions
 from gato_agent.evaluation.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker, expert_sha256
@@ -123,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> Results:
     wanted, absent = _tasks_to_play(config, checkpoint)
     settings = _settings(config, checkpoint)
     name = config.expert or (checkpoint.name if checkpoint else "")
-    console = wide_console()
+    console = plain_console()
     with ExitStack() as stack:
         if config.out:
             stack.enter_context(lock_folder(config.out, "evaluate"))

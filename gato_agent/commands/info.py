@@ -2,40 +2,63 @@
 
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import SpaceError, UsageError
 from gato_agent.envs.io.console import plain_console
 from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
 
 
 @dataclass(frozen=True)
-class InfoConfig:
-    """Show the parameters of a model size, the tasks of a checkpoint, or the tokens of an environment."""
+class SizeInfo:
+    """Show the shape and parameters of a model size."""
 
-    size: str | None = None
+    size: Annotated[str, tyro.conf.Positional]
     """Model size: nano, tiny, small, baseline or large."""
-    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Show the tasks of a checkpoint."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional] = "shipped"
     """Checkpoint: run folder or .safetensors file; `shipped` for the weights in the package."""
-    env: str | None = None
+
+
+@dataclass(frozen=True)
+class EnvInfo:
+    """Show the spaces of an environment and their tokens in each model size."""
+
+    env: Annotated[str, tyro.conf.Positional]
     """Environment id."""
     env_kwargs: str = "{}"
     """Environment arguments, as a JSON object."""
 
 
-def info(config: InfoConfig) -> None:
-    """Print tables for the options; raises UsageError without one."""
-    console = plain_console()
-    if not (config.size or config.checkpoint or config.env):
-        raise UsageError("info about what? Give --size, --checkpoint or --env")
-    if config.size:
-        console.print(size_table(config.size))
-    if config.checkpoint:
-        _checkpoint(console, config.checkpoint)
-    if config.env:
-        console.print(env_table(config.env, config.env_kwargs))
+def info_size(config: SizeInfo) -> None:
+    """Print the table of a size; raises UsageError for an unknown one."""
+    plain_console().print(size_table(config.size))
+
+
+def info_checkpoint(config: CheckpointInfo) -> None:
+    """Print the table of a checkpoint; raises as `Checkpoint.load` does."""
+    _checkpoint(plain_console(), config.checkpoint)
+
+
+def info_env(config: EnvInfo) -> None:
+    """Print the table of an environment.
+
+    Raises:
+        UsageError: an unknown environment, or one whose spaces have no tokens.
+    """
+    try:
+        plain_console().print(env_table(config.env, config.env_kwargs))
+    except SpaceError as error:
+        raise UsageError(f"{config.env}: {error}") from error
 
 
 def size_table(size: str) -> Table:

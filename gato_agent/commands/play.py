@@ -97,6 +97,8 @@ def play(config: PlayConfig) -> dict[str, Any]:
         agent, envs, render = _actor_and_envs(config, checkpoint, env_id, device, stack)
         real_time = RealTimeActor(agent, config.hz)
         fps = envs.metadata.get("render_fps") or DEFAULT_FPS
+        if render == "video":
+            print_line(f"recording {config.episodes} episode(s) to {path}")
         began = time.perf_counter()
         try:
             with VideoWriter(path, fps) if render == "video" else nullcontext() as video:

@@ -15,15 +15,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gato_agent.envs.errors import GatoError, at_least
+from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import below, lock_folder, read_own, write_files
 from gato_agent.envs.io import plain
+from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.progress import progress
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.envs.make import find_spec, parse_kwargs
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.evaluation.aggregate import by_group, compare
 from gato_agent.evaluation.metrics import Interval, Sample
-from gato_agent.evaluation.progress_table import number, wide_console
+from gato_agent.evaluation.progress_table import number
 from gato_agent.evaluation.recorded import ReplayOptions, replay_settings
 from gato_agent.evaluation.report.html_page import Videos, page
 from gato_agent.evaluation.report.markdown import markdown
@@ -79,9 +81,11 @@ def report(config: ReportConfig) -> None:
         GatoError: a results file is damaged.
     """
     at_least(1, workers=config.workers)
-    at_least(1, results=len(config.results))
+    if not config.results:
+        made, shown = suggest("evaluate", out="results"), suggest("report", results="results", out="report")
+        raise UsageError(f"which results? `{made}` makes some, then: {shown}")
     results = [Results.load(path) for path in config.results]
-    console = wide_console()
+    console = plain_console()
     console.print(comparison(results))
     if len(results) > 1:
         console.print(improvements(results))

@@ -1,9 +1,11 @@
 """The verb `train`: behaviour cloning by cross-entropy of the expert's action tokens."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ import torch
 from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read
 from gato_agent.checkpoints.task_matching import differences
 from gato_agent.checkpoints.trained_task import TrainedTask
+from gato_agent.commands.model_fields import expand_json
+from gato_agent.commands.train_arguments import TrainArguments
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.load import load_data, mixture
 from gato_agent.dataset.token_file import FILE as TOKENS
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import lock_folder
+from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.inference.options import resolve_device
 from gato_agent.model.config import GatoConfig
@@ -29,7 +34,9 @@ from gato_agent.training.loggers import package
 from gato_agent.training.run import Run
 from gato_agent.training.trainer import Trainer, compiles
 
-__all__ = ["TrainConfig", "defaults", "fine_tuning", "train"]
+__all__ = ["TrainArguments", "TrainConfig", "defaults", "expand_json", "fine_tuning", "train", "train_command"]
+
+print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 
 def train(config: TrainConfig) -> Path:
@@ -49,10 +56,9 @@ def train(config: TrainConfig) -> Path:
     size = GatoConfig.named(config.size).reshaped(config.shape)
     start = Checkpoint.load(config.init, device) if config.init else None
     if start and replace(start.model.config, context=size.context) != size:
-        described = " --shape ".join(start.model.config.described())
         raise UsageError(
-            f"--init {config.init} is of another size: leave --size and --shape out, or give --size {described}; only "
-            "the context may differ"
+            f"--init {config.init} is of another size: leave --size and --model.FIELD out, except for --model.context, "
+            f"which may differ; it is a {' with '.join(start.model.config.described())}"
         )
     schedule = ("steps", "decay_steps")  # checked by `check_past`: they may change if past learning rates do not
     with distributed.main_first():
@@ -78,6 +84,8 @@ def train(config: TrainConfig) -> Path:
         config.check_past(before, trainer.step)
         if before != fingerprint:
             run_folder.write(config.out, fingerprint)
+        if config.init and distributed.is_main:
+            print_line(_changed_by_init(config))
         distributed.wait()  # all processes read before the main one writes
         path = Run(trainer, sampler, data, fingerprint, device).to_the_end()
     distributed.shutdown()
@@ -124,7 +132,7 @@ def _check_tasks(config: TrainConfig, tasks: Mapping[str, TrainedTask], known: M
         raise UsageError(f"--eval-env {name} is not among the training tasks: choose from {', '.join(tasks)}")
     for name in sorted(tasks.keys() & known.keys()):
         task, known_task = tasks[name], known[name]
-        if other := differences(known_task, task.observation_space, task.action_space):
+        if other := differences((task.observation_space, task.action_space), known_task):
             raise UsageError(f"{name} has other spaces than in --init {config.init}: {other}; give it another id")
 
 
@@ -146,9 +154,23 @@ def fine_tuning(init: str, **options: Any) -> TrainConfig:
     return TrainConfig.fine_tuning(size, init, **{"shape": shape, **options})
 
 
-def defaults(arguments: Sequence[str]) -> TrainConfig:
+def defaults(arguments: Sequence[str]) -> TrainArguments:
     """Default options for a command line: those of fine-tuning if it has --init."""
     init = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     init.add_argument("--init", nargs="?")
     reference = init.parse_known_args(arguments)[0].init
-    return fine_tuning(reference) if reference else TrainConfig()
+    return TrainArguments.of(fine_tuning(reference) if reference else TrainConfig())
+
+
+def train_command(arguments: TrainArguments) -> Path:
+    """Train with the options of a command line; raises as `train` does."""
+    return train(arguments.config())
+
+
+def _changed_by_init(config: TrainConfig) -> str:
+    """Options whose defaults --init changes, with their values in this run."""
+    usual, own = TrainConfig(), fine_tuning(str(config.init))
+    names = [each.name for each in dataclasses.fields(own) if getattr(own, each.name) != getattr(usual, each.name)]
+    shown = [name for name in names if name not in ("init", "shape") and getattr(config, name) == getattr(own, name)]
+    values = " ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in shown)
+    return f"defaults of --init {config.init}: {values}"

@@ -214,7 +214,9 @@ def mixture(text: str, tasks: list[str]) -> list[float]:
         known = {*tasks, *families.values()}
         wrong = [name for name, weight in weights.items() if name not in known or not 0 < float(weight) < math.inf]
     except (AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"--mixture {text!r} is no JSON object of numbers: write '{{\"CartPole-v1\": 2}}'") from error
+        raise UsageError(
+            f"--mixture {text!r:.80} has no number for each name: write --mixture CartPole-v1=2"
+        ) from error
     if wrong:
         raise UsageError(
             f"--mixture: {', '.join(wrong)} must be tasks of the data ({', '.join(tasks)}) or their families, with a "

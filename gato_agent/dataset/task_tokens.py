@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, SpaceError
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.leaf_codecs import distinct
 from gato_agent.tokens.prompt import DEMO_SHARE, NO_PROMPT, Prompt
@@ -104,7 +105,7 @@ class TokenizedTask:
             GatoError: no episodes, or one that cannot be tokenized.
         """
         if not episodes:
-            raise GatoError(f"{name}: no episodes to train on; collect some with `gato-agent collect --env {name}`")
+            raise GatoError(f"{name}: no episodes to train on; collect some with `{suggest('collect', env=name)}`")
         patches = _UniquePatches()
         parts = [_tokenize(name, tokenizer, patches, episode) for episode in episodes]
         rows, labels, places, value_groups = (np.concatenate(part) for part in zip(*parts, strict=True))

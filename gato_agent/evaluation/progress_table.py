@@ -11,13 +11,13 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import fitted
 from gato_agent.evaluation.aggregate import Summary
 from gato_agent.evaluation.results import TaskScore
 from gato_agent.rollouts.collection.episode_worker import JOB, NOTHING, STEP
 
 CAPTION = "score: (mean - random) / (expert - random); of success where random and expert are in %"
-WIDE = 110  # characters that all columns take
+OPTIONAL = ("steps/s", "random", "expert", "95% interval", "success")  # left out of narrow consoles, the first first
 FRAME = 9  # lines of the live display besides the tasks
 
 
@@ -105,29 +105,20 @@ class ProgressTable:
         return Group(shown, *(Text(f"  playing {line}") for line in playing), Text(f"  {self._progress()}"))
 
 
-def wide_console() -> Console:
-    """Console of at least WIDE columns if the output is not a terminal."""
-    console = plain_console()
-    return console if console.is_terminal else plain_console(width=max(WIDE, console.width))
-
-
 def table(scores: Sequence[TaskScore], title: str, console: Console) -> Table:
-    """Table of scores, with steps/s if the console is wide enough."""
+    """Table of scores, with fewer columns on a narrow console."""
     counts = {each.episodes for each in scores}
     heading = f"{title}, {counts.pop()} episodes a task" if len(counts) == 1 else title
-    shown = Table(Column("task", no_wrap=True), title=heading, box=box.SIMPLE, padding=0, caption=CAPTION)
-    wide = console.width >= WIDE
-    for name in ("mean", "95% interval", "success", "random", "expert", "score", *(["steps/s"] if wide else [])):
-        shown.add_column(name, justify="right", no_wrap=True)
+    names = ("mean", "95% interval", "success", "random", "expert", "score", "steps/s")
+    rows = []
     for each in scores:
-        interval = f"{each.ci95[0]:.1f} to {each.ci95[1]:.1f}"
         references = [percent(value) if each.by_success else number(value) for value in (each.random, each.expert)]
-        rate = [f"{each.steps_per_second:,.0f}"] if wide else []
-        shown.add_row(
-            each.task, number(each.mean), interval, percent(each.success), *references, number(each.normalized, 3),
-            *rate,
-        )  # fmt: skip
-    return shown
+        rows.append((
+            each.task, number(each.mean), f"{each.ci95[0]:.1f} to {each.ci95[1]:.1f}", percent(each.success),
+            *references, number(each.normalized, 3), f"{each.steps_per_second:,.0f}",
+        ))  # fmt: skip
+    columns = [Column("task"), *(Column(name, justify="right") for name in names)]
+    return fitted(console, columns, rows, OPTIONAL, title=heading, caption=CAPTION)
 
 
 def families(summaries: dict[str, Summary]) -> Table:

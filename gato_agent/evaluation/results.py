@@ -14,6 +14,7 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io import plain
 from gato_agent.envs.io.strict_json import parse, record, typed, with_digest, without_digest
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import Task, families, find
 from gato_agent.evaluation.metrics import Interval, Sample, ci95, normalized
 
@@ -190,7 +191,8 @@ class Results:
         """
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
-            raise UsageError(f"no results at {path}: give a folder or file that `gato-agent evaluate --out` wrote")
+            folder = path.parent if path.suffix == ".json" else path
+            raise UsageError(f"no results at {path}: make some with `{suggest('evaluate', out=folder)}`")
         try:
             data = parse(path.read_bytes())
             other = isinstance(data, dict) and data.get("format") != FORMAT  # its digest may be of another kind, too

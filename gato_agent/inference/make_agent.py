@@ -13,7 +13,8 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io import plain
-from gato_agent.envs.make import make_vector
+from gato_agent.envs.make import make_vector, named
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.options import DecodingOptions
 from gato_agent.rollouts.storage.episode import Episode
@@ -65,5 +66,5 @@ def demonstration(folder: Path, env_id: str) -> Episode:
             episodes = [store.fitting(index) for index in training_indices(store)]
             for episode in sorted(episodes, key=lambda episode: not episode.success):
                 return episode
-    raise UsageError(f"--demo {folder} has no episode of {env_id}: make one with `gato-agent collect --env {env_id} "
-                     f"--episodes 1 --out {folder}`")  # fmt: skip
+    command = suggest("collect a demonstration", env=named(env_id), out=folder)
+    raise UsageError(f"--demo {folder} has no episode of {env_id}: make one with `{command}`")

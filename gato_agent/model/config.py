@@ -163,9 +163,7 @@ def _of_this_version(data: Mapping[str, Any]) -> dict[str, Any]:
     if former is None:
         return fields
     if former is True or former not in (0, ACTION_GROUP):
-        raise UsageError(
-            f"parallel_actions {former} of version 0.1 cannot be read: train again with `gato-agent train`"
-        )
+        raise UsageError(f"parallel_actions {former} of version 0.1 cannot be read: train it again")
     return {**fields, "action_decoder": bool(former), "past_actions": not former}
 
 

@@ -4,15 +4,17 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-import tyro
+from typing import Any, Self
 
 from gato_agent.envs.errors import UsageError, at_least
+from gato_agent.training.option_groups import (
+    DataOptions,
+    EvaluationOptions,
+    NetworkOptions,
+    OptimizationOptions,
+    RunOptions,
+)
 
-Precision = Literal["float32", "bfloat16"]
-Size = Literal["nano", "tiny", "small", "baseline", "large"]
 DEFAULTS_ADDED = {
     "optimizer": "adamw",
     "accumulate": 1,
@@ -29,101 +31,8 @@ SMALL_FINETUNE: dict[str, Any] = {"batch_size": 4, "steps": 200}
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(RunOptions, EvaluationOptions, OptimizationOptions, NetworkOptions, DataOptions):
     """Train an agent on collected episodes by behaviour cloning."""
-
-    data: tuple[Path, ...] = (Path("data"),)
-    """Training data: folders that `gato-agent collect --out` wrote. All tasks are learned together; episodes of one id
-    are merged."""
-    out: Path = Path("runs/gato")
-    """Run folder: config.json, model.safetensors (the agent), state.safetensors (training state), log.jsonl, and until
-    the run is complete tokens.safetensors (tokenized data)."""
-    size: Size = "nano"
-    """Model size; small, baseline and large are the paper's. With --init that of the checkpoint."""
-    shape: str = "{}"
-    """Model config fields to change, as JSON: {"context": 256, "layers": 6}. With --init only the context may
-    differ."""
-    init: str | None = None
-    """Fine-tuning: checkpoint or run folder with the initial weights and text model, or `shipped` for the package's.
-    Its tasks may differ from those of the data. Other options then have other defaults, which --help shows."""
-    steps: int = 400
-    """Optimizer steps in total; the learning-rate schedule depends on them."""
-    batch_size: int = 4
-    """Batch size in sequences of twice the context length."""
-    min_segment: int = 0
-    """Minimum segment length in tokens: sequences are filled with episode segments of log-uniform length from it to a
-    whole sequence. 0: segments as long as the sequence has room."""
-    accumulate: int = 1
-    """Gradient accumulation: micro-batches of a step, which need less memory."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """Optimizer. muon: Muon for weight matrices of the blocks, AdamW for embeddings, vectors and the patch tower."""
-    ema: float = 0.0
-    """EMA decay of the weights, in [0, 1), such as 0.999; the average is saved, validated and played. 0: no EMA."""
-    learning_rate: float | None = None
-    """Peak learning rate; by default 1e-3 (nano), 6e-4 (tiny), 1e-4 (small, large), 2e-4 (baseline)."""
-    warmup: int = 50
-    """Linear warm-up in steps."""
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    """Learning-rate schedule after the warm-up. cosine: decay to a tenth of the peak; wsd: constant, then a linear
-    decay to zero over --decay-steps."""
-    decay_steps: int = 0
-    """Decay phase of wsd in steps; 0: none. A run without it can be resumed with one and more --steps."""
-    weight_decay: float = 0.1
-    """Weight decay of matrices, decoupled as in AdamW; at least 0."""
-    dropout: float = 0.0
-    """Dropout rate of each sub-layer's output, in [0, 1)."""
-    bin_label_smoothing: float = 4.0
-    """Label smoothing of continuous actions: standard deviation, in bins, of a Gaussian over the bins; 0: none."""
-    loss_over: Literal["tokens", "timesteps"] = "tokens"
-    """Loss weighting: the mean over action tokens, or over timesteps whatever their number of action tokens."""
-    text_pieces: int | None = None
-    """Tokens of a text observation, padded; by default the catalogue's number or 32, but at least 1.5 times the longest
-    text in the data where that has more."""
-    text_model: Path | None = None
-    """Text tokenizer: a SentencePiece .model file; by default one is trained on the texts in the data."""
-    prompt: Literal["auto", "none", "text", "demo"] = "auto"
-    """Prompt at the beginning of each segment, visible at all later steps. text: the instruction, which is removed from
-    the observation, or the task's name; demo: in a quarter of the segments a part of another episode; auto: that of
-    --init, else text for several tasks or for instructions, else none."""
-    precision: Precision = "float32"
-    """Precision of matrix products in training (mixed precision). bfloat16 is fast only where the hardware supports it
-    (AVX-512 BF16, AMX, CUDA); weights, sums, norms, the loss and on a CPU the optimizer stay in float32."""
-    compile: bool = True
-    """Compiled attention: C++ on a CPU with a compiler, FlexAttention on a GPU. Results are bit-exact only for the same
-    value."""
-    weights: Precision = "float32"
-    """Precision of the weights in model.safetensors; play computes in float32."""
-    mixture: str = "{}"
-    """Mixture weights by task or family, as JSON: {"LunarLander-v3": 3, "babyai": 0.5}; shares of the tokens, 1 for a
-    task without one. A family's weight is that of each of its tasks."""
-    save_every: int = 50
-    """Checkpoint interval in steps."""
-    holdout: float = 0.0
-    """Validation split: share of each task's episodes, the last ones, at most 0.5. The loss on them is logged at every
-    checkpoint, and OUT/best is the model with the lowest; 0: none."""
-    eval_every: int = 0
-    """Validation in environments: interval in steps. Returns are logged, and OUT/best is the model with the highest
-    mean normalised score; 0: none."""
-    eval_env: tuple[str, ...] = ()
-    """Environment ids of that validation; by default all tasks of the data. module:Env-v0 imports the module first."""
-    eval_episodes: int = 5
-    """Episodes per task of that validation, from seed 900,000 on."""
-    eval_env_kwargs: str = "{}"
-    """Environment arguments of that validation, as JSON, where those in the data are not plain numbers and words."""
-    minutes: float | None = None
-    """Time limit in minutes: save and stop; --resume continues. By default none."""
-    seed: int = 0
-    """Random seed of initial weights, batches and stochastic depth; at least 0."""
-    device: str = "auto"
-    """Device: auto, cpu or cuda."""
-    fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """FSDP2 under torchrun: shard weights, gradients and optimizer state among GPUs."""
-    num_threads: int | None = None
-    """CPU threads; by default all cores. Results are bit-exact only for the same number."""
-    logger: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Additional loggers of the metrics in log.jsonl."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Resume the run in --out from its last checkpoint."""
 
     @classmethod
     def fine_tuning(cls, size: str, init: str, **options: Any) -> Self:

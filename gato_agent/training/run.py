@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from gato_agent.checkpoints.checkpoint import FILE, Checkpoint, read
 from gato_agent.dataset.batches import BatchSampler
@@ -21,6 +22,7 @@ from gato_agent.envs.io.progress import progress
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.training.flops import peak_flops, training_flops
 from gato_agent.training.loggers import Loggers
+from gato_agent.training.stop_signal import StopSignal
 from gato_agent.training.trainer import STATE, StepMetrics, Trainer
 from gato_agent.training.validation import validate_in_env
 
@@ -60,23 +62,16 @@ class Run:
         """Train to the last step or minute, with checkpoints in between and at the end; returns the model's path."""
         config, trainer = self.config, self.trainer
         console = plain_console(soft_wrap=True, quiet=not self.distributed.is_main)
-        console.print(
-            f"{len(self.data.tasks)} task(s), {self.data.tokens:,} tokens; {config.size}: "
-            f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "
-            f"steps {trainer.step} to {config.steps} of {config.batch_size * self.sampler.sequence_length:,} tokens"
-        )
-        if config.precision == "bfloat16" and self.device == "cpu" and self.distributed.is_main and not trainer.step:
-            slower = peak_flops("cpu") / peak_flops("cpu", torch.bfloat16)
-            if slower > 1.5:
-                console.print(f"this processor multiplies bfloat16 {slower:.0f} times more slowly than float32: "
-                              "--precision float32 takes less time here")  # fmt: skip
+        self._print_beginning(console)
         bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
         is_main = self.distributed.is_main
         log = Loggers(config.logger, config.out, self.fingerprint, trainer.step) if is_main else nullcontext()
-        with self._disk, log as lines, bar as update:
+        stop = StopSignal(active=self.distributed.size == 1)
+        with self._disk, log as lines, bar as update, stop:
             for entry in self.steps():
                 late = self._any(time.monotonic() >= deadline) if config.minutes is not None else False
+                late = late or stop.received  # only of a single process
                 play, due = self._due(config.eval_every), self._due(config.save_every) or late
                 checkpoint = self.checkpoint() if play or due else None
                 if lines is not None:
@@ -98,7 +93,23 @@ class Run:
             (config.out / TOKENS).unlink(missing_ok=True)  # other processes keep their mapping
         console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
                       f"{config.out / FILE}")  # fmt: skip
+        if stop.received and not finished:
+            raise KeyboardInterrupt
         return config.out / FILE
+
+    def _print_beginning(self, console: Console) -> None:
+        """Print sizes and devices, and a warning where bfloat16 is slow."""
+        config, trainer = self.config, self.trainer
+        console.print(
+            f"{len(self.data.tasks)} task(s), {self.data.tokens:,} tokens; {config.size}: "
+            f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "
+            f"steps {trainer.step} to {config.steps} of {config.batch_size * self.sampler.sequence_length:,} tokens"
+        )
+        if config.precision == "bfloat16" and self.device == "cpu" and self.distributed.is_main and not trainer.step:
+            slower = peak_flops("cpu") / peak_flops("cpu", torch.bfloat16)
+            if slower > 1.5:
+                console.print(f"this processor multiplies bfloat16 {slower:.0f} times more slowly than float32: "
+                              "--precision float32 takes less time here")  # fmt: skip
 
     def _due(self, every: int) -> bool:
         """True if the current step is a multiple of `every`, or the last; never for 0."""

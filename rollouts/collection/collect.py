@@ -11,13 +11,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, at_least, reason
 from gato_agent.envs.files import below
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import fitted, plain_console
 from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
 from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.packages import suite_of
@@ -37,6 +36,7 @@ from gato_agent.rollouts.storage.filter import EpisodeFilter, filtered_indices, 
 from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
 
 HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
+OPTIONAL = ("MB", "catalogue", "expert", "steps")  # headings left out of narrow consoles, the first first
 CAPTION = "catalogue: mean return of the catalogue's expert without noise"
 RETRIES = 10  # of an environment's seeds, each in a new process, that may fail again
 SHOWN_FAILURES = 5  # failures that the last message names
@@ -126,17 +126,18 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
         failures = _collect(config, jobs, stores, console)
-        table = Table(Column(HEADINGS[0], no_wrap=True), *HEADINGS[1:], box=box.SIMPLE, padding=0)
-        table.title, table.caption = f"episodes in {config.out}", CAPTION
+        rows: list[list[str]] = []
         problems: list[Exception] = []
         for store in stores:
             try:
                 _complete(config, store, episode_filter)
-                table.add_row(*_summary(store, _seeds(config)))
+                rows.append(_summary(store, _seeds(config)))
             except (GatoError, OSError) as error:  # the other tasks are completed
                 problems.append(error)
                 console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
-    console.print(table)
+    columns = [Column(name) for name in HEADINGS]
+    title = f"episodes in {config.out}"
+    console.print(fitted(console, columns, rows, OPTIONAL, title=title, caption=CAPTION))
     if failures:
         raise EnvironmentFault(_failure_summary(failures))
     if problems:

@@ -9,8 +9,9 @@ from typing import Self
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
+from gato_agent.envs.io.progress import bar_columns
 from gato_agent.rollouts.storage.writer import Played
 
 
@@ -33,10 +34,7 @@ class Report:
         self._console, self._rows = console, rows
         self._began, self._steps, self._new = time.monotonic(), 0, 0
         self._missing = sum(row.total - row.done for row in rows)
-        columns = (
-            TextColumn("{task.fields[name]}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
-            TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
-        )  # fmt: skip
+        columns = bar_columns(console, "{task.fields[name]}", "episodes")
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
         self._all = self._bars.add_task(
             "", name="all", total=sum(row.total for row in rows), completed=sum(row.done for row in rows),

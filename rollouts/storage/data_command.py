@@ -155,8 +155,7 @@ DataCommand = (
 
 def data(command: Show | Verify | Compact | Export | Import) -> None:
     """Run a subcommand; raises GatoError as it does."""
-    console = plain_console()
-    command.run(console if console.is_terminal else plain_console(width=160))  # a file gets whole lines of a table
+    command.run(plain_console())
 
 
 def each_task(root: Path, console: Console, work: Callable[[EpisodeStore], object]) -> None:

@@ -27,6 +27,7 @@ from gato_agent.envs.files import below, lock_folder, read_own, write_files
 from gato_agent.envs.io import plain
 from gato_agent.envs.io.strict_json import parse, typed, with_digest, without_digest
 from gato_agent.envs.spaces.flatten import leaves, space_from_json
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import view_of
 from gato_agent.rollouts.storage.compression import Encoded
 from gato_agent.rollouts.storage.episode import Episode, EpisodeStats
@@ -282,7 +283,8 @@ def task_folders(root: Path) -> list[Path]:
     """
     headers = [root / HEADER] if (root / HEADER).is_file() else sorted(root.glob(f"*/{HEADER}"))
     if not headers:
-        raise UsageError(f"no episodes in {root}: make some with `gato-agent collect --out {root}`")
+        command = suggest("collect into", env="CartPole-v1", out=root)
+        raise UsageError(f"no episodes in {root}: make some with `{command}`")
     return [header.parent for header in headers]
 
 
@@ -310,7 +312,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         other = isinstance(data, dict) and data.get("format", FORMAT) != FORMAT  # its digest may differ too
         header = data if other else without_digest(data)
     except FileNotFoundError:
-        raise UsageError(f"no episodes in {path.parent}: make some with `gato-agent collect`") from None
+        command = suggest("collect into", env="CartPole-v1", out=path.parent.parent)
+        raise UsageError(f"no episodes in {path.parent}: make some with `{command}`") from None
     except ValueError as error:
         raise GatoError(f"{path} is damaged and does not describe a task ({error}): {way_out}") from error
     if not SETTINGS.keys() <= header.keys():

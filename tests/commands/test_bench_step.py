@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gato_agent.commands.bench_step import BenchCase, BenchConfig, bench, bound_of, counts, gpt2
+from gato_agent.commands.model_fields import ModelFields
 from gato_agent.commands.roofline import Roofline
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig
@@ -41,7 +42,9 @@ def test_a_prompt_is_held_beside_what_came_later() -> None:
 
 def test_a_shape_takes_as_many_passes_as_it_does_in_play() -> None:
     shape = '{"values_per_token": 8, "action_decoder": true, "context": 64}'
-    rows = bench(BenchConfig(size=("nano",), task=("17/3",), shape=shape, repeats=3, device="cpu"))
+    rows = bench(
+        BenchConfig(size=("nano",), task=("17/3",), model=ModelFields(**json.loads(shape)), repeats=3, device="cpu")
+    )
     assert [row.decoder for row in rows][-1] == "pytorch" and all(row.context == 64 for row in rows)
     config = GatoConfig.nano().reshaped(shape)
     job = BenchCase(config, 17, 3, 2, "cpu")

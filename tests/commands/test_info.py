@@ -1,4 +1,4 @@
-"""`gato-agent envs`: every task is listed, with what is installed, who its expert is and what is known to be scored."""
+"""`gato-agent info tasks`: every task with what is installed, its expert and known scores."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from gato_agent.envs.tasks.task import Score, Task, catalogue, find
 
 def test_every_task_is_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert run(["envs"]) == 0
+    assert run(["info", "tasks"]) == 0
     shown = capsys.readouterr().out
     assert f"{len(catalogue())} tasks" in shown
     assert all(env_id in shown for env_id in catalogue())

@@ -53,7 +53,7 @@ def test_a_run_may_begin_with_the_weights_of_another(data: Path, tmp_path: Path)
         assert torch.equal(tensor, weights[name]), name
     longer = dataclasses.replace(second, out=tmp_path / "longer", shape='{"context": 600}')
     assert Checkpoint.load(train(longer)).model.config == dataclasses.replace(GatoConfig.nano(), context=600)
-    with pytest.raises(UsageError, match=r"is of another size: .* or give --size nano --shape {}"):
+    with pytest.raises(UsageError, match=r"is of another size: .* it is a nano with {}"):
         train(dataclasses.replace(second, out=tmp_path / "third", size="tiny"))
 
 

@@ -134,7 +134,7 @@ def test_a_task_with_other_spaces_than_the_checkpoints_is_named(
     monkeypatch.setitem(gym.registry, "CartPole-v1", other)
     collect(CollectConfig(env=("CartPole-v1",), expert="random", episodes=1, workers=0, out=tmp_path / "other"))
     again = fine_tuning(str(config.out), data=tmp_path / "other", out=tmp_path / "tuned", num_threads=1)
-    says = r"CartPole-v1 has other spaces than in --init .*: observations .* and not .*, actions Discrete\(3\) and not "
+    says = r"CartPole-v1 has other spaces .*: observations .* instead of .*, actions Discrete\(3\) instead of "
     with pytest.raises(UsageError, match=says + r"Discrete\(2\); give it another id"):
         train(again)
     assert not again.out.exists()

@@ -47,7 +47,11 @@ def test_only_lane_0_is_rendered(recwarn: pytest.WarningsRecorder) -> None:
         ("CartPol-v1", {}, r"unknown environment CartPol-v1: did you mean CartPole-v1"),
         ("CartPole", {}, r"did you mean CartPole-v1"),
         ("LunarLander-v2", {}, r"did you mean LunarLander-v3"),
-        ("Qwertyuiop-v7", {}, r"unknown environment Qwertyuiop-v7: module:Env-v0 imports the module that registers it"),
+        (
+            "Qwertyuiop-v7",
+            {},
+            r"unknown environment Qwertyuiop-v7: module:Qwertyuiop-v7 imports the module that registers it",
+        ),
         ("", {}, r"unknown environment"),
         ("no_such.module:X-v0", {}, r"no_such\.module:X-v0: no module named no_such; install it or add .*PYTHONPATH"),
         ("tests.helpers.testing_env:Testin-v0", {}, r"did you mean Testing-v0"),
@@ -105,7 +109,7 @@ def test_a_suite_that_is_not_installed_is_named(
     monkeypatch.delitem(gym.registry, env_id, raising=False)
     monkeypatch.setitem(sys.modules, module, None)  # importing it fails
     way_out = rf"pip install 'gato-agent\[{extra}\]'$"
-    with pytest.raises(UsageError, match=f"^unknown environment {env_id}: it comes with {way_out}"):
+    with pytest.raises(UsageError, match=f"^{env_id} is not installed: {way_out}"):
         make(env_id)
     with pytest.raises(UsageError, match=f"^{module}:{env_id}: no module named {module}; {way_out}"):
         make(f"{module}:{env_id}")
@@ -116,7 +120,7 @@ def test_a_suite_that_is_not_installed_is_named(
     installed = ModuleType(module)
     installed.__spec__ = ModuleSpec(module, None)
     monkeypatch.setitem(sys.modules, module, installed)
-    with pytest.raises(UsageError, match=f"^unknown environment {env_id}: (did you mean|module:Env-v0)"):
+    with pytest.raises(UsageError, match=f"^unknown environment {env_id}: (did you mean|module:)"):
         make(env_id)
 
 

@@ -213,13 +213,15 @@ def test_a_bad_observation_is_named() -> None:
         agent.act(bad)
 
 
-def test_a_task_is_found_by_id_or_by_its_spaces() -> None:
+def test_a_task_is_found_by_id_or_by_its_spaces(caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = checkpoint_for(task_of("CartPole-v1"), task_of("Pendulum-v1"))
     assert find_task(checkpoint, "CartPole-v1").id == "CartPole-v1"
     assert find_task(checkpoint, gym.make("Pendulum-v1")).id == "Pendulum-v1"
     assert find_task(checkpoint, make_vector("Pendulum-v1", 2)).id == "Pendulum-v1"
+    assert not caplog.records
     assert find_task(checkpoint, gym.make("CartPole-v0")).id == "CartPole-v1"  # same spaces, another id
-    with pytest.raises(UsageError, match=r"Acrobot-v1 .*plays CartPole-v1, Pendulum-v1.*collect"):
+    assert "was not trained on CartPole-v0: it acts as in CartPole-v1, whose spaces are the same" in caplog.text
+    with pytest.raises(UsageError, match=r"not know Acrobot-v1\. .*Known tasks: CartPole-v1, Pendulum-v1 "):
         find_task(checkpoint, gym.make("Acrobot-v1"))
     with pytest.raises(UsageError, match="collect --env Nothing-v0"):
         find_task(checkpoint, "Nothing-v0")
@@ -227,7 +229,7 @@ def test_a_task_is_found_by_id_or_by_its_spaces() -> None:
 
 def test_a_task_whose_spaces_changed_is_refused() -> None:
     changed = dataclasses.replace(task_of("CartPole-v1"), action_space=Discrete(3))
-    with pytest.raises(UsageError, match=r"CartPole-v1 has other spaces.*Discrete\(2\) and not Discrete\(3\)"):
+    with pytest.raises(UsageError, match=r"CartPole-v1 .* on: actions Discrete\(2\) instead of Discrete\(3\);"):
         find_task(checkpoint_for(changed), gym.make("CartPole-v1"))
 
 

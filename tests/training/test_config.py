@@ -41,8 +41,10 @@ def test_fine_tuning_has_defaults_of_its_own() -> None:
     paper = TrainConfig.fine_tuning("large", "there")
     assert paper.rate(0) == paper.rate(paper.steps - 1) == 1e-5
     assert (paper.batch_size, paper.steps, paper.weight_decay, paper.dropout) == (64, 10_000, 0.0, 0.1)
-    assert defaults(["--init=shipped", "--steps", "3"]) == defaults(["--init", "shipped"]) == fine_tuning("shipped")
-    assert defaults(["--data", "--init"]) == defaults([]) == TrainConfig()
+    assert defaults(["--init=shipped", "--steps", "3"]) == defaults(["--init", "shipped"])
+    assert defaults(["--init", "shipped"]).config() == fine_tuning("shipped")
+    assert defaults(["--data", "--init"]) == defaults([])
+    assert defaults([]).config() == TrainConfig()
     other = dataclasses.replace(GatoConfig.tiny(), context=96, layers=2)
     assert other.described() == ("tiny", '{"layers": 2, "context": 96}')
     assert GatoConfig.named("tiny").reshaped(other.described()[1]) == other

@@ -17,7 +17,7 @@ from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.inference.agent import Agent
 from gato_agent.model.gato import Gato
-from gato_agent.training.config import Precision
+from gato_agent.training.option_groups import Precision
 from gato_agent.training.trainer import Trainer
 from tests.helpers.random_batch import SHORT, random_batch, random_parts
 from tests.helpers.teaching import targets_of

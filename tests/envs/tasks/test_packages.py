@@ -66,7 +66,7 @@ def test_a_suite_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypat
     add(tmp_path, monkeypatch, "no_such_package")
     hint = "pip install 'gato-agent[added]'"
     assert (suite_install_hint("Added/Cart-v0"), install_hint("Added/Cart-v0")) == (hint, hint)
-    with pytest.raises(UsageError, match=f"^unknown environment Added/Cart-v0: it comes with {re.escape(hint)}$"):
+    with pytest.raises(UsageError, match=f"^Added/Cart-v0 is not installed: {re.escape(hint)}$"):
         make("Added/Cart-v0")
 
 

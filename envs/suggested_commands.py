@@ -1,0 +1,59 @@
+"""Commands that messages suggest; a test parses each of them."""
+
+import shlex
+from typing import Any
+
+COMMANDS = {
+    "collect": "gato-agent collect --env {env}",
+    "collect by training": "gato-agent collect --env {env} --expert train",
+    "collect into": "gato-agent collect --env {env} --out {out}",
+    "collect a demonstration": "gato-agent collect --env {env} --episodes 1 --out {out}",
+    "train": "gato-agent train --data {data} --out {out}",
+    "fine-tune": "gato-agent train --init {init} --out {out}",
+    "play": "gato-agent play --env {env} --checkpoint {checkpoint}",
+    "play shipped": "gato-agent play --env {env}",
+    "evaluate": "gato-agent evaluate --out {out}",
+    "evaluate checkpoint": "gato-agent evaluate --checkpoint {checkpoint} --out {out}",
+    "evaluate task": "gato-agent evaluate --env {env} --checkpoint {checkpoint} --out {out}",
+    "report": "gato-agent report {results} --out {out}",
+    "tasks": "gato-agent info tasks",
+    "tasks of a checkpoint": "gato-agent info checkpoint {checkpoint}",
+}
+
+
+def suggest(name: str, **values: object) -> str:
+    """A command with its values, quoted for a shell.
+
+    Args:
+        name: key of `COMMANDS`.
+        values: of its placeholders.
+    """
+    return COMMANDS[name].format(**{key: shlex.quote(str(value)) for key, value in values.items()})
+
+
+def next_command(verb: str, config: Any) -> str | None:
+    """Command that usually follows a verb that has ended with these options; None where there is none."""
+    if verb == "collect":
+        return suggest("train", data=config.out, out="runs/gato")
+    if verb == "train":
+        return suggest("evaluate checkpoint", checkpoint=config.run.out, out=config.run.out / "results")
+    if verb == "evaluate" and config.out:
+        return suggest("report", results=config.out, out=config.out / "report")
+    if verb == "play":
+        return suggest("evaluate task", env=config.env, checkpoint=config.checkpoint or "shipped", out="results")
+    return None
+
+
+def after_interrupt(verb: str, config: Any) -> str:
+    """Message for an interrupted verb: what is saved, and how to go on."""
+    if verb == "collect":
+        return f"complete episodes are saved in {config.out}, and the same command goes on"
+    if verb == "train":
+        return f"its last checkpoint is in {config.run.out}, and the same command with --resume goes on"
+    if verb == "evaluate":
+        return (
+            f"evaluated tasks are saved in {config.out}, and the same command goes on"
+            if config.out
+            else "nothing is saved: --out FOLDER keeps evaluated tasks, and the same command goes on"
+        )
+    return "the same command begins anew"
