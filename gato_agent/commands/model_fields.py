@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io.strict_json import parse
+from gato_agent.model.config import RENAMED
 
 FORMER = ("--shape=", "--mixture=")
 
@@ -76,7 +77,8 @@ def _model_options(text: str) -> list[str]:
     except (ValueError, TypeError) as error:
         raise UsageError(f"--shape {text!r:.80} is not a JSON object: write --model.context 512") from error
     words: list[str] = []
-    for name, value in fields.items():
+    for former, value in fields.items():
+        name = RENAMED.get(str(former), str(former))
         values = value if isinstance(value, list) else [value]
         words += [f"--model.{name.replace('_', '-')}", *map(str, values)]
     return words

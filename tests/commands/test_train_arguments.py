@@ -92,3 +92,10 @@ def test_defaults_that_init_changes_are_printed(data: Path, tmp_path: Path, caps
     train(fine_tuning("shipped", data=(data,), out=tmp_path, steps=1, batch_size=1, num_threads=1, device="cpu"))
     line = next(line for line in capsys.readouterr().out.splitlines() if "defaults of --init" in line)
     assert line == "defaults of --init shipped: --size tiny --warmup 0 --schedule wsd --weight-decay 0.0"
+
+
+def test_former_names_of_fields_are_read() -> None:
+    words, hints = expand_json(["--shape", '{"pack": 32, "context": 64}'])
+    assert words == ["--model.values-per-token", "32", "--model.context", "64"]
+    assert len(hints) == 1
+    assert GatoConfig.nano().reshaped('{"pack": 32}').values_per_token == 32
