@@ -91,7 +91,7 @@ def test_what_would_mix_two_agents_is_refused(run: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"env": ("Taxi-v4",)}, "not trained on Taxi-v4"),
+        ({"env": ("Taxi-v4",)}, "does not know Taxi-v4"),
         ({"dagger": "nowhere"}, "no checkpoint at"),
         ({"noise": True}, "use one of them"),
         ({"dagger_beta": 1.5}, "from 0 to 1"),

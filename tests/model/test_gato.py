@@ -286,7 +286,7 @@ def test_a_configuration_of_version_0_1_is_read(former: int, fields: dict[str, b
 @pytest.mark.parametrize("former", [True, 1, 2, 64, -1, "32", 0.5])
 def test_an_action_of_version_0_1_that_cannot_be_read_is_refused(former: object) -> None:
     data = {**GatoConfig.tiny().to_json(), "parallel_actions": former}
-    with pytest.raises(UsageError, match=rf"parallel_actions {former} of version 0.1 cannot be read: train again"):
+    with pytest.raises(UsageError, match=rf"parallel_actions {former} of version 0.1 cannot be read: train it again"):
         GatoConfig.from_json(data)
 
 
