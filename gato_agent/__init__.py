@@ -12,6 +12,7 @@ Gymnasium is imported, it waits for that.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gato_agent.envs.io import former_modules
 from gato_agent.envs.io.lazy import lazy, when_imported
 
 if TYPE_CHECKING:
@@ -77,4 +78,5 @@ def _register() -> None:
     register_own()
 
 
+former_modules.register()
 when_imported("gymnasium", _register)
