@@ -63,7 +63,7 @@ class Agent:
         num_threads: of the decoder on a CPU; by default one, or more for large models and many environments.
         compiled: True to compile the steps of a GPU first, which takes a minute and is for large models.
         marginal: True to choose each action token independently of those before it, where there is an action decoder.
-        masks: function that returns the action mask of each environment, see `ActionMasks`; `act` calls it if it is
+        masks: function that returns the action mask of each environment, see `ActionMasks`; called where a method is
             given no masks.
 
     Attributes:
@@ -160,8 +160,7 @@ class Agent:
             GatoError: an observation is not in the space, or a mask allows nothing; names task, key, environment and
                 step.
         """
-        masks = self._mask_source() if masks is None and self._mask_source else masks
-        action = self._act(self._columns(observation), start, masks=masks)
+        action = self._act(self._columns(observation), start, masks=self._current_masks(masks))
         actions = batch(self.action_space, action)
         return (actions, self._log_prob()) if return_log_prob else actions
 
@@ -192,7 +191,7 @@ class Agent:
         if not self.num_envs:
             self.reset(num_envs_of(observed))
         state = self._inputs.state()
-        self._act(observed, start, greedy=True, forced=forced, masks=masks, marginal=given is None)
+        self._act(observed, start, greedy=True, forced=forced, masks=self._current_masks(masks), marginal=given is None)
         logits = [part.clone() for part in self._decoder.logits]
         self._decoder.rewind(self.tokenizer.layout.written - self.tokenizer.layout.rewound)
         self._inputs.restore(state)
@@ -245,7 +244,7 @@ class Agent:
         if count != self.num_envs:
             self.reset(count)
         start = self._inputs.start if episode_start is None else self._inputs.start | np.reshape(episode_start, -1)
-        actions = self._act(observed, start, greedy=deterministic)
+        actions = self._act(observed, start, greedy=deterministic, masks=self._current_masks(None))
         action = row(self.action_space, actions, 0) if single else batch(self.action_space, actions)
         return action, PredictState(self, count)
 
@@ -305,6 +304,10 @@ class Agent:
         self._chosen = self._decoder.step(prefill, StepOptions.of(sampler, self.tokenizer.n_act, **options))
         self._inputs.finish(self._chosen)
         return self.tokenizer.decode_actions(self._chosen.numpy())
+
+    def _current_masks(self, masks: Sequence[Any] | None) -> Sequence[Any] | None:
+        """The masks that a caller gives, else those of the agent's source, if it has one."""
+        return self._mask_source() if masks is None and self._mask_source else masks
 
     def _allow(self, masks: Sequence[Any] | None) -> NDArray[np.bool_] | None:
         """Ids that the action masks of the environments allow, bool [num_envs, sum of legal ids]; None for all."""

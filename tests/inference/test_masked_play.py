@@ -82,3 +82,15 @@ def test_a_mask_that_allows_nothing_is_named(num_envs: int) -> None:
         pytest.raises(GatoError, match=r"^Allowed-v0: .*step 3.* allows no value"),
     ):
         list(steps(agent, envs, range(5)))
+
+
+@pytest.mark.parametrize("by", ["info", "method"])
+def test_predict_and_distribution_obey_the_masks_too(by: str) -> None:
+    with make_agent_and_envs(checkpoint(), "Allowed-v0", 3, env_kwargs={"by": by}, temperature=1.0) as (agent, envs):
+        observation, _ = envs.reset(seed=[0, 1, 2])
+        allowed = [env.unwrapped.allowed for env in envs.envs]
+        probabilities = agent.distribution(observation)[""].probabilities
+        actions, _ = agent.predict(observation)
+    assert np.array_equal(actions, allowed)
+    assert np.array_equal(np.asarray(probabilities).reshape(3, 4).argmax(1), allowed)
+    assert np.asarray(probabilities).reshape(3, 4).max(1) == pytest.approx(1.0)
