@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
@@ -524,6 +525,23 @@ def test_shipped_experts_are_those_that_were_shipped(tmp_path, monkeypatch):
     (tmp_path / "CartPole-v1.safetensors").write_bytes(data)
     with pytest.raises(GatoError, match=r"CartPole-v1\.safetensors is damaged .*install gato-agent again"):
         load_expert("catalogue", "CartPole-v1", *spaces_of("CartPole-v1"))
+
+
+@pytest.fixture(scope="module")
+def shipped_spaces():
+    """Spaces of the catalogue's environments, whose packages need not be installed."""
+    return {task.id: (task.observation_space, task.action_space) for task in Checkpoint.load("shipped").tasks.values()}
+
+
+@pytest.mark.parametrize("env_id", shipped())
+def test_every_shipped_expert_acts(shipped_spaces, env_id):
+    """Class names in the files outlive moves of the modules."""
+    observation_space, action_space = shipped_spaces[env_id]
+    expert = load_expert("catalogue", env_id, observation_space, action_space)
+    expert.reset(2)
+    observations = create_empty_array(observation_space, 2)
+    for action in iterate(batch_space(action_space, 2), expert.act(observations, np.ones(2, np.bool_))):
+        assert action in action_space
 
 
 def test_a_converted_expert_has_a_digest_and_those_without_one_are_read(cartpole, tmp_path):
