@@ -29,6 +29,8 @@ class Digits:
 
     Attributes:
         leaf: the same path with the space of the digits, a one-dimensional MultiDiscrete that starts at 0.
+        places: index of each digit among those of its value.
+        count: values of all elements.
     """
 
     def __init__(self, leaf: Leaf, acted: bool) -> None:
@@ -44,6 +46,8 @@ class Digits:
         self._first = np.cumsum([0, *(len(each) for each in sizes[:-1])])
         self._sizes = np.array([size for each in sizes for size in each], np.uint64)
         self._weights = np.array([math.prod(each[i + 1 :]) for each in sizes for i in range(len(each))], np.uint64)
+        self.places = [place for each in sizes for place in range(len(each))]
+        self.count = sum(self._values)
         self.leaf = Leaf(leaf.path, MultiDiscrete(self._sizes.astype(np.int64)))
 
     def split(self, column: NDArray[Any]) -> NDArray[np.int64]:
@@ -63,6 +67,28 @@ class Digits:
                 codes[:, i] = [int(code) * n // count for code in codes[:, i]]
         values = (codes + self._start).astype(self._space.dtype)
         return np.asarray(values.reshape(len(values), *(self._space.shape or ())))
+
+    def masks(self, allowed: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+        """Allowed digits, from allowed values.
+
+        Args:
+            allowed: bool [sum of the elements' values], with at least one True for each element.
+
+        Returns:
+            For each digit bool [choices of the digits before it, size]. Rows that no allowed value begins with are
+            True, for they are never reached.
+        """
+        blocks: list[NDArray[np.bool_]] = []
+        ends = np.cumsum(self._values)
+        for element, (end, n, count) in enumerate(zip(ends, self._values, self._codes, strict=True)):
+            of_value = allowed[end - n : end]
+            rest = of_value[[code * n // count for code in range(count)]] if n != count else of_value
+            rest = rest.reshape(1, count)
+            for size in self._sizes[self._element == element].tolist():
+                rest = rest.reshape(-1, rest.shape[1] // size)
+                block = np.any(rest, axis=1).reshape(-1, size)
+                blocks.append(block | ~np.any(block, axis=1, keepdims=True))
+        return blocks
 
 
 def has_digits(space: Space[Any]) -> bool:

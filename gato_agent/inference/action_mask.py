@@ -1,5 +1,6 @@
 """Action masks of environments as allowed ids of action tokens."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from numpy.typing import NDArray
 
-from gato_agent.envs.digits import has_digits
+from gato_agent.envs.digits import Digits, has_digits
 from gato_agent.envs.spaces.flatten import Leaf, space_error
 from gato_agent.envs.spaces.space_json import pointer
+from gato_agent.inference.sampling import MaskBlocks
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 Bools = NDArray[np.bool_]
+MASKABLE = 2**20  # values of a leaf that is decoded as digits
 
 
 class ActionMasks:
@@ -27,17 +30,24 @@ class ActionMasks:
     Args:
         space: of the actions.
         tokenizer: of the task.
+
+    Attributes:
+        blocks: places of the action tokens in what `allowed` returns.
     """
 
     def __init__(self, space: Space[Any], tokenizer: SpaceTokenizer) -> None:
         self._space = space
-        self._sizes = (tokenizer.legal[:, 1] - tokenizer.legal[:, 0]).astype(np.int64)
-        self._begins = np.concatenate(([0], np.cumsum(self._sizes)))
         self._tokens = {leaf.path: slot for leaf, slot in tokenizer.acted}
-        self.width = int(self._begins[-1])
+        self._digits: dict[str, Digits] = {}
+        places = [0] * tokenizer.n_act
+        for path, digits in tokenizer.acted_digits.items():
+            if digits.count <= MASKABLE:
+                self._digits[path] = digits
+                places[self._tokens[path]] = digits.places
+        self.blocks = MaskBlocks((tokenizer.legal[:, 1] - tokenizer.legal[:, 0]).tolist(), places)
 
     def allowed(self, masks: Sequence[Any]) -> Bools | None:
-        """Allowed ids, bool [env, sum of legal ids]; None if no environment has a mask.
+        """Allowed ids, bool [env, width of the blocks]; None if no environment has a mask.
 
         Args:
             masks: one per environment; None for all actions.
@@ -47,26 +57,34 @@ class ActionMasks:
         """
         if all(mask is None for mask in masks):
             return None
-        allowed = np.ones((len(masks), self.width), np.bool_)
+        allowed = np.ones((len(masks), self.blocks.width), np.bool_)
         for row, mask in enumerate(masks):
             for leaf, part in _parts(self._space, mask):
                 self._write(allowed[row], leaf, part, row)
         return allowed
 
     def _write(self, allowed: Bools, leaf: Leaf, mask: Any, row: int) -> None:
-        if has_digits(leaf.space):
-            raise space_error(
-                leaf.path, "action mask of values that are decoded as digits: at most 1,024 can be masked", row
-            )
-        slot = self._tokens[leaf.path]
-        begin, end = self._begins[slot.start], self._begins[slot.stop]
         values = _flat(leaf, mask, row)
-        if values.shape != (end - begin,):
-            raise space_error(leaf.path, f"action mask of {values.size} values instead of {end - begin}", row)
-        allowed[begin:end] = values
-        starts = self._begins[slot] - begin
-        for element in np.flatnonzero(~np.logical_or.reduceat(values, starts)):
+        counts = _counts(leaf.space)
+        if values.size != sum(counts):
+            raise space_error(leaf.path, f"action mask of {values.size} values instead of {sum(counts)}", row)
+        elements = np.split(values, np.cumsum(counts)[:-1])
+        for element in (at for at, part in enumerate(elements) if not part.any()):
             raise space_error(leaf.path, f"action mask allows no value of element {element}", row)
+        slot = self._tokens[leaf.path]
+        if leaf.path in self._digits:
+            elements = self._digits[leaf.path].masks(values)
+        elif has_digits(leaf.space):
+            raise space_error(leaf.path, f"action mask of {values.size:,} values: {MASKABLE:,} can be masked", row)
+        for at, part in zip(range(slot.start, slot.stop), elements, strict=True):
+            allowed[self.blocks.block(at)] = part.ravel()
+
+
+def _counts(space: Space[Any]) -> list[int]:
+    """Values of each element of a space of choices."""
+    if isinstance(space, MultiDiscrete):
+        return [int(n) for n in space.nvec.ravel()]
+    return [int(space.n)] if isinstance(space, Discrete) else [2] * math.prod(space.shape or ())
 
 
 def _parts(space: Space[Any], mask: Any, keys: tuple[str | int, ...] = ()) -> list[tuple[Leaf, Any]]:

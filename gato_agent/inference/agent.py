@@ -93,8 +93,10 @@ class Agent:
         pieces = checkpoint.text.encode if checkpoint.text else None
         self._prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
-        self._decoder = make_decoder(self.model, legal, precision, num_threads, compiled=compiled)
         self._masks = ActionMasks(task.action_space, self.tokenizer)
+        self._decoder = make_decoder(
+            self.model, legal, precision, num_threads, digits=self._masks.blocks.digits, compiled=compiled
+        )
         self._allowed: NDArray[np.bool_] | None = None
         self.num_envs = 0  # none before the first reset
 
@@ -195,7 +197,7 @@ class Agent:
         logits = [part.clone() for part in self._decoder.logits]
         self._decoder.rewind(self.tokenizer.layout.written - self.tokenizer.layout.rewound)
         self._inputs.restore(state)
-        return distributions(self.tokenizer, logits, self.temperature or 1.0, self._allowed)
+        return distributions(self.tokenizer, logits, self.temperature or 1.0, self._allowed_rows())
 
     def follow(self, observation: Any, action: Any, start: NDArray[np.bool_] | None = None) -> None:
         """Take a step with an action that another actor chose; the agent remembers it as its own.
@@ -310,7 +312,7 @@ class Agent:
         return self._mask_source() if masks is None and self._mask_source else masks
 
     def _allow(self, masks: Sequence[Any] | None) -> NDArray[np.bool_] | None:
-        """Ids that the action masks of the environments allow, bool [num_envs, sum of legal ids]; None for all."""
+        """Ids that the action masks of the environments allow, bool [num_envs, width of a mask]; None for all."""
         if masks is None:
             return None
         if len(masks) != self.num_envs:
@@ -336,8 +338,18 @@ class Agent:
 
     def _log_prob(self) -> NDArray[np.float64]:
         """Log-probability of the latest action of each environment, float64 [num_envs]."""
-        index = self._chosen - torch.from_numpy(self.tokenizer.legal[:, 0])
-        return log_probs(self._decoder.logits, index, self.temperature or 1.0, self._allowed)
+        return log_probs(self._decoder.logits, self._index(), self.temperature or 1.0, self._allowed_rows())
+
+    def _index(self) -> torch.Tensor:
+        """Index of each token of the latest actions among its legal ids: int64 [num_envs, A]."""
+        return self._chosen - torch.from_numpy(self.tokenizer.legal[:, 0])
+
+    def _allowed_rows(self) -> list[torch.Tensor] | None:
+        """Ids that the masks of the latest step allow each action token, given those before it; None for all."""
+        if self._allowed is None:
+            return None
+        allowed, index = torch.from_numpy(self._allowed), list(self._index().T)
+        return [self._masks.blocks.row(allowed, index, at) for at in range(len(index))]
 
     def _prefill_prefix(self, envs: NDArray[np.bool_], prompts: Prefill | None) -> None:
         """Give environments the prompts of their episodes, if there are any."""

@@ -6,7 +6,7 @@ memory, by products of few rows, for which no library is tuned.
 
 import ctypes
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import get_args
@@ -34,6 +34,7 @@ from gato_agent.inference.cpu_weights import (
 )
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.decoder import GREEDY, Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.sampling import MaskBlocks
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Block, Gato
 from gato_agent.model.kv_cache import EMPTY
@@ -58,12 +59,16 @@ class CpuDecoder:
         legal: half-open id range of each action token.
         precision: of the copied weights.
         threads: of the calls; None for as many as a step is worth (`threads_for`).
+        digits: see `TorchDecoder`.
 
     Raises:
         OSError: this machine cannot compile it.
     """
 
-    def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = 1) -> None:
+    def __init__(
+        self, model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = 1,
+        digits: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self._compiled, self._model, self._threads = _compiled(), model, threads
         config, embedding = model.config, model.embedding
         self._positions, self._patch, self._ordered = config.local_positions, embedding.patch, config.vocabulary.ordered
@@ -86,7 +91,7 @@ class CpuDecoder:
         heads = {(low, high): panels(model.scored(low, high), precision) for low, high in legal}
         parts = action_matrices(model.action_decoder, len(legal), precision)
         self._heads = [(low, high, part, heads[low, high]) for (low, high), part in zip(legal, parts, strict=True)]
-        self._width = sum(high - low for low, high in legal)
+        self._masks = MaskBlocks([high - low for low, high in legal], digits)
 
     @staticmethod
     def fits(config: GatoConfig) -> bool:
@@ -112,8 +117,10 @@ class CpuDecoder:
         self.logits = [s[:, : high - low] for s, (low, high, *_) in zip(self._scores, self._heads, strict=True)]
         self._actions = torch.empty(num_envs, len(self._heads), dtype=torch.int64)
         choices = [
-            Choice(low, high - low, self._ordered(low), *parts, head, scores)
-            for (low, high, parts, head), scores in zip(self._heads, self._scores, strict=True)
+            Choice(low, high - low, self._ordered(low), digit, *parts, head, scores)
+            for (low, high, parts, head), digit, scores in zip(
+                self._heads, self._masks.digits, self._scores, strict=True
+            )
         ]
         self._choices = choices, (Choice * len(choices))(*choices)
         self._request = Request(choices=ctypes.addressof(self._choices[1]), chosen=self._actions.data_ptr())
@@ -220,7 +227,11 @@ class CpuDecoder:
             return ()
         allowed = None if options.allowed is None else options.allowed.to(torch.uint8).contiguous()
         uniforms, forced = (None if x is None else x.contiguous() for x in (options.uniforms, options.forced))
-        shapes = (uniforms, actions, torch.float64), (forced, actions, torch.int64), (allowed, self._width, torch.uint8)
+        shapes = (
+            (uniforms, actions, torch.float64),
+            (forced, actions, torch.int64),
+            (allowed, self._masks.width, torch.uint8),
+        )
         for part, width, dtype in shapes:
             if part is not None and (part.shape != (self._ring.num_envs, width) or part.dtype != dtype):
                 message = f"options of a step, {part.dtype} {list(part.shape)}"
@@ -262,8 +273,9 @@ def _compiled() -> ctypes.CDLL:
 
 
 def make_decoder(
-    model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None, *, compiled: bool = False
-) -> Decoder:
+    model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None, *,
+    digits: Sequence[int] = (), compiled: bool = False,
+) -> Decoder:  # fmt: skip
     """The fastest decoder for a model: `CpuDecoder` on a CPU with a C++ compiler, `GraphDecoder` on a CUDA device.
 
     Elsewhere `TorchDecoder`, with a warning. `compiled` is for GPUs.
@@ -272,17 +284,17 @@ def make_decoder(
         UsageError: a precision that the device does not have.
     """
     if model.norm.weight.is_cuda:
-        return GraphDecoder(model, legal, precision, compiled=compiled)
+        return GraphDecoder(model, legal, precision, digits=digits, compiled=compiled)
     try:
         if model.norm.weight.device.type != "cpu":
             raise OSError("the compiled decoder is for CPUs")
         if not CpuDecoder.fits(model.config):
             raise OSError("the compiled decoder cannot hold a model of this shape")
-        return CpuDecoder(model, legal, precision, threads)
+        return CpuDecoder(model, legal, precision, threads, digits)
     except OSError as error:
         if model.norm.weight.device.type == "cpu" or precision != "float32":
             _log.warning("playing with PyTorch alone, in the model's own precision: %s", error)
-        return TorchDecoder(model, legal)
+        return TorchDecoder(model, legal, digits)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -66,7 +66,7 @@ class Choice(Struct):
     """One action token: its legal ids, the matrices that score them, and its logits."""
 
     _fields_ = [
-        *((name, INT32) for name in ("low", "count", "ordered")),
+        *((name, INT32) for name in ("low", "count", "ordered", "digit")),
         *((name, Matrix) for name in ("marginal", "state", "out", "read", "head")),
         ("logits", POINTER),
     ]  # fmt: skip
@@ -84,7 +84,7 @@ class Request(ctypes.Structure):
     ]  # fmt: skip
 
 
-ABI = 1  # as in cpu_decoder.cpp
+ABI = 2  # as in cpu_decoder.cpp
 STRUCTS = (Matrix, Layer, Model, Ring, Choice, Request)  # in the order of gato_sizes
 
 

@@ -7,7 +7,7 @@ ordinary passes.
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -35,6 +35,7 @@ class GraphDecoder(TorchDecoder):
         model: in evaluation mode.
         legal: half-open id range of each action token.
         precision: of weights and cache; bfloat16 takes a copy of the weights.
+        digits: see `TorchDecoder`.
         compiled: True to compile blocks first, which fuses operators between matrix products; copies the weights, too.
         capture: makes a step replayable; by default as a CUDA graph.
 
@@ -43,7 +44,8 @@ class GraphDecoder(TorchDecoder):
     """
 
     def __init__(
-        self, model: Gato, legal: Legal, precision: Precision = "float32", *, compiled: bool = False,
+        self, model: Gato, legal: Legal, precision: Precision = "float32", *, digits: Sequence[int] = (),
+        compiled: bool = False,
         capture: Callable[[GraphStep], GraphStep] | None = None,
     ) -> None:  # fmt: skip
         if precision == "int8":
@@ -59,7 +61,7 @@ class GraphDecoder(TorchDecoder):
             torch.compiler.config.recompile_limit = RECOMPILED
             for block in model.blocks:
                 block.compile(fullgraph=True, dynamic=False)
-        super().__init__(model, legal)
+        super().__init__(model, legal, digits)
         self._capture: Callable[[GraphStep], GraphStep] | None = capture or CudaGraphs()
         self._shape = (0, 0, 0)
 

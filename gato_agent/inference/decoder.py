@@ -1,13 +1,12 @@
 """Control steps: the observation enters the model, then the action is decoded token by token, each fed back."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from gato_agent.inference.sampling import Sampler, choose
+from gato_agent.inference.sampling import MaskBlocks, Sampler, choose
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import KVCache, PrefixTokens
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
@@ -42,7 +41,7 @@ class StepOptions(NamedTuple):
         uniforms: float64 [env, A], random numbers in [0, 1) that sampling uses; None for greedy.
         temperature: float64 [], of sampling.
         forced: int64 [env, A], ids to choose whatever the logits; None for a free choice.
-        allowed: bool [env, sum of legal ids], True for ids that an action mask admits; None for all.
+        allowed: bool [env, width], True for ids that an action mask admits (`MaskBlocks`); None for all.
         marginal: True to score each token independently of those before it, where there is an action decoder.
     """
 
@@ -107,13 +106,13 @@ class TorchDecoder:
     Args:
         model: in evaluation mode.
         legal: half-open id range of each action token.
+        digits: index of each action token among the digits of its number; by default none is a digit.
     """
 
-    def __init__(self, model: Gato, legal: Legal) -> None:
+    def __init__(self, model: Gato, legal: Legal, digits: Sequence[int] = ()) -> None:
         self.model, self.legal, self.device = model, list(legal), model.norm.weight.device
         self.logits: list[Tensor] = []
-        ends = torch.tensor([0, *(high - low for low, high in self.legal)]).cumsum(0).tolist()
-        self._allowed = [slice(a, b) for a, b in pairwise(ends)]
+        self._masks = MaskBlocks([high - low for low, high in legal], digits)
         config = model.config
         self.passes = 1 if config.action_decoder else len(self.legal)  # of the transformer in a step
         self.rewound = 0 if config.action_decoder or config.past_actions else len(self.legal)
@@ -169,11 +168,11 @@ class TorchDecoder:
         token attends to it.
         """
         chosen: list[Tensor] = []
-        for at, (low, high) in enumerate(self.legal):
+        for low, high in self.legal:
             if chosen:
                 hidden = self.model(chosen[-1].unsqueeze(1), cache=self.cache)
             self.logits.append(self.model.logits(hidden[:, -1], low, high))
-            chosen.append(self._choose(at, self.logits[-1], options))
+            chosen.append(self._choose(self.logits[-1], chosen, options))
         return chosen
 
     def _decode_chain(self, hidden: Tensor, options: StepOptions) -> list[Tensor]:
@@ -188,13 +187,14 @@ class TorchDecoder:
             if not options.marginal:
                 score = decoder.state(score, state, chain, at)
             self.logits.append(self.model.logits(score, low, high))
-            chosen.append(self._choose(at, self.logits[-1], options))
+            chosen.append(self._choose(self.logits[-1], chosen, options))
             if at + 1 < len(self.legal):
                 chain = decoder.extend(chain, chosen[-1], at)
         return chosen
 
-    def _choose(self, at: int, logits: Tensor, options: StepOptions) -> Tensor:
-        """Id of an action token: int64 [env]."""
+    def _choose(self, logits: Tensor, chosen: list[Tensor], options: StepOptions) -> Tensor:
+        """Id of the action token after those that were chosen: int64 [env]."""
+        at = len(chosen)
         if options.forced is not None:
             return options.forced[:, at]
         low = self.legal[at][0]
@@ -203,5 +203,10 @@ class TorchDecoder:
             ordered=self.model.config.vocabulary.ordered(low),
             uniform=None if options.uniforms is None else options.uniforms[:, at],
             temperature=1.0 if options.temperature is None else options.temperature,
-            allowed=None if options.allowed is None else options.allowed[:, self._allowed[at]],
+            allowed=None if options.allowed is None else self._allowed(options.allowed, chosen),
         )
+
+    def _allowed(self, allowed: Tensor, chosen: list[Tensor]) -> Tensor:
+        """Ids that a mask allows for the next action token: bool [env, ids]."""
+        before = [ids - low for ids, (low, _) in zip(chosen, self.legal, strict=False)]
+        return self._masks.row(allowed, before, len(chosen))

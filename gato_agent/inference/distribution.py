@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, from_numpy
+from torch import Tensor
 
 from gato_agent.envs.spaces.flatten import Leaf
 from gato_agent.inference.sampling import log_prob
@@ -56,7 +56,7 @@ class LeafDistribution:
 
 
 def distributions(
-    tokenizer: SpaceTokenizer, logits: Sequence[Tensor], temperature: float, allowed: NDArray[np.bool_] | None
+    tokenizer: SpaceTokenizer, logits: Sequence[Tensor], temperature: float, allowed: Sequence[Tensor] | None
 ) -> dict[str, LeafDistribution]:
     """Distributions of the leaves of an action, by path.
 
@@ -64,34 +64,30 @@ def distributions(
         tokenizer: of the task.
         logits: of each action token, float [env, ids legal for it].
         temperature: above 0.
-        allowed: bool [env, sum of legal ids]; None for all.
+        allowed: for each action token, bool [env, ids legal for it]; None for all.
     """
-    sizes = [part.shape[1] for part in logits]
-    ends = np.cumsum([0, *sizes])
     probabilities = []
-    for part, begin, end in zip(logits, ends, ends[1:], strict=False):
+    for token, part in enumerate(logits):
         scores = part.double().cpu() / temperature
         if allowed is not None:
-            scores = scores.masked_fill(~from_numpy(allowed[:, begin:end]), -np.inf)
+            scores = scores.masked_fill(~allowed[token], -np.inf)
         probabilities.append(scores.softmax(-1).numpy())
     return {leaf.path: _leaf(tokenizer, leaf, slot, probabilities) for leaf, slot in tokenizer.acted}
 
 
-def log_probs(logits: list[Tensor], index: Tensor, temperature: float, allowed: NDArray[np.bool_] | None) -> Floats:
+def log_probs(logits: list[Tensor], index: Tensor, temperature: float, allowed: Sequence[Tensor] | None) -> Floats:
     """Log-probability of one action per environment, float64 [env]: the sum over its tokens.
 
     Args:
         logits: of each action token, float [env, ids legal for it].
         index: int64 [env, A], each token's index among its legal ids.
         temperature: above 0.
-        allowed: bool [env, sum of legal ids]; None for all.
+        allowed: for each action token, bool [env, ids legal for it]; None for all.
     """
-    total, begin = np.zeros(len(index)), 0
+    total = np.zeros(len(index))
     for token, part in enumerate(logits):
-        end = begin + part.shape[1]
-        mask = None if allowed is None else from_numpy(allowed[:, begin:end])
+        mask = None if allowed is None else allowed[token]
         total += log_prob(part.cpu(), index[:, token], temperature, mask).numpy()
-        begin = end
     return total
 
 

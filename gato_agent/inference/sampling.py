@@ -1,6 +1,8 @@
 """Sampling: one id per environment and action token, greedy or at a temperature, among allowed ids."""
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -25,6 +27,49 @@ class Sampler:
         if not self.temperature:
             return None
         return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in self._generators])
+
+
+class MaskBlocks:
+    """Places of the action tokens in a mask, one block each.
+
+    A block has a row of the token's legal ids. That of a digit has a row for each choice of the digits before it.
+
+    Args:
+        counts: legal ids of each action token.
+        digits: index of each action token among the digits of its number; 0 for tokens that are no digits.
+
+    Attributes:
+        digits: as given.
+        width: of a mask, the sum of all blocks.
+    """
+
+    def __init__(self, counts: Sequence[int], digits: Sequence[int] = ()) -> None:
+        self.digits = list(digits) or [0] * len(counts)
+        self._counts = list(counts)
+        self._rows = [math.prod(counts[at - digit : at]) for at, digit in enumerate(self.digits)]
+        sizes = [rows * count for rows, count in zip(self._rows, counts, strict=True)]
+        *self._begins, self.width = accumulate(sizes, initial=0)
+
+    def block(self, at: int) -> slice:
+        """Place of the block of action token `at`."""
+        return slice(self._begins[at], self._begins[at] + self._rows[at] * self._counts[at])
+
+    def row(self, allowed: Tensor, chosen: Sequence[Tensor], at: int) -> Tensor:
+        """Allowed ids of action token `at`: bool [env, ids].
+
+        Args:
+            allowed: bool [env, width].
+            chosen: of the action tokens before it, each an index among its legal ids, int64 [env].
+            at: index of the action token.
+        """
+        block = allowed[:, self.block(at)]
+        if self._rows[at] == 1:
+            return block
+        row = torch.zeros_like(chosen[at - 1])
+        for before in range(at - self.digits[at], at):
+            row = row * self._counts[before] + chosen[before]
+        rows = block.reshape(len(block), self._rows[at], self._counts[at])
+        return torch.take_along_dim(rows, row[:, None, None], 1).squeeze(1)
 
 
 def choose(

@@ -28,14 +28,14 @@
     X(BAD_FORCED, "forced action tokens must be among the ids that are legal for each")                 \
     X(BAD_UNIFORM, "uniforms must be in [0, 1)")                                                        \
     X(BAD_TEMPERATURE, "the temperature must be positive")                                              \
-    X(BAD_MASK_SIZE, "a mask of a step must have a byte for each legal id of each action token")        \
-    X(BAD_MASK_EMPTY, "a mask of a step must allow an id of each action token")
+    X(BAD_MASK_SIZE, "a mask of a step must have a block of bytes for each action token")               \
+    X(BAD_MASK_EMPTY, "a mask of a step must allow an id in each row of each block")
 
 #include "abi.h"
 
 namespace {
 
-constexpr int32_t ABI = 1;  // raised at every change of a struct's fields or of their meaning
+constexpr int32_t ABI = 2;  // raised at every change of a struct's fields or of their meaning
 constexpr int UNIT = 16, ROWS = 6, TERMS = 32;  // floats of a unit, rows of x of a product, terms of a partial sum
 constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths: value of a group, state of an action token, chosen id
 constexpr int GROUP = 32;                           // action tokens that one hidden state predicts
@@ -172,6 +172,7 @@ struct Cache {
 
 struct ActionToken {
     int32_t low, count, ordered;  // legal ids [low, low + count); ordered: greedy takes the median, else the likeliest
+    int32_t digit;                // of one number: index of the digit; 0 for the first, and for other tokens
     Matrix marginal, state, out, read;  // action decoder: width -> STATE, width -> STATE, STATE -> STATE, CHOSEN -> STATE
     Matrix head;                        // legal rows of the table
     float *logits;                      // [env][count rounded up to PANEL], written
@@ -187,7 +188,7 @@ struct Request {
     const ActionToken *choices;         // [actions]
     const double *uniforms;             // [env][actions], or null for greedy
     const int64_t *forced;              // [env][actions], or null
-    const uint8_t *allowed;             // [env][allowed_stride], legal ids of all action tokens; or null
+    const uint8_t *allowed;             // [env][allowed_stride], a block for each action token; or null
     double inverse_temperature;
     int64_t *chosen;                    // [env][actions], written
 };
@@ -244,6 +245,13 @@ Error check_tokens(const Model &m, const Request &r, long count) {
     return NONE;
 }
 
+// Bytes of action token `a` in a mask: a row of its ids for each choice of the digits before it. Beyond 2^31 too few.
+int64_t block_size(const Request &r, int a) {
+    int64_t size = r.choices[a].count;
+    for (int before = a - r.choices[a].digit; before < a && size <= INT32_MAX; before++) size *= r.choices[before].count;
+    return size;
+}
+
 Error check_choices(const Model &m, const Request &r, int num_envs) {
     if (r.uniforms && !(r.inverse_temperature > 0 && r.inverse_temperature < INFINITY)) return BAD_TEMPERATURE;
     int64_t offset = 0;
@@ -256,12 +264,16 @@ Error check_choices(const Model &m, const Request &r, int num_envs) {
             if (r.forced && (r.forced[at] < c.low || r.forced[at] >= end)) return BAD_FORCED;
             if (r.uniforms && !(r.uniforms[at] >= 0 && r.uniforms[at] < 1)) return BAD_UNIFORM;
         }
-        if (r.allowed && offset + c.count > r.allowed_stride) return BAD_MASK_SIZE;
-        for (long env = 0; r.allowed && env < num_envs; env++) {
-            const uint8_t *mask = r.allowed + env * r.allowed_stride + offset;
-            if (std::none_of(mask, mask + c.count, [](uint8_t byte) { return byte; })) return BAD_MASK_EMPTY;
-        }
-        offset += c.count;
+        if (c.digit < 0 || c.digit > a) return BAD_LEGAL;
+        if (!r.allowed) continue;
+        const int64_t size = block_size(r, a);
+        if (size > r.allowed_stride - offset) return BAD_MASK_SIZE;
+        for (long env = 0; env < num_envs; env++)
+            for (int64_t row = 0; row < size; row += c.count) {
+                const uint8_t *mask = r.allowed + env * r.allowed_stride + offset + row;
+                if (std::none_of(mask, mask + c.count, [](uint8_t byte) { return byte; })) return BAD_MASK_EMPTY;
+            }
+        offset += size;
     }
     return NONE;
 }
@@ -553,8 +565,16 @@ struct Step : Workspace {
         return at;
     }
 
-    // Choose action token `a` of each environment from the state of a predictor; `offset` is that of its ids in a mask.
-    void choose(const Request &r, int a, int predictor, int offset) {
+    // Row in the block of action token `a` for the digits that were chosen before it.
+    static long mask_row(const Request &r, const int64_t *chosen, int a) {
+        long row = 0;
+        for (int before = a - r.choices[a].digit; before < a; before++)
+            row = row * r.choices[before].count + chosen[before] - r.choices[before].low;
+        return row;
+    }
+
+    // Choose action token `a` of each environment from the state of a predictor; `offset` is that of its mask's block.
+    void choose(const Request &r, int a, int predictor, long offset) {
         const ActionToken &c = r.choices[a];
         const float *from = &y[long(predictor) * D];
         const long row = (c.count + PANEL - 1) / PANEL * PANEL;
@@ -573,6 +593,7 @@ struct Step : Workspace {
             const float *logits = scores + env * row;
             const long at = long(base + env) * r.actions + a;
             const uint8_t *allowed = r.allowed ? r.allowed + long(base + env) * r.allowed_stride + offset : nullptr;
+            if (allowed) allowed += mask_row(r, &r.chosen[at - a], a) * c.count;
             if (r.forced) r.chosen[at] = r.forced[at];
             else if (r.uniforms)
                 r.chosen[at] = c.low + quantile(logits, c.count, allowed, float(r.inverse_temperature), r.uniforms[at], false);
@@ -616,7 +637,8 @@ void step(const Model &m, Cache &cache, const Request &r) {
         const float *patches = r.patch_count ? r.patches + std::count(r.tokens, tokens, PATCH) * m.width : nullptr;
         run.embed(tokens, r.local + long(first) * r.count, patches, r.count);
         run.forward(tokens, r.count);
-        for (int a = 0, offset = 0; a < r.actions; offset += r.choices[a++].count) {
+        long offset = 0;
+        for (int a = 0; a < r.actions; a++) {
             if (a && !m.decoder) {
                 run.previous.resize(own);
                 for (int i = 0; i < own; i++) run.previous[i] = r.chosen[long(first + i) * r.actions + a - 1];
@@ -624,6 +646,7 @@ void step(const Model &m, Cache &cache, const Request &r) {
                 run.forward(run.previous.data(), 1);
             }
             run.choose(r, a, m.decoder ? a / GROUP : 0, offset);
+            offset += block_size(r, a);
         }
         if (!is_prefix) run.rewind(m.rewound);
         kept = std::move(run);

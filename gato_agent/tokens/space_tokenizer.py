@@ -125,6 +125,7 @@ class SpaceTokenizer:
         patch_intervals: int32 [k, 2, 2], (row | column, from | to) in 128ths of the padded image.
         legal: int32 [n_act, 2], half-open range of ids for each action token.
         acted: leaves of the action space, each with the places of its tokens in an action.
+        acted_digits: those whose values are decoded as digits, by path.
 
     Raises:
         SpaceError: a space that has no tokens; the message has a way out.
@@ -159,7 +160,7 @@ class SpaceTokenizer:
         self._text_room = {leaf.path: _tokens_observed(leaf, text_pieces) for leaf, _ in self._texts}
 
         self._separator = vocabulary.separator
-        acted, self._acted_digits = _with_digits(leaves(action_space), action=True)
+        acted, self.acted_digits = _with_digits(leaves(action_space), action=True)
         self.n_act, placed = _place(acted, [_tokens_acted(leaf) for leaf in acted])
         _check_count("an action", self.n_act, MOST_ACTED)
         strings = [Characters(leaf, at) for leaf, at in placed if isinstance(leaf.space, Text)]
@@ -242,7 +243,7 @@ class SpaceTokenizer:
         Raises:
             SpaceError: as `encode_observations`.
         """
-        columns = _split(columns, self._acted_digits)
+        columns = _split(columns, self.acted_digits)
         rows = len(next(iter(columns.values()), ()))
         tokens = np.empty((rows, self.n_act), dtype=np.int32)
         for part in self._actions:
@@ -267,7 +268,7 @@ class SpaceTokenizer:
         decoded: Columns = {}
         for part in self._actions:
             decoded |= part.decode(ids[:, part.slots])
-        for path, digits in self._acted_digits.items():
+        for path, digits in self.acted_digits.items():
             decoded[path] = digits.join(decoded[path])
         return {leaf.path: decoded[leaf.path] for leaf, _ in self.acted}
 

@@ -52,14 +52,19 @@ def test_all_forms_are_read(space: Space[Any], mask: Any, expected: list[int] | 
     (Discrete(2), np.array([1, 3]), "must hold 0 and 1"),
     (Box(-1, 1, (2,)), np.ones(2, int), "a Box: only choices can be masked"),
     (Dict({"a": Discrete(2)}), {"b": np.ones(2, int)}, "no entry 'a'"),
-    (Discrete(4672), np.ones(4672, int), "decoded as digits"),
+    (Discrete(4672), np.zeros(4672, int), "allows no value of element 0"),
+    (Discrete(4672), np.ones(4671, int), "4671 values instead of 4672"),
+    (Discrete(2**20 + 1), np.ones(2**20 + 1, int), "1,048,577 values: 1,048,576 can be masked"),
 ])  # fmt: skip
 def test_masks_that_mean_nothing_are_refused(space: Space[Any], mask: Any, match: str) -> None:
     with pytest.raises(SpaceError, match=match):
         masks_of(space).allowed([mask])
 
 
-SPACE = Dict({"go": Discrete(5, start=2), "how": MultiDiscrete([3, 4]), "bits": MultiBinary(3), "x": Box(-1, 1, (2,))})
+SPACE = Dict({
+    "go": Discrete(5, start=2), "how": MultiDiscrete([3, 4]), "bits": MultiBinary(3), "x": Box(-1, 1, (2,)),
+    "chess": Discrete(4672, start=-3), "two": MultiDiscrete([1031, 5]),
+})  # fmt: skip
 
 
 def agent_of(action_decoder: bool, temperature: float) -> Agent:
@@ -75,7 +80,11 @@ def random_mask(rng: np.random.Generator) -> dict[str, Any]:
         return mask
 
     bits = rng.integers(0, 3, 3)
-    return {"go": some(5), "how": (some(3), some(4)), "bits": bits, "x": None}
+    two = np.zeros(1031, np.int8)
+    two[rng.integers(1031)] = 1  # one value among digits that have more codes than values
+    return {
+        "go": some(5), "how": (some(3), some(4)), "bits": bits, "x": None, "chess": some(4672), "two": (two, some(5)),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("action_decoder", [True, False])
@@ -92,6 +101,8 @@ def test_actions_are_in_the_space_and_in_the_mask(action_decoder: bool, temperat
             if mask is not None:
                 assert mask["go"][action["go"] - 2]
                 assert all(part[value] for part, value in zip(mask["how"], action["how"], strict=True))
+                assert mask["chess"][action["chess"] + 3]
+                assert all(part[value] for part, value in zip(mask["two"], action["two"], strict=True))
                 assert all(bit in (value, 2) for bit, value in zip(mask["bits"], action["bits"], strict=True))
 
 
