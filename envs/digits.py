@@ -10,15 +10,17 @@ import math
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete, MultiDiscrete, Space
+from gymnasium.spaces import MultiDiscrete, Space
 from numpy.typing import NDArray
 
 from gato_agent.envs.spaces.flatten import Leaf
-from gato_agent.envs.spaces.values import CHOICES, LeafValidator, check_values
+from gato_agent.envs.spaces.leaf_kind import CHOICES
+from gato_agent.envs.spaces.leaf_table import leaf_kind
+from gato_agent.envs.spaces.values import LeafValidator
 
 
 class Digits:
-    """Conversion of a Discrete or MultiDiscrete leaf to digits and back.
+    """Conversion of a leaf of choices to digits and back.
 
     Args:
         leaf: the leaf, with its path.
@@ -32,12 +34,10 @@ class Digits:
     """
 
     def __init__(self, leaf: Leaf, acted: bool) -> None:
-        space = leaf.space
-        assert isinstance(space, (Discrete, MultiDiscrete))
-        check_values(leaf)
-        self._space, self._validator = space, LeafValidator(leaf, acted)
-        self._start = np.ravel(space.start).astype(np.uint64)
-        self._values = [int(n) for n in np.ravel(space.n if isinstance(space, Discrete) else space.nvec)]
+        self._leaf, self._validator = leaf, LeafValidator(leaf, acted)
+        low, high, *_ = leaf.kind.ranges(leaf.space, leaf.path)
+        self._start = low.astype(np.uint64)
+        self._values = [last - first + 1 for first, last in zip(low.tolist(), high.tolist(), strict=True)]
         sizes = [sizes_of(n) for n in self._values]
         self._codes = [math.prod(each) for each in sizes]
         self._element = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes])
@@ -61,15 +61,13 @@ class Digits:
         for i, (n, count) in enumerate(zip(self._values, self._codes, strict=True)):
             if n != count:
                 codes[:, i] = [int(code) * n // count for code in codes[:, i]]
-        values = (codes + self._start).astype(self._space.dtype)
-        return np.asarray(values.reshape(len(values), *(self._space.shape or ())))
+        values = (codes + self._start).astype(self._leaf.dtype)
+        return np.asarray(values.reshape(len(values), *self._leaf.shape))
 
 
 def has_digits(space: Space[Any]) -> bool:
-    """True if an element of the space has more than CHOICES values."""
-    if isinstance(space, Discrete):
-        return int(space.n) > CHOICES
-    return isinstance(space, MultiDiscrete) and int(space.nvec.max(initial=1)) > CHOICES
+    """True if an element of the leaf space has more than CHOICES values."""
+    return leaf_kind(space).choices(space) > CHOICES
 
 
 def sizes_of(n: int) -> tuple[int, ...]:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from gymnasium.spaces import Dict, Space, Tuple
 from numpy.typing import NDArray
 
 from gato_agent.envs.digits import has_digits
 from gato_agent.envs.spaces.flatten import Leaf, space_error
-from gato_agent.envs.spaces.space_json import pointer
+from gato_agent.envs.spaces.paths import pointer
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 Bools = NDArray[np.bool_]
@@ -90,7 +90,7 @@ def _parts(space: Space[Any], mask: Any, keys: tuple[str | int, ...] = ()) -> li
 
 def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:
     """Mask of one leaf as bool, one value per id."""
-    if not isinstance(leaf.space, (Discrete, MultiDiscrete, MultiBinary)):
+    if not leaf.kind.choices(leaf.space):
         raise space_error(leaf.path, f"action mask of a {type(leaf.space).__name__}: only choices can be masked", row)
     try:
         parts = [np.ravel(part) for part in mask] if isinstance(mask, (tuple, list)) else [np.ravel(mask)]
@@ -99,6 +99,4 @@ def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:
         raise space_error(leaf.path, "action mask is not an array of numbers", row) from None
     if values.dtype.kind not in "biu" or (values.size and not 0 <= values.min() <= values.max() <= 2):
         raise space_error(leaf.path, "action mask must hold 0 and 1", row)
-    if isinstance(leaf.space, MultiBinary) and values.size == int(np.prod(leaf.space.shape)):
-        return np.stack((values != 1, values != 0), axis=1).ravel()
-    return values.astype(np.bool_)
+    return leaf.kind.mask(leaf.space, values)

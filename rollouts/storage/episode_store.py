@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Text
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.files import below, lock_folder, read_own, write_files
@@ -73,7 +72,7 @@ class EpisodeStore:
         self.header = _read_header(folder / HEADER)
         self.observation_space, self.action_space = (_space(folder / HEADER, self.header, name) for name in SPACES)
         self._kinds = {
-            group: {leaf.path: _kind(leaf.space) for leaf in leaves(space)}
+            group: {leaf.path: (leaf.dtype, leaf.shape) for leaf in leaves(space)}
             for group, space in (("observations", self.observation_space), ("actions", self.action_space))
         }
 
@@ -340,11 +339,6 @@ def _space(path: Path, header: dict[str, Any], name: str) -> gym.Space[Any]:
         return space_from_json(header[name])
     except GatoError as error:
         raise GatoError(f"{path}: {name} is {error}; restore it, or collect into another --out") from error
-
-
-def _kind(space: gym.Space[Any]) -> tuple[Any, tuple[int, ...]]:
-    """Dtype and shape of the rows of a leaf's column."""
-    return (np.dtype(object), ()) if isinstance(space, Text) else (space.dtype, space.shape or ())
 
 
 def _check_same(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
