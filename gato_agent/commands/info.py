@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gato_agent.envs.errors import SpaceError, UsageError
 from gato_agent.envs.io.console import plain_console
-from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+from gato_agent.model.config import SIZES, GatoConfig
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ def size_table(size: str) -> Table:
         shown.add_row(f"parameters: {name}", f"{sum(p.numel() for p in module.parameters()):,}")
     total = sum(p.numel() for p in model.parameters())
     shown.add_row("parameters", f"{total:,}")
-    if size in PUBLISHED_PARAMETERS:
-        published = PUBLISHED_PARAMETERS[size]
+    if published := SIZES[size].published:
         shown.add_row("published", f"{published:,.0f}")
         shown.add_row("difference", f"{total / published - 1:+.1%}")
         shown.caption = (
