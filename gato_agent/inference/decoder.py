@@ -114,9 +114,8 @@ class TorchDecoder:
         self.logits: list[Tensor] = []
         ends = torch.tensor([0, *(high - low for low, high in self.legal)]).cumsum(0).tolist()
         self._allowed = [slice(a, b) for a, b in pairwise(ends)]
-        config = model.config
-        self.passes = 1 if config.action_decoder else len(self.legal)  # of the transformer in a step
-        self.rewound = 0 if config.action_decoder or config.past_actions else len(self.legal)
+        layout = model.config.layout(0, len(self.legal))
+        self.passes, self.rewound = layout.passes, layout.rewound
 
     def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
         """See `Decoder`."""

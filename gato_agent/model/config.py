@@ -9,7 +9,7 @@ from typing import Any, Self
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.tokens.space_tokenizer import Vocabulary
-from gato_agent.tokens.timestep_layout import ACTION_GROUP
+from gato_agent.tokens.timestep_layout import ACTION_GROUP, TimestepLayout
 
 RENAMED = {"pack": "values_per_token"}  # fields by their names in version 0.1
 LIMITS = {  # far above any model, and low enough that no size overflows
@@ -75,6 +75,13 @@ class GatoConfig:
     def head_size(self) -> int:
         """Width of one head's keys and values."""
         return self.width // self.heads
+
+    def layout(self, n_obs: int, n_act: int, value_groups: int = 0) -> TimestepLayout:
+        """Layout of a timestep of `n_obs` observation tokens, the last of them value groups, and `n_act` action tokens.
+
+        With `n_obs` 0 only the places of observation tokens are missing.
+        """
+        return TimestepLayout(n_obs, n_act, self.action_decoder, self.past_actions, value_groups)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -51,7 +51,7 @@ def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
     """
     muon = config.optimizer == "muon"
     matrices = [p for p in model.blocks.parameters() if muon and p.ndim == 2]
-    apart = list(model.action_decoder.corrections()) if model.action_decoder else []
+    apart = model.corrections()
     rest = [p for p in model.parameters() if not any(p is other for other in (*matrices, *apart))]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": config.rate},

@@ -130,8 +130,7 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         """Clip gradients to a norm of 1 and return the norm before; corrections are clipped separately."""
-        decoder = self.model.action_decoder
-        apart = list(decoder.corrections()) if decoder else []
+        apart = self.model.corrections()
         if apart:
             clip(apart, 1.0, self.distributed)
         return clip([p for p in self.model.parameters() if id(p) not in set(map(id, apart))], 1.0, self.distributed)
@@ -146,27 +145,15 @@ class Trainer:
         """Drop gradients of modules that no process used: FSDP gives every parameter a gradient."""
         if not self.config.fsdp:
             return
-        embedding = self.model.embedding
-        used: dict[nn.Module, bool] = {embedding.patch: any(part.patches is not None for part in parts)}
-        if self.model.config.values_per_token > 1:
-            used[embedding.value_group] = any(part.value_groups is not None for part in parts)
-        if self.model.action_decoder is not None:
-            used |= self._decoder_used(max(len(part.targets.offset) for part in parts))
+        used = self.model.used(
+            max(len(part.targets.offset) for part in parts),
+            any(part.patches is not None for part in parts),
+            any(part.value_groups is not None for part in parts),
+        )
         counts = self.distributed.sum(torch.tensor([float(present) for present in used.values()], device=self.device))
         for module, count in zip(used, counts.tolist(), strict=True):
             for parameter in module.parameters() if not count else ():
                 parameter.grad = None
-
-    def _decoder_used(self, tokens: int) -> dict[nn.Module, bool]:
-        """Modules of the action decoder, each True if actions of `tokens` tokens use it."""
-        decoder = self.model.action_decoder
-        assert decoder is not None
-        part = decoder.correction
-        used: dict[nn.Module, bool] = {layer: at < tokens for at, layer in enumerate(decoder.marginal)}
-        for at in range(len(part.state)):
-            conditional = 0 < at < tokens or (at == 0 and tokens > len(part.state))
-            used |= {part.state[at]: conditional, part.out[at]: conditional, part.read[at]: at < tokens - 1}
-        return {**used, part.chosen: tokens > 1, part.carry: tokens > len(part.state)}
 
     def whole(self) -> Gato:
         """Unsharded model, complete on the main process; a collective under FSDP."""
