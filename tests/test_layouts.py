@@ -18,7 +18,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 def conditions(tree: ast.Module) -> Iterator[ast.expr]:
-    """Conditions of branches: of if, while, comprehensions, and, or, not."""
+    """Tests of branches: of if, while, comprehensions, and, or, not."""
     for node in ast.walk(tree):
         if isinstance(node, ast.If | ast.IfExp | ast.While):
             yield node.test

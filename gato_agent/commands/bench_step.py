@@ -59,8 +59,6 @@ class BenchConfig:
     """Timed steps of each decoder, at least 1."""
     compare: bool = True
     """Baselines: the uncached model, PyTorch's operators with the cache, and Hugging Face's GPT-2 (if installed)."""
-    compiled: bool = False
-    """torch.compile: also time compiled blocks on a GPU, which takes minutes."""
     json: Path | None = None
     """JSON file for the measurements."""
     model: ModelFields = field(default_factory=ModelFields)
@@ -263,8 +261,6 @@ def fast(config: BenchConfig, model: Gato, case: BenchCase) -> Iterator[tuple[st
             yield "CPU decoder", decoder, precision
         elif isinstance(decoder, GraphDecoder):
             yield "CUDA graphs", decoder, precision
-            if config.compiled:
-                yield "compiled", GraphDecoder(model, case.legal, precision, compiled=True), precision
 
 
 def gpt2(case: BenchCase, context: int) -> Callable[[], None] | None:

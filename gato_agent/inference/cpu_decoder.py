@@ -262,18 +262,16 @@ def _compiled() -> ctypes.CDLL:
     return load(SOURCE, "the CPU decoder", ABI, STRUCTS)
 
 
-def make_decoder(
-    model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None, *, compiled: bool = False
-) -> Decoder:
+def make_decoder(model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None) -> Decoder:
     """The fastest decoder for a model: `CpuDecoder` on a CPU with a C++ compiler, `GraphDecoder` on a CUDA device.
 
-    Elsewhere `TorchDecoder`, with a warning. `compiled` is for GPUs.
+    Elsewhere `TorchDecoder`, with a warning.
 
     Raises:
         UsageError: a precision that the device does not have.
     """
     if model.norm.weight.is_cuda:
-        return GraphDecoder(model, legal, precision, compiled=compiled)
+        return GraphDecoder(model, legal, precision)
     try:
         if model.norm.weight.device.type != "cpu":
             raise OSError("the compiled decoder is for CPUs")

@@ -19,7 +19,6 @@ from gato_agent.training.option_groups import (
 DEFAULTS_ADDED = {
     "optimizer": "adamw",
     "accumulate": 1,
-    "ema": 0.0,
     "min_segment": 0,
     "loss_over": "tokens",
 }  # options that the config fingerprint leaves out at these values
@@ -41,8 +40,6 @@ class TrainConfig(RunOptions, EvaluationOptions, OptimizationOptions, NetworkOpt
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
         at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
         at_least(0, min_segment=self.min_segment)
-        if not 0 <= self.ema < 1:
-            raise UsageError(f"--ema {self.ema}: at least 0 and below 1")
         at_least(
             0,
             warmup=self.warmup,
@@ -67,8 +64,8 @@ class TrainConfig(RunOptions, EvaluationOptions, OptimizationOptions, NetworkOpt
         """Raise UsageError for an option that excludes this number of processes."""
         if self.fsdp and count == 1:
             raise UsageError("--fsdp shards the model among processes: start them with torchrun -m gato_agent train")
-        if self.fsdp and (self.optimizer != "adamw" or self.ema):
-            raise UsageError("--fsdp supports AdamW without EMA: leave --optimizer and --ema out")
+        if self.fsdp and self.optimizer != "adamw":
+            raise UsageError("--fsdp supports AdamW: leave --optimizer out")
         if self.batch_size < count * self.accumulate:
             raise UsageError(
                 f"--batch-size {self.batch_size}: {count} process(es) need a sequence each in each of "

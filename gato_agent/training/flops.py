@@ -54,7 +54,8 @@ def patch_flops(config: GatoConfig) -> float:
 def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
     """Peak FLOP/s of a product of large square matrices on a device: the best of up to ten, cached."""
     size = 1024 if device == "cpu" else 8192
-    x = torch.ones(size, size, dtype=dtype, device=device)
+    own = torch.Generator(device).manual_seed(0)  # training's random numbers do not depend on this
+    x = torch.randn(size, size, device=device, generator=own).to(dtype)  # constant data would draw less power
     best, start = float("inf"), time.perf_counter()
     for repeat in range(10):
         began = time.perf_counter()

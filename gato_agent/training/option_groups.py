@@ -121,8 +121,6 @@ class OptimizationOptions:
     """Decay phase of wsd in steps; 0: none. A run without it can be resumed with one and more --steps."""
     weight_decay: float = 0.1
     """Weight decay of matrices, decoupled as in AdamW; at least 0."""
-    ema: float = 0.0
-    """EMA decay of the weights, in [0, 1), such as 0.999; the average is saved, validated and played. 0: no EMA."""
     bin_label_smoothing: float = 4.0
     """Label smoothing of continuous actions: standard deviation, in bins, of a Gaussian over the bins; 0: none."""
 
