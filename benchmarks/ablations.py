@@ -47,7 +47,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "8 layers of 96": {"shape": '{"layers": 8, "width": 96, "heads": 3, "feed_forward": 384}'},
     "2 layers of 192": {"shape": '{"layers": 2, "width": 192, "heads": 6, "feed_forward": 768}'},
     "constant rate, last fifth decays": {"schedule": "wsd", "decay_steps": -5},
-    "averaged weights": {"ema": 0.99},
     "bfloat16": {"precision": "bfloat16"},
 }
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from gato_agent.envs.errors import EnvironmentFault, SpaceError, one_line
 from gato_agent.envs.ownership import owned
 from gato_agent.envs.spaces.same_space import plain_space
-from gato_agent.envs.spaces.values import MOST, brief, flag_of, reward_of, validator
+from gato_agent.envs.spaces.step_results import MOST, brief, flag_of, reward_of
+from gato_agent.envs.spaces.values import validator
 
 LEAST = -MOST
 CLOSE_SECONDS = 10.0  # after which a close() that has not ended is left alone

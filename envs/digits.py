@@ -10,15 +10,17 @@ import math
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete, MultiDiscrete, Space
+from gymnasium.spaces import MultiDiscrete, Space
 from numpy.typing import NDArray
 
 from gato_agent.envs.spaces.flatten import Leaf
-from gato_agent.envs.spaces.values import CHOICES, LeafValidator, check_values
+from gato_agent.envs.spaces.leaf_kind import CHOICES
+from gato_agent.envs.spaces.leaf_table import leaf_kind
+from gato_agent.envs.spaces.values import LeafValidator
 
 
 class Digits:
-    """Conversion of a Discrete or MultiDiscrete leaf to digits and back.
+    """Conversion of a leaf of choices to digits and back.
 
     Args:
         leaf: the leaf, with its path.
@@ -30,31 +32,28 @@ class Digits:
     Attributes:
         leaf: the same path with the space of the digits, a one-dimensional MultiDiscrete that starts at 0.
         places: index of each digit among those of its value.
-        count: values of all elements.
+        counts: number of values of each element.
     """
 
     def __init__(self, leaf: Leaf, acted: bool) -> None:
-        space = leaf.space
-        assert isinstance(space, (Discrete, MultiDiscrete))
-        check_values(leaf)
-        self._space, self._validator = space, LeafValidator(leaf, acted)
-        self._start = np.ravel(space.start).astype(np.uint64)
-        self._values = [int(n) for n in np.ravel(space.n if isinstance(space, Discrete) else space.nvec)]
-        sizes = [sizes_of(n) for n in self._values]
+        self._leaf, self._validator = leaf, LeafValidator(leaf, acted)
+        low, high, *_ = leaf.kind.ranges(leaf.space, leaf.path)
+        self._start = low.astype(np.uint64)
+        self.counts = [last - first + 1 for first, last in zip(low.tolist(), high.tolist(), strict=True)]
+        sizes = [sizes_of(n) for n in self.counts]
         self._codes = [math.prod(each) for each in sizes]
         self._element = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes])
         self._first = np.cumsum([0, *(len(each) for each in sizes[:-1])])
         self._sizes = np.array([size for each in sizes for size in each], np.uint64)
         self._weights = np.array([math.prod(each[i + 1 :]) for each in sizes for i in range(len(each))], np.uint64)
         self.places = [place for each in sizes for place in range(len(each))]
-        self.count = sum(self._values)
         self.leaf = Leaf(leaf.path, MultiDiscrete(self._sizes.astype(np.int64)))
 
     def split(self, column: NDArray[Any]) -> NDArray[np.int64]:
         """Values [B, *shape] -> digits [B, digits]; raises SpaceError for a value outside of the space."""
         valid = self._validator.column(column)
         codes = valid.reshape(len(valid), -1).astype(np.uint64) - self._start
-        for i, (n, count) in enumerate(zip(self._values, self._codes, strict=True)):
+        for i, (n, count) in enumerate(zip(self.counts, self._codes, strict=True)):
             if n != count:
                 codes[:, i] = [-(-int(value) * count // n) for value in codes[:, i]]
         return (codes[:, self._element] // self._weights % self._sizes).astype(np.int64)
@@ -62,11 +61,11 @@ class Digits:
     def join(self, digits: NDArray[np.int64]) -> NDArray[Any]:
         """Digits [B, digits] -> values [B, *shape] of the space's dtype."""
         codes = np.add.reduceat(digits.astype(np.uint64) * self._weights, self._first, axis=1)
-        for i, (n, count) in enumerate(zip(self._values, self._codes, strict=True)):
+        for i, (n, count) in enumerate(zip(self.counts, self._codes, strict=True)):
             if n != count:
                 codes[:, i] = [int(code) * n // count for code in codes[:, i]]
-        values = (codes + self._start).astype(self._space.dtype)
-        return np.asarray(values.reshape(len(values), *(self._space.shape or ())))
+        values = (codes + self._start).astype(self._leaf.dtype)
+        return np.asarray(values.reshape(len(values), *self._leaf.shape))
 
     def masks(self, allowed: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
         """Allowed digits, from allowed values.
@@ -79,8 +78,8 @@ class Digits:
             True, for they are never reached.
         """
         blocks: list[NDArray[np.bool_]] = []
-        ends = np.cumsum(self._values)
-        for element, (end, n, count) in enumerate(zip(ends, self._values, self._codes, strict=True)):
+        ends = np.cumsum(self.counts)
+        for element, (end, n, count) in enumerate(zip(ends, self.counts, self._codes, strict=True)):
             of_value = allowed[end - n : end]
             rest = of_value[[code * n // count for code in range(count)]] if n != count else of_value
             rest = rest.reshape(1, count)
@@ -92,10 +91,8 @@ class Digits:
 
 
 def has_digits(space: Space[Any]) -> bool:
-    """True if an element of the space has more than CHOICES values."""
-    if isinstance(space, Discrete):
-        return int(space.n) > CHOICES
-    return isinstance(space, MultiDiscrete) and int(space.nvec.max(initial=1)) > CHOICES
+    """True if an element of the leaf space has more than CHOICES values."""
+    return leaf_kind(space).choices(space) > CHOICES
 
 
 def sizes_of(n: int) -> tuple[int, ...]:

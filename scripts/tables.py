@@ -16,7 +16,7 @@ import tyro
 from gato_agent.cli import guard
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.tasks.task import Score, Task, catalogue, families
-from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+from gato_agent.model.config import SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -170,12 +170,11 @@ def sizes() -> Table:
     from gato_agent.model.gato import Gato
 
     rows = []
-    for size in SIZES:
-        config = GatoConfig.named(size)
+    for name, size in SIZES.items():
+        config, published = size.config, size.published
         count = sum(parameter.numel() for parameter in Gato.skeleton(config).parameters())
-        published = PUBLISHED_PARAMETERS.get(size)
         shape = (config.layers, config.heads, config.width, config.feed_forward, config.context, count)
-        rows.append((f"`{size}`", *(f"{value:,}" for value in shape), f"{published:,.0f}" if published else ""))
+        rows.append((f"`{name}`", *(f"{value:,}" for value in shape), f"{published:,.0f}" if published else ""))
     heads = ("size", "layers", "heads", "width", "feed-forward", "context", "parameters", "published")
     return _computed("the model sizes", heads, rows)
 

@@ -10,9 +10,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete, Space, Text
 
 from gato_agent.envs.make import find_spec, make
-from gato_agent.envs.spaces.flatten import Columns, brief, row
+from gato_agent.envs.spaces.flatten import Columns, leaves, row
 from gato_agent.envs.spaces.view_transforms import Select
 from gato_agent.envs.tasks.task import Task, catalogue, families, is_installed
 from gato_agent.tokens.space_tokenizer import PAD, PATCH, SpaceTokenizer, Vocabulary
@@ -77,6 +78,15 @@ def test_a_task_observes_what_its_space_declares(family: str) -> None:
         for columns in [] if family == "box2d" else met.observations.values():
             for step in range(len(next(iter(columns.values())))):
                 assert met.observation_space.contains(row(met.observation_space, columns, step)), (task.id, step)
+
+
+def brief(space: Space[Any]) -> str:
+    """Short description of a space, such as `image Box 7x7x3, mission Text`."""
+    words = []
+    for path, leaf in leaves(space):
+        size = [leaf.n] if isinstance(leaf, Discrete) else [] if isinstance(leaf, Text) else leaf.shape or ()
+        words.append(" ".join(filter(None, [path, type(leaf).__name__, "x".join(map(str, size))])))
+    return ", ".join(words)
 
 
 def test_a_task_goes_through_tokens_and_its_actions_come_back(family: str) -> None:

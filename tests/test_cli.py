@@ -13,7 +13,7 @@ import gymnasium as gym
 import imageio_ffmpeg
 import pytest
 
-from gato_agent.cli import VERBS, main, parse, run
+from gato_agent.cli import VERBS, Verb, main, parse, run
 from gato_agent.envs.io.console import plain_console, set_quiet
 from gato_agent.envs.io.progress import progress
 from tests.helpers.paths import ROOT
@@ -58,6 +58,25 @@ def test_a_bare_command_shows_its_verbs_and_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'gymnasium', 'stable_baselines3', 'tyro', 'rich'}"
     probe = f"import sys, gato_agent.cli as cli; cli.run([]); print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.endswith("set()\n")
+
+
+def test_a_module_and_a_row_add_a_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "greet.py").write_text(
+        "from dataclasses import dataclass\n"
+        '@dataclass\nclass Greet:\n    name: str = \'you\'\n    """Person to greet."""\n'
+        "def greet(config): print('hello', config.name)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(VERBS, "greet", Verb("greet", "Greet", "greet", "say hello"))
+    run(["greet", "--name", "Ada"])
+    run([])
+    overview = capsys.readouterr().out
+    assert overview.startswith("hello Ada\n") and "    greet            say hello\n" in overview
+    with pytest.raises(SystemExit) as stop:
+        main(["greet", "--help"])
+    assert stop.value.code == 0 and "Person to greet." in capsys.readouterr().out
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

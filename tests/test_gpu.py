@@ -35,9 +35,9 @@ def shaped(layout: str, **fields: int) -> Gato:
     return harsh(dataclasses.replace(NANO, **LAYOUTS[layout], **fields))
 
 
-def on_gpu(model: Gato, legal: Legal, precision: Precision = "float32", *, compiled: bool = False) -> GraphDecoder:
+def on_gpu(model: Gato, legal: Legal, precision: Precision = "float32") -> GraphDecoder:
     """Plays with a copy there."""
-    return GraphDecoder(copy.deepcopy(model).float().to("cuda"), legal, precision, compiled=compiled)
+    return GraphDecoder(copy.deepcopy(model).float().to("cuda"), legal, precision)
 
 
 @layouts
@@ -92,14 +92,6 @@ def test_no_memory_is_asked_for_over_ten_thousand_steps(layout: str) -> None:
     decoder = make_decoder(Gato(config).to("cuda").eval(), job.legal, "bfloat16")
     assert isinstance(decoder, GraphDecoder)
     assert job_steps(decoder, job, 20_000) == 0
-
-
-@layouts
-@pytest.mark.parametrize("prompt", [0, 20])
-def test_compiled_blocks_compute_the_same(layout: str, prompt: int) -> None:
-    model = shaped(layout, context=50).double()
-    driver = Driver(model, 5, lambda model, legal: on_gpu(model, legal, compiled=True), prompt)
-    assert worst_error(model, driver, 100)[0] < 1e-4
 
 
 def test_a_recording_that_fails_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
@@ -185,9 +177,9 @@ def test_the_shipped_agent_plays_there_as_it_does_here(env_id: str) -> None:
 
 
 def test_the_benchmark_has_a_row_for_each_way_to_play() -> None:
-    rows = bench(BenchConfig(size=("nano",), task=("2/1",), context=32, repeats=3, device="cuda", compiled=True))
+    rows = bench(BenchConfig(size=("nano",), task=("2/1",), context=32, repeats=3, device="cuda"))
     names = [row.decoder for row in rows]
-    assert names[:4] == ["graph float32", "compiled float32", "graph bfloat16", "compiled bfloat16"]
+    assert names[:2] == ["CUDA graphs float32", "CUDA graphs bfloat16"]
     assert all(row.bound > 0 for row in rows)
 
 

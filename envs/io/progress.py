@@ -24,6 +24,12 @@ def bar_columns(console: Console, title: str, unit: str) -> list[ProgressColumn]
     return [TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn()]
 
 
+def remaining(began: float, done: int, left: int) -> str:
+    """Estimated time as h:mm:ss for `left` items, after `done` items since the monotonic time `began`."""
+    seconds = int((time.monotonic() - began) * left / done)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
 @contextlib.contextmanager
 def progress(
     console: Console, title: str, total: int, unit: str, done: int = 0, every: float = 0.0

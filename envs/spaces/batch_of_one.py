@@ -4,7 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict, Discrete, Space, Text, Tuple
+from gymnasium.spaces import Dict, Space, Tuple
+
+from gato_agent.envs.spaces.leaf_kind import LeafKind
+from gato_agent.envs.spaces.leaf_table import find_leaf_kind
+
+ARRAYS: LeafKind[Any] = LeafKind()  # values of unknown spaces are taken for arrays
+
+
+def is_object(space: Space[Any]) -> bool:
+    """True for a leaf space whose values are Python objects, of which a batch is a tuple."""
+    return _kind(space).objects
+
+
+def _kind(space: Space[Any]) -> LeafKind[Any]:
+    return find_leaf_kind(space) or ARRAYS
 
 
 def batch_of_one(space: Space[Any]) -> Callable[[Any], Any]:
@@ -15,7 +29,7 @@ def batch_of_one(space: Space[Any]) -> Callable[[Any], Any]:
     if isinstance(space, Tuple):
         batches = [batch_of_one(entry) for entry in space.spaces]
         return lambda value: tuple([batch(item) for batch, item in zip(batches, value, strict=True)])
-    if isinstance(space, Text):
+    if is_object(space):
         return lambda value: (value,)
     array, dtype = np.array, space.dtype
     return lambda value: array(value, dtype)[None]
@@ -34,7 +48,7 @@ def only_one(space: Space[Any], copy: bool = False) -> Callable[[Any], Any]:
     if isinstance(space, Tuple):
         ones = [only_one(entry, copy) for entry in space.spaces]
         return lambda batch: tuple([one(item) for one, item in zip(ones, batch, strict=True)])
-    if isinstance(space, (Discrete, Text)):
+    if _kind(space).scalar:
         return lambda batch: batch[0]
     if copy:
         array = np.array
@@ -58,6 +72,6 @@ def each_one(space: Space[Any], batch: Any, count: int) -> list[Any]:
         return [tuple([part[i] for part in parts]) for i in range(count)]
     if len(batch) != count:
         raise ValueError(f"{len(batch)} values for {count} environments")
-    if isinstance(space, (Discrete, Text)) or space.shape:
+    if _kind(space).scalar or space.shape:
         return list(batch)
     return [batch[i, ...] for i in range(count)]  # arrays, also for a Box of shape ()

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
+from gymnasium.spaces import Dict, Space, Tuple
 from numpy.typing import NDArray
 
-from gato_agent.envs.spaces.space_json import keys_of, pointer, space_error, space_from_json, space_to_json, unsupported
+from gato_agent.envs.spaces.leaf_kind import LeafKind
+from gato_agent.envs.spaces.leaf_table import leaf_kind
+from gato_agent.envs.spaces.paths import keys_of, pointer, space_error
+from gato_agent.envs.spaces.space_json import space_from_json, space_to_json
 
 __all__ = [
-    "Columns", "Leaf", "as_column", "batch", "brief", "columns", "leaves", "row", "space_error", "space_from_json",
+    "Columns", "Leaf", "as_column", "batch", "columns", "leaves", "row", "space_error", "space_from_json",
     "space_to_json", "stack",
 ]  # fmt: skip
 
@@ -28,6 +31,21 @@ class Leaf(NamedTuple):
 
     path: str
     space: Space[Any]
+
+    @property
+    def kind(self) -> LeafKind[Any]:
+        """Kind of the space; raises SpaceError if it is unknown."""
+        return leaf_kind(self.space, self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row of the leaf's column."""
+        return self.kind.shape(self.space)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the leaf's column."""
+        return self.kind.dtype(self.space)
 
 
 def leaves(space: Space[Any]) -> list[Leaf]:
@@ -47,60 +65,20 @@ def _walk(space: Space[Any], keys: tuple[str | int, ...]) -> Iterator[tuple[tupl
     elif isinstance(space, Tuple):
         for index, child in enumerate(space.spaces):
             yield from _walk(child, (*keys, index))
-    elif isinstance(space, (Box, Discrete, MultiBinary, MultiDiscrete, Text)):
-        yield keys, Leaf(pointer(keys), space)
     else:
-        raise unsupported(space, pointer(keys))
-
-
-def brief(space: Space[Any]) -> str:
-    """Short description of a space, such as `image Box 7x7x3, mission Text`."""
-    words = []
-    for path, leaf in leaves(space):
-        size = [leaf.n] if isinstance(leaf, Discrete) else [] if isinstance(leaf, Text) else leaf.shape or ()
-        words.append(" ".join(filter(None, [path, type(leaf).__name__, "x".join(map(str, size))])))
-    return ", ".join(words)
+        leaf_kind(space, pointer(keys))
+        yield keys, Leaf(pointer(keys), space)
 
 
 def as_column(leaf: Leaf, values: Any) -> NDArray[Any]:
-    """Values of one leaf as an array [B, *leaf shape] of the leaf's dtype (Text: object [B]).
+    """Values of one leaf as an array [B, *leaf shape] of the column's dtype (Text: object [B]).
 
     Floats are rounded to the leaf's precision; integers must be exact.
 
     Raises:
         SpaceError: wrong shape or type, or a number that is not exact in an integer dtype.
     """
-    path, space = leaf
-    if isinstance(space, Text):
-        return _strings(path, values)
-    assert space.shape is not None
-    try:
-        raw = np.asarray(values)
-    except ValueError:
-        raise space_error(path, "values have differing shapes") from None
-    if raw.dtype.kind not in "biuf" or raw.shape[1:] != space.shape or raw.ndim == 0:
-        raise space_error(path, f"shape {raw.shape[1:]} of {raw.dtype} instead of {space.shape} of {space.dtype}")
-    if raw.dtype == space.dtype:
-        return raw
-    with np.errstate(over="ignore", invalid="ignore"):
-        column = raw.astype(space.dtype)
-        wrong = np.zeros(0, bool) if column.dtype.kind == "f" else column != raw
-    if wrong.any():
-        at = np.argwhere(wrong)[0].tolist()
-        element = f"element {at[1:]}" if at[1:] else "value"
-        raise space_error(path, f"{element} is {raw[tuple(at)]}, which is no {space.dtype}", row=at[0])
-    return column
-
-
-def _strings(path: str, values: Any) -> NDArray[Any]:
-    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
-        raise space_error(path, f"{type(values).__name__} instead of a sequence of str")
-    for row, value in enumerate(values):
-        if not isinstance(value, str):
-            raise space_error(path, f"{type(value).__name__} instead of str", row)
-    column = np.empty(len(values), dtype=object)
-    column[:] = list(map(str, values))  # numpy's own strings too
-    return column
+    return leaf.kind.column(leaf.space, leaf.path, values)
 
 
 def columns(space: Space[Any], batch: Any) -> Columns:
@@ -154,8 +132,5 @@ def _join(space: Space[Any], remaining: Any, index: int | None) -> Any:
         return {key: parts[key] for key in space.spaces}
     if isinstance(space, Tuple):
         return tuple(_join(child, remaining, index) for child in space.spaces)
-    column = next(remaining)
-    if index is None:
-        return tuple(column) if isinstance(space, Text) else column
-    # `[index, ...]` keeps a Box of shape () an array, where `[index]` would make it a scalar.
-    return column[index] if isinstance(space, (Discrete, Text)) else column[index, ...]
+    column, kind = next(remaining), leaf_kind(space)
+    return kind.batch(space, column) if index is None else kind.row(space, column, index)

@@ -5,8 +5,9 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
-from numpy.typing import NDArray
+from gymnasium.spaces import Dict, Space, Text, Tuple
+
+from gato_agent.envs.spaces.leaf_table import find_leaf_kind
 
 OBJECT = np.dtype(object)
 LONGEST = 4096  # characters of a string in a space that is not a Text and has no limit
@@ -58,31 +59,7 @@ def same_meaning(a: Space[Any], b: Space[Any], *, acted: bool = False) -> bool:
 
 
 def _same_leaf(a: Space[Any], b: Space[Any], acted: bool) -> bool:
-    if isinstance(a, Text) and isinstance(b, Text):
-        return a == b or not acted
-    if isinstance(a, Discrete) and isinstance(b, Discrete):
-        return int(a.n) == int(b.n) and int(a.start) == int(b.start)
-    if isinstance(a, MultiDiscrete) and isinstance(b, MultiDiscrete):
-        return np.array_equal(a.nvec, b.nvec) and np.array_equal(a.start, b.start)
-    if isinstance(a, MultiBinary) and isinstance(b, MultiBinary):
-        return a.shape == b.shape
-    if isinstance(a, Box) and isinstance(b, Box):
-        return _number_kind(a) == _number_kind(b) and all(
-            np.array_equal(*pair) for pair in zip(_bounds(a), _bounds(b), strict=True)
-        )
+    kind = find_leaf_kind(a)
+    if kind is not None and kind is find_leaf_kind(b):
+        return kind.same_meaning(a, b, acted)
     return bool(a == b)
-
-
-def _number_kind(box: Box[Any]) -> str:
-    """Kind of numbers whose tokens are alike: float, integer, bool or uint8."""
-    kind = {"f": "float", "i": "integer", "u": "integer"}.get(box.dtype.kind, str(box.dtype))
-    return "uint8" if box.dtype == np.uint8 else kind
-
-
-def _bounds(box: Box[Any]) -> list[NDArray[Any]]:
-    """Lower and upper bounds, floats rounded to float32, and masks of the bounds that are finite."""
-    bounds: list[NDArray[Any]] = [box.low, box.high]
-    with np.errstate(over="ignore"):
-        bounds = [each.astype(np.float32) if each.dtype.kind == "f" else each for each in bounds]
-    finite = box.dtype.kind in "iu"  # a bound of an integer Box may stand for infinity
-    return bounds + [box.bounded_below, box.bounded_above] * finite

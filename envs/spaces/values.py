@@ -1,4 +1,4 @@
-"""Validation of observations, actions, rewards and end flags: values are cast to their spaces' dtypes, or refused.
+"""Validation of observations and actions: values are cast to their spaces' dtypes, or refused.
 
     leaf                             cast to the dtype   in observations              in actions
     Box of floats                    rounded             any number (tokens clip)     within the bounds
@@ -10,23 +10,17 @@ Numbers that are not finite and texts longer than `max_length` are invalid. Envi
 `data verify` and the tokenizer apply the same rules, so that a value valid in one of them is valid in all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
+from gymnasium.spaces import Dict, Space, Tuple
 from numpy.typing import NDArray
 
-from gato_agent.envs.spaces.flatten import Columns, Leaf, as_column, leaves, space_error
-from gato_agent.envs.spaces.space_json import pointer
-
-LEAVES = (Box, Discrete, MultiBinary, MultiDiscrete, Text)
-CHOICES = 1024  # an integer Box of fewer values is categorical: each value has its own token
-FEW = 32  # up to so many elements are compared faster as Python numbers
-SUCCESS = ("success", "is_success")  # keys of infos that report success
-MOST = 1e100  # largest magnitude of a return, so that the variance of returns is finite
-
-Bounds = tuple[NDArray[Any], NDArray[Any]]
+from gato_agent.envs.spaces.flatten import Columns, Leaf, leaves, space_error
+from gato_agent.envs.spaces.leaf_kind import refuse
+from gato_agent.envs.spaces.leaf_table import find_leaf_kind
+from gato_agent.envs.spaces.paths import pointer
+from gato_agent.envs.spaces.step_results import brief
 
 
 class LeafValidator:
@@ -35,56 +29,38 @@ class LeafValidator:
     Args:
         leaf: the leaf; messages name its path.
         acted: true for actions, false for observations.
-        clip: true to clip values to the bounds of a Box.
+        clip: true to clip values to their bounds, unless they are choices.
     """
 
     def __init__(self, leaf: Leaf, acted: bool, clip: bool = False) -> None:
-        self._leaf, self._acted, self._clip = leaf, acted, clip and isinstance(leaf.space, Box)
-        self._bounds = None if isinstance(leaf.space, Text) else enforced(leaf.space, acted)
+        self._leaf, self._kind, self._acted = leaf, leaf.kind, acted
+        self._bounds = self._kind.bounds(leaf.space, acted)
+        self._clip = self._bounds if clip and not self._kind.choices(leaf.space) else None
 
     def column(self, values: Any) -> NDArray[Any]:
-        """Validated values as an array [B, *leaf shape] of the leaf's dtype (Text: object [B]).
+        """Validated values as an array [B, *leaf shape] of the column's dtype (Text: object [B]).
 
         Raises:
             SpaceError: a value is invalid; the message names path, row and element.
         """
-        column = as_column(self._leaf, values)
-        if isinstance(self._leaf.space, Text):
-            for row, text in enumerate(column):
-                if fault := _text_fault(self._leaf.space, text, self._acted):
-                    raise space_error(self._leaf.path, fault, row)
-            return column
-        if self._clip and self._bounds is not None:
-            column = column.clip(*self._bounds)
-        wrong = self._wrong(column)
-        if wrong.any():
-            self.refuse(column, np.argwhere(wrong)[0].tolist())
+        path, space = self._leaf
+        column = self._kind.column(space, path, values)
+        if self._clip is not None:
+            column = column.clip(*self._clip)
+        self._kind.check(space, path, column, self._acted, self._bounds)
         return column
-
-    def _wrong(self, column: NDArray[Any]) -> NDArray[np.bool_]:
-        """Mask of the invalid elements, bool in the shape of the column."""
-        wrong = ~np.isfinite(column) if column.dtype.kind == "f" else np.zeros(column.shape, np.bool_)
-        if self._bounds is not None:
-            wrong |= (column < self._bounds[0]) | (column > self._bounds[1])
-        return wrong
 
     def refuse(self, column: NDArray[Any], at: list[int]) -> None:
         """Raise SpaceError for the element at these indices; the first index is the row."""
-        row, *index = at
-        value, where = column[tuple(at)], f"element {index}" if index else "value"
-        what = "not a finite number"
-        if np.isfinite(value) and self._bounds is not None:
-            low, high = (bound[tuple(index)] for bound in self._bounds)
-            what = f"beyond its bounds {low} to {high}"
-        raise space_error(self._leaf.path, f"{where} is {value}, {what}", row)
+        refuse(self._leaf.path, column, at, self._bounds)
 
     def value(self) -> Callable[[Any], Any]:
         """Build the function that validates a single value: it returns the value, cast if need be.
 
         The function raises SpaceError as `column` does.
         """
-        sound, column = _sound(self._leaf.space, self._acted, self._bounds), self.column
-        scalar = isinstance(self._leaf.space, (Discrete, Text))
+        space, column, row = self._leaf.space, self.column, self._kind.row
+        sound = self._kind.sound(space, self._acted, self._bounds)
 
         def validate(value: Any) -> Any:
             try:
@@ -92,86 +68,9 @@ class LeafValidator:
                     return value
             except (AttributeError, TypeError, ValueError):
                 pass  # an unusual but perhaps valid value, such as a list for an array
-            valid = column([value])
-            return valid[0] if scalar else valid[0, ...]
+            return row(space, column([value]), 0)
 
         return validate
-
-
-def enforced(space: Space[Any], acted: bool) -> Bounds | None:
-    """Least and largest valid value of each element; None if the dtype has no other values."""
-    if isinstance(space, Box):
-        low, high = space.low, space.high
-        if space.dtype.kind == "f":
-            return (low, high) if acted and (np.isfinite(low) | np.isfinite(high)).any() else None
-        least, most = (0, 1) if space.dtype.kind == "b" else (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max)
-        if not acted:
-            wide = _span(low, high) >= CHOICES
-            low, high = np.where(wide, least, low).astype(low.dtype), np.where(wide, most, high).astype(low.dtype)
-        return None if (low == least).all() and (high == most).all() else (low, high)
-    if isinstance(space, MultiBinary):
-        return np.zeros(space.shape, np.int8), np.ones(space.shape, np.int8)
-    assert isinstance(space, (Discrete, MultiDiscrete))
-    low, n = np.asarray(space.start), np.asarray(space.n if isinstance(space, Discrete) else space.nvec)
-    with np.errstate(over="ignore"):  # `check_values` refuses a space with values beyond its dtype
-        return low, low + (n - 1).astype(low.dtype)
-
-
-def check_values(leaf: Leaf) -> None:
-    """Raise SpaceError for a Discrete or MultiDiscrete whose largest value is beyond its dtype."""
-    space = leaf.space
-    if isinstance(space, (Discrete, MultiDiscrete)):
-        low, n = np.ravel(space.start), np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
-        if (low > np.iinfo(low.dtype).max - (n - 1)).any():
-            raise space_error(leaf.path, f"{space} has values beyond {low.dtype}: give it a wider dtype")
-
-
-def _span(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.uint64]:
-    """Largest minus smallest value, exact for any integer dtype."""
-    return high.astype(np.uint64) - low.astype(np.uint64)
-
-
-def _sound(space: Space[Any], acted: bool, bounds: Bounds | None) -> Callable[[Any], bool]:
-    """Build a fast test: true if a value is valid without a cast; false or an exception if it must be validated."""
-    if isinstance(space, Text):
-        if acted:
-            return lambda value: type(value) is str and space.contains(value)
-        most = space.max_length
-        return lambda value: type(value) is str and len(value) <= most and value.isascii()
-    if isinstance(space, Discrete):
-        integer, first, end = (int, np.integer), int(space.start), int(space.start) + int(space.n)
-        return lambda value: bool(isinstance(value, integer) and first <= value < end)
-    shape, dtype = space.shape, space.dtype
-    if bounds is None and isinstance(space, Box) and dtype is not None and dtype.kind == "f":
-        # 0 * x is 0 unless x is NaN or infinite; the product is faster than np.isfinite(x).all().
-        zeros = np.zeros(space.shape, dtype)
-        return lambda value: bool(value.shape == shape and value.dtype == dtype and np.vdot(zeros, value) == 0.0)
-    if bounds is None:
-        return lambda value: bool(value.shape == shape and value.dtype == dtype)
-    (low, high), size, count = bounds, bounds[0].size, np.count_nonzero
-    if shape is not None and len(shape) == 1 and 0 < size <= FEW and (low == low[0]).all() and (high == high[0]).all():
-        least, most = low[0].item(), high[0].item()
-        return lambda value: bool(
-            value.shape == shape
-            and value.dtype == dtype
-            and not [number for number in value.tolist() if not least <= number <= most]  # `not <=` finds NaN
-        )
-    return lambda value: bool(
-        value.shape == shape and value.dtype == dtype and count((value >= low) & (value <= high)) == size
-    )
-
-
-def _text_fault(space: Text, text: str, acted: bool) -> str | None:
-    """Description of what makes a text invalid; None if it is valid."""
-    if len(text) > space.max_length:
-        return f"a text of {len(text)} characters, beyond its bound of {space.max_length}: {text!a:.80}"
-    if acted and not space.contains(text):
-        return f"{text!a:.80} is not in {space!a:.200}"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return f"{text!a:.80} has characters that are not in Unicode"
-    return None
 
 
 def validator(space: Space[Any], acted: bool = False, keys: tuple[str | int, ...] = ()) -> Callable[[Any], Any]:
@@ -205,7 +104,7 @@ def validator(space: Space[Any], acted: bool = False, keys: tuple[str | int, ...
             return tuple([validate(item) for validate, item in zip(parts, value, strict=True)])
 
         return validate_tuple
-    if isinstance(space, LEAVES):
+    if find_leaf_kind(space) is not None:
         return LeafValidator(Leaf(pointer(keys), space), acted).value()
     return lambda value: value
 
@@ -226,59 +125,3 @@ def column_validator(space: Space[Any], acted: bool = False, clip: bool = False)
         return {path: leaf.column(columns[path]) for path, leaf in validators.items()}
 
     return validate
-
-
-def reward_of(value: Any) -> float:
-    """Convert a reward, a number or an array of one number, to a float.
-
-    Raises:
-        ValueError: no number, or one that is not finite or beyond MOST.
-    """
-    if not isinstance(value, (float, int, np.floating, np.integer)):
-        array = np.asarray(value)
-        if array.size != 1 or array.dtype.kind not in "biuf":
-            raise ValueError(f"a reward that is not one number: {brief(value)}")
-        value = array.item()
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond the range of floats
-        number = np.inf
-    if not -MOST < number < MOST:
-        raise ValueError(f"a reward that is not a finite number: {brief(value)}")
-    return number
-
-
-def flag_of(value: Any, name: str) -> bool:
-    """Convert `terminated` or `truncated`, a bool, a number, None or an array of one of them, to a bool.
-
-    Raises:
-        ValueError: something else, such as one flag for each of many agents.
-    """
-    if value is None or isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "biuf" or array.item() != array.item():
-        raise ValueError(f"{name} that is not one truth value: {brief(value)}")
-    return bool(array.item())
-
-
-def success_of(info: Mapping[Any, Any]) -> bool | None:
-    """Success flag of an info, under either of its usual keys; None if there is none."""
-    reported = [info[key] for key in SUCCESS if key in info]
-    return any(map(_is_true, reported)) if reported else None
-
-
-def _is_true(value: Any) -> bool:
-    try:
-        return bool(np.any(value))
-    except Exception:  # noqa: BLE001  # an info may contain anything, such as an object without a truth value
-        return False
-
-
-def brief(value: Any) -> str:
-    """Representation of a value for a message, at most 80 characters; a large array by its shape and dtype."""
-    if isinstance(value, np.ndarray) and value.size > 4:
-        return f"an array of shape {value.shape} of {value.dtype}"
-    text = " ".join(f"{value!r}".split())
-    kind = f" ({type(value).__name__} of shape {value.shape})" if isinstance(value, np.ndarray) else ""
-    return (text if len(text) <= 80 else f"{text[:77]}...") + kind

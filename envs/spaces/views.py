@@ -17,7 +17,7 @@ from gymnasium.spaces import Dict, Space
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.flatten import Columns, leaves
-from gato_agent.envs.spaces.space_json import pointer, space_error
+from gato_agent.envs.spaces.paths import pointer, space_error
 from gato_agent.envs.spaces.view_transforms import Cells, Drop, Fold, Planes, Scale, Select
 
 KINDS = {"drop": Drop, "select": Select, "scale": Scale, "cells": Cells, "planes": Planes, "fold": Fold}

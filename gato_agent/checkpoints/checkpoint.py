@@ -157,17 +157,15 @@ def upgraded(tensors: dict[str, Tensor], model: Gato) -> dict[str, Tensor]:
     Other weights are returned as they are.
     """
     tensors = renamed(tensors)
-    if model.action_decoder is None or not any(name.startswith("actions.") for name in tensors):
+    if not any(name.startswith("actions.") for name in tensors):
         return tensors
     names = {"actions.split.": "action_decoder.marginal.", "actions.table.": "action_decoder.table."}
     weights = {
         next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name): tensor
         for name, tensor in tensors.items()
     }
-    shapes = {
-        f"action_decoder.correction.{k}": v.shape for k, v in model.action_decoder.correction.state_dict().items()
-    }
-    return {**{name: torch.zeros(shape) for name, shape in shapes.items()}, **weights}
+    added = {name: t for name, t in model.state_dict().items() if name.startswith("action_decoder.correction.")}
+    return {**{name: torch.zeros(tensor.shape) for name, tensor in added.items()}, **weights}
 
 
 def locate(reference: str | Path | None) -> Path:

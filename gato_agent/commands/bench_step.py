@@ -26,12 +26,11 @@ from gato_agent.inference.cpu_decoder import CpuDecoder, make_decoder
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, TorchDecoder
 from gato_agent.inference.options import resolve_device
-from gato_agent.model.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
+from gato_agent.model.action_decoder import Scores
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import VALUE_WIDTH
 from gato_agent.model.gato import Gato
 from gato_agent.tokens.space_tokenizer import BINS, PAD, VALUES
-from gato_agent.tokens.timestep_layout import TimestepLayout
 
 __all__ = ["BenchConfig", "StepTiming", "bench", "expand_json"]
 
@@ -60,8 +59,6 @@ class BenchConfig:
     """Timed steps of each decoder, at least 1."""
     compare: bool = True
     """Baselines: the uncached model, PyTorch's operators with the cache, and Hugging Face's GPT-2 (if installed)."""
-    compiled: bool = False
-    """torch.compile: also time compiled blocks on a GPU, which takes minutes."""
     json: Path | None = None
     """JSON file for the measurements."""
     model: ModelFields = field(default_factory=ModelFields)
@@ -147,7 +144,7 @@ class BenchCase:
         self.observations, self.actions = observations, actions
         self.legal: Legal = [(first, first + 1024)] * actions
         self.value_groups, count = value_groups, value_groups or observations
-        layout = TimestepLayout(count, actions, config.action_decoder, config.past_actions, value_groups)
+        layout = config.layout(count, actions, value_groups)
         local = [-1] * layout.carried + layout.local[: layout.n_prefill].tolist()
         if max(local) >= config.local_positions:
             raise UsageError(
@@ -156,11 +153,9 @@ class BenchCase:
             )
         self.layout = layout
         self.local = torch.tensor([local]).repeat(n_envs, 1)
-        self.passes = [len(local)] + [1] * (0 if config.action_decoder else actions - 1)  # tokens of each in a step
-        # Weights of the action decoder for a token that is conditioned on the tokens before it.
-        chain = config.width * STATE_WIDTH + STATE_WIDTH**2 + CHOSEN_WIDTH * STATE_WIDTH
-        heads = (actions * config.width + BINS) * STATE_WIDTH + (actions - 1) * chain
-        heads = heads if config.action_decoder else BINS * config.width
+        self.passes = [len(local)] + [1] * (layout.passes - 1)  # tokens of each in a step
+        state, split, chain = Scores.of(config)
+        heads = BINS * state + actions * split + (actions - 1) * chain
         self.read = [heads] * len(self.passes)  # weights of each pass besides those of the blocks
         self.read[0] += observations * VALUE_WIDTH * config.width if value_groups else 0
 
@@ -195,8 +190,9 @@ class BenchCase:
         local = torch.arange(shape[1], device=self.device).remainder(self.observations + 1 + self.actions).expand(shape)
 
         def step() -> None:
-            for low, high in self.legal:
-                model.logits(model(tokens, local=local.clamp(max=self.observations - 1))[:, -1], low, high).argmax(-1)
+            for at, (low, high) in enumerate(self.legal):
+                hidden = model(tokens, local=local.clamp(max=self.observations - 1))[:, -1]
+                model.logits(model.marginal_state(hidden, at), low, high).argmax(-1)
 
         return step
 
@@ -246,7 +242,7 @@ def measure(config: BenchConfig, roofline: Roofline, size: str, model: Gato, cas
     rows = [cached(f"{name} {precision}", decoder, precision) for name, decoder, precision in fast(config, model, case)]
     if config.compare or not rows:
         rows.append(cached("pytorch", TorchDecoder(model, case.legal)))
-    if model.config.action_decoder or model.config.values_per_token > 1:  # other models have no equivalent
+    if len(case.passes) < case.actions or model.config.values_per_token > 1:  # other models have no equivalent
         return rows
     if config.compare and context == model.config.context:
         rows.append(row("uncached", case.rerun(model), share=10))
@@ -262,11 +258,9 @@ def fast(config: BenchConfig, model: Gato, case: BenchCase) -> Iterator[tuple[st
             continue
         decoder = make_decoder(model, case.legal, precision, config.num_threads)
         if isinstance(decoder, CpuDecoder):
-            yield "engine", decoder, precision
+            yield "CPU decoder", decoder, precision
         elif isinstance(decoder, GraphDecoder):
-            yield "graph", decoder, precision
-            if config.compiled:
-                yield "compiled", GraphDecoder(model, case.legal, precision, compiled=True), precision
+            yield "CUDA graphs", decoder, precision
 
 
 def gpt2(case: BenchCase, context: int) -> Callable[[], None] | None:

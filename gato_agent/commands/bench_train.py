@@ -232,11 +232,10 @@ class PlainLoop:
 
     def _loss_of(self, hidden: Tensor, at: int) -> Tensor:
         """Cross-entropy of one action token, from the marginal state of an action decoder if there is one."""
-        targets, decoder = self.batch.targets, self.model.action_decoder
+        targets = self.batch.targets
         total = torch.zeros((), device=self.device)
         for low, high, rows, _ in targets.ranges[at]:
-            states = hidden[targets.position[rows] + targets.offset[at]]
-            states = decoder.marginal_state(states, at) if decoder else states
+            states = self.model.marginal_state(hidden[targets.position[rows] + targets.offset[at]], at)
             total = total + F.cross_entropy(self.model.logits(states, low, high), targets.ids[rows, at] - low)
         return total
 

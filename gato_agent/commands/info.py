@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gato_agent.envs.errors import SpaceError, UsageError
 from gato_agent.envs.io.console import plain_console
-from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+from gato_agent.model.config import SIZES, GatoConfig
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,6 @@ def info_env(config: EnvInfo) -> None:
 
 def size_table(size: str) -> Table:
     """Table of a model size: shape, parameters by module, and the published number of parameters."""
-    from torch import nn
-
     from gato_agent.model.gato import Gato
 
     config = GatoConfig.named(size)
@@ -72,23 +70,20 @@ def size_table(size: str) -> Table:
     shown = Table("", "value", title=f"gato {size}", show_header=False)
     for name in ("layers", "heads", "width", "feed_forward", "context"):
         shown.add_row(name.replace("_", " "), str(getattr(config, name)))
-    parts: dict[str, nn.Module] = {
-        "token table (input and output)": model.embedding.table,
-        "local positions": model.embedding.local,
-        "image patches": model.embedding.patch,
-        "blocks": model.blocks,
-        "final norm": model.norm,
+    names = {
+        "table": "token table (input and output)",
+        "local": "local positions",
+        "patch": "image patches",
+        "value_group": f"up to {config.values_per_token} values in a token",
+        "norm": "final norm",
+        "action_decoder": "action decoder",
     }
-    if config.values_per_token > 1:
-        parts[f"up to {config.values_per_token} values in a token"] = model.embedding.value_group
-    if model.action_decoder is not None:
-        parts["action decoder"] = model.action_decoder
-    for name, module in parts.items():
-        shown.add_row(f"parameters: {name}", f"{sum(p.numel() for p in module.parameters()):,}")
+    rest = [(name, module) for name, module in model.named_children() if module is not model.embedding]
+    for name, module in [*model.embedding.named_children(), *rest]:
+        shown.add_row(f"parameters: {names.get(name, name)}", f"{sum(p.numel() for p in module.parameters()):,}")
     total = sum(p.numel() for p in model.parameters())
     shown.add_row("parameters", f"{total:,}")
-    if size in PUBLISHED_PARAMETERS:
-        published = PUBLISHED_PARAMETERS[size]
+    if published := SIZES[size].published:
         shown.add_row("published", f"{published:,.0f}")
         shown.add_row("difference", f"{total / published - 1:+.1%}")
         shown.caption = (

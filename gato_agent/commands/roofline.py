@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from gato_agent.inference.cuda_graphs import CudaGraphs, GraphStep
+from gato_agent.training.flops import peak_flops
 
 WARM_UP = 3  # calls before the timed ones
 
@@ -18,7 +19,6 @@ class Roofline:
     def __init__(self, device: str) -> None:
         self.device = device
         self._bandwidth: dict[int, float] = {}
-        self._peak: dict[torch.dtype, float] = {}
 
     def bandwidth(self, size: int) -> float:
         """Bandwidth in B/s of reading `size` bytes repeatedly, from the cache that holds them or from memory."""
@@ -35,14 +35,7 @@ class Roofline:
 
     def peak(self, dtype: torch.dtype) -> float:
         """Peak FLOP/s of a product of square matrices."""
-        if dtype not in self._peak:
-            n = 512 if self.device == "cpu" else 8192
-            x = torch.randn(n, n, device=self.device).to(
-                dtype
-            )  # constant data draws less power, which raises the clock
-            walls, _ = timed(lambda: x @ x, 50, self.device)
-            self._peak[dtype] = 2 * n**3 / min(walls)
-        return self._peak[dtype]
+        return peak_flops(self.device, dtype)
 
     @cached_property
     def launch(self) -> float:

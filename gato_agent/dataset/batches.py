@@ -132,7 +132,7 @@ class BatchSampler:
         share /= [np.mean([task.mean_segment(int(length)) for length in lengths]) for task in self.tasks]
         self.weights, self.demos = share / share.sum(), demos
         self.prompted = any(task.prompt.kind != "none" for task in self.tasks)
-        self.hidden = any(task.tokenizer.layout.hides_actions for task in self.tasks)
+        self.hidden = any((task.tokenizer.layout.until < ALWAYS).any() for task in self.tasks)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Batch of one training step, or its micro-batch of every `parts`-th sequence from number `part` on."""

@@ -226,8 +226,7 @@ def _tokenize(
     except SpaceError as error:
         raise GatoError(f"{name}: seed {episode.seed}, step {error.row}: {error}") from error
     value_groups = seen.value_groups[:, :, : tokenizer.widest].copy()
-    # Action tokens that are visible in their own timestep only are the labels, which the chain conditions on.
-    read = labels if tokenizer.layout.hides_actions else actions
+    read = tokenizer.layout.stream_actions(actions, labels)
     return tokenizer.timesteps(seen.tokens, read), labels, patches.places(seen.patches), value_groups
 
 

@@ -54,11 +54,6 @@ def iqm_of_tasks(samples: list[Sample]) -> Sample:
     return _trimmed(means(samples))
 
 
-def mean_of_tasks(samples: list[Sample]) -> Sample:
-    """Mean over the tasks' means, [...]."""
-    return np.asarray(means(samples).mean(axis=-1))
-
-
 def means(samples: list[Sample]) -> Sample:
     """Means of the tasks, [..., tasks]."""
     return np.stack([sample.mean(axis=-1) for sample in samples], axis=-1)

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gato_agent.envs.io.console import fitted
+from gato_agent.envs.io.progress import remaining
 from gato_agent.evaluation.aggregate import Summary
 from gato_agent.evaluation.results import TaskScore
 from gato_agent.rollouts.collection.episode_worker import JOB, NOTHING, STEP
@@ -92,8 +93,7 @@ class ProgressTable:
         text = f"{len(self._scores)} of {self._before + len(self._names)} tasks"
         if not left or not played:
             return text
-        seconds = (time.monotonic() - self._began) * left / played
-        return f"{text}, about {int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02} left"
+        return f"{text}, about {remaining(self._began, played, left)} left"
 
     def _render(self) -> RenderableType:
         if self._heartbeat is not None and self._heartbeat[1][JOB] != NOTHING:

@@ -19,7 +19,7 @@ from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
-from gato_agent.envs.spaces.values import success_of
+from gato_agent.envs.spaces.step_results import success_of
 from gato_agent.envs.tasks.task import Task, find
 from gato_agent.evaluation.results import Outcome
 from gato_agent.inference.decoder import Precision

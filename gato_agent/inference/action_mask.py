@@ -1,16 +1,14 @@
 """Action masks of environments as allowed ids of action tokens."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from gymnasium.spaces import Dict, Space, Tuple
 from numpy.typing import NDArray
 
-from gato_agent.envs.digits import Digits, has_digits
 from gato_agent.envs.spaces.flatten import Leaf, space_error
-from gato_agent.envs.spaces.space_json import pointer
+from gato_agent.envs.spaces.paths import pointer
 from gato_agent.inference.sampling import MaskBlocks
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
@@ -32,19 +30,19 @@ class ActionMasks:
         tokenizer: of the task.
 
     Attributes:
-        blocks: places of the action tokens in what `allowed` returns.
+        blocks: layout of what `allowed` returns.
     """
 
     def __init__(self, space: Space[Any], tokenizer: SpaceTokenizer) -> None:
         self._space = space
         self._tokens = {leaf.path: slot for leaf, slot in tokenizer.acted}
-        self._digits: dict[str, Digits] = {}
+        self._sizes = (tokenizer.legal[:, 1] - tokenizer.legal[:, 0]).tolist()
+        self._digits = tokenizer.acted_digits
         places = [0] * tokenizer.n_act
-        for path, digits in tokenizer.acted_digits.items():
-            if digits.count <= MASKABLE:
-                self._digits[path] = digits
+        for path, digits in self._digits.items():
+            if sum(digits.counts) <= MASKABLE:
                 places[self._tokens[path]] = digits.places
-        self.blocks = MaskBlocks((tokenizer.legal[:, 1] - tokenizer.legal[:, 0]).tolist(), places)
+        self.blocks = MaskBlocks(self._sizes, places)
 
     def allowed(self, masks: Sequence[Any]) -> Bools | None:
         """Allowed ids, bool [env, width of the blocks]; None if no environment has a mask.
@@ -64,27 +62,19 @@ class ActionMasks:
         return allowed
 
     def _write(self, allowed: Bools, leaf: Leaf, mask: Any, row: int) -> None:
-        values = _flat(leaf, mask, row)
-        counts = _counts(leaf.space)
+        values, slot, digits = _flat(leaf, mask, row), self._tokens[leaf.path], self._digits.get(leaf.path)
+        counts = digits.counts if digits else self._sizes[slot]
         if values.size != sum(counts):
             raise space_error(leaf.path, f"action mask of {values.size} values instead of {sum(counts)}", row)
         elements = np.split(values, np.cumsum(counts)[:-1])
         for element in (at for at, part in enumerate(elements) if not part.any()):
             raise space_error(leaf.path, f"action mask allows no value of element {element}", row)
-        slot = self._tokens[leaf.path]
-        if leaf.path in self._digits:
-            elements = self._digits[leaf.path].masks(values)
-        elif has_digits(leaf.space):
+        if digits and values.size > MASKABLE:
             raise space_error(leaf.path, f"action mask of {values.size:,} values: {MASKABLE:,} can be masked", row)
+        if digits:
+            elements = digits.masks(values)
         for at, part in zip(range(slot.start, slot.stop), elements, strict=True):
             allowed[self.blocks.block(at)] = part.ravel()
-
-
-def _counts(space: Space[Any]) -> list[int]:
-    """Values of each element of a space of choices."""
-    if isinstance(space, MultiDiscrete):
-        return [int(n) for n in space.nvec.ravel()]
-    return [int(space.n)] if isinstance(space, Discrete) else [2] * math.prod(space.shape or ())
 
 
 def _parts(space: Space[Any], mask: Any, keys: tuple[str | int, ...] = ()) -> list[tuple[Leaf, Any]]:
@@ -108,7 +98,7 @@ def _parts(space: Space[Any], mask: Any, keys: tuple[str | int, ...] = ()) -> li
 
 def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:
     """Mask of one leaf as bool, one value per id."""
-    if not isinstance(leaf.space, (Discrete, MultiDiscrete, MultiBinary)):
+    if not leaf.kind.choices(leaf.space):
         raise space_error(leaf.path, f"action mask of a {type(leaf.space).__name__}: only choices can be masked", row)
     try:
         parts = [np.ravel(part) for part in mask] if isinstance(mask, (tuple, list)) else [np.ravel(mask)]
@@ -117,6 +107,4 @@ def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:
         raise space_error(leaf.path, "action mask is not an array of numbers", row) from None
     if values.dtype.kind not in "biu" or (values.size and not 0 <= values.min() <= values.max() <= 2):
         raise space_error(leaf.path, "action mask must hold 0 and 1", row)
-    if isinstance(leaf.space, MultiBinary) and values.size == int(np.prod(leaf.space.shape)):
-        return np.stack((values != 1, values != 0), axis=1).ravel()
-    return values.astype(np.bool_)
+    return leaf.kind.mask(leaf.space, values)

@@ -61,7 +61,6 @@ class Agent:
         prompt: `none`, or by default the kind that the task was trained with.
         demonstration: an episode of the task, for an agent that was trained with demonstrations.
         num_threads: of the decoder on a CPU; by default one, or more for large models and many environments.
-        compiled: True to compile the steps of a GPU first, which takes a minute and is for large models.
         marginal: True to choose each action token independently of those before it, where there is an action decoder.
         masks: function that returns the action mask of each environment, see `ActionMasks`; called where a method is
             given no masks.
@@ -78,7 +77,7 @@ class Agent:
     def __init__(
         self, checkpoint: Checkpoint, task: TrainedTask, *, device: str = "cpu",
         temperature: float | None = None, seed: int = 0, precision: Precision = "float32", prompt: Kind | None = None,
-        demonstration: Episode | None = None, num_threads: int | None = None, compiled: bool = False,
+        demonstration: Episode | None = None, num_threads: int | None = None,
         marginal: bool = False, masks: Callable[[], Sequence[Any]] | None = None,
     ) -> None:  # fmt: skip
         temperature = task.temperature if temperature is None else temperature
@@ -94,9 +93,8 @@ class Agent:
         self._prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
         self._masks = ActionMasks(task.action_space, self.tokenizer)
-        self._decoder = make_decoder(
-            self.model, legal, precision, num_threads, digits=self._masks.blocks.digits, compiled=compiled
-        )
+        digits = self._masks.blocks.digits
+        self._decoder = make_decoder(self.model, legal, precision, num_threads, digits)
         self._allowed: NDArray[np.bool_] | None = None
         self.num_envs = 0  # none before the first reset
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from gato_agent.inference.cpu_weights import (
     ABI,
-    NO_MATRIX,
     PANEL,
     STRUCTS,
     Choice,
@@ -26,6 +25,7 @@ from gato_agent.inference.cpu_weights import (
     Request,
     Ring,
     action_matrices,
+    chain_tables,
     copied,
     layer_of,
     panels,
@@ -77,16 +77,17 @@ class CpuDecoder:
         self._patch_vectors: dict[bytes, Tensor] = {}  # pixels of a patch -> its vector
         layers = [layer_of(block, precision) for block in model.blocks if isinstance(block, Block)]
         self._layers = layers, (Layer * len(layers))(*layers)
-        stream = not (config.action_decoder or config.past_actions)
-        decoder = model.action_decoder.correction if model.action_decoder else None
+        rewound = config.layout(0, len(legal)).rewound
+        chosen, carry = chain_tables(model.action_decoder, precision)
+        chosen_rows = 0 if chosen is None else len(chosen)
         self._weights = Model(
             config.layers, config.heads, config.width, config.feed_forward, config.context,
-            get_args(Precision).index(precision), config.values_per_token, config.action_decoder, stream * len(legal),
-            config.vocabulary.continuous, self._ids, self._positions, 2 * BINS, 2 * BINS if decoder else 0, len(legal),
+            get_args(Precision).index(precision), config.values_per_token, config.action_decoder, rewound,
+            config.vocabulary.continuous, self._ids, self._positions, 2 * BINS, chosen_rows, len(legal),
             ctypes.addressof(self._layers[1]),
             *map(copied, (model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight)),
-            *value_tables(model, precision, decoder.chosen if decoder else None),
-            panels(decoder.carry.weight, precision) if decoder else NO_MATRIX,
+            *value_tables(model, precision, chosen),
+            carry,
         )  # fmt: skip
         heads = {(low, high): panels(model.scored(low, high), precision) for low, high in legal}
         parts = action_matrices(model.action_decoder, len(legal), precision)
@@ -273,18 +274,17 @@ def _compiled() -> ctypes.CDLL:
 
 
 def make_decoder(
-    model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None, *,
-    digits: Sequence[int] = (), compiled: bool = False,
-) -> Decoder:  # fmt: skip
+    model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None, digits: Sequence[int] = ()
+) -> Decoder:
     """The fastest decoder for a model: `CpuDecoder` on a CPU with a C++ compiler, `GraphDecoder` on a CUDA device.
 
-    Elsewhere `TorchDecoder`, with a warning. `compiled` is for GPUs.
+    Elsewhere `TorchDecoder`, with a warning.
 
     Raises:
         UsageError: a precision that the device does not have.
     """
     if model.norm.weight.is_cuda:
-        return GraphDecoder(model, legal, precision, digits=digits, compiled=compiled)
+        return GraphDecoder(model, legal, precision, digits)
     try:
         if model.norm.weight.device.type != "cpu":
             raise OSError("the compiled decoder is for CPUs")

@@ -117,17 +117,23 @@ def layer_of(block: Block, precision: Precision) -> Layer:
 
 
 def value_tables(
-    model: Gato, precision: Precision, chosen: torch.nn.Embedding | None
+    model: Gato, precision: Precision, chosen: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Matrix]:
     """Embeddings of the values in value groups and of chosen ids, and the matrix that mixes a value group."""
-    chosen_table = copied(chosen.weight) if chosen else None
     if model.config.values_per_token == 1:
-        return None, chosen_table, NO_MATRIX
+        return None, chosen, NO_MATRIX
     return (
         copied(model.embedding.value_group.value.weight),
-        chosen_table,
+        chosen,
         panels(model.embedding.value_group.mix.weight, precision),
     )
+
+
+def chain_tables(decoder: ActionDecoder | None, precision: Precision) -> tuple[Tensor | None, Matrix]:
+    """Embeddings of chosen ids, and the matrix between groups of action tokens; empty without an action decoder."""
+    if decoder is None:
+        return None, NO_MATRIX
+    return copied(decoder.correction.chosen.weight), panels(decoder.correction.carry.weight, precision)
 
 
 def action_matrices(

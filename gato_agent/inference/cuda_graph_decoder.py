@@ -21,8 +21,6 @@ from gato_agent.model.bf16_linear import use_bfloat16_weights
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import EMPTY, KVCache
 
-RECOMPILED = 64  # compilations of a block: one for each number of tokens, of environments, and of filled slots
-
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +34,6 @@ class GraphDecoder(TorchDecoder):
         legal: half-open id range of each action token.
         precision: of weights and cache; bfloat16 takes a copy of the weights.
         digits: see `TorchDecoder`.
-        compiled: True to compile blocks first, which fuses operators between matrix products; copies the weights, too.
         capture: makes a step replayable; by default as a CUDA graph.
 
     Raises:
@@ -44,23 +41,17 @@ class GraphDecoder(TorchDecoder):
     """
 
     def __init__(
-        self, model: Gato, legal: Legal, precision: Precision = "float32", *, digits: Sequence[int] = (),
-        compiled: bool = False,
+        self, model: Gato, legal: Legal, precision: Precision = "float32", digits: Sequence[int] = (), *,
         capture: Callable[[GraphStep], GraphStep] | None = None,
     ) -> None:  # fmt: skip
         if precision == "int8":
             raise UsageError("--precision int8 is for CPUs: use bfloat16 on a GPU")
         self._dtype = torch.bfloat16 if precision == "bfloat16" else model.norm.weight.dtype
-        if precision == "bfloat16" or compiled:
-            model = copy.deepcopy(model)
         if precision == "bfloat16":
+            model = copy.deepcopy(model)
             for part in (model.blocks, model.action_decoder, getattr(model.embedding, "value_group", None)):
                 if part is not None:  # the patch tower stays in float32
                     use_bfloat16_weights(part)
-        if compiled:
-            torch.compiler.config.recompile_limit = RECOMPILED
-            for block in model.blocks:
-                block.compile(fullgraph=True, dynamic=False)
         super().__init__(model, legal, digits)
         self._capture: Callable[[GraphStep], GraphStep] | None = capture or CudaGraphs()
         self._shape = (0, 0, 0)

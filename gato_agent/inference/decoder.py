@@ -113,9 +113,8 @@ class TorchDecoder:
         self.model, self.legal, self.device = model, list(legal), model.norm.weight.device
         self.logits: list[Tensor] = []
         self._masks = MaskBlocks([high - low for low, high in legal], digits)
-        config = model.config
-        self.passes = 1 if config.action_decoder else len(self.legal)  # of the transformer in a step
-        self.rewound = 0 if config.action_decoder or config.past_actions else len(self.legal)
+        layout = model.config.layout(0, len(self.legal))
+        self.passes, self.rewound = layout.passes, layout.rewound
 
     def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
         """See `Decoder`."""

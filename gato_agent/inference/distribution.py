@@ -93,7 +93,7 @@ def log_probs(logits: list[Tensor], index: Tensor, temperature: float, allowed: 
 
 def _leaf(tokenizer: SpaceTokenizer, leaf: Leaf, slot: slice, probabilities: list[Floats]) -> LeafDistribution:
     own = probabilities[slot]
-    shape = leaf.space.shape or ()
+    shape = leaf.shape
     most = max((part.shape[1] for part in own), default=0)
     index = np.minimum(np.arange(most)[:, None], tokenizer.legal[:, 1] - tokenizer.legal[:, 0] - 1)
     column = tokenizer.decode_actions(tokenizer.legal[:, 0] + index)[leaf.path]

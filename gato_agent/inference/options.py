@@ -20,7 +20,6 @@ class DecodingOptions(TypedDict, total=False):
     prompt: Kind | None
     demonstration: Episode | None
     num_threads: int | None
-    compiled: bool
     marginal: bool
 
 

@@ -30,7 +30,7 @@ class Sampler:
 
 
 class MaskBlocks:
-    """Places of the action tokens in a mask, one block each.
+    """Layout of a mask: a block for each action token.
 
     A block has a row of the token's legal ids. That of a digit has a row for each choice of the digits before it.
 
@@ -51,7 +51,7 @@ class MaskBlocks:
         *self._begins, self.width = accumulate(sizes, initial=0)
 
     def block(self, at: int) -> slice:
-        """Place of the block of action token `at`."""
+        """Slice of a mask that is the block of action token `at`."""
         return slice(self._begins[at], self._begins[at] + self._rows[at] * self._counts[at])
 
     def row(self, allowed: Tensor, chosen: Sequence[Tensor], at: int) -> Tensor:

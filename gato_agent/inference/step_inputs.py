@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gato_agent.dataset.task_tokens import flat
 from gato_agent.envs.spaces.flatten import Columns
+from gato_agent.envs.spaces.leaf_table import leaf_kind
 from gato_agent.inference.decoder import Prefill
 from gato_agent.tokens.space_tokenizer import PAD, Observed, SpaceTokenizer
 
@@ -79,10 +80,8 @@ def _is_single(space: gym.Space[Any], observation: Any) -> bool | None:
         parts = [(space.spaces[key], observation[key]) for key in sorted(space.spaces)]
     elif isinstance(space, gym.spaces.Tuple):
         parts = list(zip(space.spaces, observation, strict=True))
-    elif isinstance(space, gym.spaces.Text):
-        return isinstance(observation, str)
     else:
-        return bool(np.ndim(observation) == len(space.shape or ()))
+        return leaf_kind(space).is_single(space, observation)
     return next((single for part in parts if (single := _is_single(*part)) is not None), None)
 
 

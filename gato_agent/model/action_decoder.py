@@ -10,7 +10,6 @@ detached (`loss.action_loss`). So the transformer learns to predict every number
 earlier numbers leave open. Heads that read the codes chosen before are from VQ-BeT (Lee et al. 2024).
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gato_agent.model.config import GatoConfig
+from gato_agent.model.init import smooth_bin_table
 from gato_agent.tokens.space_tokenizer import BINS
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
@@ -53,7 +53,7 @@ class ActionDecoder(nn.Module):
 
     def __init__(self, config: GatoConfig) -> None:
         super().__init__()
-        self.first_id = config.vocabulary.continuous
+        self.first_id, self.end_id = config.vocabulary.continuous, config.vocabulary.separator
         self.marginal = nn.ModuleList(nn.Linear(config.width, STATE_WIDTH, bias=False) for _ in range(ACTION_GROUP))
         self.table = nn.Embedding(2 * BINS, STATE_WIDTH)
         self.correction = Correction(config.width)
@@ -86,20 +86,31 @@ class ActionDecoder(nn.Module):
         read = chain.read + part.read[at % ACTION_GROUP](part.chosen(ids - self.first_id))
         return ActionChain(part.carry(read) if at % ACTION_GROUP == ACTION_GROUP - 1 else read)
 
-    def rows(self, low: int, high: int) -> Tensor:
-        """Rows of the table that score the ids [low, high): [high - low, 64]."""
-        return self.table.weight[low - self.first_id : high - self.first_id]
+    def rows(self, low: int, high: int | None) -> Tensor:
+        """Rows of the table that score the ids [low, high), up to the last by default: [ids, 64]."""
+        begin, end = max(low, self.first_id), self.end_id if high is None else high
+        return self.table.weight[begin - self.first_id : end - self.first_id]
 
     def initialise(self) -> None:
-        """Set the correction to zero, after linear layers and tables have their initial weights."""
+        """Set initial tables and a correction of zero, after linear layers have their initial weights."""
         with torch.no_grad():
+            scores, chosen = self.table.weight, self.correction.chosen.weight
+            for table in (scores, chosen):
+                table[:BINS] = smooth_bin_table(table.shape[1])
+                table[BINS:].normal_()
+            scores *= 0.03  # scores spread about as much as those of wider states over the common table
             for layer in self.correction.out:
                 assert isinstance(layer, nn.Linear)
                 layer.weight.zero_()
 
-    def corrections(self) -> Iterator[nn.Parameter]:
-        """Parameters that only the conditional loss trains."""
-        return self.correction.parameters()
+    def used(self, tokens: int) -> dict[nn.Module, bool]:
+        """Modules of the decoder, each True if actions of `tokens` tokens use it."""
+        part = self.correction
+        used: dict[nn.Module, bool] = {layer: at < tokens for at, layer in enumerate(self.marginal)}
+        for at in range(len(part.state)):
+            conditional = 0 < at < tokens or (at == 0 and tokens > len(part.state))
+            used |= {part.state[at]: conditional, part.out[at]: conditional, part.read[at]: at < tokens - 1}
+        return {**used, part.chosen: tokens > 1, part.carry: tokens > len(part.state)}
 
 
 class ActionChain(NamedTuple):
@@ -114,3 +125,25 @@ class ActionChain(NamedTuple):
     def first(self, count: int) -> "ActionChain":
         """The chain of the first rows of a batch."""
         return ActionChain(self.read[:count])
+
+
+class Scores(NamedTuple):
+    """Sizes of the last layer, from hidden states to scores of ids.
+
+    Attributes:
+        state_width: width of the states that score ids.
+        split: weights that make such a state of a hidden state, for each action token.
+        chain: weights that condition an action token on those before it.
+    """
+
+    state_width: int
+    split: int
+    chain: int
+
+    @classmethod
+    def of(cls, config: GatoConfig) -> "Scores":
+        """Sizes of a model, with an action decoder or without."""
+        if not config.action_decoder:
+            return cls(config.width, 0, 0)
+        split = config.width * STATE_WIDTH
+        return cls(STATE_WIDTH, split, split + STATE_WIDTH**2 + CHOSEN_WIDTH * STATE_WIDTH)

@@ -9,16 +9,13 @@ from typing import Any, Self
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.tokens.space_tokenizer import Vocabulary
-from gato_agent.tokens.timestep_layout import ACTION_GROUP
+from gato_agent.tokens.timestep_layout import ACTION_GROUP, TimestepLayout
 
 RENAMED = {"pack": "values_per_token"}  # fields by their names in version 0.1
-# Fields in which the small sizes differ from the paper.
-SMALL_OVERRIDES: dict[str, Any] = {"stochastic_depth": 0.0, "values_per_token": 64, "action_decoder": True}
 LIMITS = {  # far above any model, and low enough that no size overflows
     "layers": 2**12, "heads": 2**12, "width": 2**18, "feed_forward": 2**20, "context": 2**17, "text": 2**20,
     "local_positions": 2**17, "values_per_token": 2**12,
 }  # fmt: skip
-PUBLISHED_PARAMETERS = {"small": 79e6, "baseline": 364e6, "large": 1.18e9}  # Gato paper, table 5
 
 
 @dataclass(frozen=True)
@@ -79,43 +76,49 @@ class GatoConfig:
         """Width of one head's keys and values."""
         return self.width // self.heads
 
+    def layout(self, n_obs: int, n_act: int, value_groups: int = 0) -> TimestepLayout:
+        """Layout of a timestep of `n_obs` observation tokens, the last of them value groups, and `n_act` action tokens.
+
+        With `n_obs` 0 only the places of observation tokens are missing.
+        """
+        return TimestepLayout(n_obs, n_act, self.action_decoder, self.past_actions, value_groups)
+
     @property
     def vocabulary(self) -> Vocabulary:
         """Id ranges: text, continuous, discrete, separator."""
         return Vocabulary(self.text)
 
     @classmethod
-    def nano(cls) -> Self:
+    def nano(cls) -> "GatoConfig":
         """About two million parameters: trains in minutes on two cores."""
-        return cls(4, 4, 128, 512, 512, 512, (32, 64, 64, 128), **SMALL_OVERRIDES)
+        return cls.named("nano")
 
     @classmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> "GatoConfig":
         """About five million parameters: a generalist for a laptop."""
-        return cls(4, 8, 256, 1024, 1024, 512, (32, 64, 128, 256), **SMALL_OVERRIDES)
+        return cls.named("tiny")
 
     @classmethod
-    def small(cls) -> Self:
+    def small(cls) -> "GatoConfig":
         """The paper's 79M."""
-        return cls(8, 24, 768, 3072, 1024, 32_000, (96, 192, 384, 768))
+        return cls.named("small")
 
     @classmethod
-    def baseline(cls) -> Self:
+    def baseline(cls) -> "GatoConfig":
         """The paper's 364M."""
-        return cls(12, 12, 1536, 6144, 1024, 32_000, (96, 192, 384, 768))
+        return cls.named("baseline")
 
     @classmethod
-    def large(cls) -> Self:
+    def large(cls) -> "GatoConfig":
         """The paper's 1.18B."""
-        return cls(24, 16, 2048, 8192, 1024, 32_000, (96, 192, 384, 768))
+        return cls.named("large")
 
-    @classmethod
-    def named(cls, size: str) -> Self:
+    @staticmethod
+    def named(size: str) -> "GatoConfig":
         """Configuration by name; raises UsageError that lists the names."""
         if size not in SIZES:
             raise UsageError(f"no size {size!r}: choose one of {', '.join(SIZES)}")
-        config: Self = getattr(cls, size)()
-        return config
+        return SIZES[size].config
 
     def reshaped(self, text: str) -> Self:
         """This shape with some fields replaced.
@@ -167,4 +170,35 @@ def _of_this_version(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "action_decoder": bool(former), "past_actions": not former}
 
 
-SIZES = ("nano", "tiny", "small", "baseline", "large")
+@dataclass(frozen=True)
+class ModelSize:
+    """A named size: a row of SIZES.
+
+    Attributes:
+        config: shape of the model.
+        learning_rate: peak learning rate of training from scratch.
+        fine_tuning: training options with other defaults when an initial checkpoint is given.
+        published: number of parameters in the Gato paper, table 5; None for sizes of this project.
+    """
+
+    config: GatoConfig
+    learning_rate: float
+    fine_tuning: Mapping[str, Any]
+    published: float | None = None
+
+
+# Fields in which the small sizes differ from the paper, and fine-tuning options. For small sizes the learning rate of
+# fine-tuning is that of training from scratch: smaller ones learn more slowly (docs/your-own-environment.md).
+SMALL_OVERRIDES: dict[str, Any] = {"stochastic_depth": 0.0, "values_per_token": 64, "action_decoder": True}
+SMALL_FINETUNE = {"batch_size": 4, "steps": 200}
+PAPER_FINETUNE = {"learning_rate": 1e-5, "batch_size": 64, "steps": 10_000, "dropout": 0.1}
+NANO = GatoConfig(4, 4, 128, 512, 512, 512, (32, 64, 64, 128), **SMALL_OVERRIDES)
+TINY = GatoConfig(4, 8, 256, 1024, 1024, 512, (32, 64, 128, 256), **SMALL_OVERRIDES)
+PAPER_PATCHES = (96, 192, 384, 768)
+SIZES = {
+    "nano": ModelSize(NANO, 1e-3, SMALL_FINETUNE),
+    "tiny": ModelSize(TINY, 6e-4, SMALL_FINETUNE),
+    "small": ModelSize(GatoConfig(8, 24, 768, 3072, 1024, 32_000, PAPER_PATCHES), 1e-4, PAPER_FINETUNE, 79e6),
+    "baseline": ModelSize(GatoConfig(12, 12, 1536, 6144, 1024, 32_000, PAPER_PATCHES), 2e-4, PAPER_FINETUNE, 364e6),
+    "large": ModelSize(GatoConfig(24, 16, 2048, 8192, 1024, 32_000, PAPER_PATCHES), 1e-4, PAPER_FINETUNE, 1.18e9),
+}

@@ -105,6 +105,8 @@ class Gato(nn.Module):
         self.action_decoder = ActionDecoder(config) if config.action_decoder else None
         if not self.norm.weight.is_meta:
             initialise(self)
+            if self.action_decoder is not None:
+                self.action_decoder.initialise()
 
     @classmethod
     def skeleton(cls, config: GatoConfig) -> "Gato":
@@ -181,6 +183,25 @@ class Gato(nn.Module):
         """The rows of the table that score the ids [low, high)."""
         if self.action_decoder is None:
             return self.embedding.table.weight[low:high]
-        return self.action_decoder.rows(
-            max(low, self.action_decoder.first_id), high or self.config.vocabulary.separator
-        )
+        return self.action_decoder.rows(low, high)
+
+    def marginal_state(self, hidden: Tensor, at: int) -> Tensor:
+        """State that scores action token `at` independently of those before it, of hidden states [batch, width]."""
+        return hidden if self.action_decoder is None else self.action_decoder.marginal_state(hidden, at)
+
+    def corrections(self) -> list[nn.Parameter]:
+        """Parameters that only the conditional loss of an action decoder trains."""
+        return [] if self.action_decoder is None else list(self.action_decoder.correction.parameters())
+
+    def used(self, tokens: int, patches: bool, value_groups: bool) -> dict[nn.Module, bool]:
+        """Modules that some batches leave out, each True if such a batch uses it.
+
+        Args:
+            tokens: largest number of tokens of an action in the batch.
+            patches: True if the batch has image patches.
+            value_groups: True if the batch has value groups.
+        """
+        used: dict[nn.Module, bool] = {self.embedding.patch: patches}
+        if self.config.values_per_token > 1:
+            used[self.embedding.value_group] = value_groups
+        return used if self.action_decoder is None else used | self.action_decoder.used(tokens)

@@ -41,15 +41,6 @@ def initialise(model: "Gato") -> None:
             values.normal_()
             values[0] = 0  # of PAD
             values[1 : 1 + BINS] = smooth_bin_table(values.shape[1])
-        if model.action_decoder is not None:
-            scores = model.action_decoder.table.weight
-            scores[:BINS] = smooth_bin_table(scores.shape[1])
-            scores[BINS:].normal_()
-            scores *= 0.03  # scores spread about as much as those of wider states over the common table
-            chosen = model.action_decoder.correction.chosen.weight
-            chosen[:BINS] = smooth_bin_table(chosen.shape[1])
-            chosen[BINS:].normal_()
-            model.action_decoder.initialise()
 
 
 def smooth_bin_table(width: int) -> Tensor:

@@ -4,13 +4,15 @@ Ids here count from the end of the text pieces: 1,024 bins, then 1,024 discrete 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import MultiDiscrete, Space, Text
+from gymnasium.spaces import Text
 from numpy.typing import NDArray
 
+from gato_agent.envs.digits import Digits, has_digits
 from gato_agent.envs.spaces.flatten import Columns, Leaf, as_column, space_error
 from gato_agent.envs.spaces.values import LeafValidator
 from gato_agent.tokens.image_layout import PATCH_SIZE
@@ -19,17 +21,6 @@ from gato_agent.tokens.mu_law import BINS, Floats, Rules, compand, expand, rules
 POSITIONS = 128
 
 Tokens = NDArray[np.int64]
-
-
-def shape_of(leaf: Leaf) -> tuple[int, ...]:
-    """Shape of one value of a leaf that is not Text."""
-    assert leaf.space.shape is not None
-    return leaf.space.shape
-
-
-def is_floating(leaf: Leaf) -> bool:
-    """True if the leaf holds floating-point numbers."""
-    return leaf.space.dtype is not None and leaf.space.dtype.kind == "f"
 
 
 def column_of(leaf: Leaf, columns: Columns, rows: int) -> NDArray[Any]:
@@ -56,12 +47,12 @@ class Elements:
 
     def __init__(self, placed: Sequence[tuple[Leaf, int]], action: bool) -> None:
         self.leaves, self._action = [leaf for leaf, _ in placed], action
-        sizes = [math.prod(shape_of(leaf)) for leaf in self.leaves]
+        sizes = [math.prod(leaf.shape) for leaf in self.leaves]
         self.starts = np.cumsum([0, *sizes])
         self.slots = np.concatenate([at + np.arange(n) for (_, at), n in zip(placed, sizes, strict=True)])
         rules = [rules_of(leaf, action) for leaf in self.leaves]
         self.rules = Rules(*(np.concatenate(parts, axis=-1) for parts in zip(*rules, strict=True)))
-        self.kind = np.dtype(np.float64 if is_floating(self.leaves[0]) else np.uint64)
+        self.kind = np.dtype(np.float64 if self.leaves[0].dtype.kind == "f" else np.uint64)
         self.discrete = self.rules.choices > 0
         self.first = np.where(self.discrete, BINS, 0)  # the id of bin 0, or of the smallest discrete value
         last = np.where(self.discrete, self.rules.choices.astype(np.int64) - 1, self.rules.bins[1])
@@ -74,7 +65,7 @@ class Elements:
         Raises:
             SpaceError: a number that is not finite, or not one of the discrete values.
         """
-        flat = [column_of(leaf, columns, rows).reshape(rows, math.prod(shape_of(leaf))) for leaf in self.leaves]
+        flat = [column_of(leaf, columns, rows).reshape(rows, math.prod(leaf.shape)) for leaf in self.leaves]
         x = np.concatenate([part.astype(self.kind) for part in flat], axis=1)
         if self.kind == np.float64:
             self._refuse(~np.isfinite(x), flat)
@@ -102,7 +93,7 @@ class Elements:
             offset = index if self.all_discrete else np.where(self.discrete, index, self._rounded(index))
             x = self.rules.base + offset.view(np.uint64) - self.rules.bias
         return {
-            leaf.path: x[:, a:b].reshape(len(x), *shape_of(leaf)).astype(leaf.space.dtype)
+            leaf.path: x[:, a:b].reshape(len(x), *leaf.shape).astype(leaf.dtype)
             for leaf, a, b in zip(self.leaves, self.starts, self.starts[1:], strict=False)
         }
 
@@ -122,8 +113,8 @@ class Elements:
         row, at = np.argwhere(wrong)[0].tolist()
         part = int(np.searchsorted(self.starts, at, side="right")) - 1
         leaf = self.leaves[part]
-        index = np.unravel_index(at - int(self.starts[part]), shape_of(leaf))
-        column = flat[part].reshape(-1, *shape_of(leaf))
+        index = np.unravel_index(at - int(self.starts[part]), leaf.shape)
+        column = flat[part].reshape(-1, *leaf.shape)
         LeafValidator(leaf, self._action).refuse(column, [row, *map(int, index)])
 
 
@@ -135,20 +126,15 @@ def side_by_side(leaves: list[Leaf], values_per_token: int, grid_rows: bool) -> 
     """
     places: dict[int, NDArray[np.int64]] = {}
     end = 0
-    apart = [grid_rows and is_grid(leaf.space) for leaf in leaves]
+    apart = [grid_rows and leaf.kind.is_grid(leaf.space) for leaf in leaves]
     for number in sorted(range(len(leaves)), key=lambda number: not apart[number]):
-        shape = shape_of(leaves[number])
+        shape = leaves[number].shape
         at = end + np.arange(math.prod(shape))
         if apart[number]:
             row, column = np.indices(shape).reshape(2, -1)
             at = values_per_token * (-(-end // values_per_token) + row * -(-shape[1] // values_per_token)) + column
         places[number], end = at, 1 + int(at.max(initial=end - 1))
     return np.concatenate([np.zeros(0, np.int64), *(places[number] for number in range(len(leaves)))])
-
-
-def is_grid(space: Space[Any]) -> bool:
-    """True for a MultiDiscrete of two dimensions, each longer than one."""
-    return isinstance(space, MultiDiscrete) and space.nvec.ndim == 2 and min(space.nvec.shape) > 1
 
 
 class Characters:
@@ -215,3 +201,35 @@ def intervals(height: int, width: int) -> NDArray[np.int32]:
     )
     row, column = np.indices((len(rows) - 1, len(columns) - 1)).reshape(2, -1)
     return np.stack((rows[row], rows[row + 1], columns[column], columns[column + 1]), axis=1).reshape(-1, 2, 2)
+
+
+def with_digits(own: list[Leaf], action: bool) -> tuple[list[Leaf], dict[str, Digits]]:
+    """The leaves as they are tokenised, and by path those that are split into digits for that."""
+    digits = {leaf.path: Digits(leaf, action) for leaf in own if has_digits(leaf.space)}
+    return [digits[leaf.path].leaf if leaf.path in digits else leaf for leaf in own], digits
+
+
+def split(columns: Columns, digits: Mapping[str, Digits]) -> Columns:
+    """Columns with large Discrete values split into digits; raises SpaceError for a value outside its space."""
+    if not digits:
+        return columns
+    return {path: digits[path].split(column) if path in digits else column for path, column in columns.items()}
+
+
+def place(own: list[Leaf], sizes: list[int]) -> tuple[int, list[tuple[Leaf, int]]]:
+    """Number of tokens, and each leaf with the place of its first."""
+    *starts, total = accumulate(sizes, initial=0)
+    return total, list(zip(own, starts, strict=True))
+
+
+def check_count(what: str, count: int, most: int) -> None:
+    """Raise SpaceError for too many elements, before any array of them is allocated."""
+    if count > most:
+        raise space_error("", f"{what} of {count:,} elements, and {most:,} can be held: wrap the environment so that "
+                              "it has fewer")  # fmt: skip
+
+
+def elements(placed: list[tuple[Leaf, int]], action: bool) -> list[Elements]:
+    """One group for the integer leaves and one for the floating ones, where there are any."""
+    groups = [[p for p in placed if (p[0].dtype.kind == "f") == floating] for floating in (False, True)]
+    return [Elements(group, action) for group in groups if group]

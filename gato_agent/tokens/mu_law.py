@@ -11,11 +11,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from numpy.typing import NDArray
 
-from gato_agent.envs.spaces.flatten import Leaf, space_error
-from gato_agent.envs.spaces.values import CHOICES, check_values
+from gato_agent.envs.spaces.flatten import Leaf
+from gato_agent.envs.spaces.leaf_kind import CHOICES
 
 BINS = CHOICES  # continuous bins, and discrete values that have a token each
 MU, M = 100.0, 256.0
@@ -60,27 +59,10 @@ def rules_of(leaf: Leaf, action: bool) -> Rules:
     Raises:
         SpaceError: discrete values beyond the dtype, or bounds that hold no finite value.
     """
-    path, space = leaf
-    if not isinstance(space, Box):
-        low, high = _choices(leaf)
-        return _integer_rules(low, high, np.ones(low.shape, np.bool_), np.ones(low.shape, np.bool_), action)
-    low, high = space.low.ravel(), space.high.ravel()
-    if space.dtype.kind != "f":
-        return _integer_rules(low, high, space.bounded_below.ravel(), space.bounded_above.ravel(), action)
-    if np.isposinf(low).any() or np.isneginf(high).any():
-        raise space_error(path, f"{space} holds no finite value: declare the bounds that its values have")
-    return _float_rules(low, high, action)
-
-
-def _choices(leaf: Leaf) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Smallest and largest value of each element."""
-    space = leaf.space
-    if isinstance(space, MultiBinary):
-        return np.zeros(math.prod(space.shape), np.int8), np.ones(math.prod(space.shape), np.int8)
-    assert isinstance(space, (Discrete, MultiDiscrete))
-    low, n = np.ravel(space.start), np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
-    check_values(leaf)
-    return low, low + (n - 1)
+    ranges = leaf.kind.ranges(leaf.space, leaf.path)
+    if leaf.dtype.kind == "f":
+        return _float_rules(ranges.low, ranges.high, action)
+    return _integer_rules(*ranges, action)
 
 
 def _float_rules(low: NDArray[Any], high: NDArray[Any], action: bool) -> Rules:

@@ -23,13 +23,18 @@ LINE = 1000  # characters; the trainer skips sentences of more than 4,192 bytes
 class TextTokenizer:
     """Text tokenizer with a SentencePiece model.
 
+    Args:
+        model: the serialised model.
+
+    Raises:
+        GatoError: it is none.
+
     Attributes:
         model: the serialised model, which a checkpoint keeps.
         size: number of pieces; ids are 0 <= id < size.
     """
 
     def __init__(self, model: bytes) -> None:
-        """Load a serialised model; see `from_bytes`."""
         try:
             if not model:  # which SentencePiece would take
                 raise RuntimeError
@@ -41,11 +46,6 @@ class TextTokenizer:
         spelled = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         # A user's model may have no pieces for bytes; then it may lose characters.
         self._spelled: list[int] = spelled if all(map(self._processor.is_byte, spelled)) else []
-
-    @classmethod
-    def from_bytes(cls, model: bytes) -> "TextTokenizer":
-        """Load a serialised model; raises GatoError if it is not one."""
-        return cls(model)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "TextTokenizer":

@@ -81,6 +81,20 @@ class TimestepLayout:
         """Tokens that one step writes into the cache, those that are rewound among them."""
         return self.carried + self.n_prefill + (0 if self.action_decoder else self.n_act - 1)
 
+    @property
+    def passes(self) -> int:
+        """Passes of the transformer in one step: one for each action token that it reads, at least one."""
+        return 1 + self.written - self.carried - self.n_prefill
+
+    def stream_actions(self, actions: NDArray[np.int32], labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Action tokens that the stream holds: the labels where only their own timestep reads them.
+
+        Args:
+            actions: tokens of the actions that were executed, [B, n_act].
+            labels: tokens of the expert's actions, [B, n_act].
+        """
+        return labels if self.hides_actions else actions
+
     @cached_property
     def local(self) -> NDArray[np.int64]:
         """Local position of each token within the observation [length]; -1 where there is none."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from gato_agent.envs.errors import UsageError, at_least
+from gato_agent.model.config import SIZES
 from gato_agent.training.option_groups import (
     DataOptions,
     EvaluationOptions,
@@ -18,16 +19,11 @@ from gato_agent.training.option_groups import (
 DEFAULTS_ADDED = {
     "optimizer": "adamw",
     "accumulate": 1,
-    "ema": 0.0,
     "min_segment": 0,
     "loss_over": "tokens",
 }  # options that the config fingerprint leaves out at these values
-LEARNING_RATE = {"nano": 1e-3, "tiny": 6e-4, "small": 1e-4, "baseline": 2e-4, "large": 1e-4}
-# A constant learning rate, as in the paper's appendix. For nano and tiny it is that of training from scratch: smaller
-# ones learn more slowly (docs/your-own-environment.md).
+# A constant learning rate, as in the paper's appendix; SIZES has the other defaults of fine-tuning.
 FINE_TUNING: dict[str, Any] = {"schedule": "wsd", "warmup": 0, "weight_decay": 0.0}
-PAPER_FINETUNE: dict[str, Any] = {"learning_rate": 1e-5, "batch_size": 64, "steps": 10_000, "dropout": 0.1}
-SMALL_FINETUNE: dict[str, Any] = {"batch_size": 4, "steps": 200}
 
 
 @dataclass(frozen=True)
@@ -37,16 +33,13 @@ class TrainConfig(RunOptions, EvaluationOptions, OptimizationOptions, NetworkOpt
     @classmethod
     def fine_tuning(cls, size: str, init: str, **options: Any) -> Self:
         """Fine-tuning defaults for a checkpoint of a size, with `options` in place of some of them."""
-        own = SMALL_FINETUNE if size in ("nano", "tiny") else PAPER_FINETUNE
-        return cls(**{**FINE_TUNING, **own, "size": size, "init": init, **options})
+        return cls(**{**FINE_TUNING, **SIZES[size].fine_tuning, "size": size, "init": init, **options})
 
     def check(self) -> None:
         """Raise UsageError for an option out of range, or options that exclude each other."""
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
         at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
         at_least(0, min_segment=self.min_segment)
-        if not 0 <= self.ema < 1:
-            raise UsageError(f"--ema {self.ema}: at least 0 and below 1")
         at_least(
             0,
             warmup=self.warmup,
@@ -71,8 +64,8 @@ class TrainConfig(RunOptions, EvaluationOptions, OptimizationOptions, NetworkOpt
         """Raise UsageError for an option that excludes this number of processes."""
         if self.fsdp and count == 1:
             raise UsageError("--fsdp shards the model among processes: start them with torchrun -m gato_agent train")
-        if self.fsdp and (self.optimizer != "adamw" or self.ema):
-            raise UsageError("--fsdp supports AdamW without EMA: leave --optimizer and --ema out")
+        if self.fsdp and self.optimizer != "adamw":
+            raise UsageError("--fsdp supports AdamW: leave --optimizer out")
         if self.batch_size < count * self.accumulate:
             raise UsageError(
                 f"--batch-size {self.batch_size}: {count} process(es) need a sequence each in each of "
@@ -82,7 +75,7 @@ class TrainConfig(RunOptions, EvaluationOptions, OptimizationOptions, NetworkOpt
     @property
     def peak_rate(self) -> float:
         """Highest learning rate."""
-        return self.learning_rate or LEARNING_RATE[self.size]
+        return self.learning_rate or SIZES[self.size].learning_rate
 
     def correction_rate(self, step: int) -> float:
         """Learning rate of the action decoder's correction: 3 times the peak rate, falling with the rate's square.

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 
 from gato_agent.dataset.batches import Batch
-from gato_agent.model.action_decoder import STATE_WIDTH
+from gato_agent.model.action_decoder import Scores
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import VALUE_WIDTH
 from gato_agent.tokens.leaf_codecs import distinct
@@ -25,8 +25,7 @@ def training_flops(config: GatoConfig, batch: Batch) -> float:
     pairs = sequences * (length * seen - seen * (seen - 1) / 2)
     matrices = config.layers * (4 * config.width**2 + config.feed_forward * config.width * 3 // 2)
     forward = 2.0 * sequences * length * matrices + 4 * pairs * config.layers * config.width
-    chain = config.action_decoder
-    state, split = (STATE_WIDTH, config.width * STATE_WIDTH) if chain else (config.width, 0)
+    state, split, chain = Scores.of(config)
     for at, ranges in enumerate(batch.targets.ranges):
         for low, high, rows, learned in ranges:
             count = len(rows) + (len(learned) if chain and at else 0)  # marginal states, and conditional ones
@@ -55,7 +54,8 @@ def patch_flops(config: GatoConfig) -> float:
 def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
     """Peak FLOP/s of a product of large square matrices on a device: the best of up to ten, cached."""
     size = 1024 if device == "cpu" else 8192
-    x = torch.ones(size, size, dtype=dtype, device=device)
+    own = torch.Generator(device).manual_seed(0)  # training's random numbers do not depend on this
+    x = torch.randn(size, size, device=device, generator=own).to(dtype)  # constant data would draw less power
     best, start = float("inf"), time.perf_counter()
     for repeat in range(10):
         began = time.perf_counter()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gato_agent.model.gato import Gato
 from gato_agent.training.config import TrainConfig
@@ -51,7 +51,7 @@ def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
     """
     muon = config.optimizer == "muon"
     matrices = [p for p in model.blocks.parameters() if muon and p.ndim == 2]
-    apart = list(model.action_decoder.corrections()) if model.action_decoder else []
+    apart = model.corrections()
     rest = [p for p in model.parameters() if not any(p is other for other in (*matrices, *apart))]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": config.rate},
@@ -111,10 +111,3 @@ def orthogonal(matrix: Tensor) -> Tensor:
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
-
-
-@torch.no_grad()
-def average(mean: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Update an exponential moving average of the weights in place, with a smaller decay in the first steps."""
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), share)

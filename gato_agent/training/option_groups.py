@@ -3,14 +3,20 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from tyro.conf import arg
 
 from gato_agent.envs.errors import UsageError
+from gato_agent.model.config import SIZES
 
 Precision = Literal["float32", "bfloat16"]
-Size = Literal["nano", "tiny", "small", "baseline", "large"]
+if TYPE_CHECKING:
+    Size = str
+else:
+    Size = Literal[tuple(SIZES)]
+PEAK_RATES = ", ".join(f"{size.learning_rate:g} ({name})" for name, size in SIZES.items())
 
 
 def weights_json(words: list[str]) -> str:
@@ -104,8 +110,8 @@ class OptimizationOptions:
     """Batch size in sequences of twice the context length."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Optimizer. muon: Muon for weight matrices of the blocks, AdamW for embeddings, vectors and the patch tower."""
-    learning_rate: float | None = None
-    """Peak learning rate; by default 1e-3 (nano), 6e-4 (tiny), 1e-4 (small, large), 2e-4 (baseline)."""
+    learning_rate: Annotated[float | None, arg(help=f"Peak learning rate; by default {PEAK_RATES}.")] = None
+    """Peak learning rate; by default that of the size, in `SIZES`."""
     warmup: int = 50
     """Linear warm-up in steps."""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -115,8 +121,6 @@ class OptimizationOptions:
     """Decay phase of wsd in steps; 0: none. A run without it can be resumed with one and more --steps."""
     weight_decay: float = 0.1
     """Weight decay of matrices, decoupled as in AdamW; at least 0."""
-    ema: float = 0.0
-    """EMA decay of the weights, in [0, 1), such as 0.999; the average is saved, validated and played. 0: no EMA."""
     bin_label_smoothing: float = 4.0
     """Label smoothing of continuous actions: standard deviation, in bins, of a Gaussian over the bins; 0: none."""
 

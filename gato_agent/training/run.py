@@ -166,7 +166,7 @@ class Run:
         return {
             "step": self.trainer.step,
             "loss": metrics.loss,
-            **({"marginal_loss": metrics.marginal} if self.trainer.model.action_decoder else {}),
+            **({"marginal_loss": metrics.marginal} if self.trainer.model.corrections() else {}),
             "family_loss": {family: loss for family, loss in losses.items() if loss is not None},
             "gradient_norm": metrics.norm,
             "learning_rate": self.config.rate(self.trainer.step - 1),

@@ -10,6 +10,7 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import append, read_own, write_files
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 
+REMOVED = ("ema",)  # options of version 0.1; a run without them is resumed
 RENAMED = {"shortest_fragment": "min_segment", "smooth_bins": "bin_label_smoothing"}  # of version 0.1
 
 
@@ -41,6 +42,8 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
             raise ValueError(f"it has no {wrong[0]}")
     except (ValueError, TypeError) as error:
         raise GatoError(f"{path} is damaged ({error}): restore it, or train again into another --out") from error
+    if removed := [key for key in REMOVED if before.get(key)]:
+        raise UsageError(f"cannot resume {folder}: it was made with --{removed[0]}, which this version has not")
     changed = [f"{k} was {before.get(k)} and is {v}" for k, v in config.items() if before.get(k) != v]
     if any(k not in may_change for k, v in config.items() if before.get(k) != v):
         raise UsageError(f"cannot resume {folder} with other arguments: {'; '.join(changed)}; or choose another --out")

@@ -1,6 +1,5 @@
 """Trainer: optimizer steps on batches, and the state that resumes a run exactly."""
 
-import copy
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +22,7 @@ from gato_agent.model.gato import Gato, StochasticDepth
 from gato_agent.training.config import TrainConfig
 from gato_agent.training.distributed import Distributed, clip
 from gato_agent.training.loss import ActionLoss, action_loss
-from gato_agent.training.optimizer import STATE_KEYS, average, make_optimizer
+from gato_agent.training.optimizer import STATE_KEYS, make_optimizer
 
 STATE = "state.safetensors"
 
@@ -78,12 +77,6 @@ class Trainer:
         elif self.distributed.size > 1:  # a batch without images leaves the patch tower unused
             self._loss = DistributedDataParallel(loss, find_unused_parameters=True)
         self.optimizer = make_optimizer(config, model)
-        self.mean = copy.deepcopy(model) if config.ema else None
-
-    @property
-    def result(self) -> Gato:
-        """Model to save and play: the EMA of the weights if there is one, else the trained weights."""
-        return self.mean or self.model
 
     def update(self, *parts: Batch) -> StepMetrics:
         """Take one optimizer step.
@@ -123,15 +116,12 @@ class Trainer:
                 "kept: train again with a lower --learning-rate"
             )
         self.optimizer.step()
-        if self.mean is not None:
-            average(self.mean, self.model, self.step, self.config.ema)
         self.step += 1
         return metrics
 
     def _clip(self) -> Tensor:
         """Clip gradients to a norm of 1 and return the norm before; corrections are clipped separately."""
-        decoder = self.model.action_decoder
-        apart = list(decoder.corrections()) if decoder else []
+        apart = self.model.corrections()
         if apart:
             clip(apart, 1.0, self.distributed)
         return clip([p for p in self.model.parameters() if id(p) not in set(map(id, apart))], 1.0, self.distributed)
@@ -146,31 +136,19 @@ class Trainer:
         """Drop gradients of modules that no process used: FSDP gives every parameter a gradient."""
         if not self.config.fsdp:
             return
-        embedding = self.model.embedding
-        used: dict[nn.Module, bool] = {embedding.patch: any(part.patches is not None for part in parts)}
-        if self.model.config.values_per_token > 1:
-            used[embedding.value_group] = any(part.value_groups is not None for part in parts)
-        if self.model.action_decoder is not None:
-            used |= self._decoder_used(max(len(part.targets.offset) for part in parts))
+        used = self.model.used(
+            max(len(part.targets.offset) for part in parts),
+            any(part.patches is not None for part in parts),
+            any(part.value_groups is not None for part in parts),
+        )
         counts = self.distributed.sum(torch.tensor([float(present) for present in used.values()], device=self.device))
         for module, count in zip(used, counts.tolist(), strict=True):
             for parameter in module.parameters() if not count else ():
                 parameter.grad = None
 
-    def _decoder_used(self, tokens: int) -> dict[nn.Module, bool]:
-        """Modules of the action decoder, each True if actions of `tokens` tokens use it."""
-        decoder = self.model.action_decoder
-        assert decoder is not None
-        part = decoder.correction
-        used: dict[nn.Module, bool] = {layer: at < tokens for at, layer in enumerate(decoder.marginal)}
-        for at in range(len(part.state)):
-            conditional = 0 < at < tokens or (at == 0 and tokens > len(part.state))
-            used |= {part.state[at]: conditional, part.out[at]: conditional, part.read[at]: at < tokens - 1}
-        return {**used, part.chosen: tokens > 1, part.carry: tokens > len(part.state)}
-
     def whole(self) -> Gato:
         """Unsharded model, complete on the main process; a collective under FSDP."""
-        return _sharded().whole(self.model) if self.config.fsdp else self.result
+        return _sharded().whole(self.model) if self.config.fsdp else self.model
 
     def save_shards(self, folder: Path) -> None:
         """Save the training state under FSDP: each process writes its own shard."""
@@ -205,10 +183,8 @@ class Trainer:
         return tensors
 
     def to_bytes(self) -> bytes:
-        """Training state as safetensors: parameters, optimizer state, EMA of the weights, and the step."""
+        """Training state as safetensors: parameters, optimizer state, and the step."""
         tensors = self._tensors()
-        for name, parameter in self.mean.named_parameters() if self.mean else ():
-            tensors[f"mean.{name}"] = parameter.detach()
         return to_bytes({name: tensor.cpu() for name, tensor in tensors.items()}, {"step": self.step})
 
     def load(self, path: Path) -> None:
@@ -230,10 +206,6 @@ class Trainer:
                 ) from error
             state = {key: tensors[f"{key}.{name}"] for key in STATE_KEYS if f"{key}.{name}" in tensors}
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
-        for name, parameter in self.mean.named_parameters() if self.mean else ():
-            if f"mean.{name}" not in tensors:
-                raise GatoError(f"{path} has no EMA of {name}: restore it, or train again into another --out")
-            parameter.data.copy_(tensors[f"mean.{name}"])
 
     @torch.no_grad()
     def validate(self, sampler: BatchSampler, batches: int = 8, model: Gato | None = None) -> float:
@@ -244,9 +216,9 @@ class Trainer:
         Args:
             sampler: of held-out episodes.
             batches: number of batches.
-            model: to be measured; by default `result`.
+            model: to be measured; by default the trained one.
         """
-        model = (model or self.result).eval()
+        model = (model or self.model).eval()
         parts = [action_loss(model, sampler.batch(i).to(self.device)) for i in range(batches)]
         weights = sum(part.weights.sum().item() for part in parts)
         return sum(part.families.sum().item() for part in parts) / (weights or 1.0)

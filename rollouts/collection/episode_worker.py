@@ -14,7 +14,8 @@ from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.spaces.batch_of_one import only_one
 from gato_agent.envs.spaces.flatten import Columns, stacker
-from gato_agent.envs.spaces.values import column_validator, success_of
+from gato_agent.envs.spaces.step_results import success_of
+from gato_agent.envs.spaces.values import column_validator
 from gato_agent.rollouts.collection.dagger import Guided, Learner
 from gato_agent.rollouts.collection.noise import Noisy
 from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, load_expert

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from gato_agent.envs.io.progress import bar_columns
+from gato_agent.envs.io.progress import bar_columns, remaining
 from gato_agent.rollouts.storage.writer import Played
 
 
@@ -69,7 +69,8 @@ class Report:
             if self._console.is_terminal:
                 self._show(row, text)
             else:
-                line = f"{row.env_id}: {row.done:,} of {row.total:,} episodes, {text}, {self._left()} left"
+                left = remaining(self._began, self._new, self._missing - self._new)
+                line = f"{row.env_id}: {row.done:,} of {row.total:,} episodes, {text}, {left} left"
                 self._console.print(line, highlight=False, soft_wrap=True)
         self._bars.update(self._all, advance=len(episodes), description=rate)
 
@@ -80,7 +81,3 @@ class Report:
         self._bars.update(row.bar, completed=row.done, description=text)
         if row.done == row.total and len(self._rows) > 1:
             self._bars.remove_task(row.bar)
-
-    def _left(self) -> str:
-        seconds = (time.monotonic() - self._began) * (self._missing - self._new) / self._new
-        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Dict, Space, Text, Tuple
+from gymnasium.spaces import Dict, Space, Tuple
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import UsageError
-from gato_agent.envs.spaces.batch_of_one import only_one
+from gato_agent.envs.spaces.batch_of_one import is_object, only_one
 
 STARTS = {"start", "starts", "episode_start", "episode_starts", "first", "is_first"}  # second arguments of `act`
 ACCEPTED = (
@@ -213,7 +213,7 @@ def actions_of(space: Space[Any], answer: Any, n: int) -> Any:
         except (LookupError, TypeError) as error:
             raise Misfit(f"{type(answer).__name__} where actions are {space}") from error
         return parts if isinstance(space, Dict) else tuple(parts.values())
-    if isinstance(space, Text):
+    if is_object(space):
         if isinstance(answer, str):
             answer = (answer,)
         if not isinstance(answer, list | tuple | np.ndarray) or len(answer) != n:
@@ -243,6 +243,6 @@ def joined(space: Space[Any], batches: list[Any]) -> Any:
         return {key: joined(child, [each[key] for each in batches]) for key, child in space.spaces.items()}
     if isinstance(space, Tuple):
         return tuple(joined(child, [each[i] for each in batches]) for i, child in enumerate(space.spaces))
-    if isinstance(space, Text):
+    if is_object(space):
         return tuple(text for each in batches for text in each)
     return np.concatenate(batches)

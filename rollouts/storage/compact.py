@@ -1,6 +1,6 @@
 """Compaction of a task's episodes into few large files; the partition is a function of the episodes alone."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, is_pending
@@ -18,15 +18,12 @@ def compact(store: EpisodeStore) -> None:
     Raises:
         GatoError: an episode is damaged.
     """
-    sizes, single = dict(_sizes(store)), set(store.single())
+    sizes = {seed: size for shard in store.shards() for seed, size in zip(shard.seeds, shard.sizes, strict=True)}
     compacted = {tuple(shard.seeds) for shard in store.shards() if not is_pending(shard.path)}
     planned = list(plan(sizes))
     for seeds in planned:
         if tuple(seeds) not in compacted:
             _write(store, seeds)
-        for seed in seeds:
-            if seed in single:
-                store.path(seed).unlink()
     for shard in store.shards():
         if is_pending(shard.path) or shard.seeds not in planned:
             shard.path.unlink()
@@ -51,13 +48,6 @@ def plan(sizes: dict[int, int], most: int | None = None) -> Iterator[list[int]]:
         filled += size
     if seeds:
         yield seeds
-
-
-def _sizes(store: EpisodeStore) -> Iterable[tuple[int, int]]:
-    for seed in store.single():
-        yield seed, store.encoded(seed).size
-    for shard in store.shards():
-        yield from zip(shard.seeds, shard.sizes, strict=True)
 
 
 def _write(store: EpisodeStore, seeds: list[int]) -> None:

@@ -3,7 +3,6 @@
     data/CartPole-v1/task.json                                header: environment, expert and settings of all episodes
     data/CartPole-v1/00000000-00000099.shard.safetensors      compacted: many episodes in a file that is mapped
     data/CartPole-v1/00000100-00000173.group.safetensors ...  pending: the episodes of about a second of collection
-    data/CartPole-v1/00000174.safetensors ...                 pending, in a former format: one episode each
 
 Files are named by the seeds of their first and last episode. A file exists whole or not at all, so a killed collection
 can be resumed. During compaction an episode may be in two files, with the same contents.
@@ -20,7 +19,6 @@ from urllib.parse import quote
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Text
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.files import below, lock_folder, read_own, write_files
@@ -36,7 +34,6 @@ from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
 
 FORMAT = 1
 HEADER = "task.json"
-EPISODE = re.compile(r"(\d{8,})\.safetensors")
 SHARD = re.compile(r"\d{8,}-\d{8,}\.(shard|group)\.safetensors")
 SETTINGS = {  # settings that all episodes of a folder share, and their names in messages
     "env_id": "environment",
@@ -73,7 +70,7 @@ class EpisodeStore:
         self.header = _read_header(folder / HEADER)
         self.observation_space, self.action_space = (_space(folder / HEADER, self.header, name) for name in SPACES)
         self._kinds = {
-            group: {leaf.path: _kind(leaf.space) for leaf in leaves(space)}
+            group: {leaf.path: (leaf.dtype, leaf.shape) for leaf in leaves(space)}
             for group, space in (("observations", self.observation_space), ("actions", self.action_space))
         }
 
@@ -156,21 +153,15 @@ class EpisodeStore:
 
     def indices(self) -> list[int]:
         """Indices (= seeds) of all episodes, ascending."""
-        return sorted({*self.single(), *(seed for shard in self.shards() for seed in shard.seeds)})
+        return sorted({seed for shard in self.shards() for seed in shard.seeds})
 
     def pending(self) -> list[int]:
         """Indices of the episodes that are not compacted, ascending."""
         pending = {seed: is_pending(shard.path) for shard in self.shards() for seed in shard.seeds}
-        return sorted(
-            [seed for seed, waits in pending.items() if waits] + [s for s in self.single() if s not in pending]
-        )
-
-    def single(self) -> list[int]:
-        """Indices of the episodes in files of one episode, ascending."""
-        return sorted(int(match[1]) for match in self._named(EPISODE))
+        return sorted(seed for seed, waits in pending.items() if waits)
 
     def shards(self) -> list[Shard]:
-        """Open the files of several episodes, in the order of names; raises GatoError if one is damaged."""
+        """Open the files, in the order of names; raises GatoError if one is damaged."""
         paths = self.shard_paths()
         known = {path: shard for path, shard in self._shards.items() if path in paths and shard.is_current()}
         self._shards = {path: known.get(path) or Shard(path) for path in paths}
@@ -178,12 +169,9 @@ class EpisodeStore:
         return list(self._shards.values())
 
     def shard_paths(self) -> list[Path]:
-        """Paths of the files of several episodes, in the order of names."""
-        return sorted(self.folder / match[0] for match in self._named(SHARD))
-
-    def _named(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        """Paths of the files, in the order of names."""
         with os.scandir(self.folder) as entries:
-            return [match for entry in entries if (match := pattern.fullmatch(entry.name))]
+            return sorted(self.folder / entry.name for entry in entries if SHARD.fullmatch(entry.name))
 
     def read(self, index: int) -> Episode:
         """Read one episode.
@@ -191,18 +179,15 @@ class EpisodeStore:
         Raises:
             GatoError: the file is missing, truncated or damaged; the message names the file and the way out.
         """
-        if index in self._shard_of:
-            return self._shard_of[index].read(index)
-        path = self.path(index)
-        try:
-            return Episode.from_bytes(read_own(path))
-        except FileNotFoundError:
+        return self._shard(index).read(index)
+
+    def _shard(self, index: int) -> Shard:
+        """File of an episode; raises GatoError if there is none."""
+        if index not in self._shard_of:
             self.shards()
-            if index in self._shard_of:
-                return self._shard_of[index].read(index)
-            raise GatoError(f"{path} does not exist: repeat the `gato-agent collect` command") from None
-        except GatoError as error:
-            raise GatoError(f"{path}: {error}; {WAY_OUT}") from error
+        if index not in self._shard_of:
+            raise GatoError(f"{self.folder} has no episode {index}: repeat the `gato-agent collect` command")
+        return self._shard_of[index]
 
     def fitting(self, index: int) -> Episode:
         """Read one episode and check it against the spaces; raises GatoError as `read`, and if it does not fit."""
@@ -224,23 +209,19 @@ class EpisodeStore:
 
     def encoded(self, index: int) -> Encoded:
         """Encoded arrays of one episode; raises GatoError as `read`."""
-        return self._shard_of[index].encoded(index) if index in self._shard_of else self.read(index).encode()
+        return self._shard(index).encoded(index)
 
     def stats(self, index: int) -> EpisodeStats:
         """Length, return, success and noise of one episode; raises GatoError as `read`."""
-        return self._shard_of[index].stats(index) if index in self._shard_of else self.read(index).stats
+        return self._shard(index).stats(index)
 
     def size(self) -> int:
         """Size of all files, bytes."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
-    def path(self, index: int) -> Path:
-        """Path of the file of a single episode, which may not exist."""
-        return self.folder / f"{index:08d}.safetensors"
-
 
 def is_pending(path: Path) -> bool:
-    """True for a file of several episodes that is not compacted; a shard may have the same seeds in its name."""
+    """True for a file that is not compacted; a shard may have the same seeds in its name."""
     return path.name.endswith(".group.safetensors")
 
 
@@ -340,11 +321,6 @@ def _space(path: Path, header: dict[str, Any], name: str) -> gym.Space[Any]:
         return space_from_json(header[name])
     except GatoError as error:
         raise GatoError(f"{path}: {name} is {error}; restore it, or collect into another --out") from error
-
-
-def _kind(space: gym.Space[Any]) -> tuple[Any, tuple[int, ...]]:
-    """Dtype and shape of the rows of a leaf's column."""
-    return (np.dtype(object), ()) if isinstance(space, Text) else (space.dtype, space.shape or ())
 
 
 def _check_same(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:

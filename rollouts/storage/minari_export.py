@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict, Space, Text, Tuple
+from gymnasium.spaces import Dict, Space, Tuple
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
 from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
 from gato_agent.envs.make import find_spec
+from gato_agent.envs.spaces.batch_of_one import is_object
 from gato_agent.envs.spaces.flatten import batch
 from gato_agent.envs.tasks.task import find
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
@@ -203,7 +204,7 @@ def _nested(space: Space[Any], values: Any) -> Any:
         return {key: _nested(entry, values[key]) for key, entry in space.spaces.items()}
     if isinstance(space, Tuple):
         return tuple(_nested(entry, value) for entry, value in zip(space.spaces, values, strict=True))
-    return list(values) if isinstance(space, Text) else values
+    return list(values) if is_object(space) else values
 
 
 def _own_place(root: Path, dataset_id: str) -> Path:

@@ -8,7 +8,8 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, SpaceError
-from gato_agent.envs.spaces.values import MOST, column_validator
+from gato_agent.envs.spaces.step_results import MOST
+from gato_agent.envs.spaces.values import column_validator
 from gato_agent.rollouts.storage.episode import Episode
 
 

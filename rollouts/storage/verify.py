@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gato_agent.envs.errors import GatoError, reason
-from gato_agent.envs.files import read_own
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, task_folders
 from gato_agent.rollouts.storage.filter import read_filter
@@ -41,17 +40,6 @@ def verify(root: Path) -> tuple[int, list[str]]:
 
 def _episodes(store: EpisodeStore) -> Iterator[Episode | str]:
     """Yield every episode of every file, or a message on its damage."""
-    for seed in store.single():
-        path = store.path(seed)
-        try:
-            episode = Episode.from_bytes(read_own(path))
-        except OSError as error:
-            yield reason(error)
-            continue
-        except GatoError as error:
-            yield f"{path}: {error}; {WAY_OUT}"
-            continue
-        yield episode if episode.seed == seed else f"{path} contains episode {episode.seed}, not {seed}; {WAY_OUT}"
     for path in store.shard_paths():
         try:
             shard = Shard(path)

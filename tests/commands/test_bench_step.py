@@ -23,7 +23,7 @@ def test_it_prints_and_writes_a_row_for_each_decoder(tmp_path: Path, capsys: pyt
         BenchConfig(size=("nano",), task=("2/1",), n_envs=(1, 2), context=32, repeats=3, json=file, device="cpu")
     )
     names = [row.decoder for row in rows if row.n_envs == 1]
-    assert names[:4] == ["engine float32", "engine bfloat16", "engine int8", "pytorch"]
+    assert names[:4] == ["CPU decoder float32", "CPU decoder bfloat16", "CPU decoder int8", "pytorch"]
     assert "uncached" not in names  # the context was not full
     assert all(0 < row.median <= row.p99 and row.bound > 0 and row.context == 32 for row in rows)
     written = json.loads(file.read_text())
@@ -35,7 +35,7 @@ def test_it_prints_and_writes_a_row_for_each_decoder(tmp_path: Path, capsys: pyt
 def test_a_prompt_is_held_beside_what_came_later() -> None:
     config = BenchConfig(size=("nano",), context=48, prompt=9, repeats=3, compare=False, device="cpu", task=("17/2",))
     rows = bench(dataclasses.replace(config, precision=("float32", "int8")))
-    assert [row.decoder for row in rows] == ["engine float32", "engine int8"]
+    assert [row.decoder for row in rows] == ["CPU decoder float32", "CPU decoder int8"]
     with pytest.raises(UsageError, match="prompt"):
         bench(dataclasses.replace(config, prompt=-1))
 

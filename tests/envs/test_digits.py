@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gato_agent.envs.digits import Digits, has_digits, sizes_of
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.spaces.flatten import Leaf
-from gato_agent.envs.spaces.values import CHOICES
+from gato_agent.envs.spaces.leaf_kind import CHOICES
 
 
 @given(st.integers(1, 2**63 - 1))

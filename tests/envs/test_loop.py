@@ -16,7 +16,7 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Step, steps
 from gato_agent.envs.make import make_vector
 from gato_agent.envs.random_actor import RandomActor
-from gato_agent.envs.spaces.values import success_of
+from gato_agent.envs.spaces.step_results import success_of
 from gato_agent.envs.vector import SeparateInfos
 from tests.helpers.random_spaces import ONE_OF_EACH
 from tests.helpers.testing_env import TestingEnv

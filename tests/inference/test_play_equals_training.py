@@ -62,7 +62,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
 def recording(kind: type[TorchDecoder | CpuDecoder], seen: list[Tensor]) -> Callable[..., Decoder]:
     """A `make_decoder` whose decoders keep their logits."""
 
-    def make(model: Gato, legal: Legal, precision: Precision, threads: int | None, *, compiled: bool) -> Decoder:
+    def make(model: Gato, legal: Legal, precision: Precision, threads: int | None) -> Decoder:
         decoder: Decoder = kind(model, legal)
         step = decoder.step
 

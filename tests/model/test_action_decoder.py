@@ -42,8 +42,7 @@ def shaped(layout: str, **fields: int) -> Gato:
 
 
 def correction_of(model: Gato) -> list[torch.nn.Parameter]:
-    assert model.action_decoder is not None
-    return list(model.action_decoder.corrections())
+    return model.corrections()
 
 
 def trunk_of(model: Gato) -> dict[str, torch.nn.Parameter]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.attention import SdpaAttention, query_blocks
-from gato_agent.model.config import PUBLISHED_PARAMETERS, SIZES, GatoConfig
+from gato_agent.model.config import SIZES, GatoConfig
 from gato_agent.model.embedding import PatchEmbedding
 from gato_agent.model.gato import Block, Gato
 from gato_agent.model.rope import angles_of
@@ -236,8 +236,8 @@ def test_parameter_counts(size: str) -> None:
     count = sum(p.numel() for p in Gato.skeleton(GatoConfig.named(size)).parameters())
     expected = {"nano": 2.37e6, "tiny": 5.87e6, "small": 79.6e6, "baseline": 343.5e6, "large": 1085e6}
     assert count == pytest.approx(expected[size], rel=0.005)
-    if size in PUBLISHED_PARAMETERS:
-        assert count == pytest.approx(PUBLISHED_PARAMETERS[size], rel=0.09)
+    if SIZES[size].published:
+        assert count == pytest.approx(SIZES[size].published, rel=0.09)
 
 
 def test_a_named_size_can_be_reshaped() -> None:

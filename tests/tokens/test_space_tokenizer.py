@@ -11,8 +11,9 @@ from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscr
 
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.spaces.flatten import row, stack
+from gato_agent.tokens.action_tokens import MOST_ACTED
 from gato_agent.tokens.mu_law import compand, expand
-from gato_agent.tokens.space_tokenizer import BINS, MOST_ACTED, PAD, PATCH, SpaceTokenizer, Vocabulary
+from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, SpaceTokenizer, Vocabulary
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from tests.helpers.random_spaces import random_value
 from tests.helpers.testing_env import TestingEnv

@@ -89,7 +89,7 @@ def test_long_texts_are_learned_from():
 def test_a_model_survives_bytes_and_files(missions, tmp_path):
     path = tmp_path / "m.model"
     path.write_bytes(missions.model)
-    for copy in (TextTokenizer.from_bytes(missions.model), TextTokenizer.from_file(path)):
+    for copy in (TextTokenizer(missions.model), TextTokenizer.from_file(path)):
         assert copy.model == missions.model
         assert copy.size == missions.size
         assert copy.encode("go to \u2581 a ball") == missions.encode("go to \u2581 a ball")
@@ -100,7 +100,7 @@ def test_a_users_lossy_model_is_used_as_it_is():
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(MISSIONS), model_writer=model, vocab_size=40, hard_vocab_limit=False, minloglevel=3
     )
-    tokenizer = TextTokenizer.from_bytes(model.getvalue())
+    tokenizer = TextTokenizer(model.getvalue())
     assert tokenizer.decode(tokenizer.encode("go to the red ball")) == "go to the red ball"
     for text in ODD:
         assert isinstance(tokenizer.decode(tokenizer.encode(text)), str)
@@ -114,7 +114,7 @@ def test_half_a_surrogate_pair_is_refused(missions):
 @pytest.mark.parametrize("model", [b"", b"garbage", b"\0" * 100])
 def test_what_is_no_model_is_refused(model, tmp_path):
     with pytest.raises(GatoError, match="not a SentencePiece model"):
-        TextTokenizer.from_bytes(model)
+        TextTokenizer(model)
     (tmp_path / "bad.model").write_bytes(model)
     with pytest.raises(GatoError, match=r"bad\.model: not a SentencePiece model"):
         TextTokenizer.from_file(tmp_path / "bad.model")
@@ -136,5 +136,5 @@ def test_nothing_is_printed(capfd):
     tokenizer.decode(tokenizer.encode("a\0\u2581"))
     for model in (b"", b"garbage"):
         with pytest.raises(GatoError):
-            TextTokenizer.from_bytes(model)
+            TextTokenizer(model)
     assert capfd.readouterr() == ("", "")

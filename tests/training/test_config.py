@@ -1,6 +1,7 @@
 """Options of training: learning-rate schedules, fine-tuning defaults and the mixture."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from gato_agent.commands.train import TrainConfig, defaults, fine_tuning
 from gato_agent.dataset.load import mixture
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig
+from gato_agent.training import run_folder
 
 
 def test_schedule() -> None:
@@ -64,3 +66,13 @@ def test_the_correction_begins_faster_and_ends_slower() -> None:
     config = TrainConfig(steps=100, warmup=10, learning_rate=2e-3)
     assert config.correction_rate(9) == pytest.approx(3 * config.rate(9)) == pytest.approx(6e-3)
     assert config.correction_rate(99) < 0.5 * config.rate(99)
+
+
+@pytest.mark.parametrize("ema", [None, 0.99])
+def test_a_run_of_a_removed_option_is_not_resumed_as_if_without_it(ema: float | None, tmp_path: Path) -> None:
+    run_folder.write(tmp_path, {"steps": 3, "ema": ema})
+    if ema is None:
+        assert run_folder.prepare(tmp_path, {"steps": 3}, resume=True)["steps"] == 3
+    else:
+        with pytest.raises(UsageError, match=r"it was made with --ema, which this version has not$"):
+            run_folder.prepare(tmp_path, {"steps": 3}, resume=True)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.spaces.flatten import leaves, row, stack
-from gato_agent.envs.spaces.values import CHOICES, LeafValidator, column_validator, success_of, validator
+from gato_agent.envs.spaces.leaf_kind import CHOICES
+from gato_agent.envs.spaces.step_results import success_of
+from gato_agent.envs.spaces.values import LeafValidator, column_validator, validator
 from gato_agent.tokens.space_tokenizer import BINS, SpaceTokenizer, Vocabulary
 from tests.helpers.random_spaces import FLOATS, INTEGERS, random_space, random_value
 

@@ -38,7 +38,7 @@ def test_compacted_and_pending_episodes_are_read_alike(tmp_path):
             assert store.stats(seed) == varied(seed).stats
     (opened,) = open_stores(tmp_path)
     assert [opened.read(seed).seed for seed in (3, 50)] == [3, 50]
-    with pytest.raises(GatoError, match=r"00000049.* does not exist"):
+    with pytest.raises(GatoError, match=r"has no episode 49: repeat the"):
         opened.read(49)
 
 

@@ -12,24 +12,19 @@ import pytest
 from gato_agent.cli import main
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
-from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
 from tests.helpers.paths import ROOT
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Folder of two tasks with ten compacted and two pending noisy episodes each, some in files of one episode."""
+    """Folder of two tasks with ten compacted and two pending noisy episodes each."""
     for episodes, compact in ((10, True), (12, False)):
         collect(CollectConfig(
             env=("CartPole-v1", "MountainCarContinuous-v0"), expert="random", noise=True, episodes=episodes,
             compact=compact,
             workers=0, out=tmp_path / "data",
         ))  # fmt: skip
-    with EpisodeStore.open(tmp_path / "data" / "CartPole-v1") as store:
-        episodes = {store.path(seed): store.read(seed).to_bytes() for seed in (10, 11)}
-        store.write(episodes)
-        store.shard_paths()[1].unlink()
     return tmp_path / "data"
 
 
@@ -59,13 +54,11 @@ def test_verify_says_that_all_is_sound(folder, capsys):
 
 def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
     store, other = open_stores(folder)
-    pending, swapped = store.path(10), store.path(11)
-    swapped.write_bytes(Episode.from_bytes(pending.read_bytes()).to_bytes())
-    pending.write_bytes(pending.read_bytes()[:-1] + b"?")
-    (shard,) = store.shard_paths()
+    shard, pending = store.shard_paths()
     data = bytearray(shard.read_bytes())
     place = bytes(data).index(store.read(4).observations[""].tobytes())
     data[place] ^= 1
+    pending.write_bytes(pending.read_bytes()[:-1] + b"?")
     shard.write_bytes(data)
     other.shard_paths()[0].write_bytes(b"")
     group = other.shard_paths()[1]
@@ -73,12 +66,11 @@ def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
     capsys.readouterr()
     assert run("verify", folder) == 1
     shown = capsys.readouterr()
-    assert f"{pending}: damaged: it does not match its checksum; delete it and repeat" in shown.out
-    assert f"{swapped} contains episode 10, not 11; delete it" in shown.out
+    assert f"{pending} is truncated or damaged" in shown.out
     assert f"{shard}: episode 4 is damaged" in shown.out
     assert f"{other.shard_paths()[0]} is truncated or damaged" in shown.out
     assert f"{group} is truncated or damaged" in shown.out
-    assert f"5 damaged files or episodes in {folder}, named above" in shown.err
+    assert f"4 damaged files or episodes in {folder}, named above" in shown.err
     (other.folder / "task.json").write_text("{")
     assert run("verify", folder) == 1
     assert "task.json is damaged" in capsys.readouterr().out
@@ -87,7 +79,7 @@ def test_verify_names_every_damaged_file_with_the_way_out(folder, capsys):
 def test_the_way_out_is_one(folder, capsys):
     store, _ = open_stores(folder)
     before = [store.read(i).to_bytes() for i in range(12)]
-    (shard,) = store.shard_paths()
+    shard, _ = store.shard_paths()
     shard.unlink()
     collect(CollectConfig(
         env=("CartPole-v1", "MountainCarContinuous-v0"), expert="random", noise=True, episodes=12, workers=0, out=folder

@@ -11,10 +11,10 @@ from gymnasium.spaces import Box, Discrete
 from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.spaces.flatten import space_to_json
-from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.compression import Encoded
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable, folder_of, open_stores
+from gato_agent.rollouts.storage.shard import joined
 from gato_agent.rollouts.storage.verify import verify
 from tests.helpers.episodes import HEADER, SPACES
 
@@ -159,23 +159,6 @@ def test_a_damaged_episode_is_named_with_the_way_out(tmp_path, damage):
             store.read(0)
 
 
-def test_files_of_one_episode_as_earlier_versions_wrote_them_are_read_and_compacted(tmp_path):
-    with EpisodeStore.create(tmp_path, HEADER) as store:
-        store.commit(group_of(1, 4))
-        for seed in (0, 2, 4):
-            store.path(seed).write_bytes(episode(seed).to_bytes())
-        assert (store.indices(), store.pending(), store.single()) == ([0, 1, 2, 4], [0, 1, 2, 4], [0, 2, 4])
-        assert [store.read(seed).to_bytes() for seed in (0, 1)] == [episode(seed).to_bytes() for seed in (0, 1)]
-        assert verify(tmp_path) == (5, [])
-        store.path(2).write_bytes(b"?")
-        with pytest.raises(GatoError, match=r"00000002\.safetensors: .*damaged.*delete it and repeat"):
-            compact(store)
-        store.path(2).unlink()
-        compact(store)
-        assert (store.indices(), store.pending()) == ([0, 1, 4], [])
-        assert [path.name for path in store.folder.glob("*.safetensors")] == ["00000000-00000004.shard.safetensors"]
-
-
 def test_an_episode_is_not_committed_twice_in_one_name(tmp_path):
     with EpisodeStore.create(tmp_path, HEADER) as store:
         store.commit(group_of(0, 1, 5))
@@ -185,8 +168,11 @@ def test_an_episode_is_not_committed_twice_in_one_name(tmp_path):
 
 
 def test_a_missing_episode_is_named(tmp_path):
-    with EpisodeStore.create(tmp_path, HEADER) as store, pytest.raises(GatoError, match=r"00000005.* does not exist"):
-        store.read(5)
+    with EpisodeStore.create(tmp_path, HEADER) as store:
+        store.commit(group_of(1, 4))
+        for access in (store.read, store.stats, store.encoded):
+            with pytest.raises(GatoError, match=r"ALE%2FPong-v5 has no episode 5: repeat the `gato-agent collect`"):
+                access(5)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +250,8 @@ def test_a_damaged_task_does_not_keep_the_others_from_being_verified(tmp_path):
         folder = tmp_path / env_id
         folder.mkdir()
         (folder / "task.json").write_text(json.dumps({"format": 1, **header, "env_id": env_id}))
-        (folder / "00000000.safetensors").write_bytes(episode(0).to_bytes())
-    (tmp_path / "C-v0" / "00000001.safetensors").mkdir()
+        (folder / "00000000-00000000.group.safetensors").write_bytes(joined(group_of(0)))
+    (tmp_path / "C-v0" / "00000001-00000001.shard.safetensors").mkdir()
     (tmp_path / "C-v0" / "00000002-00000003.group.safetensors").mkdir()
     sound, problems = verify(tmp_path)
     assert sound == 3

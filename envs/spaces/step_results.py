@@ -1,0 +1,65 @@
+"""Conversion of rewards, end flags and success of a step to Python's own types."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+SUCCESS = ("success", "is_success")  # keys of infos that report success
+MOST = 1e100  # largest magnitude of a return, so that the variance of returns is finite
+
+
+def reward_of(value: Any) -> float:
+    """Convert a reward, a number or an array of one number, to a float.
+
+    Raises:
+        ValueError: no number, or one that is not finite or beyond MOST.
+    """
+    if not isinstance(value, (float, int, np.floating, np.integer)):
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise ValueError(f"a reward that is not one number: {brief(value)}")
+        value = array.item()
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the range of floats
+        number = np.inf
+    if not -MOST < number < MOST:
+        raise ValueError(f"a reward that is not a finite number: {brief(value)}")
+    return number
+
+
+def flag_of(value: Any, name: str) -> bool:
+    """Convert `terminated` or `truncated`, a bool, a number, None or an array of one of them, to a bool.
+
+    Raises:
+        ValueError: something else, such as one flag for each of many agents.
+    """
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf" or array.item() != array.item():
+        raise ValueError(f"{name} that is not one truth value: {brief(value)}")
+    return bool(array.item())
+
+
+def success_of(info: Mapping[Any, Any]) -> bool | None:
+    """Success flag of an info, under either of its usual keys; None if there is none."""
+    reported = [info[key] for key in SUCCESS if key in info]
+    return any(map(_is_true, reported)) if reported else None
+
+
+def _is_true(value: Any) -> bool:
+    try:
+        return bool(np.any(value))
+    except Exception:  # noqa: BLE001  # an info may contain anything, such as an object without a truth value
+        return False
+
+
+def brief(value: Any) -> str:
+    """Representation of a value for a message, at most 80 characters; a large array by its shape and dtype."""
+    if isinstance(value, np.ndarray) and value.size > 4:
+        return f"an array of shape {value.shape} of {value.dtype}"
+    text = " ".join(f"{value!r}".split())
+    kind = f" ({type(value).__name__} of shape {value.shape})" if isinstance(value, np.ndarray) else ""
+    return (text if len(text) <= 80 else f"{text[:77]}...") + kind
