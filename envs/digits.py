@@ -39,7 +39,7 @@ class Digits:
         self._leaf, self._validator = leaf, LeafValidator(leaf, acted)
         low, high, *_ = leaf.kind.ranges(leaf.space, leaf.path)
         self._start = low.astype(np.uint64)
-        self.counts = [last - first + 1 for first, last in zip(low.tolist(), high.tolist(), strict=True)]
+        self.counts: list[int] = [last - first + 1 for first, last in zip(low.tolist(), high.tolist(), strict=True)]
         sizes = [sizes_of(n) for n in self.counts]
         self._codes = [math.prod(each) for each in sizes]
         self._element = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes])

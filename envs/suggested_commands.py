@@ -56,4 +56,6 @@ def after_interrupt(verb: str, config: Any) -> str:
             if config.out
             else "nothing is saved: --out FOLDER keeps evaluated tasks, and the same command goes on"
         )
+    if verb == "serve":
+        return "the episodes of its clients are forgotten, and the same command serves again"
     return "the same command begins anew"

@@ -37,6 +37,7 @@ VERBS = {
         "gato_agent.commands.report", "ReportConfig", "report", "compare evaluations; a page with charts and videos"
     ),
     "play": Verb("gato_agent.commands.play", "PlayConfig", "play", "watch an agent"),
+    "serve": Verb("gato_agent.commands.serve", "ServeConfig", "serve", "serve an agent to programs elsewhere"),
     "info tasks": Verb(
         "gato_agent.commands.catalogue", "EnvsConfig", "envs", "list the catalogue of tasks, experts and scores"
     ),

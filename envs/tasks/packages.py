@@ -23,9 +23,11 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 SUITES = Path(__file__).parent / "suites"  # a table of each suite's tasks
 TOOLS = {  # module of no suite -> extra of this package that installs it
     "huggingface_hub": "hub",
+    "msgpack": "serve",
     "tensorboard": "tensorboard",
     "trackio": "trackio",
     "wandb": "wandb",
+    "websockets": "serve",
 }
 
 

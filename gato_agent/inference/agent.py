@@ -24,7 +24,7 @@ from gato_agent.inference.distribution import LeafDistribution, distributions, l
 from gato_agent.inference.options import DecodingOptions, resolve_device
 from gato_agent.inference.prompting import Prompter
 from gato_agent.inference.sampling import Sampler
-from gato_agent.inference.step_inputs import StepInputs, is_single, num_envs_of
+from gato_agent.inference.step_inputs import ALL, Envs, StepInputs, is_single, num_envs_of
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
 from gato_agent.tokens.space_tokenizer import Observed
@@ -277,54 +277,65 @@ class Agent:
     def _act(
         self, observation: Columns, start: NDArray[np.bool_] | None, *, greedy: bool = False,
         forced: torch.Tensor | None = None, masks: Sequence[Any] | None = None, marginal: bool | None = None,
+        envs: Envs = ALL,
     ) -> Columns:  # fmt: skip
-        """One control step: observations -> tokens -> action tokens -> actions."""
+        """One control step of all environments, or of some: observations -> tokens -> action tokens -> actions."""
         if not self.num_envs:
             self.reset(num_envs_of(observation))
-        num_envs = self.num_envs
+        num_envs = len(self._inputs.start[envs])
         if num_envs_of(observation) != num_envs:
             raise UsageError(
                 f"{self.task.id}: {num_envs_of(observation)} observations for {num_envs} environments: call reset(n)"
             )
-        start = np.array(self._inputs.start if start is None else start, dtype=np.bool_)
+        start = np.array(self._inputs.start[envs] if start is None else start, dtype=np.bool_)
         if start.shape != (num_envs,):
             raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {num_envs} environments")
+        begun = np.zeros(self.num_envs, dtype=np.bool_)
+        begun[envs] = start
         if start.any():
             # The first token of an episode is its observation; a PAD in place of the last action token goes before it.
             begin = self._prompter.tokens - self.tokenizer.layout.carried
-            self._decoder.reset_envs(torch.from_numpy(start), begin)
-            self._inputs.begin(start)
-        prefill = self._inputs.prefill(self._encode(observation, start))
-        sampler = Sampler() if greedy or forced is not None else self._sampler
-        self._allowed = self._allow(masks)
+            self._decoder.reset_envs(torch.from_numpy(begun), begin)
+            self._inputs.begin(begun)
+        self._allowed = self._allow(masks, num_envs, envs)
+        observed = self._encode(observation, start, begun, envs)
+        sampler, rows = self._sampler, None
+        if not isinstance(envs, slice):
+            sampler, rows = sampler.of(envs.tolist()), torch.from_numpy(envs)
+        sampler = Sampler() if greedy or forced is not None else sampler
         allowed = None if self._allowed is None else torch.from_numpy(self._allowed)
         marginal = (self._marginal if marginal is None else marginal) or None
         options = {"forced": forced, "allowed": allowed, "marginal": marginal}
         options = {name: value for name, value in options.items() if value is not None}
-        self._chosen = self._decoder.step(prefill, StepOptions.of(sampler, self.tokenizer.n_act, **options))
-        self._inputs.finish(self._chosen)
+        self._chosen = self._decoder.step(
+            self._inputs.prefill(observed, envs), StepOptions.of(sampler, self.tokenizer.n_act, **options), rows
+        )
+        self._inputs.finish(self._chosen, envs)
         return self.tokenizer.decode_actions(self._chosen.numpy())
 
     def _current_masks(self, masks: Sequence[Any] | None) -> Sequence[Any] | None:
         """The masks that a caller gives, else those of the agent's source, if it has one."""
         return self._mask_source() if masks is None and self._mask_source else masks
 
-    def _allow(self, masks: Sequence[Any] | None) -> NDArray[np.bool_] | None:
+    def _allow(self, masks: Sequence[Any] | None, num_envs: int, envs: Envs) -> NDArray[np.bool_] | None:
         """Ids that the action masks of the environments allow, bool [num_envs, width of a mask]; None for all."""
         if masks is None:
             return None
-        if len(masks) != self.num_envs:
+        if len(masks) != num_envs:
             raise UsageError(
-                f"{self.task.id}: {len(masks)} action masks for {self.num_envs} environments: give one each, or None"
+                f"{self.task.id}: {len(masks)} action masks for {num_envs} environments: give one each, or None"
             )
         try:
             return self._masks.allowed(masks)
         except SpaceError as error:
-            raise GatoError(f"{self.task.id}: action mask{self._place(error)}: {error}") from error
+            raise GatoError(f"{self.task.id}: action mask{self._place(error, envs)}: {error}") from error
 
-    def _place(self, error: SpaceError) -> str:
-        """Environment and step of an error, if it has an environment."""
-        return "" if error.row is None else f" in environment {error.row}, step {self._inputs.steps[error.row]}"
+    def _place(self, error: SpaceError, envs: Envs) -> str:
+        """Environment and step of an error in a step of `envs`, if it has an environment."""
+        if error.row is None:
+            return ""
+        env_index = np.arange(self.num_envs)[envs][error.row]
+        return f" in environment {env_index}, step {self._inputs.steps[env_index]}"
 
     def _encode_action(self, action: Any) -> torch.Tensor:
         """Tokens of an action in the form of `VectorEnv.action_space`: int64 [num_envs, A]."""
@@ -354,10 +365,10 @@ class Agent:
         if prompts is not None:
             self._decoder.prefill_prefix(torch.from_numpy(envs), prompts)
 
-    def _encode(self, observation: Columns, start: NDArray[np.bool_]) -> Observed:
+    def _encode(self, observation: Columns, start: NDArray[np.bool_], begun: NDArray[np.bool_], envs: Envs) -> Observed:
         """Tokens, patches and value groups of all observations; caches the prompts of new episodes."""
         try:
-            self._prefill_prefix(start, self._prompter.begin(observation, start))
+            self._prefill_prefix(begun, self._prompter.begin(observation, start, envs))
             return self.tokenizer.encode_observations(observation)
         except SpaceError as error:
-            raise GatoError(f"{self.task.id}: observation{self._place(error)}: {error}") from error
+            raise GatoError(f"{self.task.id}: observation{self._place(error, envs)}: {error}") from error

@@ -105,17 +105,15 @@ class CpuDecoder:
         c = self._model.config
         self._rolling = -(-(c.context - prefix + longest - 1) // PANEL) * PANEL
         slots = self._rolling - (-prefix // PANEL) * PANEL
-        self._longest, threads = longest, self._threads or threads_for(c, num_envs)
+        self._longest, self._envs = longest, torch.arange(num_envs)
         shape = (2, c.layers, num_envs, c.heads, slots, c.head_size)
         self._kv = _zeros(shape, self._dtype)
         self._index = torch.full((num_envs, slots), EMPTY)
         self._next_position = torch.zeros(num_envs, dtype=torch.int64)
         self._ring = Ring(
-            num_envs, slots, self._rolling, prefix, threads, self._kv[0], self._kv[1], self._index,
-            self._next_position,
+            num_envs, slots, self._rolling, prefix, 1, self._kv[0], self._kv[1], self._index, self._next_position,
         )  # fmt: skip
         self._scores = [torch.empty(num_envs, -(-(high - low) // PANEL) * PANEL) for low, high, *_ in self._heads]
-        self.logits = [s[:, : high - low] for s, (low, high, *_) in zip(self._scores, self._heads, strict=True)]
         self._actions = torch.empty(num_envs, len(self._heads), dtype=torch.int64)
         choices = [
             Choice(low, high - low, self._ordered(low), digit, *parts, head, scores)
@@ -127,6 +125,12 @@ class CpuDecoder:
         self._request = Request(choices=ctypes.addressof(self._choices[1]), chosen=self._actions.data_ptr())
         parts = self._weights, self._ring, self._request
         self._model_at, self._ring_at, self._request_at = (ctypes.byref(part) for part in parts)
+        self._prepare(num_envs)
+
+    def _prepare(self, rows: int) -> None:
+        """Prepare for steps of so many environments: logits of their rows, and threads."""
+        self._rows, self._ring.threads = rows, self._threads or threads_for(self._model.config, rows)
+        self.logits = [s[:rows, : high - low] for s, (low, high, *_) in zip(self._scores, self._heads, strict=True)]
 
     def reset_envs(self, envs: Tensor, position: int = 0) -> None:
         """See `Decoder`."""
@@ -142,7 +146,7 @@ class CpuDecoder:
     @torch.inference_mode()
     def prefill_prefix(self, envs: Tensor, prompts: Prefill) -> None:
         """See `Decoder`."""
-        rows = envs.nonzero().flatten().tolist()
+        rows = envs.nonzero()
         tokens, local, patches, value_groups = self._checked(prompts, len(rows), self._ring.prompt)
         if tokens.shape[1] != self._ring.prompt:
             raise ValueError(f"prompts of {tokens.shape[1]} tokens, and reset prepared for {self._ring.prompt}")
@@ -153,14 +157,19 @@ class CpuDecoder:
             self._call(env, tokens[row], local[row], own, values, 0, GREEDY)
 
     @torch.inference_mode()
-    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY, envs: Tensor | None = None) -> Tensor:
         """See `Decoder`; the next step overwrites the logits."""
-        inputs = self._checked(prefill, self._ring.num_envs, self._longest)
+        envs = self._envs if envs is None else envs.contiguous()
+        if envs.dtype != torch.int64 or envs.ndim != 1:
+            raise ValueError(f"envs {envs.dtype} {list(envs.shape)}: int64 [n] fits")
+        if len(envs) != self._rows:
+            self._prepare(len(envs))
+        inputs = self._checked(prefill, len(envs), self._longest)
         groups = -(-len(self._heads) // ACTION_GROUP)
         if self._weights.decoder and inputs[0].shape[1] < groups:
             raise ValueError(f"{inputs[0].shape[1]} tokens cannot predict {len(self._heads)}: it takes {groups}")
-        self._call(-1, *inputs, len(self._heads), options)
-        return self._actions.clone()
+        self._call(envs, *inputs, len(self._heads), options)
+        return self._actions[: len(envs)].clone()
 
     def _checked(
         self, prefill: Prefill, rows: int, longest: int
@@ -204,14 +213,14 @@ class CpuDecoder:
         return tokens.contiguous(), local.contiguous(), vectors, value_groups
 
     def _call(
-        self, env_index: int, tokens: Tensor, local: Tensor, patches: Tensor | None, value_groups: Tensor | None,
+        self, envs: Tensor, tokens: Tensor, local: Tensor, patches: Tensor | None, value_groups: Tensor | None,
         actions: int,
         options: StepOptions,
     ) -> None:  # fmt: skip
-        """Run C++: a step of all environments for `env_index` -1, else the pass over one environment's prompt."""
+        """Run C++: a step of some environments, or without actions the pass over the prompt of one."""
         request = self._request
-        request.env_index, request.count, request.actions = env_index, tokens.shape[-1], actions
-        request.tokens, request.local = tokens.data_ptr(), local.data_ptr()
+        request.num_envs, request.count, request.actions = len(envs), tokens.shape[-1], actions
+        request.envs, request.tokens, request.local = envs.data_ptr(), tokens.data_ptr(), local.data_ptr()
         request.patches, request.value_groups = pointer(patches), pointer(value_groups)
         request.patch_count = 0 if patches is None else len(patches)
         request.group_count = 0 if value_groups is None else len(value_groups)
@@ -234,9 +243,9 @@ class CpuDecoder:
             (allowed, self._masks.width, torch.uint8),
         )
         for part, width, dtype in shapes:
-            if part is not None and (part.shape != (self._ring.num_envs, width) or part.dtype != dtype):
+            if part is not None and (part.shape != (self._rows, width) or part.dtype != dtype):
                 message = f"options of a step, {part.dtype} {list(part.shape)}"
-                raise ValueError(f"{message}: {dtype} [{self._ring.num_envs}, {width}] fits")
+                raise ValueError(f"{message}: {dtype} [{self._rows}, {width}] fits")
         request.uniforms, request.forced, request.allowed = pointer(uniforms), pointer(forced), pointer(allowed)
         request.allowed_stride = 0 if allowed is None else allowed.shape[1]
         request.marginal = options.marginal

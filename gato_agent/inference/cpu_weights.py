@@ -76,15 +76,15 @@ class Request(ctypes.Structure):
     """Inputs and options of one call."""
 
     _fields_ = [
-        *((name, INT32) for name in ("env_index", "count", "actions", "marginal")),
+        *((name, INT32) for name in ("num_envs", "count", "actions", "marginal")),
         *((name, INT32) for name in ("allowed_stride", "patch_count", "group_count")),
-        *((name, POINTER) for name in ("tokens", "local", "patches", "value_groups", "choices")),
+        *((name, POINTER) for name in ("envs", "tokens", "local", "patches", "value_groups", "choices")),
         *((name, POINTER) for name in ("uniforms", "forced", "allowed")),
         ("inverse_temperature", ctypes.c_double), ("chosen", POINTER),
     ]  # fmt: skip
 
 
-ABI = 2  # as in cpu_decoder.cpp
+ABI = 3  # as in cpu_decoder.cpp
 STRUCTS = (Matrix, Layer, Model, Ring, Choice, Request)  # in the order of gato_sizes
 
 

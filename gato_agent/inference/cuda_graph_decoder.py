@@ -83,8 +83,10 @@ class GraphDecoder(TorchDecoder):
         self._begin.masked_fill_(envs, position)
 
     @torch.inference_mode()
-    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY, envs: Tensor | None = None) -> Tensor:
         """See `Decoder`."""
+        if envs is not None:
+            return self._step_some(prefill, options, envs)
         parts = {
             name: part
             for name, part in {**prefill._asdict(), **options._asdict(), "begin": self._begin}.items()

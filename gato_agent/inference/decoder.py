@@ -1,7 +1,7 @@
 """Control steps: the observation enters the model, then the action is decoded token by token, each fed back."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -93,8 +93,15 @@ class Decoder(Protocol):
         `position` is that of their next token.
         """
 
-    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
-        """Decode one action per environment: int64 [env, A], every token among the ids that are legal for it."""
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY, envs: Tensor | None = None) -> Tensor:
+        """Decode one action per environment: int64 [env, A], every token among the ids that are legal for it.
+
+        Args:
+            prefill: observations, a row each.
+            options: of the step.
+            envs: int64 [env], environments of the rows, each once and in rising order; all others stay as they are.
+                None for all.
+        """
 
     def rewind(self, count: int) -> None:
         """Remove the last tokens of every environment from the cache."""
@@ -135,17 +142,36 @@ class TorchDecoder:
         self.cache.reset_envs(envs.to(self.device), position)
 
     @torch.inference_mode()
-    def step(self, prefill: Prefill, options: StepOptions = GREEDY) -> Tensor:
+    def step(self, prefill: Prefill, options: StepOptions = GREEDY, envs: Tensor | None = None) -> Tensor:
         """See `Decoder`."""
+        if envs is not None:
+            return self._step_some(prefill, options, envs)
         self.cache.plan(prefill.tokens.shape[1] + self.passes - 1, self.rewound)
         moved = [part.to(self.device) if isinstance(part, Tensor) else part for part in options]
         return self.decode(prefill.to(self.device), StepOptions(*moved)).cpu()  # type: ignore[arg-type]
 
+    def _step_some(self, prefill: Prefill, options: StepOptions, envs: Tensor) -> Tensor:
+        """A step of all environments, in those beside `envs` with the inputs of the first row, and then rewound.
+
+        Shapes are the same for any number of environments, as captured steps need.
+        """
+        num_envs, rows = len(self.cache.next_position), len(envs)
+        source = torch.zeros(num_envs, dtype=torch.int64)
+        source[envs] = torch.arange(rows)
+        spread = [_spread(part, rows, source) for part in (*prefill, *options)]
+        prefill, options = Prefill(*spread[: len(prefill)]), StepOptions(*spread[len(prefill) :])
+        chosen = self.step(prefill, options)[envs]
+        others = torch.ones(num_envs, dtype=torch.bool)
+        others[envs] = False
+        self.rewind(prefill.tokens.shape[1] + self.passes - 1 - self.rewound, others)
+        self.logits = [part[envs.to(part.device)] for part in self.logits]
+        return chosen
+
     @torch.inference_mode()
-    def rewind(self, count: int) -> None:
-        """See `Decoder`."""
-        self.cache.plan(0, count)
-        self.cache.rewind(count)
+    def rewind(self, count: int, envs: Tensor | None = None) -> None:
+        """See `Decoder`; with `envs`, bool [env], in these environments alone."""
+        self.cache.plan(0, count, envs)
+        self.cache.rewind(count, None if envs is None else envs.to(self.device))
 
     def decode(self, prefill: Prefill, options: StepOptions) -> Tensor:
         """A step whose inputs and result are on the model's device."""
@@ -209,3 +235,10 @@ class TorchDecoder:
         """Ids that a mask allows for the next action token: bool [env, ids]."""
         before = [ids - low for ids, (low, _) in zip(chosen, self.legal, strict=False)]
         return self._masks.row(allowed, before, len(chosen))
+
+
+def _spread(part: Any, rows: int, source: Tensor) -> Any:
+    """An input of a step for all environments: of a tensor [rows * k, ...] the rows that `source` names."""
+    if not isinstance(part, Tensor) or not part.ndim:
+        return part
+    return part.reshape(rows, -1, *part.shape[1:])[source].flatten(0, 1)

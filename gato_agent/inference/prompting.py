@@ -11,6 +11,7 @@ from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.errors import SpaceError, UsageError
 from gato_agent.envs.spaces.flatten import Columns, space_error
 from gato_agent.inference.decoder import Prefill
+from gato_agent.inference.step_inputs import ALL, Envs
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import NO_PROMPT, Kind, Prompt
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
@@ -60,12 +61,13 @@ class Prompter:
         value_groups = torch.from_numpy(prefix.value_groups).repeat(num_envs, 1) if len(prefix.value_groups) else None
         return Prefill(tokens, local, patches, places, value_groups)
 
-    def begin(self, observation: Columns, start: NDArray[np.bool_]) -> Prefill | None:
+    def begin(self, observation: Columns, start: NDArray[np.bool_], envs: Envs = ALL) -> Prefill | None:
         """Prompts of the episodes that begin with this observation, if each episode has its own.
 
         Args:
-            observation: of all environments.
-            start: bool [num_envs], True where an episode begins.
+            observation: of the environments.
+            start: bool [env], True where an episode begins.
+            envs: environments of the observation.
 
         Raises:
             SpaceError: an instruction that changes within an episode, or has more tokens than the prompt.
@@ -74,11 +76,10 @@ class Prompter:
         if path is None:
             return None
         instructions = observation[path]
-        for env_index in np.flatnonzero((instructions != self._instructions) & ~start).tolist():
-            raise space_error(
-                "", self._prompt.changed(self._instructions[env_index], instructions[env_index]), env_index
-            )
-        self._instructions = instructions.copy()
+        before = self._instructions[envs]
+        for row in np.flatnonzero((instructions != before) & ~start).tolist():
+            raise space_error("", self._prompt.changed(before[row], instructions[row]), row)
+        self._instructions[envs] = instructions
         if not start.any():
             return None
         try:

@@ -1,11 +1,12 @@
 """Real-time control: an actor at a fixed rate, with a count of late actions."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from gato_agent.envs.loop import Actor
+if TYPE_CHECKING:  # it also runs at a client, without Gymnasium
+    from gato_agent.envs.loop import Actor
 
 
 class RealTimeActor:
@@ -23,7 +24,7 @@ class RealTimeActor:
         worst: longest time from an observation to its action, in seconds.
     """
 
-    def __init__(self, actor: Actor, hertz: float) -> None:
+    def __init__(self, actor: "Actor", hertz: float) -> None:
         self.actions = self.missed = 0
         self.worst = 0.0
         self._actor, self._period = actor, 1 / hertz if hertz else 0.0

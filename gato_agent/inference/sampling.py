@@ -22,6 +22,14 @@ class Sampler:
     def __init__(self, temperature: float = 0.0, generators: Sequence[torch.Generator] = ()) -> None:
         self.temperature, self._generators = temperature, generators
 
+    def of(self, envs: Sequence[int]) -> "Sampler":
+        """The sampler of some environments, whose random streams go on."""
+        return Sampler(self.temperature, [self._generators[env] for env in envs])
+
+    def restart(self, env: int, seed: int) -> None:
+        """Begin the random stream of an environment again."""
+        self._generators[env].manual_seed(seed)
+
     def uniforms(self, count: int) -> Tensor | None:
         """One number in [0, 1) for each environment and token, float64 [env, count]; None where greedy."""
         if not self.temperature:

@@ -13,6 +13,9 @@ from gato_agent.envs.spaces.leaf_table import leaf_kind
 from gato_agent.inference.decoder import Prefill
 from gato_agent.tokens.space_tokenizer import PAD, Observed, SpaceTokenizer
 
+Envs = slice | NDArray[np.int64]  # environments of a step: all, or indices in rising order
+ALL = slice(None)
+
 
 class StepInputs:
     """Tokens that enter the model in each step: the last action token if it stays visible, observation, separators.
@@ -34,6 +37,7 @@ class StepInputs:
         local = np.concatenate((np.full(layout.carried, -1), layout.local[: layout.n_prefill]))
         self._tokens = torch.full((num_envs, len(local)), separator)
         self._local = torch.from_numpy(local).repeat(num_envs, 1)
+        self._patches = len(tokenizer.patch_intervals)
         self._intervals = torch.from_numpy(tokenizer.patch_intervals).repeat(num_envs, 1, 1)
         self.steps = np.zeros(num_envs, dtype=np.int64)
         self.start = np.ones(num_envs, dtype=np.bool_)
@@ -42,20 +46,22 @@ class StepInputs:
         """Begin episodes, bool [num_envs]: a PAD stands in place of the last action token."""
         self._tokens[:, : self._carried].masked_fill_(torch.from_numpy(start).unsqueeze(1), PAD)
         self.steps[start] = 0
-        self.start[:] = False
 
-    def prefill(self, observed: Observed) -> Prefill:
-        """Tokens of a step with these observations; the next step overwrites them."""
-        self._tokens[:, self._observed] = torch.from_numpy(observed.tokens)
+    def prefill(self, observed: Observed, envs: Envs = ALL) -> Prefill:
+        """Tokens of a step of some environments with these observations; the next step overwrites them."""
+        self.start[envs] = False
+        self._tokens[envs, self._observed] = torch.from_numpy(observed.tokens).long()
         patches, value_groups = (
             torch.from_numpy(flat(part)) if part.size else None for part in (observed.patches, observed.value_groups)
         )
-        return Prefill(self._tokens, self._local, patches, self._intervals, value_groups)
+        rows = len(observed.tokens)
+        intervals = self._intervals[: rows * self._patches]
+        return Prefill(self._tokens[envs], self._local[:rows], patches, intervals, value_groups)
 
-    def finish(self, action: torch.Tensor) -> None:
-        """End a step whose action tokens are int64 [num_envs, A]."""
-        self._tokens[:, : self._carried] = action[:, action.shape[1] - self._carried :]
-        self.steps += 1
+    def finish(self, action: torch.Tensor, envs: Envs = ALL) -> None:
+        """End a step of some environments whose action tokens are int64 [env, A]."""
+        self._tokens[envs, : self._carried] = action[:, action.shape[1] - self._carried :]
+        self.steps[envs] += 1
 
     def state(self) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]:
         """A copy of all that a step changes."""

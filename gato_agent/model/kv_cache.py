@@ -74,10 +74,13 @@ class KVCache:
         """Note a `reset_envs` on the host; `envs` is on the CPU."""
         self._written.masked_fill_(envs, position)
 
-    def plan(self, tokens: int, rewound: int = 0) -> int:
-        """Choose and return the bucket of passes over `tokens` tokens, of which `rewound` are rewound."""
+    def plan(self, tokens: int, rewound: int = 0, envs: Tensor | None = None) -> int:
+        """Choose and return the bucket of passes over `tokens` tokens, of which `rewound` are rewound.
+
+        `envs` are bool [env], on the CPU; None for all.
+        """
         most = int(self._written.max()) + tokens + 1
-        self._written += tokens - rewound
+        self._written += (tokens - rewound) * (1 if envs is None else envs)
         self.bucket = next((size for size in self.buckets if most <= size), self.slots)
         return self.bucket
 
@@ -109,12 +112,16 @@ class KVCache:
         """Slots of positions, of which the least is -1: that of a PAD before an episode."""
         return (position + 1) % self.slots
 
-    def rewind(self, count: int) -> None:
-        """Remove the last `count` tokens of every environment; the next ones take their positions."""
+    def rewind(self, count: int, envs: Tensor | None = None) -> None:
+        """Remove the last `count` tokens of some environments, bool [env], or of all.
+
+        The next tokens take their positions.
+        """
         if count:
-            self.next_position -= count
-            slots = self._slots_of(self.next_position.unsqueeze(1) + self._slot[:count])
-            self.index.scatter_(1, slots, torch.full_like(slots, EMPTY))
+            rows = slice(None) if envs is None else envs
+            self.next_position[rows] -= count
+            slots = self._slots_of(self.next_position[rows].unsqueeze(1) + self._slot[:count])
+            self.index[rows] = self.index[rows].scatter(1, slots, EMPTY)
 
     def key_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Dtype of the keys that a pass reads, whatever the dtype of its hidden states."""

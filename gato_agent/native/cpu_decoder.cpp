@@ -14,7 +14,7 @@
     X(BAD_MODEL, "the model's shape is not one that the CPU decoder can run")                           \
     X(BAD_CACHE, "the sizes of the cache do not fit the model")                                         \
     X(BAD_POINTER, "an array that the request needs is missing")                                        \
-    X(BAD_ENV_INDEX, "env_index is not an environment of the cache")                                    \
+    X(BAD_ENVS, "envs must be environments of the cache, each once and in rising order")                \
     X(BAD_COUNT, "the count of tokens does not fit the cache and the action")                           \
     X(BAD_PREFIX, "the count of tokens is not the prefix length that the cache was prepared for")       \
     X(BAD_ACTIONS, "the number of action tokens is not one that the model decodes")                     \
@@ -35,7 +35,7 @@
 
 namespace {
 
-constexpr int32_t ABI = 2;  // raised at every change of a struct's fields or of their meaning
+constexpr int32_t ABI = 3;  // raised at every change of a struct's fields or of their meaning
 constexpr int UNIT = 16, ROWS = 6, TERMS = 32;  // floats of a unit, rows of x of a product, terms of a partial sum
 constexpr int VALUE = 16, STATE = 64, CHOSEN = 32;  // widths: value of a group, state of an action token, chosen id
 constexpr int GROUP = 32;                           // action tokens that one hidden state predicts
@@ -178,10 +178,12 @@ struct ActionToken {
     float *logits;                      // [env][count rounded up to PANEL], written
 };
 
+// A step of some environments, or with 0 actions the pass over their prefixes. Each has a row [env] in every array.
 struct Request {
-    int32_t env_index, count, actions;  // -1 for a step of all environments; or the environment whose prefix this is
+    int32_t num_envs, count, actions;
     int32_t marginal;                   // 1: score each action token without regard to those before it
     int32_t allowed_stride, patch_count, group_count;
+    const int64_t *envs;                // [env], index in the cache
     const int64_t *tokens, *local;      // [env][count]
     const float *patches;               // [patch_count][width]
     const int16_t *value_groups;        // [group_count][values_per_token]
@@ -215,19 +217,21 @@ Error check_cache(const Model &m, const Cache &c) {
     return !c.keys || !c.values || !c.index || !c.next_position ? BAD_CACHE : NONE;
 }
 
-// Tokens of a step, or of one environment's prefix, in a cache that was checked.
+// Tokens of a step, or of prefixes, in a cache that was checked.
 Error check_counts(const Model &m, const Cache &c, const Request &r) {
     if (r.count < 1) return BAD_COUNT;
-    if (!r.tokens || !r.local) return BAD_POINTER;
-    if (r.env_index < -1 || r.env_index >= c.num_envs) return BAD_ENV_INDEX;
-    if (r.env_index >= 0) return r.actions ? BAD_ACTIONS : r.count != c.prefix ? BAD_PREFIX : NONE;
-    if (r.actions < 1 || r.actions > m.actions) return BAD_ACTIONS;
+    if (!r.tokens || !r.local || !r.envs) return BAD_POINTER;
+    if (r.num_envs < 1 || r.num_envs > c.num_envs) return BAD_ENVS;
+    for (int env = 0; env < r.num_envs; env++)
+        if (r.envs[env] < (env ? r.envs[env - 1] + 1 : 0) || r.envs[env] >= c.num_envs) return BAD_ENVS;
+    if (!r.actions) return r.count != c.prefix ? BAD_PREFIX : NONE;
+    if (r.actions < 0 || r.actions > m.actions) return BAD_ACTIONS;
     if (!r.choices || !r.chosen) return BAD_POINTER;
     const int64_t longest = int64_t(c.window) - (m.context - c.prefix) + 1, written = int64_t(r.count) + r.actions - 1;
     if (r.count > longest || m.rewound > std::min(longest, written)) return BAD_COUNT;
     if (m.decoder && r.count < (int64_t(r.actions) + GROUP - 1) / GROUP) return BAD_COUNT;
-    for (int env = 0; env < c.num_envs; env++)
-        if (c.next_position[env] < -1 || c.next_position[env] > LAST_POSITION) return BAD_POSITION;
+    for (int env = 0; env < r.num_envs; env++)
+        if (c.next_position[r.envs[env]] < -1 || c.next_position[r.envs[env]] > LAST_POSITION) return BAD_POSITION;
     return NONE;
 }
 
@@ -252,7 +256,7 @@ int64_t block_size(const Request &r, int a) {
     return size;
 }
 
-Error check_choices(const Model &m, const Request &r, int num_envs) {
+Error check_choices(const Model &m, const Request &r) {
     if (r.uniforms && !(r.inverse_temperature > 0 && r.inverse_temperature < INFINITY)) return BAD_TEMPERATURE;
     int64_t offset = 0;
     for (int a = 0; a < r.actions; a++) {
@@ -260,7 +264,7 @@ Error check_choices(const Model &m, const Request &r, int num_envs) {
         const int64_t end = int64_t(c.low) + c.count, first = m.decoder ? m.first_id : 0;
         if (c.count < 1 || c.low < first || end > m.ids || (m.decoder && end - first > m.chosen_ids)) return BAD_LEGAL;
         if (!c.logits) return BAD_POINTER;
-        for (long at = a; at < long(num_envs) * r.actions; at += r.actions) {
+        for (long at = a; at < long(r.num_envs) * r.actions; at += r.actions) {
             if (r.forced && (r.forced[at] < c.low || r.forced[at] >= end)) return BAD_FORCED;
             if (r.uniforms && !(r.uniforms[at] >= 0 && r.uniforms[at] < 1)) return BAD_UNIFORM;
         }
@@ -268,7 +272,7 @@ Error check_choices(const Model &m, const Request &r, int num_envs) {
         if (!r.allowed) continue;
         const int64_t size = block_size(r, a);
         if (size > r.allowed_stride - offset) return BAD_MASK_SIZE;
-        for (long env = 0; env < num_envs; env++)
+        for (long env = 0; env < r.num_envs; env++)
             for (int64_t row = 0; row < size; row += c.count) {
                 const uint8_t *mask = r.allowed + env * r.allowed_stride + offset + row;
                 if (std::none_of(mask, mask + c.count, [](uint8_t byte) { return byte; })) return BAD_MASK_EMPTY;
@@ -282,8 +286,8 @@ Error check(const Model &m, const Cache &c, const Request &r) {
     if (const Error error = check_model(m)) return error;
     if (const Error error = check_cache(m, c)) return error;
     if (const Error error = check_counts(m, c, r)) return error;
-    if (const Error error = check_tokens(m, r, r.env_index < 0 ? long(c.num_envs) * r.count : r.count)) return error;
-    return check_choices(m, r, c.num_envs);
+    if (const Error error = check_tokens(m, r, long(r.num_envs) * r.count)) return error;
+    return check_choices(m, r);
 }
 
 struct Span { int slot, count; };  // neighbouring slots of one panel, in inverse_sum units
@@ -306,13 +310,14 @@ struct Step : Workspace {
     const Model &m;
     Cache &cache;
     const int D = m.width, H = m.heads, S = D / H, NR = std::min(S, PANEL) / UNIT;
-    const int base, num_envs;        // environments [base, base + num_envs) of the cache
+    const int base, num_envs;        // rows [base, base + num_envs) of the request
+    const int64_t *const envs;       // [num_envs], their environments in the cache
     const bool is_prefix, parallel;  // the tokens are a prefix; products use all threads of the cache
     int n = 0, predictors = 1;       // tokens per environment of a pass, and the last of them, whose states are computed
 
-    Step(const Model &model, Cache &cache, int first, int count, bool is_prefix, bool parallel, Workspace &&kept)
-        : Workspace(std::move(kept)), m(model), cache(cache), base(first), num_envs(count), is_prefix(is_prefix),
-          parallel(parallel) {
+    Step(const Model &model, Cache &cache, const Request &r, int first, int count, bool parallel, Workspace &&kept)
+        : Workspace(std::move(kept)), m(model), cache(cache), base(first), num_envs(count), envs(r.envs + first),
+          is_prefix(!r.actions), parallel(parallel) {
         frequency.resize(S / 2);
         for (int j = 0; j < S / 2; j++) frequency[j] = std::pow(10000.0, -2.0 * j / S);
     }
@@ -337,8 +342,8 @@ struct Step : Workspace {
         visible.clear(), visible_begin.assign(1, 0), position.resize(num_envs);
         const int64_t reach = is_prefix ? 0 : m.context - cache.prefix;
         for (int env = 0; env < num_envs; env++) {
-            int64_t *index = cache.index + long(base + env) * slots;
-            const int64_t next_position = position[env] = is_prefix ? 0 : cache.next_position[base + env];
+            int64_t *index = cache.index + envs[env] * slots;
+            const int64_t next_position = position[env] = is_prefix ? 0 : cache.next_position[envs[env]];
             for (int t = 0; t < n; t++) index[slot(env, t)] = tokens[env * n + t] == PAD ? EMPTY : next_position + t;
             for (int t = 0; t < n; t++) {
                 const int64_t query = next_position + t;
@@ -356,7 +361,7 @@ struct Step : Workspace {
             }
             find_visible(&bias[long(env) * n * slots]);
             visible_begin.push_back(int(visible.size()));
-            if (!is_prefix) cache.next_position[base + env] += n;
+            if (!is_prefix) cache.next_position[envs[env]] += n;
         }
     }
 
@@ -387,15 +392,15 @@ struct Step : Workspace {
     // Remove the last `count` tokens of every environment from the cache.
     void rewind(int count) {
         for (int env = 0; env < num_envs; env++) {
-            int64_t &next = cache.next_position[base + env];
+            int64_t &next = cache.next_position[envs[env]];
             next -= count;
             for (int t = 0; t < count; t++)
-                cache.index[long(base + env) * cache.slots + (next + t + 1) % cache.window] = EMPTY;
+                cache.index[envs[env] * cache.slots + (next + t + 1) % cache.window] = EMPTY;
         }
     }
 
     long head_offset(int layer, int env, int head) const {  // of a head's keys and values
-        return ((long(layer) * cache.num_envs + base + env) * H + head) * cache.slots * S;
+        return ((long(layer) * cache.num_envs + envs[env]) * H + head) * cache.slots * S;
     }
 
     // Rotate a head's queries and keys in place, and write its keys and values into the cache.
@@ -621,14 +626,13 @@ struct Step : Workspace {
 
 template <class W, class C>
 void step(const Model &m, Cache &cache, const Request &r) {
-    const bool is_prefix = r.env_index >= 0;
-    const int num_envs = is_prefix ? 1 : cache.num_envs;
+    const int num_envs = r.num_envs;
     // Threads share each product of a few environments; of many, each thread takes some through the whole step.
     const int parts = num_envs >= ROWS * cache.threads ? cache.threads : 1;
     const auto work = [&](int part) {
         thread_local Workspace kept;
         const int first = long(num_envs) * part / parts, own = long(num_envs) * (part + 1) / parts - first;
-        Step<W, C> run(m, cache, is_prefix ? r.env_index : first, own, is_prefix, cache.threads > parts, std::move(kept));
+        Step<W, C> run(m, cache, r, first, own, cache.threads > parts, std::move(kept));
         run.predictors = m.decoder && r.actions ? (r.actions + GROUP - 1) / GROUP : 1;
         const int64_t *tokens = r.tokens + long(first) * r.count, *end = tokens + long(own) * r.count;
         if (r.group_count)
@@ -648,7 +652,7 @@ void step(const Model &m, Cache &cache, const Request &r) {
             run.choose(r, a, m.decoder ? a / GROUP : 0, offset);
             offset += block_size(r, a);
         }
-        if (!is_prefix) run.rewind(m.rewound);
+        if (r.actions) run.rewind(m.rewound);
         kept = std::move(run);
     };
     if (parts == 1) work(0);  // outside of any parallel region: nested ones would start threads for each product
@@ -662,9 +666,8 @@ void step(const Model &m, Cache &cache, const Request &r) {
 
 extern "C" {
 
-// A control step of all environments, whose action tokens are decoded one after the other, each fed back before the
-// next; or, with an env_index and no actions, the pass over that environment's prefix. Returns an error code, and then
-// has changed nothing.
+// A control step of some environments, whose action tokens are decoded one after the other, each fed back before the
+// next; or, without actions, the pass over their prefixes. Returns an error code, and then has changed nothing.
 int32_t gato_step(const Model *m, Cache *cache, const Request *request) {
     if (const Error error = check(*m, *cache, *request)) return error;
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;

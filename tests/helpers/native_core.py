@@ -169,8 +169,8 @@ def changed_options(options: StepOptions, rng: np.random.Generator) -> StepOptio
     return options._replace(**{name: changed(getattr(options, name), rng)})
 
 
-COUNTS = ("env_index", "count", "actions", "marginal", "patch_count", "group_count")
-POINTERS = ("tokens", "local", "value_groups", "choices", "chosen")
+COUNTS = ("num_envs", "count", "actions", "marginal", "patch_count", "group_count")
+POINTERS = ("envs", "tokens", "local", "value_groups", "choices", "chosen")
 
 
 def fuzz_ctypes(layout: str, count: int) -> set[str]:
@@ -182,7 +182,7 @@ def fuzz_ctypes(layout: str, count: int) -> set[str]:
     room = [torch.cat((part.flatten(), part.new_zeros(1000))) for part in (tokens, local)]
     arrays: dict[str, Tensor] = dict(zip(("tokens", "local"), room, strict=True))
     arrays |= {"uniforms": options.uniforms.clone(), "allowed": options.allowed.to(torch.uint8)}  # type: ignore[union-attr]
-    arrays |= {"forced": torch.tensor([[low for low, _ in legal_for(FLAT)]] * 2)}
+    arrays |= {"envs": torch.arange(2), "forced": torch.tensor([[low for low, _ in legal_for(FLAT)]] * 2)}
     arrays |= {} if groups is None else {"value_groups": groups.clone()}
     request, messages = decoder._request, set()
     fresh = {name: getattr(request, name) for name, _ in request._fields_}

@@ -75,8 +75,8 @@ class Recorder:
         self.start = start
         return self.agent.act(observation, start)
 
-    def record(self, prefill: Prefill, options: StepOptions) -> Tensor:
-        action = self.step(prefill, options)
+    def record(self, prefill: Prefill, options: StepOptions, envs: Tensor | None = None) -> Tensor:
+        action = self.step(prefill, options, envs)
         for env_index, fresh in enumerate(self.start):
             if fresh:
                 self.current[env_index] = ([], [])

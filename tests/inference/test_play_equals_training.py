@@ -66,8 +66,8 @@ def recording(kind: type[TorchDecoder | CpuDecoder], seen: list[Tensor]) -> Call
         decoder: Decoder = kind(model, legal)
         step = decoder.step
 
-        def recorded(prefill: Prefill, options: StepOptions) -> Tensor:
-            action = step(prefill, options)
+        def recorded(prefill: Prefill, options: StepOptions, envs: Tensor | None = None) -> Tensor:
+            action = step(prefill, options, envs)
             seen.extend(logits.clone() for logits in decoder.logits)
             return action
 

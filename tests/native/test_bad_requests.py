@@ -35,7 +35,7 @@ def test_random_requests_through_python_are_refused_or_give_legal_ids(layout: st
 @layouts
 def test_random_requests_to_the_library_are_refused_or_run(layout: str) -> None:
     parts = (
-        "env_index",
+        "envs",
         "count of tokens",
         "action tokens",
         "next position",
@@ -133,7 +133,7 @@ def test_a_patch_without_pixels_is_refused() -> None:
 def test_prompts_for_an_environment_that_is_not_there_are_refused() -> None:
     decoder, prefill, _ = prepared("separator")
     prompts = prefill._replace(tokens=torch.full((1, 3), PAD), local=torch.full((1, 3), -1))
-    with pytest.raises(ValueError, match="env_index is not an environment"):
+    with pytest.raises(ValueError, match="envs must be environments"):
         decoder.prefill_prefix(torch.arange(9) == 5, prompts)
 
 
