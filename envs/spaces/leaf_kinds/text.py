@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from gato_agent.envs.spaces.leaf_kind import Bounds, LeafKind
 from gato_agent.envs.spaces.paths import space_error
 
+LONGEST = 2**63 - 1  # exclusive bound of Gymnasium's random lengths
+
 
 class TextKind(LeafKind[Text]):
     """Strings; their columns are object arrays [B] of str."""
@@ -23,7 +25,7 @@ class TextKind(LeafKind[Text]):
     def from_json(self, json: dict[str, Any]) -> Text:
         """Inverse of `to_json`."""
         least, most, charset = json["min_length"], json["max_length"], json["charset"]
-        if type(charset) is not str or not type(least) is type(most) is int or not 0 <= least <= most:
+        if type(charset) is not str or not type(least) is type(most) is int or not 0 <= least <= most < LONGEST:
             raise ValueError(f"a text of {least!r:.80} to {most!r:.80} characters")
         return Text(most, min_length=least, charset=charset)
 
