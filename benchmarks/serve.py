@@ -84,19 +84,19 @@ def main(config: Config) -> None:
                 local.append(1e3 * (perf_counter() - began))
         return times[config.requests // 20 :]
 
-    with ExitStack() as stack:
-        address = stack.enter_context(serving(config))
-        remotes = [stack.enter_context(RemoteAgent(address)) for _ in range(config.clients)]
+    with ExitStack() as opened:
+        address = opened.enter_context(serving(config))
+        remotes = [opened.enter_context(RemoteAgent(address)) for _ in range(config.clients)]
         began = perf_counter()
         with ThreadPoolExecutor(config.clients) as pool:
             each = list(pool.map(lambda remote: play(remote, paired=config.clients == 1), remotes))
         seconds = perf_counter() - began
-    round_trip, step, batch = (list(column) for column in zip(*(row for rows in each for row in rows), strict=True))
+    round_trip, step, shared = (list(column) for column in zip(*(row for rows in each for row in rows), strict=True))
     result = {
         "env": config.env, "clients": config.clients, "round trip (ms)": quantiles(round_trip),
         "step in the server (ms)": quantiles(step),
         "added (ms)": quantiles([a - b for a, b in zip(round_trip, step, strict=True)]),
-        "requests in a step": quantiles(batch),
+        "requests in a step": quantiles(shared),
     }  # fmt: skip
     if local:
         result["step of an agent here (ms)"] = quantiles(local)

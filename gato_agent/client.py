@@ -198,7 +198,6 @@ class RemoteAgent:
                 proxy=None, max_size=MAX_FRAME, open_timeout=self._timeout, close_timeout=1,
             )  # fmt: skip
             self._connection = self._open.enter_context(connecting)
-            metadata: Any = self._receive()
         except InvalidStatus as error:
             body = bytes(error.response.body).decode(errors="replace").strip()
             message = body or f"HTTP status {error.response.status_code}"
@@ -208,6 +207,7 @@ class RemoteAgent:
         except OSError as error:
             reason = error.strerror or str(error)
             raise RemoteError(f"{self._address}: no server answers ({reason}): start `gato-agent serve`") from error
+        metadata: Any = self._receive()
         if not isinstance(metadata, dict) or metadata.get("protocol") != PROTOCOL:
             self.close()
             raise RemoteError(f"{self._address} is a server of another version: install one version of gato-agent")

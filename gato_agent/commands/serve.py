@@ -108,8 +108,9 @@ async def _until_stopped(serving: Coroutine[None, None, None]) -> None:
             task.cancel()
         stopped.append(by)
 
-    for by in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(by, stop, by)
+    with suppress(NotImplementedError):  # on Windows, where asyncio's own handler cancels this
+        for by in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(by, stop, by)
     with suppress(asyncio.CancelledError):
         await task
     if signal.SIGINT in stopped:

@@ -10,6 +10,7 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.flatten import Columns
 from gato_agent.serving.slot_agent import StepRequest
 
+STOPPED = "the server is stopping"
 SHORT = 0.005  # seconds of a step up to which a change of thread would cost more than waiting for it
 
 
@@ -50,6 +51,7 @@ class Batcher:
 
     def __init__(self, answer: Callable[[Sequence[StepRequest]], Sequence[Columns | GatoError]]) -> None:
         self.requests = self.steps = 0
+        self._stopped = False
         self._answer, self._waiting, self._arrived = answer, list[_Waiting](), asyncio.Event()
         self._thread, self._seconds = ThreadPoolExecutor(1, "agent"), SHORT  # of the latest step
 
@@ -63,6 +65,8 @@ class Batcher:
         Raises:
             GatoError: the deadline has passed, and no step is taken; or the step failed for this request.
         """
+        if self._stopped:
+            raise GatoError(STOPPED)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(request, loop.create_future())
         self._waiting.append(waiting)
@@ -74,8 +78,8 @@ class Batcher:
             expiry.cancel()
 
     async def run(self) -> None:
-        """Take steps, until it is cancelled."""
-        loop = asyncio.get_running_loop()
+        """Take steps, until it is cancelled; requests without an answer are then refused."""
+        loop, batch = asyncio.get_running_loop(), list[_Waiting]()
         try:
             while True:
                 await self._arrived.wait()
@@ -90,6 +94,10 @@ class Batcher:
                         outcomes = await loop.run_in_executor(self._thread, self._step, batch)
                     self._deliver(batch, outcomes, began)
         finally:
+            self._stopped = True
+            for each in (*batch, *self._waiting):
+                if not each.future.done():
+                    each.future.set_exception(GatoError(STOPPED))
             self._thread.shutdown(cancel_futures=True)
 
     def _step(self, batch: list[_Waiting]) -> Sequence[Columns | GatoError]:

@@ -314,6 +314,27 @@ def test_requests_that_wait_become_one_step_and_late_ones_are_refused() -> None:
     assert done[0].batch == 1 and done[1].batch == 2 and done[1].wait_ms > 100
 
 
+def test_a_server_that_ends_refuses_what_it_has_not_answered() -> None:
+    """Those of the step that runs, those that wait, and those that come later."""
+    slow = Slow()
+
+    async def run() -> list[Any]:
+        batcher = Batcher(slow)
+        running = asyncio.create_task(batcher.run())
+        requests = [StepRequest(np.array([i]), {}, START) for i in range(3)]
+        waiting = [asyncio.create_task(batcher.submit(requests[0], 60))]
+        await asyncio.sleep(0.05)
+        waiting.append(asyncio.create_task(batcher.submit(requests[1], 60)))
+        await asyncio.sleep(0.05)
+        running.cancel()
+        slow.permit.set()
+        await asyncio.wait([running])
+        waiting.append(asyncio.create_task(batcher.submit(requests[2], 60)))
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [str(each) for each in asyncio.run(run())] == ["the server is stopping"] * 3
+
+
 def test_a_client_gives_up_at_its_deadline_and_begins_anew() -> None:
     task = CART
     agent = SlotAgent(checkpoint_of(task), task)
