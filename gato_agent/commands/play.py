@@ -19,6 +19,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import CannotRender, UsageError, at_least
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.json_output import write_json
+from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.loop import Actor, Step, steps
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.video import stride
@@ -33,7 +34,6 @@ from gato_agent.inference.options import resolve_device
 from gato_agent.inference.real_time import RealTimeActor
 from gato_agent.rollouts.experts.load import Expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
-from gato_agent.training.stop_signal import StopSignal
 
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
 print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
