@@ -1,13 +1,9 @@
 """The verb `play`: experts, videos by episode, GIFs, JSON on standard output, and interrupts."""
 
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import imageio_ffmpeg
 import pytest
@@ -16,7 +12,7 @@ from PIL import Image
 from gato_agent.cli import main
 from gato_agent.commands.play import PlayConfig, play
 from gato_agent.envs.errors import UsageError
-from tests.helpers.paths import ROOT
+from tests.helpers.interrupts import To, interrupted
 
 TICKING = "tests.helpers.ticking:Ticking-v0"
 
@@ -88,23 +84,11 @@ def test_options_that_exclude_each_other_are_named(options: dict[str, Any], mess
         play(PlayConfig("CartPole-v1", **options))
 
 
-@pytest.mark.parametrize("to", ["group", "parent"])
-def test_an_interrupt_keeps_a_complete_video_and_completed_episodes(to: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", get_args(To))
+def test_an_interrupt_keeps_a_complete_video_and_completed_episodes(to: To, tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"a complete one")
     line = f"play --env {TICKING} --expert random --video v.mp4 --json p.json --episodes 100000"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-u", "-m", "gato_agent", *shlex.split(line)]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    while not process.stdout.readline().startswith("seed 1000001"):
-        assert process.poll() is None
-    os.kill(-process.pid if to == "group" else process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err and "interrupted" in err
+    out, _ = interrupted(line, "seed 1000001", to, tmp_path)
     assert (tmp_path / "v.mp4").read_bytes() == b"a complete one"
     assert "video: v-partial.mp4" in out
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "v-partial.mp4"))
