@@ -64,6 +64,7 @@ RENAMED_OPTIONS = {
     ("data", "seal"): "compact",
     ("train", "--shortest-fragment"): "--min-segment",
     ("train", "--smooth-bins"): "--bin-label-smoothing",
+    ("train", "--weights"): "--save-dtype",
 }
 
 INFO = ("--size", "--checkpoint", "--env")  # former options of `info`

@@ -191,7 +191,7 @@ class Run:
         self._at = trainer.step
         if self.distributed.is_main:
             checkpoint.training.update({key: metrics.get(key) for key in VALIDATION_METRICS})
-            model = checkpoint.to_bytes(getattr(torch, self.config.weights))
+            model = checkpoint.to_bytes(getattr(torch, self.config.save_dtype))
             state = [] if self.config.fsdp else [(folder / STATE, trainer.to_bytes())]
             self._wait()
             best = _selection_key(metrics) > self._best
