@@ -39,7 +39,7 @@ def next_command(verb: str, config: Any) -> str | None:
         return suggest("evaluate checkpoint", checkpoint=config.run.out, out=config.run.out / "results")
     if verb == "evaluate" and config.out:
         return suggest("report", results=config.out, out=config.out / "report")
-    if verb == "play":
+    if verb == "play" and not config.expert:
         return suggest("evaluate task", env=config.env, checkpoint=config.checkpoint or "shipped", out="results")
     return None
 

@@ -64,6 +64,7 @@ RENAMED_OPTIONS = {
     ("data", "seal"): "compact",
     ("train", "--shortest-fragment"): "--min-segment",
     ("train", "--smooth-bins"): "--bin-label-smoothing",
+    ("train", "--weights"): "--save-dtype",
 }
 
 INFO = ("--size", "--checkpoint", "--env")  # former options of `info`
@@ -148,7 +149,7 @@ def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
         UsageError: an option is given twice, or a former spelling that cannot be read.
         SystemExit: the options are not those of the verb, or --help.
     """
-    import tyro
+    from gato_agent.envs.io.grouped_options import parse_grouped
 
     words = 2 if " ".join(arguments[:2]) in VERBS else 1
     name = " ".join(arguments[:words])
@@ -161,7 +162,9 @@ def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
         for hint in hints:
             print(f"gato-agent: {hint}", file=sys.stderr)
     default = {"default": module.defaults(options)} if hasattr(module, "defaults") else {}  # some follow from others
-    config = tyro.cli(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
+    config = parse_grouped(getattr(module, verb.arguments), prog=f"gato-agent {name}", args=options, **default)
+    for hint in config.former_spellings() if hasattr(config, "former_spellings") else ():
+        print(f"gato-agent: {hint}; the former spelling is removed in the next release", file=sys.stderr)
     return getattr(module, verb.function), config
 
 
@@ -233,16 +236,18 @@ def run(arguments: list[str], *, quiet: bool = False) -> int:
         print(f"gato-agent: error: no verb {arguments[0]!r}: choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     from gato_agent.envs.io.console import plain_console, set_quiet
+    from gato_agent.envs.io.json_output import messages_on_stderr
 
     set_quiet(quiet)
     function, config = parse(arguments)
     try:
-        function(config)
+        with messages_on_stderr(getattr(config, "json", None)):
+            function(config)
+            if command := next_command(arguments[0], config):
+                plain_console(soft_wrap=True).print(f"next: {command}", highlight=False)
     except KeyboardInterrupt:
         print(f"gato-agent: interrupted; {after_interrupt(arguments[0], config)}", file=sys.stderr)
         raise
     except SystemExit as error:  # it would end the command silently, with any exit code
         raise GatoError(f"an environment, an expert or a package called sys.exit({error.code!r})") from error
-    if command := next_command(arguments[0], config):
-        plain_console(soft_wrap=True).print(f"next: {command}", highlight=False)
     return 0

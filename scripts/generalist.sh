@@ -32,7 +32,7 @@ learn() { # OUT, then options
     [[ -e $out/config.json ]] && resume=(--resume)
     torchrun --standalone --nproc-per-node 2 -m gato_agent train --out "$out" "${resume[@]}" --batch-size 8 \
         --min-segment 16 --schedule wsd --optimizer muon --learning-rate 3e-3 --weight-decay 0.1 --bin-label-smoothing 8 \
-        --prompt text --num-threads 1 --precision "$precision" --weights bfloat16 --save-every 100 --holdout 0.03 \
+        --prompt text --num-threads 1 --precision "$precision" --save-dtype bfloat16 --save-every 100 --holdout 0.03 \
         "${@:2}"
 }
 learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 6600 \

@@ -64,7 +64,7 @@ def test_options_are_cast_to_their_types(taken: list[Any]) -> None:
 def test_wrong_options_are_named(taken: list[Any]) -> None:
     with pytest.raises(UsageError, match=r"^collect\(\) has no option episods: did you mean episodes\?$"):
         api.collect(episods=3)  # type: ignore[call-arg]
-    with pytest.raises(UsageError, match=r"^play\(\) has no option qwertyuiop: there are env, checkpoint"):
+    with pytest.raises(UsageError, match=r"^play\(\) has no option qwertyuiop: there are env, episodes"):
         api.play(env="CartPole-v1", qwertyuiop=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"evaluate\(\) takes keyword arguments only, such as evaluate\(env=\.\.\.\)"):
         api.evaluate("CartPole-v1")  # type: ignore[arg-type]

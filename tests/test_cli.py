@@ -93,17 +93,19 @@ def test_play_writes_a_video_and_json(trained: Path) -> None:
     shown = cli(f"{line} --episodes 2 --seed 5 --json play.json", cwd=trained).stdout
     assert "v/cart.mp4" in shown
     result = json.loads((trained / "play.json").read_text())
-    assert set(result) == {"env", "checkpoint", "device", "episodes", "mean_return", "steps_per_second"}
+    assert set(result) == {
+        "env", "checkpoint", "expert", "device", "episodes", "mean_return", "success", "steps_per_second",
+    }  # fmt: skip
     assert [e["seed"] for e in result["episodes"]] == [5, 6]
     assert all(e["return"] == e["length"] for e in result["episodes"])
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(trained / "v/cart.mp4"))
-    assert frames == sum(e["length"] for e in result["episodes"])
+    assert frames == sum(1 + e["length"] + 49 for e in result["episodes"])  # the first state, and the last for a second
 
 
 def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
     common = "--checkpoint runs/cartpole --env CartPole-v1 --episodes 4"
-    cli(f"evaluate {common} --n-envs 3 --json scores.json", cwd=trained)
-    (task,) = json.loads((trained / "scores.json").read_text())["tasks"]
+    cli(f"evaluate {common} --n-envs 3 --out scores", cwd=trained)
+    (task,) = json.loads((trained / "scores/results.json").read_text())["tasks"]
     assert {"task", "episodes", "mean", "std", "ci95", "random", "expert", "normalized", "success"} < set(task)
     cli(f"play {common} --render none --json p.json", cwd=trained)
     played = json.loads((trained / "p.json").read_text())
@@ -121,8 +123,8 @@ def test_evaluate_agrees_with_play_and_writes_json(trained: Path) -> None:
 
 
 def test_experts_are_evaluated_like_agents(tmp_path: Path) -> None:
-    cli("evaluate --expert catalogue --env CartPole-v1 --episodes 3 --json s.json", cwd=tmp_path)
-    (task,) = json.loads((tmp_path / "s.json").read_text())["tasks"]
+    cli("evaluate --expert catalogue --env CartPole-v1 --episodes 3 --out s", cwd=tmp_path)
+    (task,) = json.loads((tmp_path / "s/results.json").read_text())["tasks"]
     assert (task["mean"], task["normalized"]) == (500.0, 1.0)
 
 
@@ -234,10 +236,10 @@ def test_a_failing_environment_is_named(
 
 
 def test_one_failing_task_keeps_the_others(tmp_path: Path) -> None:
-    line = "evaluate --expert random --env tests.helpers.testing_env:Burning-v0 CartPole-v1 --episodes 2 --json s.json"
+    line = "evaluate --expert random --env tests.helpers.testing_env:Burning-v0 CartPole-v1 --episodes 2 --out s"
     result = cli(line, expect=1, cwd=tmp_path, path=ROOT)
     assert "the motor is on fire" in result.stderr
-    data = json.loads((tmp_path / "s.json").read_text())
+    data = json.loads((tmp_path / "s/results.json").read_text())
     assert [task["task"] for task in data["tasks"]] == ["CartPole-v1"]
     assert list(data["failed"]) == ["Burning-v0"]
 
@@ -250,7 +252,7 @@ def test_a_fault_in_a_later_episode_keeps_the_earlier_ones(tmp_path: Path) -> No
     kwargs = """--env-kwargs '{"fault": "raise", "fault_seed": 9}'"""
     result = cli(f"{line} {kwargs}", expect=1, cwd=tmp_path, path=ROOT)
     assert "step 3 of seed 9" in result.stderr
-    assert "video: videos/Burning-v0.mp4" in result.stdout
+    assert "video: videos/Burning-v0-partial.mp4" in result.stdout
     assert [e["seed"] for e in json.loads((tmp_path / "p.json").read_text())["episodes"]] == [7, 8]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read, to_bytes
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
@@ -82,3 +83,11 @@ def test_a_mean_of_weights_lies_between_and_keeps_what_the_later_one_knows(tmp_p
     for name, tensor in tensors.items():
         moved = 0.25 if tensor.is_floating_point() else 0
         assert torch.allclose(mean[name].float(), tensor.float() + moved, atol=2e-2), name
+
+
+def test_the_picture_of_the_readme_has_tasks_side_by_side(tmp_path: Path) -> None:
+    hero = runpy.run_path(str(SCRIPTS / "hero.py"))
+    envs = ("CartPole-v1", "BabyAI-GoToLocal-v0")
+    assert hero["record"](hero["Config"](tmp_path / "a.gif", envs, seconds=1.0, fps=4, width=100)) == 0
+    with Image.open(tmp_path / "a.gif") as image:
+        assert (image.width, image.n_frames, image.info["duration"]) == (200, 4, 250)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +60,38 @@ def test_an_environment_whose_spaces_have_no_tokens_is_named(
         main(["info", "env", "Endless-v0"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("gato-agent: error: Endless-v0: ")
+
+
+RUN = (  # in this order, in one folder: values of the placeholders, and options that make it brief
+    ("collect", {"env": "CartPole-v1"}, "--episodes 2 --workers 0"),
+    ("collect by training", {"env": "Acrobot-v1"}, "--train-steps 64 --episodes 1 --workers 0 --out other"),
+    ("collect into", {"env": "CartPole-v1", "out": "a folder"}, "--episodes 1 --workers 0"),
+    ("collect a demonstration", {"env": "CartPole-v1", "out": "demo"}, "--workers 0"),
+    ("train", {"data": "data", "out": "runs/it"}, "--steps 1 --batch-size 1"),
+    ("fine-tune", {"init": "runs/it", "out": "runs/fine"}, "--steps 1 --batch-size 1"),
+    ("play", {"env": "CartPole-v1", "checkpoint": "runs/it"}, "--render none"),
+    ("play shipped", {"env": "CartPole-v1"}, "--render none"),
+    ("evaluate", {"out": "results"}, "--env CartPole-v1 --episodes 1 --workers 0"),
+    ("evaluate checkpoint", {"checkpoint": "runs/it", "out": "more"}, "--episodes 1 --workers 0"),
+    ("evaluate task", {"env": "CartPole-v1", "checkpoint": "runs/fine", "out": "task"}, "--episodes 1 --workers 0"),
+    ("report", {"results": "results", "out": "page"}, "--no-videos"),
+    ("tasks", {}, ""),
+    ("tasks of a checkpoint", {"checkpoint": "runs/it"}, ""),
+)
+
+
+@pytest.mark.slow
+def test_each_suggested_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(name for name, *_ in RUN) == sorted(COMMANDS)
+    monkeypatch.chdir(tmp_path)
+    for name, values, brief in RUN:
+        with pytest.raises(SystemExit) as stop:
+            main(shlex.split(f"{suggest(name, **values)} {brief}")[1:])
+        assert stop.value.code == 0, name
+
+
+def test_extras_in_messages_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    modules = [path for folder in ("gato_agent", "envs", "rollouts") for path in (ROOT / folder).rglob("*.py")]
+    named = {name for path in modules for _, text in strings(path) for name in re.findall(r"gato-agent\[(\w+)\]", text)}
+    assert {"ray", "minari"} <= named - {"NAME"} <= set(extras)

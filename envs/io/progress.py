@@ -26,8 +26,7 @@ def bar_columns(console: Console, title: str, unit: str) -> list[ProgressColumn]
 
 def remaining(began: float, done: int, left: int) -> str:
     """Estimated time as h:mm:ss for `left` items, after `done` items since the monotonic time `began`."""
-    seconds = int((time.monotonic() - began) * left / done)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return clock((time.monotonic() - began) * left / done)
 
 
 @contextlib.contextmanager
@@ -37,7 +36,7 @@ def progress(
     """Yield a function `update(done, text)` that shows progress.
 
     Args:
-        console: output; if it is no terminal, an update prints one line.
+        console: output; if it is no terminal, an update prints one line, with the remaining time.
         title: name of the job.
         total: number of items.
         unit: the items' name, in the plural.
@@ -47,13 +46,19 @@ def progress(
     columns = bar_columns(console, "{task.fields[title]}", unit)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", title=title, total=total, completed=done)
-        printed = time.monotonic()
+        began = printed = time.monotonic()
 
         def update(now: int, text: str) -> None:
             nonlocal printed
             bar.update(task, completed=now, description=text)
             if not console.is_terminal and (now == total or time.monotonic() - printed >= every):
                 printed = time.monotonic()
-                console.print(f"{title}: {now:,} of {total:,} {unit}, {text}", highlight=False, soft_wrap=True)
+                left = f", {remaining(began, now - done, total - now)} left" if done < now < total else ""
+                console.print(f"{title}: {now:,} of {total:,} {unit}, {text}{left}", highlight=False, soft_wrap=True)
 
         yield update
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, such as 1:05:09."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

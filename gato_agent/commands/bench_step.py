@@ -4,7 +4,6 @@ The roofline bound of a forward pass is its bytes over the measured memory bandw
 peak of a matrix product, whichever is larger. A step of A action tokens is one prefill and A - 1 passes.
 """
 
-import json
 import math
 import platform
 import statistics
@@ -20,8 +19,8 @@ from torch import Tensor
 from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.roofline import WARM_UP, Roofline, timed
 from gato_agent.envs.errors import UsageError, at_least
-from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.json_output import write_json
 from gato_agent.inference.cpu_decoder import CpuDecoder, make_decoder
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, TorchDecoder
@@ -60,7 +59,7 @@ class BenchConfig:
     compare: bool = True
     """Baselines: the uncached model, PyTorch's operators with the cache, and Hugging Face's GPT-2 (if installed)."""
     json: Path | None = None
-    """JSON file for the measurements."""
+    """JSON file for the measurements; -: standard output, and messages on standard error."""
     model: ModelFields = field(default_factory=ModelFields)
 
 
@@ -122,7 +121,7 @@ def bench(config: BenchConfig) -> list[StepTiming]:
             "processor": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,
             "torch": torch.__version__, "steps": [asdict(row) for row in rows],
         }  # fmt: skip
-        write_files({config.json: json.dumps(data, indent=2).encode()})
+        write_json(config.json, data)
     return rows
 
 

@@ -5,7 +5,6 @@ precision. The plain loop is that of nanoGPT: the same blocks on random tokens i
 """
 
 import dataclasses
-import json
 import platform
 import statistics
 from collections.abc import Callable
@@ -25,8 +24,8 @@ from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.roofline import Roofline, timed
 from gato_agent.dataset.batches import Batch, BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
-from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.json_output import write_json
 from gato_agent.inference.options import resolve_device
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Attention, Block, Gato
@@ -65,7 +64,7 @@ class TrainBenchConfig:
     compile: bool = True
     """Compiled attention: C++ on a CPU, FlexAttention on a GPU."""
     json: Path | None = None
-    """JSON file for the measurements."""
+    """JSON file for the measurements; -: standard output, and messages on standard error."""
     model: ModelFields = field(default_factory=ModelFields)
 
 
@@ -110,7 +109,7 @@ def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
             "processor": platform.processor() or platform.machine(), "device": device, "threads": config.num_threads,
             "torch": torch.__version__, "batch_size": config.batch_size, "rows": [asdict(row) for row in rows],
         }  # fmt: skip
-        write_files({config.json: json.dumps(data, indent=2).encode()})
+        write_json(config.json, data)
     return rows
 
 

@@ -1,6 +1,5 @@
 """The verb `envs`: the catalogue of tasks with their spaces, experts and scores."""
 
-import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import fitted, plain_console
+from gato_agent.envs.io.json_output import write_json
 from gato_agent.envs.make import make
 from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.task import Score, Task, catalogue, families, is_installed
@@ -35,7 +34,8 @@ class EnvsConfig:
     suite: tuple[str, ...] = ()
     """Suites to list, such as metaworld or babyai; by default all."""
     json: Path | None = None
-    """JSON file for the list, with each task's spaces, for which every environment is made once."""
+    """JSON file for the list, or - for standard output, with each task's spaces, for which every environment is made
+    once."""
 
 
 def envs(config: EnvsConfig) -> list[Task]:
@@ -52,7 +52,7 @@ def envs(config: EnvsConfig) -> list[Task]:
     console.print(table(tasks, console))
     if config.json:
         entries = [{**entry(task), **spaces(task)} for task in tasks]
-        write_files({config.json: json.dumps({"tasks": entries}, indent=1).encode()})
+        write_json(config.json, {"tasks": entries}, indent=1)
     return tasks
 
 

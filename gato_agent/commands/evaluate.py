@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
@@ -16,17 +15,19 @@ from gato_agent.commands.report import write_report
 from gato_agent.envs.errors import GatoError, UsageError, at_least
 from gato_agent.envs.files import lock_folder, write_files
 from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.json_output import STDOUT, write_json
 from gato_agent.envs.make import find_spec, parse_kwargs
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.packages import suite_install_hint
 from gato_agent.envs.tasks.task import catalogue, find, install_hint
 from gato_agent.envs.tasks.task import families as suites
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.metrics import FIRST_SEED
+from gato_agent.evaluation.option_groups import ActorOptions, DecodingArguments
 from gato_agent.evaluation.progress_table import ProgressTable, families, table
 from gato_agent.evaluation.recorded import ReplayOptions
 from gato_agent.evaluation.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker, expert_sha256
-from gato_agent.inference.decoder import Precision
 from gato_agent.inference.options import resolve_device
 from gato_agent.rollouts.collection.episode_worker import Failed, Result, idle_heartbeat
 from gato_agent.rollouts.collection.like_random import EPISODES, warning
@@ -42,29 +43,26 @@ SHOWN = 5  # failures in the final error message
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate a checkpoint or an expert in one or many environments.
-
-    With --out, the same command resumes an interrupted evaluation.
-    """
+class TaskOptions:
+    """Tasks and episodes."""
 
     env: tuple[str, ...] = ()
     """Environment ids; by default, without --suite, all tasks of the checkpoint."""
     suite: tuple[str, ...] = ()
     """Suites of the catalogue, in addition to --env; all: every suite. Tasks that are not installed or unknown to the
     checkpoint are listed and not evaluated."""
-    checkpoint: str | None = None
-    """Checkpoint: run folder or .safetensors file; by default the weights shipped with the package."""
-    expert: str | None = None
-    """Expert instead of a checkpoint: `random`, `catalogue`, an SB3 zip, ... (as for collect)."""
-    expert_statistics: str | None = None
-    """VecNormalize statistics of an SB3 --expert (as for collect): a file, or none."""
-    expert_wrappers: str | None = None
-    """Observation wrappers of an SB3 --expert, as JSON (as for collect)."""
     episodes: int = 50
     """Episodes per environment, at least 1."""
     seed: int = FIRST_SEED
     """Random seed of the first episode; each next one adds 1."""
+    env_kwargs: str = "{}"
+    """Environment arguments, as a JSON object."""
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """Parallel environments and processes."""
+
     n_envs: int = 10
     """Parallel environments at most, at least 1; an expert plays one. Sampled actions depend on their number."""
     workers: int | None = None
@@ -74,41 +72,47 @@ class EvaluateConfig:
     """Ray cluster: its address, auto, or local to start one. Checkpoints must be readable on its machines."""
     timeout: float = 300.0
     """Timeout of an environment step in seconds, above 0; a task that exceeds it fails."""
-    temperature: float | None = None
-    """Sampling temperature, at least 0; 0: greedy, the most likely token, for numbers the median. By default the
-    checkpoint's for the task, mostly 0."""
-    device: str = "auto"
-    """Device: auto, cpu or cuda."""
-    precision: Precision = "float32"
-    """Precision of the weights: bfloat16, and on a CPU int8, are faster for large models."""
-    prompt: Literal["none", "text", "demo"] | None = None
-    """Prompt of episodes; by default that of training."""
-    demo: Path | None = None
-    """Demonstrations: folder of collected episodes, for an agent that was trained with --prompt demo."""
-    num_threads: int | None = None
-    """CPU threads of each process, at least 1; by default one, or more for large models and many
-    environments."""
-    env_kwargs: str = "{}"
-    """Environment arguments, as a JSON object."""
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Results."""
+
     out: Path | None = None
-    """Results folder, written as JSON and CSV after every task; the same command resumes."""
+    """Results folder, written as JSON and CSV after every task; the same command resumes. `gato-agent report` makes a
+    page of it."""
     json: Path | None = None
-    """JSON file for the results, written after every task."""
+    """-: results as JSON on standard output, and messages on standard error. A file is a former spelling of --out."""
     report: Path | None = None
-    """Report folder: one HTML page, plots, and a short video of each task."""
+    """Report folder. A former spelling of the verb report."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(OutputOptions, ProcessOptions, DecodingArguments, ActorOptions, TaskOptions):
+    """Evaluate a checkpoint or an expert in one or many environments.
+
+    With --out, the same command resumes an interrupted evaluation.
+    """
 
     def check(self) -> None:
         """Raise UsageError for an option out of range, or options that exclude each other."""
-        at_least(1, episodes=self.episodes, n_envs=self.n_envs, num_threads=self.num_threads)
-        at_least(0, seed=self.seed, temperature=self.temperature, workers=self.workers)
-        if self.expert == "train":
-            raise UsageError("--expert train is for collect, which keeps the expert: evaluate the zip that it made")
-        if self.expert is None and (self.expert_statistics or self.expert_wrappers):
-            raise UsageError("--expert-statistics and --expert-wrappers belong to an --expert: name one")
+        at_least(1, episodes=self.episodes, n_envs=self.n_envs)
+        at_least(0, seed=self.seed, workers=self.workers)
+        self.check_actor()
+        self.check_decoding()
         if self.ray and self.workers == 0:
             raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
         if not self.timeout > 0:
             raise UsageError(f"--timeout {self.timeout}: it must be above 0")
+
+    def former_spellings(self) -> list[str]:
+        """Hints on options that are removed in the next release."""
+        hints = []
+        if self.json not in (None, STDOUT):
+            hints.append(f"--json {self.json} is written --out FOLDER, which has {FILE}")
+        if self.report:
+            hints.append(f"--report is a verb: {suggest('report', results=self.out or 'results', out=self.report)}")
+        return hints
 
 
 def evaluate(config: EvaluateConfig) -> Results:
@@ -289,15 +293,19 @@ def _like_random(task: str, results: Results) -> str | None:
 
 
 def _save(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:
-    for path in filter(None, (config.out and config.out / FILE, config.json)):
-        results.save(path, more)
+    for path in (config.out and config.out / FILE, config.json):
+        if path not in (None, STDOUT):
+            results.save(path, more)
 
 
 def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: Mapping[str, str]) -> None:
     """Print the summary of families and write the final files and the report."""
     if len(results.tasks) > 1:
         console.print(families(summary.by_group(results)))
-    _save(config, results, {"summary": summary.to_json(results)} if len(results.tasks) > 1 else None)
+    more = {"summary": summary.to_json(results)} if len(results.tasks) > 1 else {}
+    _save(config, results, more)
+    if config.json == STDOUT:
+        write_json(STDOUT, {**results.to_json(), **more}, indent=1)
     if config.out:
         write_files({config.out / "results.csv": to_csv(results)})
     if config.report and results.tasks:

@@ -23,7 +23,7 @@ from gato_agent.envs.io.progress import progress
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.suggested_commands import suggest
-from gato_agent.evaluation.aggregate import by_group, compare
+from gato_agent.evaluation.aggregate import by_group, compare, shared, shared_note
 from gato_agent.evaluation.metrics import Interval, Sample
 from gato_agent.evaluation.progress_table import number
 from gato_agent.evaluation.recorded import ReplayOptions, replay_settings
@@ -110,7 +110,7 @@ def published() -> dict[str, Any]:
 def comparison(results: Sequence[Results]) -> Table:
     """Table of interquartile means by family, of each evaluation and of published generalists."""
     shown = Table(Column("family", no_wrap=True), title="IQM of expert-normalised score", box=box.SIMPLE, padding=0)
-    summaries = [by_group(each) for each in results]
+    summaries = [by_group(each) for each in shared(results)]
     others = {name: each["groups"] for name, each in published().items()}
     rows = {name: None for groups in summaries for name in groups}
     numeric = [name for name, groups in others.items() if any("iqm" in groups.get(row, {}) for row in rows)]
@@ -124,7 +124,8 @@ def comparison(results: Sequence[Results]) -> Table:
         f"{name}, {row}: {each.get('said', 'IQM')} ({each['environments']})"
         for name, groups in others.items() for row, each in groups.items() if row in rows
     ]  # fmt: skip
-    shown.caption = f"published: {'; '.join(notes)}" if notes else None
+    captions = [shared_note(results), f"published: {'; '.join(notes)}" if notes else ""]
+    shown.caption = "\n".join(filter(None, captions)) or None
     return shown
 
 
@@ -174,7 +175,7 @@ def write_report(
         if videos:
             jobs = _video_jobs(results[0], existing, options, named or {}, console)
             existing |= _record_videos(results[0], out, console, jobs, existing, workers)
-        samples = [(each.actor, _samples(each)) for each in results]
+        samples = [(each.actor, _samples(each)) for each in shared(results)]
         written = {
             out / PAGE: page(results, samples, existing, published()).encode(),
             out / "results.csv": to_csv(results[0]),

@@ -1,7 +1,7 @@
 """Aggregates of scores over families of tasks, and comparison of two evaluations."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,25 @@ def of_states(groups: Mapping[str, Summary]) -> float | None:
     """Mean of the groups' interquartile means, without pixel observations and tasks outside the catalogue."""
     iqms = [each.iqm for name, each in groups.items() if name not in (ALL, PIXELS, OTHER) and each.iqm is not None]
     return float(np.mean(iqms)) if iqms else None
+
+
+def shared(results: Sequence[Results]) -> list[Results]:
+    """Results reduced to the tasks that every evaluation has; a single evaluation, or equal ones, as they are."""
+    common = set.intersection(*(set(each.tasks) for each in results))
+    if all(set(each.tasks) == common for each in results):
+        return list(results)
+    kept = [{name: task for name, task in each.tasks.items() if name in common} for each in results]
+    return [replace(each, tasks=tasks, failed={}, not_evaluated={}) for each, tasks in zip(results, kept, strict=True)]
+
+
+def shared_note(results: Sequence[Results]) -> str:
+    """Sentence on the tasks of a comparison; empty if all evaluations have the same."""
+    counts = [len(each.tasks) for each in results]
+    common = len(shared(results)[0].tasks)
+    if all(count == common for count in counts):
+        return ""
+    own = ", ".join(f"{count} of {each.actor}" for count, each in zip(counts, results, strict=True))
+    return f"Compared on the {common} task{'s' * (common != 1)} that all evaluations have: of {own}."
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A sample holds the scores of one task's episodes. Aggregates take a sample of ea
 stratified bootstrap, which resamples each task's episodes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,13 @@ TRIM = 0.25  # share trimmed at either end for the interquartile mean
 Interval = tuple[float, float]
 Sample = NDArray[np.float64]
 Statistic = Callable[[list[Sample]], Sample]
+
+
+def decimals(*values: float) -> int:
+    """Number of decimals of returns that are shown together: 1, below 10 it is 2, and more if they differ by less."""
+    spread = max(values) - min(values)
+    least = 1 if max(map(abs, values)) >= 10 else 2
+    return least if not 0 < spread < math.inf else min(max(least, math.ceil(-math.log10(spread))), 6)
 
 
 def normalized(score: float, random: float | None, expert: float | None) -> float | None:

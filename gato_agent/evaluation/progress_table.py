@@ -14,11 +14,22 @@ from rich.text import Text
 from gato_agent.envs.io.console import fitted
 from gato_agent.envs.io.progress import remaining
 from gato_agent.evaluation.aggregate import Summary
+from gato_agent.evaluation.metrics import decimals
 from gato_agent.evaluation.results import TaskScore
 from gato_agent.rollouts.collection.episode_worker import JOB, NOTHING, STEP
 
-CAPTION = "score: (mean - random) / (expert - random); of success where random and expert are in %"
-OPTIONAL = ("steps/s", "random", "expert", "95% interval", "success")  # left out of narrow consoles, the first first
+CAPTION = (
+    "score: (mean - random) / (expert - random); of success where random and expert are in %\n"
+    "ended: episodes that ended before their time limit"
+)
+OPTIONAL = (
+    "steps/s",
+    "random",
+    "expert",
+    "95% interval",
+    "ended",
+    "success",
+)  # left out of narrow consoles, the first first
 FRAME = 9  # lines of the live display besides the tasks
 
 
@@ -70,11 +81,12 @@ class ProgressTable:
         self.playing.pop(job, None)
         self._scores.append(score)
         if not self._console.is_terminal:
-            low, high = score.ci95
+            mean, interval = returns(score)
             success = "" if score.success is None else f", success {percent(score.success)}"
+            ended = "" if score.ended is None else f", {percent(score.ended)} ended before the time limit"
             self.print_line(
-                f"{score.task}: mean {score.mean:.1f} ({low:.1f} to {high:.1f}){success}, score "
-                f"{number(score.normalized, 3)}, {score.steps_per_second:,.0f} steps/s; {self._progress()}"
+                f"{score.task}: mean {mean} ({interval}){success}, score "
+                f"{number(score.normalized, 3)}{ended}, {score.steps_per_second:,.0f} steps/s; {self._progress()}"
             )
 
     def add_failure(self, job: int, reason: str) -> None:
@@ -109,13 +121,17 @@ def table(scores: Sequence[TaskScore], title: str, console: Console) -> Table:
     """Table of scores, with fewer columns on a narrow console."""
     counts = {each.episodes for each in scores}
     heading = f"{title}, {counts.pop()} episodes a task" if len(counts) == 1 else title
-    names = ("mean", "95% interval", "success", "random", "expert", "score", "steps/s")
+    names = ("mean", "95% interval", "success", "random", "expert", "score", "ended", "steps/s")
     rows = []
     for each in scores:
-        references = [percent(value) if each.by_success else number(value) for value in (each.random, each.expert)]
+        known = [value for value in (each.random, each.expert) if value is not None]
+        places = decimals(*known) if known else 1
+        references = [
+            percent(value) if each.by_success else number(value, places) for value in (each.random, each.expert)
+        ]
         rows.append((
-            each.task, number(each.mean), f"{each.ci95[0]:.1f} to {each.ci95[1]:.1f}", percent(each.success),
-            *references, number(each.normalized, 3), f"{each.steps_per_second:,.0f}",
+            each.task, *returns(each), percent(each.success),
+            *references, number(each.normalized, 3), percent(each.ended), f"{each.steps_per_second:,.0f}",
         ))  # fmt: skip
     columns = [Column("task"), *(Column(name, justify="right") for name in names)]
     return fitted(console, columns, rows, OPTIONAL, title=heading, caption=CAPTION)
@@ -134,6 +150,18 @@ def families(summaries: dict[str, Summary]) -> Table:
             number(each.mean, 3), f"{each.above_half} of {each.defined}", percent(each.success),
         )  # fmt: skip
     return shown
+
+
+def returns(score: TaskScore) -> tuple[str, str]:
+    """Mean return and its 95% interval, with decimals enough to tell them apart."""
+    low, high = score.ci95
+    places = decimals(score.mean, low, high)
+    return f"{score.mean:,.{places}f}", f"{low:,.{places}f} to {high:,.{places}f}"
+
+
+def shown(value: float) -> str:
+    """A single return with its decimals."""
+    return f"{value:,.{decimals(value)}f}"
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -28,12 +28,16 @@ OTHER = "other"  # family of a task outside the catalogue
 
 
 class Outcome(NamedTuple):
-    """Return, length in steps and success of one episode; `success` is None where the task does not report it."""
+    """Return, length in steps and success of one episode; `success` is None where the task does not report it.
+
+    `terminated` is False if a time limit ended the episode, None where that is not known.
+    """
 
     seed: int
     total: float
     length: int
     success: bool | None
+    terminated: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class TaskScore:
         returns: by seed.
         lengths: in steps, by seed.
         successes: by seed, None where the task does not report success.
+        ended: share of episodes that ended before their time limit, None where it is not known.
     """
 
     task: str
@@ -79,6 +84,7 @@ class TaskScore:
     returns: tuple[float, ...] = ()
     lengths: tuple[int, ...] = ()
     successes: tuple[bool, ...] | None = None
+    ended: float | None = None
 
     def sample(self) -> Sample | None:
         """Normalised score of each episode, float64 [episodes]; None where it is undefined."""
@@ -118,12 +124,14 @@ def score(task: str, episodes: Sequence[Outcome], *, comparable: bool = True, se
     steps, between = sum(episode.length for episode in episodes), ci95(returns)
     counted = ci95([float(each) for each in reached]) if known.by_success and reached else between
     low, high = (normalized(bound, random, expert) for bound in counted)
+    terminated = [episode.terminated for episode in episodes if episode.terminated is not None]
     return TaskScore(
         task, len(returns), mean, float(np.std(returns)), between, random, expert,
         None if achieved is None else normalized(achieved, random, expert), success,
         family_of(task), None if low is None or high is None else (low, high),
         known.by_success, steps, seconds, steps / seconds if seconds else 0.0,
         returns, tuple(episode.length for episode in episodes), reached or None,
+        sum(terminated) / len(terminated) if terminated else None,
     )  # fmt: skip
 
 
@@ -223,7 +231,7 @@ def _task(entry: dict[str, Any]) -> TaskScore:
 
 COLUMNS = (
     "task", "family", "episodes", "mean", "std", "low", "high", "success", "random", "expert", "normalized",
-    "normalized_low", "normalized_high", "steps", "seconds", "steps_per_second", "status",
+    "normalized_low", "normalized_high", "ended", "steps", "seconds", "steps_per_second", "status",
 )  # fmt: skip
 
 

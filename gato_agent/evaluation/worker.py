@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,7 @@ from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
-from gato_agent.envs.spaces.step_results import success_of
-from gato_agent.envs.tasks.task import Task, find
+from gato_agent.evaluation.episode_totals import EpisodeTotals
 from gato_agent.evaluation.results import Outcome
 from gato_agent.inference.decoder import Precision
 from gato_agent.inference.make_agent import make_agent_and_envs
@@ -127,7 +125,7 @@ class ActorFactory:
             torch.set_num_threads(settings.num_threads)
         find_spec(job.env)  # imports the module that the user named
         if settings.expert:
-            return _expert_and_envs(job, render_mode)
+            return expert_and_envs(job, render_mode)
         device = resolve_device(settings.device)
         checkpoint = self._load(settings, device)
         temperature = None if isinstance(settings.temperature, dict) else settings.temperature
@@ -155,7 +153,7 @@ def _check_spaces(checkpoint: Checkpoint, job: EvaluationJob) -> None:
 
 
 @contextlib.contextmanager
-def _expert_and_envs(job: EvaluationJob, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
+def expert_and_envs(job: EvaluationJob, render_mode: str | None) -> Iterator[tuple[Actor, VectorEnv[Any, Any, Any]]]:
     """Context with an expert and one environment, as in collection."""
     settings, kwargs = job.settings, job.settings.env_kwargs
     if settings.sha256 not in (None, expert_sha256(settings.expert)):
@@ -228,16 +226,10 @@ def play_episodes(
     heartbeat: MutableSequence[int] | None = None,
 ) -> Iterator[Outcome]:
     """Play one episode per seed and yield each outcome as it ends; every step advances the heartbeat."""
-    counts = (find(task) or Task(task, "")).success is not None  # in these tasks no report of success is a failure
     heartbeat = [0] * 4 if heartbeat is None else heartbeat
-    total: dict[int, float] = defaultdict(float)
-    reached: dict[int, bool | None] = defaultdict(lambda: False if counts else None)
+    totals = EpisodeTotals(task)
     for step in steps(actor, envs, seeds):
         heartbeat[BEAT] += 1
-        total[step.seed] += step.reward
-        if (reported := success_of(step.info)) is not None:
-            reached[step.seed] = bool(reached[step.seed]) or reported
+        outcome = totals.add(step)
         if step.done:
-            success = reached[step.seed]
-            del reached[step.seed]
-            yield Outcome(step.seed, total.pop(step.seed), step.t + 1, success)
+            yield outcome

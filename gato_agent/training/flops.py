@@ -50,9 +50,37 @@ def patch_flops(config: GatoConfig) -> float:
     return total + (2 * units[-1] * config.width if units[-1] != config.width else 0)
 
 
+class RunningPeak:
+    """Largest FLOP/s of a run: measured, or achieved in a step.
+
+    A peak that was measured while other programs used the device is too low. It is measured again when a step exceeds
+    it, so that no utilisation is above 1.
+
+    Args:
+        device: device of the run.
+        dtype: of its matrix products.
+    """
+
+    def __init__(self, device: str, dtype: torch.dtype) -> None:
+        self._device, self._dtype = device, dtype
+        self.value = peak_flops(device, dtype)
+
+    def utilisation(self, flops: float, seconds: float) -> float:
+        """Share of the peak in a step of so many FLOPs and seconds, in (0, 1]."""
+        rate = flops / seconds
+        if rate > self.value:
+            self.value = max(rate, measure_peak(self._device, self._dtype))
+        return rate / self.value
+
+
 @cache
 def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """Peak FLOP/s of a product of large square matrices on a device: the best of up to ten, cached."""
+    """Peak FLOP/s of a device, measured once."""
+    return measure_peak(device, dtype)
+
+
+def measure_peak(device: str, dtype: torch.dtype) -> float:
+    """Peak FLOP/s of a product of large square matrices on a device: the best of up to ten."""
     size = 1024 if device == "cpu" else 8192
     own = torch.Generator(device).manual_seed(0)  # training's random numbers do not depend on this
     x = torch.randn(size, size, device=device, generator=own).to(dtype)  # constant data would draw less power

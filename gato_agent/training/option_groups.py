@@ -96,7 +96,7 @@ class NetworkOptions:
     Its tasks may differ from those of the data. Other options then have other defaults, which --help shows."""
     dropout: float = 0.0
     """Dropout rate of each sub-layer's output, in [0, 1)."""
-    weights: Precision = "float32"
+    save_dtype: Precision = "float32"
     """Precision of the weights in model.safetensors; play computes in float32."""
 
 

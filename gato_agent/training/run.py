@@ -19,10 +19,10 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import below, still_there, write_files
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.progress import progress
+from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.make import find_spec, parse_kwargs
-from gato_agent.training.flops import peak_flops, training_flops
+from gato_agent.training.flops import RunningPeak, peak_flops, training_flops
 from gato_agent.training.loggers import Loggers
-from gato_agent.training.stop_signal import StopSignal
 from gato_agent.training.trainer import STATE, StepMetrics, Trainer
 from gato_agent.training.validation import validate_in_env
 
@@ -142,7 +142,7 @@ class Run:
     def steps(self) -> Iterator[dict[str, Any]]:
         """Train to the last step, yielding one log entry a step."""
         trainer, distributed = self.trainer, self.distributed
-        peak = peak_flops(self.device, getattr(torch, self.config.precision))
+        peak = RunningPeak(self.device, getattr(torch, self.config.precision))
         first, start = trainer.step, time.perf_counter()
         while trainer.step < self.config.steps:
             began = time.perf_counter()
@@ -155,7 +155,9 @@ class Run:
             now = time.perf_counter()
             speed = {
                 "tokens_per_second": distributed.size * sum(part.tokens.numel() for part in parts) / (now - began),
-                "utilisation": sum(training_flops(trainer.model.config, part) for part in parts) / (now - began) / peak,
+                "utilisation": peak.utilisation(
+                    sum(training_flops(trainer.model.config, part) for part in parts), now - began
+                ),
                 "seconds_left": (now - start) / (trainer.step - first) * (self.config.steps - trainer.step),
             }
             yield self._entry(metrics) | speed
@@ -189,7 +191,7 @@ class Run:
         self._at = trainer.step
         if self.distributed.is_main:
             checkpoint.training.update({key: metrics.get(key) for key in VALIDATION_METRICS})
-            model = checkpoint.to_bytes(getattr(torch, self.config.weights))
+            model = checkpoint.to_bytes(getattr(torch, self.config.save_dtype))
             state = [] if self.config.fsdp else [(folder / STATE, trainer.to_bytes())]
             self._wait()
             best = _selection_key(metrics) > self._best

@@ -11,7 +11,11 @@ from gato_agent.envs.files import append, read_own, write_files
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 
 REMOVED = ("ema",)  # options of version 0.1; a run without them is resumed
-RENAMED = {"shortest_fragment": "min_segment", "smooth_bins": "bin_label_smoothing"}  # of version 0.1
+RENAMED = {  # of version 0.1
+    "shortest_fragment": "min_segment",
+    "smooth_bins": "bin_label_smoothing",
+    "weights": "save_dtype",
+}
 
 
 def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: Collection[str] = ()) -> dict[str, Any]:

@@ -241,7 +241,8 @@ def _collect(
     play = _choose_play(config)
     first_episodes = [FirstEpisodes(_known(job)) for job in jobs]
     failures: list[Failed] = []
-    with Report(console, rows) as report, EpisodeWriter(stores) as writer, closing(play(jobs, missing)) as results:
+    # An interrupt writes what is played before it stops the workers.
+    with Report(console, rows) as report, closing(play(jobs, missing)) as results, EpisodeWriter(stores) as writer:
         for batch in results:
             for result in batch:
                 if isinstance(result, Played):

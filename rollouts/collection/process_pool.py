@@ -76,7 +76,13 @@ class _Worker:
         self.connection, remote = context.Pipe()
         self.heartbeat: Any = context.RawArray("q", idle_heartbeat())
         self.process = context.Process(target=_work, args=(remote, self.heartbeat, jobs, players), daemon=True)
-        self.process.start()
+        mask = signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGINT}
+        )  # the worker inherits it until it ignores SIGINT
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         remote.close()  # so that the end of the worker closes the connection
         self.chunks: deque[tuple[int, deque[int]]] = deque()
         self.unused, self.played, self.retired = True, False, False
@@ -262,6 +268,7 @@ def _work(
 ) -> None:
     """Main function of a worker: play chunks until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops its workers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some environments print at every reset
     warnings.simplefilter("ignore")  # the parent has made every environment and shown its warnings

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
+from gato_agent.cli import parse
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
@@ -197,3 +198,16 @@ def test_episodes_of_an_environment_that_fails_to_close_are_kept(monkeypatch: py
     (result,) = players.play(0, [0], idle_heartbeat())
     assert isinstance(result, Played)
     assert len(json.loads(result.episode)["episodes"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [("--json s.json", "--json s.json is written --out FOLDER, which has results.json"),
+     ("--report page --out r", "--report is a verb: gato-agent report r --out page"),
+     ("--report page", "--report is a verb: gato-agent report results --out page")],
+)  # fmt: skip
+def test_former_outputs_are_read_with_a_hint(options: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parse(["evaluate", *options.split()])
+    assert f"gato-agent: {hint}; the former spelling is removed in the next release" in capsys.readouterr().err
+    parse(["evaluate", "--json", "-", "--out", "r"])
+    assert capsys.readouterr().err == ""

@@ -16,7 +16,10 @@ from gato_agent.commands import report as report_module
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.report import ReportConfig, report, write_report
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
+from gato_agent.evaluation.aggregate import by_group
+from gato_agent.evaluation.progress_table import families, number, percent, returns, table
 from gato_agent.evaluation.report.html_page import page
 from gato_agent.evaluation.report.videos import FRAMES, LARGEST, LONGEST, encode
 from gato_agent.evaluation.results import Outcome, Results, score
@@ -138,9 +141,11 @@ def test_a_comparison_names_published_figures_and_their_environments(folder: Pat
     results = Results.load(folder / "random")
     results.tasks["Hopper-v5"] = score("Hopper-v5", [Outcome(0, 3000.0, 3, None), Outcome(1, 3100.0, 3, None)])
     results.save(folder / "hopper.json")
-    report(ReportConfig((folder / "hopper.json", folder / "better.json")))
+    report(ReportConfig((folder / "hopper.json",)))
     shown = " ".join(capsys.readouterr().out.split())
     assert "0.850" in shown and "11 tasks, *-v4" in shown
+    report(ReportConfig((folder / "hopper.json", folder / "better.json")))
+    shown = " ".join(capsys.readouterr().out.split())
     assert "probability that an episode of random beats one of" in shown
 
 
@@ -221,3 +226,61 @@ def test_nothing_is_wider_than_the_screen(folder: Path, browser: Any, width: int
     assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") != before
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert clean(browser)
+
+
+def test_on_a_phone_labels_are_whole_tables_say_that_they_scroll_and_posters_are_seen(
+    folder: Path, browser: Any
+) -> None:
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get((folder / "two" / "index.html").as_uri())
+        inside = """const box = document.querySelector('.profile').getBoundingClientRect();
+            return [...document.querySelectorAll('.profile text')].map(each => {
+                const own = each.getBoundingClientRect();
+                return own.left >= box.left && own.right <= box.right && own.top >= box.top && own.bottom <= box.bottom;
+            })"""
+        labels = browser.execute_script(inside)
+        assert len(labels) == 11 and all(labels)
+        tables = """return [...document.querySelectorAll('.scroll')].map(
+            each => [each.scrollWidth > each.clientWidth, each.nextElementSibling.offsetHeight > 0])"""
+        scrolling = browser.execute_script(tables)
+        assert any(wide for wide, _ in scrolling) and all(wide == said for wide, said in scrolling)
+        browser.get((folder / "page" / "index.html").as_uri())
+        browser.execute_script("document.querySelector('#videos').scrollIntoView()")
+        posters = "[...document.querySelectorAll('.card img')]"
+        wait(browser, f"return {posters}.every(each => each.complete && each.naturalWidth > 0)")
+        assert browser.execute_script(f"return {posters}.every(each => getComputedStyle(each).opacity === '1')")
+        assert clean(browser)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_result_has_the_same_figures_in_evaluate_and_in_the_report(folder: Path, capsys: Any) -> None:
+    results = Results.load(folder / "random")
+    console = plain_console(width=500)
+    console.print(table(results.scores(), "random", console))
+    console.print(families(by_group(results)))
+    terminal = capsys.readouterr().out
+    page, tables = (folder / "page" / "index.html").read_text(), (folder / "page" / "tables.md").read_text()
+    for task in results.scores():
+        for text in (*returns(task), number(task.normalized, 3)):
+            assert text in terminal and text in tables
+        assert all(text in page for text in returns(task))
+        assert percent(task.ended) in page
+    for name, each in by_group(results).items():
+        assert each.iqm_ci95 is not None
+        low, high = each.iqm_ci95
+        assert f"{low:.3f} to {high:.3f}" in terminal and f"{low:.3f}–{high:.3f}" in page
+        assert name in terminal and f"| {name} |" in tables
+
+
+def test_what_another_evaluation_did_not_play_is_said(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    fewer = Results.load(folder / "random")
+    del fewer.tasks["Pendulum-v1"]
+    fewer.save(tmp_path / "fewer.json")
+    report(ReportConfig((folder / "random", tmp_path / "fewer.json"), tmp_path / "page", videos=False))
+    said = "Compared on the 2 tasks that all evaluations have: of 3 of random, 2 of random."
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert said in " ".join(capsys.readouterr().out.split()) and said in page
+    assert page.count("not played") == 1

@@ -75,7 +75,7 @@ def test_a_text_model_of_ones_own_and_bfloat16_are_kept(tmp_path: Path, monkeypa
     (tmp_path / "own.model").write_bytes(text.model)
     config = TrainConfig(
         data=tmp_path / "data", out=tmp_path / "run", text_model=tmp_path / "own.model", steps=1, batch_size=1,
-        weights="bfloat16", num_threads=1,
+        save_dtype="bfloat16", num_threads=1,
     )  # fmt: skip
     (task,) = load_data(config.data, GatoConfig.nano(), 32, config.text_model).tokenized
     pieces = text.encode("go right")

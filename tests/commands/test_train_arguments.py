@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from gato_agent.cli import main
+from gato_agent.cli import main, parse
 from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.train import fine_tuning, train
 from gato_agent.commands.train_arguments import TrainArguments
@@ -99,3 +99,10 @@ def test_former_names_of_fields_are_read() -> None:
     assert words == ["--model.values-per-token", "32", "--model.context", "64"]
     assert len(hints) == 1
     assert GatoConfig.nano().reshaped('{"pack": 32}').values_per_token == 32
+
+
+def test_former_options_are_read_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    _, arguments = parse(["train", "--weights", "bfloat16", "--smooth-bins", "2"])
+    assert (arguments.config().save_dtype, arguments.config().bin_label_smoothing) == ("bfloat16", 2.0)
+    hints = capsys.readouterr().err
+    assert "--weights is called --save-dtype" in hints and "--smooth-bins is called" in hints

@@ -6,10 +6,11 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
-from gato_agent.envs.errors import GatoError
+from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.make import make
-from gato_agent.envs.video import VideoWriter
+from gato_agent.envs.video import VideoWriter, stride
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)]
 
@@ -98,14 +99,61 @@ def test_no_frames_no_video(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_encoder_that_fails_is_heard_and_leaves_nothing(tmp_path: Path) -> None:
-    def film() -> None:
+@pytest.mark.parametrize("side", [2, 512])  # a pipe holds the first, and not the second
+def test_an_encoder_that_fails_is_heard_and_leaves_nothing(side: int, tmp_path: Path, capfd: Any) -> None:
+    def record() -> None:
         with VideoWriter(tmp_path / "video.mp4", fps=-1) as video:
-            video.write(plain(COLOURS[0], 512, 512))  # more than a pipe holds
+            video.write(plain(COLOURS[0], side, side))
 
-    with pytest.raises(GatoError, match=r"video\.mp4: the video encoder failed: .*framerate"):
-        film()
+    with pytest.raises(GatoError, match=r"video\.mp4: the video encoder failed; its messages are above"):
+        record()
+    assert "framerate" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gif_has_every_frame_in_its_colours(tmp_path: Path) -> None:
+    path = tmp_path / "colours.gif"
+    with VideoWriter(path, fps=10) as video:
+        for colour in COLOURS * 2:
+            video.write(plain(colour))
+    with Image.open(path) as image:
+        assert (image.format, image.size, image.n_frames) == ("GIF", (96, 64), 12)  # type: ignore[attr-defined]
+        for number, colour in enumerate(COLOURS * 2):
+            image.seek(number)
+            assert image.info["duration"] == 100
+            np.testing.assert_allclose(np.asarray(image.convert("RGB")).mean((0, 1)), colour, atol=4)
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.avi: a video is an \.mp4 or a \.gif file"):
+        VideoWriter(tmp_path / "a.avi", 30)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GatoError])
+def test_an_interrupted_video_replaces_no_complete_one(suffix: str, error: type[BaseException], tmp_path: Path) -> None:
+    path = tmp_path / f"video.{suffix}"
+    path.write_bytes(b"a complete one")
+
+    def record() -> None:
+        with VideoWriter(path, 30) as video:
+            for colour in COLOURS:
+                video.write(plain(colour))
+            raise error
+
+    with pytest.raises(error):
+        record()
+    assert path.read_bytes() == b"a complete one"
+    assert len(decoded(tmp_path / f"video-partial.{suffix}")[1]) == len(COLOURS)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "every"),
+    [("a.mp4", 4, 1), ("a.mp4", 50, 1), ("a.mp4", 51, 2), ("a.MP4", 125, 3), ("a.gif", 25, 1), ("a.gif", 50, 2)],
+)
+def test_a_video_has_not_too_many_frames_a_second(name: str, fps: float, every: int) -> None:
+    assert stride(Path(name), fps) == every
 
 
 def test_an_environment_is_filmed(tmp_path: Path) -> None:

@@ -1,7 +1,17 @@
 """Aggregates over families and groups of tasks, and tasks that count in none of them."""
 
 from gato_agent.envs.tasks.task import families
-from gato_agent.evaluation.aggregate import ALL, GROUPS, OTHER, by_family, by_group, compare, of_states
+from gato_agent.evaluation.aggregate import (
+    ALL,
+    GROUPS,
+    OTHER,
+    by_family,
+    by_group,
+    compare,
+    of_states,
+    shared,
+    shared_note,
+)
 from gato_agent.evaluation.results import Outcome, Results, score
 
 
@@ -40,3 +50,17 @@ def test_comparison_is_of_the_tasks_that_both_have() -> None:
     assert set(summaries) == {"classic, Box2D, toy text", ALL}
     assert (summaries[ALL].tasks, summaries[ALL].probability) == (1, 3.5 / 4)
     assert compare(worse, better)[ALL].probability == 0.5 / 4
+
+
+def test_evaluations_of_other_tasks_are_reduced_to_those_of_all() -> None:
+    first = results(CartPole_v1=[400.0, 500.0], Acrobot_v1=[-80.0, -90.0])
+    second = results(CartPole_v1=[100.0, 400.0], LunarLander_v3=[0.0, 1.0])
+    second.failed["Taxi-v4"] = "it broke"
+    reduced = shared([first, second])
+    assert [list(each.tasks) for each in reduced] == [["CartPole-v1"], ["CartPole-v1"]]
+    assert by_group(reduced[0])[ALL].tasks == by_group(reduced[1])[ALL].wanted == 1
+    assert shared_note([first, second]).startswith("Compared on the 1 task that all evaluations have: of 2 of ")
+    assert shared([first, first]) == [first, first] and shared_note([first, first]) == ""
+    assert shared([first]) == [first] and shared_note([first]) == ""
+    apart = [results(CartPole_v1=[1.0]), results(Acrobot_v1=[-80.0])]
+    assert all(each.tasks == {} for each in shared(apart)) and "the 0 tasks" in shared_note(apart)

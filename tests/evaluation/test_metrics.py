@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gato_agent.evaluation.metrics import above, ci95, improvement, interval, iqm, iqm_of_tasks, normalized
+from gato_agent.evaluation.metrics import above, ci95, decimals, improvement, interval, iqm, iqm_of_tasks, normalized
 
 
 def test_normalised_score_is_a_fraction_of_the_way_to_the_expert() -> None:
@@ -72,3 +72,12 @@ def test_probability_of_improvement_is_that_of_mann_and_whitney() -> None:
     )
     assert improvement(x, y)[0] == pytest.approx(rliable)
     assert improvement(x, x)[0] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [((500.0,), 1), ((0.9,), 2), ((484.6, 469.3, 496.1), 1), ((0.931, 0.929, 0.934), 3), ((-0.01, 0.01), 2),
+     ((100.0, 100.02), 2), ((0.5, 0.5 + 1e-12), 6), ((0.0, 0.0), 2)],
+)  # fmt: skip
+def test_returns_have_decimals_enough_to_tell_them_apart(values: tuple[float, ...], places: int) -> None:
+    assert decimals(*values) == places

@@ -11,8 +11,8 @@ import pytest
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.train import train
+from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.training.config import TrainConfig
-from gato_agent.training.stop_signal import StopSignal
 from gato_agent.training.trainer import Trainer
 
 

@@ -10,7 +10,7 @@ from gato_agent.evaluation.results import TaskScore
 
 TOP = 1.25  # scores are clamped to this
 TAUS = np.linspace(0.0, 1.2, 61)
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 300, 44, 34  # pixels of the profile
+WIDTH, HEIGHT, LEFT, BOTTOM, ABOVE, RIGHT = 640, 320, 64, 54, 18, 18  # pixels of the profile and its margins
 
 
 def bars(scores: Sequence[TaskScore]) -> Markup:
@@ -53,7 +53,7 @@ def profiles(samples: Sequence[tuple[str, list[Sample]]]) -> Markup:
     return Markup(
         f'<svg class="profile" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="performance profile">'
         f"{''.join(ticks)}{''.join(lines)}"
-        f'<text class="axis" x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">score τ</text></svg>'
+        f'<text class="axis" x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">score τ</text></svg>'
     )
 
 
@@ -71,15 +71,15 @@ def _profile(number: int, samples: list[Sample]) -> str:
 
 
 def _point(tau: float, share: float) -> str:
-    x = LEFT + (WIDTH - LEFT - 8) * tau / TAUS[-1]
-    return f"{x:.1f},{8 + (HEIGHT - BOTTOM - 8) * (1 - share):.1f}"
+    x = LEFT + (WIDTH - LEFT - RIGHT) * tau / TAUS[-1]
+    return f"{x:.1f},{ABOVE + (HEIGHT - BOTTOM - ABOVE) * (1 - share):.1f}"
 
 
 def _tick(x: float | None = None, y: float | None = None) -> str:
     begin, end = (_point(x, 0), _point(x, 1)) if x is not None else (_point(0, y or 0.0), _point(TAUS[-1], y or 0.0))
     (x1, y1), (x2, y2) = begin.split(","), end.split(",")
     if x is not None:
-        label = f'<text x="{x1}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{x:g}</text>'
+        label = f'<text x="{x1}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x:g}</text>'
     else:
         label = f'<text x="{LEFT - 6}" y="{float(y1) + 4}" text-anchor="end">{y:.0%}</text>'
     return f'<line class="grid" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>{label}'

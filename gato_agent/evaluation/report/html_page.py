@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gato_agent.evaluation.aggregate import ALL, GROUPS, Summary, by_group, compare, of_states
+from gato_agent.evaluation.aggregate import ALL, GROUPS, Summary, by_group, compare, of_states, shared, shared_note
 from gato_agent.evaluation.metrics import Sample
-from gato_agent.evaluation.progress_table import number, percent
+from gato_agent.evaluation.progress_table import number, percent, returns, shown
 from gato_agent.evaluation.report.charts import bars, profiles
 from gato_agent.evaluation.results import Results, TaskScore, family_of
 
@@ -34,12 +34,12 @@ class Tile(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Table row of an evaluated task, with its score in each of the other evaluations."""
+    """Table row of an evaluated task; `other_scores` has (True if it was played, score) in each other evaluation."""
 
     task: TaskScore
     group: str
     state: str
-    other_scores: list[float | None]
+    other_scores: list[tuple[bool, float | None]]
     video: Mapping[str, Any] | None
 
 
@@ -54,8 +54,9 @@ class MissingRow(NamedTuple):
 
 
 HEADS = (  # column heading, kind by which it sorts, and True if it is shown on a phone
-    ("task", "text", True), ("family", "text", False), ("score", "number", True), ("95% interval", "number", False),
-    ("return", "number", False), ("success", "number", False), ("random", "number", False),
+    ("task", "text", True), ("family", "text", False), ("score", "number", True), ("its 95% interval", "number", False),
+    ("ended", "number", True), ("return and its 95% interval", "number", False),
+    ("success", "number", False), ("random", "number", False),
     ("expert", "number", False), ("steps/s", "number", False),
 )  # fmt: skip
 
@@ -77,10 +78,11 @@ def page(
     Returns:
         HTML text.
     """
-    first, groups = results[0], [by_group(each) for each in results]
+    first, groups = results[0], [by_group(each) for each in shared(results)]
     return _templates().get_template("page.html").render(
         first=first, results=results, groups=groups, published=published, about=_about(first),
-        tiles=list(_tiles(first, groups[0])), strips=list(_strips(first)), profile=profiles(samples),
+        tiles=list(_tiles(first, by_group(first))), note=shared_note(results),
+        strips=list(_strips(first)), profile=profiles(samples),
         actors=[name for name, _ in samples], comparisons=[(other, compare(first, other)) for other in results[1:]],
         families=_group_names(first), rows=list(_rows(results, videos)), missing=list(_missing(first)),
         numeric=[name for name, each in published.items() if any("iqm" in g for g in each["groups"].values())],
@@ -94,7 +96,7 @@ def _templates() -> Environment:
         loader=PackageLoader(PACKAGE, "template"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters |= {"number": number, "percent": percent, "meter": _meter}
+    templates.filters |= {"number": number, "percent": percent, "returns": returns, "shown": shown, "meter": _meter}
     templates.globals |= {"ALL": ALL, "HEADS": HEADS}
     return templates
 
@@ -161,7 +163,7 @@ def _rows(results: Sequence[Results], videos: Videos) -> Iterator[Row]:
         score = task.normalized
         state = "undefined" if score is None else "above half" if score > 0.5 else "below half"
         others = [each.tasks.get(task.task) for each in results[1:]]
-        other_scores = [each.normalized if each else None for each in others]
+        other_scores = [(each is not None, each.normalized if each else None) for each in others]
         yield Row(task, _group_of(task.task), state, other_scores, videos.get(task.task))
 
 

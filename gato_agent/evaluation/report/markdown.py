@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from gato_agent.evaluation.aggregate import ALL, GROUPS, by_group
-from gato_agent.evaluation.progress_table import number, percent
+from gato_agent.evaluation.progress_table import number, percent, returns
 from gato_agent.evaluation.results import Results, TaskScore
 
 BOUNDS = (0.5, 0.8, 0.9)  # scores above which tasks are counted
@@ -27,12 +27,12 @@ def _families(results: Results) -> str:
 
 
 def _tasks(results: Results) -> str:
-    heads = ["task", "mean return", "95% interval", "random", "expert", "success", "score"]
+    heads = ["task", "mean return", "95% interval", "random", "expert", "success", "ended", "score"]
     order = {name: place for place, name in enumerate(GROUPS)}
     rows = [
         [
-            each.task, f"{each.mean:,.1f}", "{:,.1f} to {:,.1f}".format(*each.ci95), number(each.random, 2),
-            number(each.expert, 2), percent(each.success), number(each.normalized, 3),
+            each.task, *returns(each), number(each.random, 2),
+            number(each.expert, 2), percent(each.success), percent(each.ended), number(each.normalized, 3),
         ]
         for each in sorted(results.scores(), key=lambda task: (order[_group(task)], task.task))
     ]  # fmt: skip

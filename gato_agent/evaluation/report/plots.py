@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gato_agent.evaluation.aggregate import ALL, GROUPS, by_group
+from gato_agent.evaluation.aggregate import ALL, GROUPS, by_group, shared
 from gato_agent.evaluation.metrics import Sample, interval
 from gato_agent.evaluation.report.charts import TAUS, shares
 from gato_agent.evaluation.results import Results
@@ -41,7 +41,7 @@ def plots(results: Sequence[Results], samples: Sequence[tuple[str, list[Sample]]
 
 def _families(figure: Any, results: Sequence[Results]) -> None:
     axes = figure.add_subplot()
-    summaries = [by_group(each) for each in results]
+    summaries = [by_group(each) for each in shared(results)]
     names = [name for name in (*GROUPS, ALL) if any(name in each and each[name].iqm is not None for each in summaries)]
     height = 0.8 / len(results)
     for number, (each, groups) in enumerate(zip(results, summaries, strict=True)):

@@ -1,6 +1,6 @@
 """Short videos of single episodes for a report, of at most 200 kB each."""
 
-import subprocess
+import io
 import tempfile
 from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import closing
@@ -12,10 +12,14 @@ import imageio_ffmpeg
 import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+from PIL import Image
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.video import VideoWriter
+from gato_agent.evaluation.episode_totals import EpisodeTotals
+from gato_agent.evaluation.episode_video import EpisodeCamera
+from gato_agent.evaluation.results import Outcome
 from gato_agent.evaluation.worker import ActorFactory, EvaluationJob, EvaluationSettings, describe
 from gato_agent.rollouts.collection import episode_worker as player
 from gato_agent.rollouts.collection.episode_worker import BEAT, JOB, NOTHING, SEED, STEP, Failed
@@ -24,7 +28,6 @@ from gato_agent.rollouts.storage.writer import Played
 LARGEST = 200_000  # bytes of a video
 FRAMES = 150  # of a video, about; of longer episodes steps are skipped, because rendering is slow
 SHORTEST, LONGEST = 2.0, 10.0  # seconds; other episodes are shown slower or faster
-FPS = 30.0  # of an environment without render_fps
 SIDE = 320  # pixels of the longer side
 BITS = 140_000  # a second: at most LARGEST in LONGEST seconds, with the decoder's buffer filled once more
 SMALL = (
@@ -88,16 +91,16 @@ def _record(
     video_job: VideoJob, actor: Actor, envs: VectorEnv[Any, Any, Any], heartbeat: MutableSequence[int]
 ) -> EpisodeVideo:
     frames: list[NDArray[np.uint8]] = []
-    total, taken = 0.0, 0
-    for step in steps(actor, envs, [video_job.settings.seed]):
-        total, taken = total + step.reward, taken + 1
-        if (step.t % video_job.every == 0 or step.done) and len(frames) < 2 * FRAMES:
-            drawn = envs.render() or ()
-            frames.append(np.asarray(drawn[0]))
-        heartbeat[STEP] = taken
+    camera, totals = EpisodeCamera(actor, envs, video_job.env_id), EpisodeTotals(video_job.env_id)
+    outcome = Outcome(video_job.settings.seed, 0.0, 0, None)
+    for step in steps(camera, envs, [video_job.settings.seed]):
+        outcome = totals.add(step)
+        if len(frames) < 2 * FRAMES or step.done:
+            frames += camera.frames(step, outcome, video_job.every)
+        heartbeat[STEP] = outcome.length
         heartbeat[BEAT] += 1
-    seconds = min(max(taken / (envs.metadata.get("render_fps") or FPS), SHORTEST), LONGEST)
-    return EpisodeVideo(encode(frames, len(frames) / seconds), taken, total, seconds)
+    seconds = min(max(outcome.length / camera.fps, SHORTEST), LONGEST)
+    return EpisodeVideo(encode(frames, len(frames) / seconds), outcome.length, outcome.total, seconds)
 
 
 def encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
@@ -115,11 +118,14 @@ def encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
 
 def poster(video: Path) -> bytes:
     """JPEG of a frame near the end of a video; raises GatoError if it cannot be read."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-sseof", "-1", "-i", str(video), "-frames:v", "1"]
-    done = subprocess.run([*command, "-q:v", "6", "-f", "mjpeg", "-"], capture_output=True, check=False)
-    if done.returncode or not done.stdout:
-        raise GatoError(f"{video} is damaged: delete it, and repeat the command")
-    return done.stdout
+    image = io.BytesIO()
+    try:
+        with closing(imageio_ffmpeg.read_frames(str(video), input_params=["-sseof", "-1"])) as frames:
+            size = next(frames)["size"]
+            Image.frombytes("RGB", size, next(frames)).save(image, "JPEG", quality=85)
+    except (OSError, RuntimeError, StopIteration) as error:
+        raise GatoError(f"{video} is damaged: delete it, and repeat the command") from error
+    return image.getvalue()
 
 
 def video_jobs(settings: EvaluationSettings, lengths: dict[str, int], env: dict[str, str]) -> list[VideoJob]:

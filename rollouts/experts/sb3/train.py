@@ -5,15 +5,16 @@
 
 import io
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import stable_baselines3
+from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
@@ -23,18 +24,27 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.console import plain_console
-from gato_agent.envs.io.progress import Update, progress
+from gato_agent.envs.io.progress import clock, progress
+from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.envs.make import make
 from gato_agent.rollouts.experts.sb3.hyperparams import DEFAULT, TUNED, Settings
 from gato_agent.rollouts.experts.sb3.preprocess import CountsFromZero
+from gato_agent.rollouts.experts.sb3.train_progress import (
+    ReportAndSave,
+    measured_speed,
+    short_rollouts,
+    whole_rollouts,
+)
+from gato_agent.rollouts.experts.sb3.train_state import load_state, remove_state, save_state
 from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer, write_npz
 
 ABOUT = "training.json"
 OPTIONS = {"seed": "--seed", "steps": "--train-steps", "env_kwargs": "--env-kwargs"}  # keys of the file
 KNOWN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)  # what SB3 can observe
 NATURE_CNN = 36  # pixels that SB3's convolutions need at least; smaller images are flattened
-EVERY_SECONDS = 2.0  # between two reports
+LINE_SECONDS = 30.0  # between two lines of a log
+Result = TypeVar("Result")
 
 
 def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | None, folder: Path) -> Path:
@@ -52,6 +62,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         UsageError: Stable-Baselines3 cannot train in these spaces, or `folder` has an expert of other settings.
         GatoError: `training.json` is damaged or missing.
         EnvironmentFault: the environment raised.
+        KeyboardInterrupt: after an interrupt, with a checkpoint in `folder` from which an equal call goes on.
     """
     path, console = folder / "model.zip", plain_console()
     settings = TUNED.get(env_id, DEFAULT)
@@ -62,16 +73,47 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         console.print(f"{env_id}: using the expert trained before ({path})", highlight=False, soft_wrap=True)
         return path
     with ExitStack() as stack:
+        speed = _measured(env_id, env_kwargs, settings, seed)
         model, envs = _prepared(env_id, env_kwargs, settings, seed, stack)
-        with progress(console, f"{env_id}: training an expert with {settings.algo}", steps, "steps") as update:
-            _learn(env_id, model, steps, _Report(update))
+        resumed, total = load_state(folder, model, wanted), whole_rollouts(model, steps)
+        _announce(console, env_id, settings, steps, total, model.num_timesteps if resumed else None, speed)
+        title = f"{env_id}: training an expert with {settings.algo}"
+        with (
+            StopSignal() as stop,
+            progress(console, title, total, "steps", model.num_timesteps, LINE_SECONDS) as update,
+        ):
+            callback = ReportAndSave(update, lambda: save_state(folder, model, wanted), stop)
+            _learn(env_id, model, steps, callback)
+        if stop.received and model.num_timesteps < total:
+            save_state(folder, model, wanted)
+            console.print(f"saved after {model.num_timesteps:,} steps in {folder}", highlight=False, soft_wrap=True)
+            raise KeyboardInterrupt
     # The zip is written last: if it exists, all files do.
     normalizer = Normalizer.of(envs) if isinstance(envs, VecNormalize) else None
     if normalizer is None:
         model._last_original_obs = None  # a reader of the zip without training.json must not expect statistics
     statistics = {folder / "obs_norm.npz": write_npz(normalizer)} if normalizer else {}
     write_files({folder / ABOUT: with_digest(wanted, sort_keys=True), **statistics, path: _zip(model)})
+    remove_state(folder)
     return path
+
+
+def _measured(env_id: str, env_kwargs: Mapping[str, Any], settings: Settings, seed: int) -> float:
+    """Steps a second of training, measured with a model and environments of their own."""
+    with ExitStack() as stack:
+        model, _ = _prepared(env_id, env_kwargs, short_rollouts(settings), seed, stack)
+        return _raised_by_training(env_id, partial(measured_speed, model))
+
+
+def _announce(
+    console: Console, env_id: str, settings: Settings, steps: int, total: int, done: int | None, speed: float
+) -> None:
+    """Print the number of steps and the time that they will take."""
+    rounded = f", {steps:,} rounded up to whole rollouts" if total != steps else ""
+    resumed = "" if done is None else f", of which {done:,} are done"
+    left = clock((total - (done or 0)) / max(speed, 1e-6))
+    line = f"{env_id}: {total:,} steps of {settings.algo}{rounded}{resumed}: about {left} at {speed:,.0f} steps/s"
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
@@ -142,9 +184,15 @@ def _algorithm(settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
 
 
 def _learn(env_id: str, model: BaseAlgorithm, steps: int, callback: BaseCallback) -> None:
-    """Train; raises GatoError naming the environment."""
+    """Train until the model has taken so many steps; raises GatoError naming the environment."""
+    left, fresh = steps - model.num_timesteps, model.num_timesteps == 0
+    _raised_by_training(env_id, lambda: model.learn(left, callback=callback, reset_num_timesteps=fresh))
+
+
+def _raised_by_training(env_id: str, run: Callable[[], Result]) -> Result:
+    """Result of a function that trains; raises GatoError naming the environment."""
     try:
-        model.learn(steps, callback=callback)
+        return run()
     except GatoError:
         raise
     except Exception as error:
@@ -165,28 +213,3 @@ def _zip(model: BaseAlgorithm) -> bytes:
     buffer = io.BytesIO()
     model.save(buffer)
     return buffer.getvalue()
-
-
-class _Report(BaseCallback):
-    """Callback that reports progress every few seconds."""
-
-    def __init__(self, update: Update) -> None:
-        super().__init__()
-        self._update = update
-        self._began = self._last = time.monotonic()
-
-    def _on_step(self) -> bool:
-        now = time.monotonic()
-        if now - self._last >= EVERY_SECONDS:
-            self._report(now)
-        return True
-
-    def _on_training_end(self) -> None:
-        self._report(time.monotonic())
-
-    def _report(self, now: float) -> None:
-        self._last = now
-        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-        mean = f"{np.mean(returns):.2f}" if returns else "not known yet"
-        done = min(self.num_timesteps, self.locals["total_timesteps"])
-        self._update(done, f"{self.num_timesteps / (now - self._began):,.0f} steps/s, mean return {mean}")

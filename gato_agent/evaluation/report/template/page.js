@@ -10,6 +10,15 @@
     root.dataset.theme = dark ? "light" : "dark";
   };
 
+  // Say which tables scroll.
+  const measure = () => all(".scroll").forEach((box) => {
+    const more = box.scrollWidth > box.clientWidth;
+    box.classList.toggle("scrolls", more);
+    box.classList.toggle("still", !more);
+  });
+  addEventListener("resize", measure);
+  measure();
+
   // Sort the table by a column, numbers in descending order first; rows without a value come last.
   const body = one(".tasks tbody");
   const heads = all(".tasks thead th");

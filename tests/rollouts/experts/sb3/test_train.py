@@ -19,6 +19,7 @@ from stable_baselines3 import PPO
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.experts.load import load_expert
+from gato_agent.rollouts.experts.sb3 import train_progress
 from gato_agent.rollouts.experts.sb3.hyperparams import TUNED, Falling, Settings
 from gato_agent.rollouts.experts.sb3.preprocess import moved
 from gato_agent.rollouts.experts.sb3.train import train
@@ -30,6 +31,13 @@ from tests.helpers.testing_env import TestingEnv
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch):
+    """Measure the speed briefly."""
+    monkeypatch.setattr(train_progress, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(train_progress, "LONGEST", 0.3)
 
 
 def registered(monkeypatch: pytest.MonkeyPatch, **kwargs: Any) -> str:
@@ -188,7 +196,9 @@ def test_an_environment_that_raises_is_named_and_leaves_nothing(tmp_path, monkey
 def test_collect_trains_once_and_goes_on_with_the_same_expert(tmp_path, capsys):
     config = CollectConfig(env=("CartPole-v1",), expert="train", episodes=2, out=tmp_path, train_steps=512)
     collect(config)
-    assert "CartPole-v1: training an expert with PPO: 512 of 512 steps" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "CartPole-v1: training an expert with PPO: 512 of 512 steps" in out
+    assert re.search(r"CartPole-v1: 512 steps of PPO: about \d:\d\d:\d\d at [\d,]+ steps/s", out)
     collect(replace(config, episodes=4))
     assert "using the expert trained before" in capsys.readouterr().out
     (store,) = open_stores(tmp_path)

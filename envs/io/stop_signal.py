@@ -1,4 +1,4 @@
-"""Interrupt of a training run after the current step, so that it is saved first."""
+"""Interrupt of a long job after its current step, so that it is saved first."""
 
 import signal
 import threading

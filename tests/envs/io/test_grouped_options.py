@@ -1,0 +1,59 @@
+"""Groups of options are boxes of the help, and the options of a flat config."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from gato_agent.commands.evaluate import EvaluateConfig
+from gato_agent.commands.play import PlayConfig
+from gato_agent.envs.io.grouped_options import groups_of, parse_grouped
+
+
+@dataclass(frozen=True)
+class FirstOptions:
+    """First things."""
+
+    number: int
+    """A number."""
+
+
+@dataclass(frozen=True)
+class SecondThingsOptions:
+    """Second things."""
+
+    words: tuple[str, ...] = ()
+    """Some words."""
+
+
+@dataclass(frozen=True)
+class BothConfig(SecondThingsOptions, FirstOptions):
+    """Do both."""
+
+
+@dataclass(frozen=True)
+class PlainConfig:
+    """Do one thing."""
+
+    number: int = 3
+
+
+def test_options_have_no_prefix() -> None:
+    assert parse_grouped(BothConfig, args=["--number", "2", "--words", "a", "b"]) == BothConfig(2, ("a", "b"))
+    assert parse_grouped(PlainConfig, args=["--number", "2"]) == PlainConfig(2)
+    assert groups_of(PlainConfig) == {} == groups_of(int | str)  # type: ignore[arg-type]
+
+
+def test_help_shows_a_box_for_each_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_grouped(BothConfig, args=["--help"])
+    shown = capsys.readouterr().out
+    places = [shown.index(text) for text in ("Do both", "first options", "A number", "second-things", "Some words")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("config", [PlayConfig, EvaluateConfig])
+def test_verbs_that_play_share_their_groups(config: type) -> None:
+    groups = groups_of(config)
+    assert {"actor", "decoding", "output"} < groups.keys()
+    assert groups["decoding"] is groups_of(PlayConfig)["decoding"]
+    assert max(len(group.__dataclass_fields__) for group in groups.values()) <= 10

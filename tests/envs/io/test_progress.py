@@ -1,0 +1,25 @@
+"""Progress of long jobs off a terminal."""
+
+import io
+
+import pytest
+
+from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.progress import clock, progress
+
+
+def test_lines_of_a_log_have_the_remaining_time_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("gato_agent.envs.io.progress.time.monotonic", lambda: now[0])
+    console = plain_console(file=io.StringIO(), width=200)
+    with progress(console, "A", 1000, "steps", done=100, every=30.0) as update:
+        for seconds in range(10, 100, 10):
+            now[0] = 100.0 + seconds
+            update(100 + seconds, "well")
+        update(1000, "done")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == [
+        "A: 130 of 1,000 steps, well, 0:14:30 left", "A: 160 of 1,000 steps, well, 0:14:00 left",
+        "A: 190 of 1,000 steps, well, 0:13:30 left", "A: 1,000 of 1,000 steps, done",
+    ]  # fmt: skip
+    assert [clock(seconds) for seconds in (0, 59.9, 3661, 36_000)] == ["0:00:00", "0:00:59", "1:01:01", "10:00:00"]

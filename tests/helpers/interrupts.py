@@ -1,0 +1,32 @@
+"""Commands in processes of their own that are interrupted, as by Ctrl-C or by a signal to one process."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tests.helpers.paths import ROOT
+
+To = Literal["group", "parent"]
+
+
+def interrupted(line: str, after: str, to: To, cwd: Path) -> tuple[str, str]:
+    """Standard output and error of a command that gets SIGINT once a line of its output begins with `after`."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-u", "-m", "gato_agent", *shlex.split(line)]
+    process = subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    begun: list[str] = []
+    while not begun or not begun[-1].startswith(after):
+        begun.append(process.stdout.readline())
+        assert begun[-1], (begun, process.communicate())
+    os.kill(-process.pid if to == "group" else process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "interrupted" in err, err
+    return "".join(begun) + out, err
