@@ -10,6 +10,11 @@ mkdir -p "$folder"
 [[ -e $folder/precision ]] || (grep -qs avx512_bf16 /proc/cpuinfo && echo bfloat16 || echo float32) >"$folder/precision"
 precision=$(<"$folder/precision")
 
+# Each phase's beginning, with the commit and the machine: what it cost is the difference of the times.
+machine="$(nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2-), $precision"
+phase() { printf '%s\t%s\t%s\t%s\n' "$(date -u +%FT%TZ)" "$(git describe --always --dirty)" "$machine" "$*" >>"$folder/log.tsv"; }
+
+phase noisy
 # Noisy expert episodes: more where they are short, few of Atari's, which are large.
 noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/data"; }
 noisy --suite babyai mujoco --episodes 300
@@ -35,9 +40,11 @@ learn() { # OUT, then options
         --prompt text --num-threads 1 --precision "$precision" --save-dtype bfloat16 --save-every 100 --holdout 0.03 \
         "${@:2}"
 }
-learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 6600 \
+phase first
+learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 9000 \
     --mixture "${equal[@]}"
 
+phase met
 # DAgger: states that the agent visits, with the labels of the experts.
 met() { gato-agent collect "$@" --dagger "$folder/first" --workers 2 --out "$folder/met"; }
 met --env Ant-v5 HalfCheetah-v5 Hopper-v5 Humanoid-v5 Walker2d-v5 --episodes 40
@@ -45,12 +52,21 @@ met --env InvertedPendulum-v5 InvertedDoublePendulum-v5 --episodes 300
 met --suite bullet babyai --episodes 25
 met --env MinAtar/Freeway-v1 MinAtar/SpaceInvaders-v1 --episodes 12
 met --suite babyai_rgb --episodes 120
+# More of the levels that need the longest episodes.
+longest=(BossLevel BossLevelNoUnlock Synth SynthLoc SynthSeq SynthS5R2 MiniBossLevel Unlock UnblockPickup PutNextLocal
+    GoToOpen Pickup MoveTwoAcrossS5N2 MoveTwoAcrossS8N9 PickupAbove OpenDoorsOrderN4 KeyInBox GoToSeq GoToSeqS5R2
+    GoToImpUnlock)
+noisy --env $(printf 'BabyAI-%s-v0 ' "${longest[@]}") --episodes 1500
 
+phase evaluate first
 gato-agent evaluate --suite all --checkpoint "$folder/first" --episodes 10 --workers 2 --out "$folder/first/results"
 read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
-learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 30 --steps 3800 \
-    --decay-steps 3300 --loss-over timesteps --mixture "${needed[@]}"
+phase run
+learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 30 --steps 6000 \
+    --decay-steps 5000 --loss-over timesteps --mixture "${needed[@]}"
 
+phase evaluate
 python scripts/temperatures.py "$folder/run" --suite babyai
 gato-agent evaluate --suite all --checkpoint "$folder/run" --episodes 50 --workers 2 --out "$folder/results"
 gato-agent report "$folder/results" --out "$folder/report"
+phase end
