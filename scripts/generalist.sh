@@ -16,7 +16,7 @@ phase() { printf '%s\t%s\t%s\t%s\n' "$(date -u +%FT%TZ)" "$(git describe --alway
 
 phase noisy
 # Noisy expert episodes: more where they are short, few of Atari's, which are large.
-noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/data"; }
+noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/${into:-data}"; }
 noisy --suite babyai mujoco --episodes 300
 noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400 # 7 to 10 steps each
 noisy --env BabyAI-{PutNextS4N1,PutNextS5N1,PutNextS5N2,OpenRedBlueDoorsDebug}-v0 --episodes 2800
@@ -56,13 +56,13 @@ met --suite babyai_rgb --episodes 120
 longest=(BossLevel BossLevelNoUnlock Synth SynthLoc SynthSeq SynthS5R2 MiniBossLevel Unlock UnblockPickup PutNextLocal
     GoToOpen Pickup MoveTwoAcrossS5N2 MoveTwoAcrossS8N9 PickupAbove OpenDoorsOrderN4 KeyInBox GoToSeq GoToSeqS5R2
     GoToImpUnlock)
-noisy --env $(printf 'BabyAI-%s-v0 ' "${longest[@]}") --episodes 1500
+into=more noisy --env $(printf 'BabyAI-%s-v0 ' "${longest[@]}") --episodes 1500
 
 phase evaluate first
 gato-agent evaluate --suite all --checkpoint "$folder/first" --episodes 10 --workers 2 --out "$folder/first/results"
 read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
 phase run
-learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 30 --steps 6000 \
+learn "$folder/run" --data "$folder/data" "$folder/more" "$folder/met" --init "$folder/first" --warmup 30 --steps 6000 \
     --decay-steps 5000 --loss-over timesteps --mixture "${needed[@]}"
 
 phase evaluate
