@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.roofline import Roofline, timed
-from gato_agent.dataset.batches import Batch, BatchSampler
+from gato_agent.dataset.batch import Batch
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.json_output import write_json

@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gato_agent.dataset.unique_patches import NO_PATCHES, UniquePatches, flat
 from gato_agent.envs.errors import GatoError, SpaceError
 from gato_agent.envs.suggested_commands import suggest
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.tokens.leaf_codecs import distinct
 from gato_agent.tokens.prompt import DEMO_SHARE, NO_PROMPT, Prompt
 from gato_agent.tokens.space_tokenizer import PAD, SpaceTokenizer
 
 TOKEN_FORMAT = 2  # raise it with any change of the tokens of an episode: token files of other formats are rewritten
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class PrefixTokens:
 
 
 NO_INDICES = np.zeros(0, np.int64)
-NO_PATCHES, NO_VALUE_GROUPS = np.zeros((0, 16, 16, 4), np.uint8), np.zeros((0, 1), np.int16)
+NO_VALUE_GROUPS = np.zeros((0, 1), np.int16)
 NO_PREFIX = PrefixTokens(0, NO_INDICES.astype(np.int32), NO_INDICES, NO_INDICES, NO_PATCHES, NO_VALUE_GROUPS)
 
 
@@ -106,7 +105,7 @@ class TokenizedTask:
         """
         if not episodes:
             raise GatoError(f"{name}: no episodes to train on; collect some with `{suggest('collect', env=name)}`")
-        patches = _UniquePatches()
+        patches = UniquePatches()
         parts = [_tokenize(name, tokenizer, patches, episode) for episode in episodes]
         rows, labels, places, value_groups = (np.concatenate(part) for part in zip(*parts, strict=True))
         ends = np.cumsum([len(part) for part, *_ in parts])
@@ -189,11 +188,6 @@ class TokenizedTask:
         return PrefixTokens(self.prompt.tokens, tokens[index], index, local[index], patches, value_groups)
 
 
-def flat(parts: NDArray[Scalar]) -> NDArray[Scalar]:
-    """[timesteps, k, ...] -> [timesteps * k, ...]."""
-    return parts.reshape(parts.shape[0] * parts.shape[1], *parts.shape[2:])
-
-
 def _texts(
     name: str, episodes: Sequence[Episode], prompt: Prompt, pieces: Callable[[str], Sequence[int]] | None
 ) -> NDArray[np.int32]:
@@ -216,7 +210,7 @@ def _texts(
 
 
 def _tokenize(
-    name: str, tokenizer: SpaceTokenizer, patches: "_UniquePatches", episode: Episode
+    name: str, tokenizer: SpaceTokenizer, patches: UniquePatches, episode: Episode
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int16]]:
     """Rows, labels, patch indices and value groups of an episode, without its final observation."""
     try:
@@ -228,23 +222,3 @@ def _tokenize(
     value_groups = seen.value_groups[:, :, : tokenizer.widest].copy()
     read = tokenizer.layout.stream_actions(actions, labels)
     return tokenizer.timesteps(seen.tokens, read), labels, patches.places(seen.patches), value_groups
-
-
-class _UniquePatches:
-    """Set of unique image patches, in insertion order."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, int] = {}
-
-    def places(self, patches: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """Add patches [B, k, 16, 16, 4]; returns their indices, int32 [B, k]."""
-        if not patches.size:
-            return np.zeros(patches.shape[:2], np.int32)
-        different, inverse = distinct(flat(patches))
-        known = self._known
-        at = np.array([known.setdefault(patch.tobytes(), len(known)) for patch in different], np.int32)
-        return at[inverse].reshape(patches.shape[:2])
-
-    def all(self) -> NDArray[np.uint8]:
-        """All unique patches, uint8 [k, 16, 16, 4]."""
-        return np.frombuffer(b"".join(self._known), np.uint8).reshape(-1, *NO_PATCHES.shape[1:])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gato_agent.dataset.task_tokens import flat
+from gato_agent.dataset.unique_patches import flat
 from gato_agent.envs.spaces.flatten import Columns
 from gato_agent.envs.spaces.leaf_table import leaf_kind
 from gato_agent.inference.decoder import Prefill

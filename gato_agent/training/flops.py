@@ -10,7 +10,7 @@ from functools import cache
 
 import torch
 
-from gato_agent.dataset.batches import Batch
+from gato_agent.dataset.batch import Batch
 from gato_agent.model.action_decoder import Scores
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import VALUE_WIDTH

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, Targets
+from gato_agent.dataset.batch import CONDITIONAL_EVERY, Batch, Targets
 from gato_agent.model.gato import Gato
 
 CHUNK = 2**18  # logits that fit into a CPU's cache

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gato_agent.checkpoints.checkpoint import not_finite, read, renamed, to_bytes
-from gato_agent.dataset.batches import Batch, BatchSampler
+from gato_agent.dataset.batch import Batch
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.envs.errors import GatoError
 from gato_agent.model import cpu_attention as band
 from gato_agent.model import flex_attention as flex

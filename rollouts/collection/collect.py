@@ -1,39 +1,31 @@
 """Collection of expert episodes, environments x seeds -> stores; it can be killed and resumed at any time."""
 
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from rich.console import Console
 from rich.table import Column
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, at_least, reason
-from gato_agent.envs.files import below
 from gato_agent.envs.io.console import fitted, plain_console
-from gato_agent.envs.make import find_spec, make_vector, parse_kwargs
-from gato_agent.envs.spaces.flatten import space_to_json
-from gato_agent.envs.tasks.packages import suite_of
+from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.tasks.task import Task, catalogue, families, find
-from gato_agent.rollouts.collection.dagger import Learner, provenance
+from gato_agent.rollouts.collection.collect_config import CollectConfig
+from gato_agent.rollouts.collection.dagger import Learner
 from gato_agent.rollouts.collection.episode_worker import CollectJob, Failed, Players, Result, idle_heartbeat
 from gato_agent.rollouts.collection.like_random import FirstEpisodes
+from gato_agent.rollouts.collection.prepare_job import prepare
 from gato_agent.rollouts.collection.process_pool import play_in_processes
 from gato_agent.rollouts.collection.progress import Report, Row
 from gato_agent.rollouts.collection.ray_pool import play_on_ray
-from gato_agent.rollouts.experts.callables import CallableExpert, check_answer
-from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, load_expert
-from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
 from gato_agent.rollouts.storage.compact import compact
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import EpisodeFilter, filtered_indices, write_filter
 from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
+
+__all__ = ["CollectConfig", "collect"]
 
 HEADINGS = ("environment", "expert", "episodes", "kept", "steps", "mean return", "catalogue", "MB")
 OPTIONAL = ("MB", "catalogue", "expert", "steps")  # headings left out of narrow consoles, the first first
@@ -42,58 +34,6 @@ RETRIES = 10  # of an environment's seeds, each in a new process, that may fail 
 SHOWN_FAILURES = 5  # failures that the last message names
 
 Play = Callable[[Sequence[CollectJob], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """Collect episodes of an expert. Run the command again to resume an interrupted collection."""
-
-    env: tuple[str, ...] = ()
-    """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
-    suite: tuple[str, ...] = ()
-    """Suites of the catalogue, in addition to --env or instead of it; all for every suite."""
-    expert: str = "catalogue"
-    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
-    expert_statistics: str | None = None
-    """VecNormalize statistics with which an SB3 zip or model was trained: a .pkl or .npz file, or none; by default the
-    file beside the zip."""
-    expert_wrappers: str | None = None
-    """Wrappers with which an SB3 zip or model was trained, as JSON, such as {"frame_stack": {"n": 4}}; by default from
-    the settings beside the zip, or those that fit."""
-    episodes: int = 100
-    """Episodes of each environment."""
-    dagger: str | None = None
-    """DAgger: this agent acts, and the expert's actions are the targets. A run folder, a .safetensors file, or shipped.
-    Use another --out than for the expert's episodes, and train on both folders."""
-    dagger_beta: float = 0.25
-    """Share of --dagger's steps in which the expert acts instead, from 0 to 1, in stretches of 1 to 19 steps."""
-    noise: bool = False
-    """Replace some actions by random ones and store the expert's as targets (DART): makes far better agents."""
-    seed: int = 0
-    """Seed of the first episode; the others follow. Also the seed of training the expert."""
-    out: Path = Path("data")
-    """Folder for the episodes, one folder per environment inside it."""
-    env_kwargs: str = "{}"
-    """Arguments of the environments, as JSON."""
-    train_steps: int | None = None
-    """Environment steps of --expert train; by default those of the environment's tuned settings."""
-    workers: int | None = None
-    """Worker processes, 1 by default; episodes do not depend on their number. 0 plays in this process, where a step
-    that hangs or aborts ends the collection and loses the episodes not yet saved."""
-    ray: str | None = None
-    """Address of a Ray cluster to play on, auto, or local to start one here; by default one worker per CPU. Named files
-    and modules must be readable there."""
-    timeout: float = 300.0
-    """Time limit of one step, seconds; a seed whose step exceeds it fails."""
-    keep_above: float | None = None
-    """Train on and export only episodes whose return is at least this share of the expert's (0.8 in the paper), above 0
-    to 1. All episodes stay on disk; deleting keep.json undoes it."""
-    success_only: bool = False
-    """Train on and export only successful episodes, in environments that report success."""
-    compact: bool = True
-    """Join the episodes of an environment into few large files when all are collected; more may be collected later."""
-    num_threads: int = 1
-    """Threads of each expert's network; small networks are fastest with one."""
 
 
 def collect(config: CollectConfig, learner: Learner | None = None) -> None:
@@ -122,7 +62,7 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
     episode_filter = EpisodeFilter(config.keep_above, config.success_only)
     episode_filter.check()
     console = plain_console()
-    jobs = [_prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
+    jobs = [prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
         failures = _collect(config, jobs, stores, console)
@@ -172,61 +112,6 @@ def _environments(config: CollectConfig, console: Console, learner: Learner | No
 
 def _seeds(config: CollectConfig) -> range:
     return range(config.seed, config.seed + config.episodes)
-
-
-def _set_threads(number: int) -> None:
-    import torch
-
-    torch.set_num_threads(number)
-
-
-def _prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None) -> CollectJob:
-    """Make environment and expert once, to raise their errors early, and describe them as a job."""
-    if config.expert == "train":  # other experts get their threads in the worker; scripted ones need no torch
-        _set_threads(config.num_threads)
-    env_id, wrappers = find_spec(env).id, parse_wrappers(config.expert_wrappers)
-    with closing(make_vector(env, 1, env_kwargs=kwargs)) as envs:
-        spaces = envs.single_observation_space, envs.single_action_space
-        check_learnable(env_id, *spaces)
-        folder = below(config.out, "experts")
-        expert = load_expert(
-            config.expert, env_id, *spaces, config.seed,
-            envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
-            statistics=config.expert_statistics, wrappers=wrappers,
-        )  # fmt: skip
-        if isinstance(expert, CallableExpert):
-            if "torch" in sys.modules:  # otherwise the expert does not use it
-                _set_threads(config.num_threads)
-            check_answer(expert, envs, config.seed)
-        if learner is not None:
-            learner.check(envs)
-    header = _header(env_id, kwargs, spaces, expert, config.noise)
-    if learner is not None:
-        header["learner"] = provenance(learner, config.dagger_beta)
-        header["versions"]["torch"] = version("torch")
-    return CollectJob(
-        env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header, learner,
-        config.expert_statistics, wrappers,
-    )  # fmt: skip
-
-
-def _header(
-    env_id: str, kwargs: dict[str, Any], spaces: tuple[gym.Space[Any], gym.Space[Any]], expert: Expert, noise: bool
-) -> dict[str, Any]:
-    """Header of all episodes of a task, the contents of task.json."""
-    suite = suite_of(env_id)
-    packages = ["gymnasium", "numpy", *(suite.distributions if suite else ())]
-    if expert.provenance["kind"] not in NO_NETWORK:
-        packages += ["torch", "stable-baselines3"]
-    return {
-        "env_id": env_id,
-        "env_kwargs": kwargs,
-        "observation_space": space_to_json(spaces[0]),
-        "action_space": space_to_json(spaces[1]),
-        "expert": expert.provenance,
-        "noise": noise,
-        "versions": {name: version(name) for name in packages},
-    }
 
 
 def _collect(

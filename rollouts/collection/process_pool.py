@@ -6,37 +6,25 @@
 A worker ends with this process.
 """
 
-import errno
-import os
-import signal
-import threading
 import time
-import warnings
 from collections import deque
-from collections.abc import Generator, MutableSequence, Sequence
-from contextlib import suppress
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from collections.abc import Generator, Sequence
+from multiprocessing.connection import wait
 
 from gato_agent.rollouts.collection.episode_worker import (
-    BEAT,
     JOB,
     NOTHING,
     SEED,
     STEP,
     Failed,
     Result,
-    idle_heartbeat,
     not_tried,
 )
 from gato_agent.rollouts.collection.protocols import EPISODES, Job, MakePlayers, Watch, ignore
 from gato_agent.rollouts.collection.scheduler import Chunk, Scheduler
+from gato_agent.rollouts.collection.worker_process import WorkerProcess, exit_cause
 
 POLL_SECONDS = 0.25
-SEND_SECONDS = 0.2  # results are sent together: a message costs as much as a short episode
-CLOSED = 77  # exit code of a worker in which an environment or expert closed the connection
-START_SECONDS = 300.0  # least time limit for loading libraries, environment and expert
 
 
 def play_in_processes(
@@ -68,54 +56,6 @@ def play_in_processes(
         pool.close()
 
 
-class _Worker:
-    """A worker process and the queue of its unfinished chunks."""
-
-    def __init__(self, jobs: Sequence[Job], players: MakePlayers) -> None:
-        context = get_context("spawn")
-        self.connection, remote = context.Pipe()
-        self.heartbeat: Any = context.RawArray("q", idle_heartbeat())
-        self.process = context.Process(target=_work, args=(remote, self.heartbeat, jobs, players), daemon=True)
-        mask = signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT}
-        )  # the worker inherits it until it ignores SIGINT
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        remote.close()  # so that the end of the worker closes the connection
-        self.chunks: deque[tuple[int, deque[int]]] = deque()
-        self.unused, self.played, self.retired = True, False, False
-        self.last_beat, self.last_seen = 0, time.monotonic()
-
-    def give(self, chunk: Chunk) -> None:
-        """Send a chunk to the worker."""
-        if not self.chunks:
-            self.last_seen = time.monotonic()
-        self.unused = False
-        self.chunks.append((chunk.job, deque(chunk.seeds)))
-        with suppress(OSError):  # a dead worker is replaced later
-            self.connection.send(chunk)
-
-    def finish(self, result: Result) -> None:
-        """Remove a result's seed from its chunk, or the whole chunk if the job cannot be played."""
-        _, seeds = self.chunks[0]
-        if result.seed is None:
-            seeds.clear()
-        else:
-            seeds.remove(result.seed)
-        if not seeds:
-            self.chunks.popleft()
-
-    def timed_out(self, timeout: float) -> float | None:
-        """Time limit in seconds if the heartbeat has stopped for longer, else None."""
-        limit = timeout if self.heartbeat[SEED] != NOTHING else max(timeout, START_SECONDS)  # read before the beat
-        beat = self.heartbeat[BEAT]
-        if beat != self.last_beat or not self.chunks:
-            self.last_beat, self.last_seen = beat, time.monotonic()
-        return limit if time.monotonic() - self.last_seen > limit else None
-
-
 class _Pool:
     """The running workers and the scheduler of their chunks."""
 
@@ -125,7 +65,7 @@ class _Pool:
     ) -> None:  # fmt: skip
         self._jobs, self._scheduler, self._size, self._timeout = jobs, scheduler, size, timeout
         self._players, self._ahead = players, ahead
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerProcess] = []
         self._retries: deque[tuple[int, int]] = deque()  # seeds that a new worker plays first
         self._retried: set[tuple[int, int]] = set()
         self._retries_left = [retries] * len(jobs)
@@ -144,7 +84,7 @@ class _Pool:
     def assign_chunks(self) -> None:
         """Start missing workers and fill the queue of each with `ahead` chunks."""
         while (self._scheduler or self._retries) and len(self._workers) < self._size:
-            self._workers.append(_Worker(self._jobs, self._players))
+            self._workers.append(WorkerProcess(self._jobs, self._players))
         for worker in self._workers:
             if self._retries and worker.unused:
                 job, seed = self._retries.popleft()
@@ -177,7 +117,7 @@ class _Pool:
                 results += self._replace_worker(worker, limit)
         return results
 
-    def _handle(self, worker: _Worker, result: Result) -> list[Result]:
+    def _handle(self, worker: WorkerProcess, result: Result) -> list[Result]:
         """Results to yield for a result of a worker; none for a failure that is retried."""
         worker.finish(result)
         worker.last_seen = time.monotonic()
@@ -190,7 +130,7 @@ class _Pool:
         self._scheduler.played(result.job, result.seconds)
         return [result]
 
-    def _retry(self, worker: _Worker, job: int, seed: int) -> bool:
+    def _retry(self, worker: WorkerProcess, job: int, seed: int) -> bool:
         """True if a failed seed is played again, because its worker had played others before."""
         if worker.retired:  # a result from before it was stopped
             self._scheduler.put_back(job, [seed])
@@ -204,7 +144,7 @@ class _Pool:
         self._retries.append((job, seed))
         return True
 
-    def _retire(self, worker: _Worker) -> None:
+    def _retire(self, worker: WorkerProcess) -> None:
         """Stop a worker that may have leaked resources, and requeue its seeds."""
         self._workers.remove(worker)
         worker.process.kill()
@@ -213,7 +153,7 @@ class _Pool:
         for job, seeds in worker.chunks:
             self._scheduler.put_back(job, seeds)
 
-    def _replace_worker(self, worker: _Worker, silent: float | None) -> list[Failed]:
+    def _replace_worker(self, worker: WorkerProcess, silent: float | None) -> list[Failed]:
         """Stop a dead or hanging worker, fail its current seed, and requeue its other seeds.
 
         If it died between two seeds, all are requeued once. The second time the first of them fails, so that playing
@@ -238,7 +178,7 @@ class _Pool:
         job, seed = failed = current if current in lost else lost[0]  # the current seed, or the next one
         others = [each for each in lost if requeue_all or each != failed]
         step = worker.heartbeat[STEP] if failed == current else 0
-        cause = f"did not finish within {silent:g} s (--timeout)" if silent is not None else _exit_cause(worker)
+        cause = f"did not finish within {silent:g} s (--timeout)" if silent is not None else exit_cause(worker.process)
         for other_job in sorted({each for each, _ in others}):
             self._scheduler.put_back(other_job, [other for each, other in others if each == other_job])
         if requeue_all:
@@ -254,44 +194,3 @@ class _Pool:
             worker.process.kill()
         for worker in self._workers:
             worker.process.join()
-
-
-def _exit_cause(worker: _Worker) -> str:
-    code = worker.process.exitcode or 0
-    if code == CLOSED:
-        return "ended its worker: it closed a file of the worker (Bad file descriptor)"
-    return f"ended its worker: {signal.Signals(-code).name}" if code < 0 else f"ended its worker: exit code {code}"
-
-
-def _work(
-    connection: "Connection[Any, Any]", heartbeat: MutableSequence[int], jobs: Sequence[Job], make: MakePlayers
-) -> None:
-    """Main function of a worker: play chunks until the connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops its workers
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some environments print at every reset
-    warnings.simplefilter("ignore")  # the parent has made every environment and shown its warnings
-    players = make(jobs)
-    try:
-        while True:
-            chunk = connection.recv()
-            results: list[Result] = []
-            since = time.monotonic()
-            for result in players.play(chunk.job, chunk.seeds, heartbeat):
-                results.append(result)
-                if time.monotonic() - since >= SEND_SECONDS:
-                    connection.send(results)
-                    results, since = [], time.monotonic()
-            if results:
-                connection.send(results)
-    except (EOFError, OSError) as error:  # either end is closed
-        if isinstance(error, OSError) and error.errno == errno.EBADF:
-            os._exit(CLOSED)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

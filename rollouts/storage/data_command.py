@@ -15,8 +15,9 @@ from gato_agent.envs.errors import GatoError, reason
 from gato_agent.envs.io.console import plain_console
 from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.episode import EpisodeStats
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, own_folder, task_folders
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, own_folder
 from gato_agent.rollouts.storage.filter import filtered_indices
+from gato_agent.rollouts.storage.task_folder import task_folders
 from gato_agent.rollouts.storage.verify import verify
 
 Folder = Annotated[Path, tyro.conf.Positional]

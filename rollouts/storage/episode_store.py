@@ -8,47 +8,34 @@ Files are named by the seeds of their first and last episode. A file exists whol
 can be resumed. During compaction an episode may be in two files, with the same contents.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
-from urllib.parse import quote
 
-import gymnasium as gym
 import numpy as np
 
-from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
-from gato_agent.envs.files import below, lock_folder, read_own, write_files
-from gato_agent.envs.io import plain
-from gato_agent.envs.io.strict_json import parse, typed, with_digest, without_digest
-from gato_agent.envs.spaces.flatten import leaves, space_from_json
-from gato_agent.envs.suggested_commands import suggest
-from gato_agent.envs.tasks.task import view_of
+from gato_agent.envs.errors import GatoError
+from gato_agent.envs.files import below, lock_folder, write_files
+from gato_agent.envs.io.strict_json import with_digest
+from gato_agent.envs.spaces.flatten import leaves
 from gato_agent.rollouts.storage.compression import Encoded
 from gato_agent.rollouts.storage.episode import Episode, EpisodeStats
 from gato_agent.rollouts.storage.shard import WAY_OUT, Shard, joined
-from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
+from gato_agent.rollouts.storage.task_folder import (
+    FORMAT,
+    HEADER,
+    SPACES,
+    check_same,
+    read_header,
+    space_of,
+    task_folder,
+    task_folders,
+)
 
-FORMAT = 1
-HEADER = "task.json"
 SHARD = re.compile(r"\d{8,}-\d{8,}\.(shard|group)\.safetensors")
-SETTINGS = {  # settings that all episodes of a folder share, and their names in messages
-    "env_id": "environment",
-    "env_kwargs": "--env-kwargs",
-    "observation_space": "observation space",
-    "action_space": "action space",
-    "expert": "--expert",
-    "noise": "--noise",
-}
-SPACES = ("observation_space", "action_space")
-TYPES: dict[str, Any] = {  # of the other entries of the header
-    "env_kwargs": dict[str, Any], "expert": dict[str, Any], "noise": bool, "versions": dict[str, str],
-    "learner": dict[str, Any],
-}  # fmt: skip
-LEARNER = {"learner": "--dagger or --dagger-beta"}  # an optional setting: an agent acted
 
 
 class EpisodeStore:
@@ -67,8 +54,8 @@ class EpisodeStore:
         self._lock: IO[bytes] | None = None
         self._shards: dict[Path, Shard] = {}
         self._shard_of: dict[int, Shard] = {}
-        self.header = _read_header(folder / HEADER)
-        self.observation_space, self.action_space = (_space(folder / HEADER, self.header, name) for name in SPACES)
+        self.header = read_header(folder / HEADER)
+        self.observation_space, self.action_space = (space_of(folder / HEADER, self.header, name) for name in SPACES)
         self._kinds = {
             group: {leaf.path: (leaf.dtype, leaf.shape) for leaf in leaves(space)}
             for group, space in (("observations", self.observation_space), ("actions", self.action_space))
@@ -82,19 +69,19 @@ class EpisodeStore:
             UsageError: another process writes to the folder, it has episodes of other settings, it is a link, or the
                 id is invalid.
         """
-        folder = _own_folder(root, header["env_id"])
+        folder = task_folder(root, header["env_id"])
         with ExitStack() as stack:
             lock = stack.enter_context(lock_folder(folder, "collect"))
             if not (folder / HEADER).exists():
                 write_files({folder / HEADER: with_digest({"format": FORMAT, **header}, indent=1, sort_keys=True)})
-            _check_same(folder, _read_header(folder / HEADER), header)
+            check_same(folder, read_header(folder / HEADER), header)
             stack.pop_all()
         return cls._writable(folder, lock)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a task's folder for writing; raises UsageError if it is no such folder, or locked."""
-        _read_header(folder / HEADER)
+        read_header(folder / HEADER)
         return cls._writable(folder, lock_folder(folder, "collect"))
 
     @classmethod
@@ -225,26 +212,6 @@ def is_pending(path: Path) -> bool:
     return path.name.endswith(".group.safetensors")
 
 
-def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    """Raise UsageError for spaces that cannot be tokenized, before any episode is stored."""
-    try:
-        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=view_of(env_id, observation_space))
-    except SpaceError as error:
-        raise UsageError(f"{env_id}: its episodes cannot be tokenized: {error}") from error
-
-
-def folder_of(root: Path, env_id: str) -> Path:
-    """Folder of a task under `root`: its id with "/" as %2F."""
-    return root / quote(env_id, safe="")
-
-
-def _own_folder(root: Path, env_id: str) -> Path:
-    """Folder of a task under `root`; raises UsageError for a link, and for an invalid id."""
-    if not plain.is_env_id(env_id):
-        raise UsageError(f"{env_id!r} is no environment's registered id, such as CartPole-v1")
-    return below(root, folder_of(root, env_id).name)
-
-
 def indices_of(root: Path, env_id: str) -> list[int]:
     """Indices of a task's episodes under `root`, ascending; empty if there is no such task.
 
@@ -252,21 +219,8 @@ def indices_of(root: Path, env_id: str) -> list[int]:
         UsageError: the folder is a link, or the id is invalid.
         GatoError: the folder is damaged.
     """
-    folder = _own_folder(root, env_id)
+    folder = task_folder(root, env_id)
     return EpisodeStore(folder).indices() if (folder / HEADER).is_file() else []
-
-
-def task_folders(root: Path) -> list[Path]:
-    """Folders of tasks in `root`, in the order of names; or `root` itself, if it is the folder of a task.
-
-    Raises:
-        UsageError: there is no task.
-    """
-    headers = [root / HEADER] if (root / HEADER).is_file() else sorted(root.glob(f"*/{HEADER}"))
-    if not headers:
-        command = suggest("collect into", env="CartPole-v1", out=root)
-        raise UsageError(f"no episodes in {root}: make some with `{command}`")
-    return [header.parent for header in headers]
 
 
 def open_stores(root: Path) -> list[EpisodeStore]:
@@ -284,59 +238,3 @@ def own_folder(root: Path, store: EpisodeStore) -> Path:
         UsageError: the folder is a link in `root`.
     """
     return store.folder if store.folder == root else below(root, store.folder.name)
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    way_out = "restore it, or collect into another --out"
-    try:
-        data = parse(read_own(path))
-        other = isinstance(data, dict) and data.get("format", FORMAT) != FORMAT  # its digest may differ too
-        header = data if other else without_digest(data)
-    except FileNotFoundError:
-        command = suggest("collect into", env="CartPole-v1", out=path.parent.parent)
-        raise UsageError(f"no episodes in {path.parent}: make some with `{command}`") from None
-    except ValueError as error:
-        raise GatoError(f"{path} is damaged and does not describe a task ({error}): {way_out}") from error
-    if not SETTINGS.keys() <= header.keys():
-        raise GatoError(f"{path} does not describe a task: {way_out}")
-    if header.get("format") != FORMAT:
-        raise GatoError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: upgrade gato-agent")
-    try:
-        for key in sorted(TYPES.keys() & header.keys()):
-            typed(header[key], TYPES[key], key)
-        for key in ("kind", "source", "sha256"):
-            typed(header["expert"][key], str, f"expert {key}")
-        typed(header.get("learner", {"kind": ""})["kind"], str, "learner kind")
-    except (LookupError, ValueError) as error:
-        raise GatoError(f"{path} is damaged ({one_line(error)}): {way_out}") from error
-    plain.env_id(header["env_id"], path, way_out)
-    for actor in (header["expert"], header.get("learner", header["expert"])):  # kinds become parts of file names
-        plain.name(actor["kind"], path, way_out)
-    return header
-
-
-def _space(path: Path, header: dict[str, Any], name: str) -> gym.Space[Any]:
-    """Rebuild a space of a header; raises GatoError naming the file."""
-    try:
-        return space_from_json(header[name])
-    except GatoError as error:
-        raise GatoError(f"{path}: {name} is {error}; restore it, or collect into another --out") from error
-
-
-def _check_same(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for key, name in (SETTINGS | LEARNER).items():
-        then, now = existing.get(key), wanted.get(key)
-        if then != now:
-            raise UsageError(
-                f"{folder} was collected with another {name} ({_short(then)}, now {_short(now)}): "
-                "repeat that, choose another --out, or delete the folder"
-            )
-
-
-def _short(value: Any) -> str:
-    """Short text for one setting."""
-    if isinstance(value, dict) and "sha256" in value:
-        parts = value["kind"], value.get("source"), value["sha256"][:8], value.get("beta")
-        return " ".join(str(part) for part in parts if part is not None)
-    text = "none" if value is None else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

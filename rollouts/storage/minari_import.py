@@ -6,7 +6,7 @@ environment when it loads the data set. So its storage is opened here directly; 
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -20,9 +20,9 @@ from gato_agent.envs.io import plain
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import Columns, columns, space_from_json, space_to_json
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable, indices_of
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, indices_of
 from gato_agent.rollouts.storage.minari_check import METADATA, check_episodes, check_files, only_jpeg
-from gato_agent.rollouts.storage.validate import EpisodeValidator
+from gato_agent.rollouts.storage.validate import EpisodeValidator, check_learnable
 from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
 
 SPACES = ("observation_space", "action_space")
@@ -62,15 +62,7 @@ def import_(
         numbers = check_episodes(folder, metadata)
         storage = open_storage(folder, metadata)
         spaces = storage.observation_space, storage.action_space
-        header = {
-            "env_id": env_id,
-            "env_kwargs": {},
-            "observation_space": space_to_json(spaces[0]),
-            "action_space": space_to_json(spaces[1]),
-            "expert": {"kind": "minari", "source": str(metadata["dataset_id"]), "sha256": _sha256(folder)},
-            "noise": False,
-            "versions": {"minari": str(metadata.get("minari_version"))},
-        }
+        header = _header(env_id, spaces, metadata, _sha256(folder))
         for name in SPACES:
             space_from_json(header[name])  # refuses spaces that are too large to be read again
     check_learnable(env_id, *spaces)
@@ -82,15 +74,35 @@ def import_(
     if missing and first is None and len(missing) == len(numbers):
         raise GatoError(f"{source}: none of {len(numbers):,} episodes are valid: {reader.reason}")
     store = EpisodeStore.create(out, header)
+    _write(store, episodes if first is None else chain([first], episodes))
+    return store
+
+
+def _header(
+    env_id: str, spaces: tuple[Space[Any], Space[Any]], metadata: Mapping[str, Any], sha256: str
+) -> dict[str, Any]:
+    """Header of a task's folder, task.json."""
+    return {
+        "env_id": env_id,
+        "env_kwargs": {},
+        "observation_space": space_to_json(spaces[0]),
+        "action_space": space_to_json(spaces[1]),
+        "expert": {"kind": "minari", "source": str(metadata["dataset_id"]), "sha256": sha256},
+        "noise": False,
+        "versions": {"minari": str(metadata.get("minari_version"))},
+    }
+
+
+def _write(store: EpisodeStore, episodes: Iterable[Episode]) -> None:
+    """Write episodes to a store, which an error closes."""
     try:
         with EpisodeWriter([store]) as writer:
-            for episode in chain([] if first is None else [first], episodes):
+            for episode in episodes:
                 writer.add(Played(0, episode.seed, episode.encode(), len(episode), episode.total, 0.0))
                 writer.poll()
     except BaseException:
         store.close()
         raise
-    return store
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError, SpaceError
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError
 from gato_agent.envs.spaces.step_results import MOST
 from gato_agent.envs.spaces.values import column_validator
+from gato_agent.envs.tasks.task import view_of
 from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
 
 
 class EpisodeValidator:
@@ -67,3 +70,11 @@ def validated_rewards(values: Any) -> NDArray[np.float64]:
             f"rewards, step {step}: {rewards[step]:g}, with which the return is not finite or beyond {MOST:g}"
         )
     return rewards
+
+
+def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+    """Raise UsageError for spaces that cannot be tokenized, before any episode is stored."""
+    try:
+        SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=view_of(env_id, observation_space))
+    except SpaceError as error:
+        raise UsageError(f"{env_id}: its episodes cannot be tokenized: {error}") from error

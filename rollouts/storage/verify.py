@@ -5,9 +5,10 @@ from pathlib import Path
 
 from gato_agent.envs.errors import GatoError, reason
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, task_folders
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import read_filter
 from gato_agent.rollouts.storage.shard import WAY_OUT, Shard
+from gato_agent.rollouts.storage.task_folder import task_folders
 from gato_agent.rollouts.storage.validate import EpisodeValidator
 
 

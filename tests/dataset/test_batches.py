@@ -5,7 +5,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, BatchSampler
+from gato_agent.dataset.batch import CONDITIONAL_EVERY, Batch
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.errors import GatoError
 from gato_agent.model.config import GatoConfig

@@ -8,7 +8,7 @@ import pytest
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.task_tokens import TOKEN_FORMAT
 from gato_agent.model.config import GatoConfig
-from gato_agent.rollouts.storage.episode_store import folder_of
+from gato_agent.rollouts.storage.task_folder import folder_of
 from tests.helpers.paths import SEALED
 
 DIGESTS = {  # by format, task and size

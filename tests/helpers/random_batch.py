@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from gato_agent.dataset.batches import Batch
+from gato_agent.dataset.batch import Batch
 from gato_agent.model.config import GatoConfig
 from tests.helpers.teaching import Part, random_ids, targets_of
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
-from gato_agent.dataset.batches import CONDITIONAL_EVERY, Batch, BatchSampler
+from gato_agent.dataset.batch import CONDITIONAL_EVERY, Batch
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.cpu_decoder import CpuDecoder

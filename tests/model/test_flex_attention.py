@@ -11,7 +11,8 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from torch.nn.attention import flex_attention as pytorchs
 
-from gato_agent.dataset.batches import Batch, BatchSampler
+from gato_agent.dataset.batch import Batch
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.model import flex_attention as flex
 from gato_agent.model.attention import AttentionBackend, SdpaAttention

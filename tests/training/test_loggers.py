@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gato_agent.commands.train import TrainConfig, train
-from gato_agent.dataset.batches import Batch
+from gato_agent.dataset.batch import Batch
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import PatchEmbedding

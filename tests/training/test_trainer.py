@@ -13,7 +13,8 @@ import torch
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.commands.train import TrainConfig
-from gato_agent.dataset.batches import Batch, BatchSampler
+from gato_agent.dataset.batch import Batch
+from gato_agent.dataset.batches import BatchSampler
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.inference.agent import Agent
 from gato_agent.model.gato import Gato

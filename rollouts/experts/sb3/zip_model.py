@@ -23,7 +23,8 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.io.zip_file import MOST_TIMES, check_sizes, read_members
-from gato_agent.rollouts.experts.sb3.policy import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, Policy, check_arguments
+from gato_agent.rollouts.experts.sb3.policy import Policy
+from gato_agent.rollouts.experts.sb3.policy_classes import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, check_arguments
 from gato_agent.rollouts.experts.sb3.run_files import look_beside
 from gato_agent.rollouts.experts.sb3.vecnormalize import dtypes_in
 

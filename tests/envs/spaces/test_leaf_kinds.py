@@ -25,7 +25,8 @@ from gato_agent.inference.action_mask import ActionMasks
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, folder_of
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.task_folder import folder_of
 from gato_agent.rollouts.storage.verify import verify
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
 from gato_agent.training.config import TrainConfig

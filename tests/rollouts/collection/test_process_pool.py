@@ -15,7 +15,7 @@ import pytest
 
 from gato_agent.envs.errors import EnvironmentFault
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
-from gato_agent.rollouts.collection.process_pool import _Worker
+from gato_agent.rollouts.collection.worker_process import WorkerProcess
 from tests.helpers.episodes import contents, indices
 from tests.helpers.faulty_env import OTHER, WORKER
 from tests.helpers.paths import ROOT
@@ -117,8 +117,8 @@ def test_what_fails_because_its_worker_leaks_is_played_in_a_new_one(tmp_path, wo
 
 def test_what_fails_in_a_new_worker_too_is_named_once_and_soon_not_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr("gato_agent.rollouts.collection.collect.RETRIES", 2)
-    started = MagicMock(side_effect=_Worker)
-    monkeypatch.setattr("gato_agent.rollouts.collection.process_pool._Worker", started)
+    started = MagicMock(side_effect=WorkerProcess)
+    monkeypatch.setattr("gato_agent.rollouts.collection.process_pool.WorkerProcess", started)
     with pytest.raises(EnvironmentFault, match=r"^10 failures: Worker-v0: reset with seed \d raised OSError"):
         collect(CollectConfig(env=(WORKER,), expert="random", episodes=20, env_kwargs='{"fault": "odd"}', out=tmp_path))
     assert indices(tmp_path) == {"Worker-v0": list(range(0, 20, 2))}

@@ -13,8 +13,10 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.rollouts.storage.compression import Encoded
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, check_learnable, folder_of, open_stores
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
 from gato_agent.rollouts.storage.shard import joined
+from gato_agent.rollouts.storage.task_folder import folder_of
+from gato_agent.rollouts.storage.validate import check_learnable
 from gato_agent.rollouts.storage.verify import verify
 from tests.helpers.episodes import HEADER, SPACES
 

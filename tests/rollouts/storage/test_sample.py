@@ -8,7 +8,8 @@ import pytest
 from gato_agent.dataset.load import load_data
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, folder_of, open_stores
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
+from gato_agent.rollouts.storage.task_folder import folder_of
 from gato_agent.rollouts.storage.verify import verify
 from tests.helpers.paths import SEALED
 

@@ -1,0 +1,56 @@
+"""Options of a collection."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Collect episodes of an expert. Run the command again to resume an interrupted collection."""
+
+    env: tuple[str, ...] = ()
+    """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
+    suite: tuple[str, ...] = ()
+    """Suites of the catalogue, in addition to --env or instead of it; all for every suite."""
+    expert: str = "catalogue"
+    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
+    expert_statistics: str | None = None
+    """VecNormalize statistics with which an SB3 zip or model was trained: a .pkl or .npz file, or none; by default the
+    file beside the zip."""
+    expert_wrappers: str | None = None
+    """Wrappers with which an SB3 zip or model was trained, as JSON, such as {"frame_stack": {"n": 4}}; by default from
+    the settings beside the zip, or those that fit."""
+    episodes: int = 100
+    """Episodes of each environment."""
+    dagger: str | None = None
+    """DAgger: this agent acts, and the expert's actions are the targets. A run folder, a .safetensors file, or shipped.
+    Use another --out than for the expert's episodes, and train on both folders."""
+    dagger_beta: float = 0.25
+    """Share of --dagger's steps in which the expert acts instead, from 0 to 1, in stretches of 1 to 19 steps."""
+    noise: bool = False
+    """Replace some actions by random ones and store the expert's as targets (DART): makes far better agents."""
+    seed: int = 0
+    """Seed of the first episode; the others follow. Also the seed of training the expert."""
+    out: Path = Path("data")
+    """Folder for the episodes, one folder per environment inside it."""
+    env_kwargs: str = "{}"
+    """Arguments of the environments, as JSON."""
+    train_steps: int | None = None
+    """Environment steps of --expert train; by default those of the environment's tuned settings."""
+    workers: int | None = None
+    """Worker processes, 1 by default; episodes do not depend on their number. 0 plays in this process, where a step
+    that hangs or aborts ends the collection and loses the episodes not yet saved."""
+    ray: str | None = None
+    """Address of a Ray cluster to play on, auto, or local to start one here; by default one worker per CPU. Named files
+    and modules must be readable there."""
+    timeout: float = 300.0
+    """Time limit of one step, seconds; a seed whose step exceeds it fails."""
+    keep_above: float | None = None
+    """Train on and export only episodes whose return is at least this share of the expert's (0.8 in the paper), above 0
+    to 1. All episodes stay on disk; deleting keep.json undoes it."""
+    success_only: bool = False
+    """Train on and export only successful episodes, in environments that report success."""
+    compact: bool = True
+    """Join the episodes of an environment into few large files when all are collected; more may be collected later."""
+    num_threads: int = 1
+    """Threads of each expert's network; small networks are fastest with one."""
