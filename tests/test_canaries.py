@@ -289,7 +289,7 @@ def test_provenance_of_episodes(here: Here) -> None:
 
 def test_minari_data_sets(here: Here) -> None:
     pytest.importorskip("minari")
-    from gato_agent.rollouts.storage.minari_import import import_
+    from gato_agent.rollouts.storage.minari.importing import import_
 
     with EpisodeStore.create(Path("data"), HEADER) as store:
         store.commit([episode({}).encode()])

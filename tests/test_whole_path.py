@@ -60,8 +60,8 @@ def test_what_is_collected_is_verified_learned_played_exported_and_imported(tmp_
 
 def exported(minari: Any, store: EpisodeStore, root: Path) -> None:
     """Export and import; what HDF5 cannot hold is one named error."""
-    from gato_agent.rollouts.storage.minari_export import export
-    from gato_agent.rollouts.storage.minari_import import import_
+    from gato_agent.rollouts.storage.minari.exporting import export
+    from gato_agent.rollouts.storage.minari.importing import import_
 
     dataset_id = ""
 

@@ -19,7 +19,7 @@ FORMER = {  # full name in version 0.1 -> full name of this version
     "gato_agent.envs.views": "gato_agent.envs.spaces.views",
     "gato_agent.rollouts.collect": "gato_agent.rollouts.collection.collect",
     "gato_agent.rollouts.episode": "gato_agent.rollouts.storage.episode",
-    "gato_agent.rollouts.minari": "gato_agent.rollouts.storage.minari_import",
+    "gato_agent.rollouts.minari": "gato_agent.rollouts.storage.minari.importing",
     "gato_agent.rollouts.sb3": "gato_agent.rollouts.experts.sb3.zip_model",
     "gato_agent.rollouts.store": "gato_agent.rollouts.storage.episode_store",
     "gato_agent.rollouts.verify": "gato_agent.rollouts.storage.verify",

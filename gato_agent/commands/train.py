@@ -54,12 +54,7 @@ def train(config: TrainConfig) -> Path:
     distributed, device = Distributed.init(resolve_device(config.device))
     config.check_processes(distributed.size)
     size = GatoConfig.named(config.size).reshaped(config.shape)
-    start = Checkpoint.load(config.init, device) if config.init else None
-    if start and replace(start.model.config, context=size.context) != size:
-        raise UsageError(
-            f"--init {config.init} is of another size: leave --size and --model.FIELD out, except for --model.context, "
-            f"which may differ; it is a {' with '.join(start.model.config.described())}"
-        )
+    start = _initial(config.init, size, device) if config.init else None
     schedule = ("steps", "decay_steps")  # checked by `check_past`: they may change if past learning rates do not
     with distributed.main_first():
         if distributed.is_main:  # an error in the data comes before the folder is made
@@ -90,6 +85,17 @@ def train(config: TrainConfig) -> Path:
         path = Run(trainer, sampler, data, fingerprint, device).to_the_end()
     distributed.shutdown()
     return path
+
+
+def _initial(init: str, size: GatoConfig, device: str) -> Checkpoint:
+    """Checkpoint of --init; raises UsageError if it is of another size."""
+    start = Checkpoint.load(init, device)
+    if replace(start.model.config, context=size.context) != size:
+        raise UsageError(
+            f"--init {init} is of another size: leave --size and --model.FIELD out, except for --model.context, "
+            f"which may differ; it is a {' with '.join(start.model.config.described())}"
+        )
+    return start
 
 
 def _data(config: TrainConfig, size: GatoConfig, start: Checkpoint | None) -> Data:

@@ -29,15 +29,10 @@ SHARED = {"observation_space": "observation space", "action_space": "action spac
 
 
 def load_data(
-    folders: Path | Sequence[Path],
-    config: GatoConfig,
-    text_pieces: int | None,
-    text_model: Path | None = None,
-    text: TextTokenizer | None = None,
-    holdout: float = 0.0,
-    prompt: Kind | Literal["auto"] = "none",
+    folders: Path | Sequence[Path], config: GatoConfig, text_pieces: int | None, text_model: Path | None = None,
+    text: TextTokenizer | None = None, holdout: float = 0.0, prompt: Kind | Literal["auto"] = "none",
     file: Path | None = None,
-) -> Data:
+) -> Data:  # fmt: skip
     """Read and tokenize the episodes below some folders, without those that a `keep.json` excludes.
 
     Args:

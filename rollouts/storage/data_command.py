@@ -103,8 +103,8 @@ class Export:
 
     def run(self, console: Console) -> None:
         """Export one task after the other and print the ids; raises GatoError as `each_task`."""
-        from gato_agent.rollouts.storage.minari_export import export
-        from gato_agent.rollouts.storage.minari_import import load_minari
+        from gato_agent.rollouts.storage.minari.dataset import load_minari
+        from gato_agent.rollouts.storage.minari.exporting import export
 
         load_minari()  # without it no task can be exported
 
@@ -133,7 +133,7 @@ class Import:
 
     def run(self, console: Console) -> None:
         """Import the episodes and compact them."""
-        from gato_agent.rollouts.storage.minari_import import import_
+        from gato_agent.rollouts.storage.minari.importing import import_
 
         left_out: list[str] = []
         with import_(self.source, self.out, self.env, clip_actions=self.clip_actions, say=left_out.append) as store:

@@ -20,12 +20,13 @@ from PIL import Image
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.spaces.flatten import row, space_to_json, stack
-from gato_agent.rollouts.storage import minari_export
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import EpisodeFilter, write_filter
-from gato_agent.rollouts.storage.minari_export import export
-from gato_agent.rollouts.storage.minari_import import EXACT, import_, read_episode
+from gato_agent.rollouts.storage.minari import exporting
+from gato_agent.rollouts.storage.minari.dataset import EXACT, read_episode
+from gato_agent.rollouts.storage.minari.exporting import export
+from gato_agent.rollouts.storage.minari.importing import import_
 from gato_agent.rollouts.storage.verify import verify
 from tests.helpers.episodes import HEADER
 from tests.helpers.hub_server import serving
@@ -179,16 +180,16 @@ def tree(root: Path) -> dict[str, bytes]:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gato_agent.rollouts.storage import minari_export
+from gato_agent.rollouts.storage.minari import exporting
 from gato_agent.rollouts.storage.episode_store import open_stores
 calls = iter(range(int(sys.argv[2])))
 def dying(event, arguments):
     if event in ("open", "os.rename", "os.mkdir") and "minari" in str(arguments[0]) and next(calls, None) is None:
         os.kill(os.getpid(), signal.SIGKILL)
 store, = open_stores(Path(sys.argv[1]))
-minari_export.load_minari()
+exporting.load_minari()
 sys.addaudithook(dying)
-minari_export.export(store, "gato", Path(sys.argv[1]).parent / "minari")
+exporting.export(store, "gato", Path(sys.argv[1]).parent / "minari")
 """
 
 
@@ -214,7 +215,7 @@ def test_what_is_not_held_exactly_gets_no_place(tmp_path, home, monkeypatch):
     def another(data, more, spaces, provenance):
         return replace(read_episode(data, more, spaces, provenance), rewards=np.zeros(len(data["rewards"])))
 
-    monkeypatch.setattr(minari_export, "read_episode", another)
+    monkeypatch.setattr(exporting, "read_episode", another)
     with fill(tmp_path / "data", made(1)) as store:
         with pytest.raises(GatoError, match="gato/Thing-v0/sb3-v0: Minari does not hold episode 1 of Thing-v0 exactly"):
             export(store, "gato")

@@ -29,7 +29,7 @@ from gato_agent.envs.spaces.flatten import batch
 from gato_agent.envs.tasks.task import find
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import training_indices
-from gato_agent.rollouts.storage.minari_import import EXACT, SPACES, load_minari, open_storage, read_episode
+from gato_agent.rollouts.storage.minari.dataset import EXACT, SPACES, load_minari, open_storage, read_episode
 
 ROOT = "MINARI_DATASETS_PATH"
 BEGUN = ".gato-export-"  # prefix of the folders of incomplete data sets; Minari does not list hidden folders
