@@ -1,4 +1,4 @@
-"""Options of `play` and `evaluate` in groups, as their help shows them."""
+"""Options of `play`, `evaluate` and `serve` in groups, as their help shows them."""
 
 from dataclasses import dataclass
 from pathlib import Path
