@@ -90,6 +90,8 @@ class PlayConfig(DecodingArguments, ActorOptions, OutputOptions, PlayOptions):
         at_least(0, seed=self.seed, hz=self.hz, record=self.record)
         self.check_actor()
         self.check_decoding()
+        if self.expert is not None and self.checkpoint is not None:
+            raise UsageError("--checkpoint and --expert both play: give one of them")
         if self.video:
             stride(self.video, FPS)  # a name that is none of a video is an error before anything is loaded
         if self.record > 1 and self.n_envs > 1:

@@ -7,8 +7,6 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -17,7 +15,7 @@ from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.envs.errors import at_least
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.tasks.packages import import_named
-from gato_agent.inference.decoder import Precision
+from gato_agent.evaluation.option_groups import DecodingArguments
 from gato_agent.inference.make_agent import demonstration
 from gato_agent.inference.options import DecodingOptions, resolve_device
 
@@ -25,8 +23,8 @@ print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 
 @dataclass(frozen=True)
-class ServeConfig:
-    """Serve an agent over websocket to programs elsewhere."""
+class AddressOptions:
+    """Task, address and clients."""
 
     env: str
     """Environment id of the task; the environment itself need not be installed."""
@@ -44,20 +42,13 @@ class ServeConfig:
     timeout: float = 10.0
     """Deadline of a request in s, above 0: the longest wait for its step. A client that is silent for twice as long is
     dropped."""
-    temperature: float | None = None
-    """Sampling temperature, at least 0; 0: greedy. By default the checkpoint's for the task, mostly 0."""
     seed: int = 0
     """Random seed of sampled actions, at least 0."""
-    device: str = "auto"
-    """Device: auto, cpu or cuda."""
-    precision: Precision = "float32"
-    """Precision of the weights: bfloat16, and on a CPU int8, are faster for large models."""
-    prompt: Literal["none", "text", "demo"] | None = None
-    """Prompt of episodes; by default that of training."""
-    demo: Path | None = None
-    """Demonstrations: folder of collected episodes, for an agent that was trained with --prompt demo."""
-    num_threads: int | None = None
-    """CPU threads, at least 1; by default one, or more for large models and many environments."""
+
+
+@dataclass(frozen=True)
+class ServeConfig(DecodingArguments, AddressOptions):
+    """Serve an agent over websocket to programs elsewhere."""
 
 
 def serve(config: ServeConfig) -> None:
@@ -71,8 +62,9 @@ def serve(config: ServeConfig) -> None:
     from gato_agent.serving.server import PolicyServer, ServerOptions
     from gato_agent.serving.slot_agent import SlotAgent
 
-    at_least(1, n_envs=config.n_envs, num_threads=config.num_threads)
-    at_least(0, seed=config.seed, temperature=config.temperature, port=config.port)
+    config.check_decoding()
+    at_least(1, n_envs=config.n_envs)
+    at_least(0, seed=config.seed, port=config.port)
     at_least(0.001, timeout=config.timeout)
     token = config.token or os.environ.get("GATO_AGENT_TOKEN") or None
     options = ServerOptions(config.host, config.port, token, config.timeout)
