@@ -26,6 +26,7 @@ from gato_agent.evaluation.metrics import FIRST_SEED
 from gato_agent.evaluation.option_groups import ActorOptions, DecodingArguments
 from gato_agent.evaluation.progress_table import ProgressTable, families, table
 from gato_agent.evaluation.recorded import ReplayOptions
+from gato_agent.evaluation.references import ReferenceJob, References, as_expert, reference_jobs
 from gato_agent.evaluation.results import FILE, Outcome, Results, score, to_csv
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker, expert_sha256
 from gato_agent.inference.options import resolve_device
@@ -91,7 +92,8 @@ class OutputOptions:
 class EvaluateConfig(OutputOptions, ProcessOptions, DecodingArguments, ActorOptions, TaskOptions):
     """Evaluate a checkpoint or an expert in one or many environments.
 
-    With --out, the same command resumes an interrupted evaluation.
+    With --out, the same command resumes an interrupted evaluation. Outside the catalogue, random actions are played
+    too, and with --checkpoint an --expert, so that the checkpoint has a score between them.
     """
 
     def check(self) -> None:
@@ -104,6 +106,10 @@ class EvaluateConfig(OutputOptions, ProcessOptions, DecodingArguments, ActorOpti
             raise UsageError("--workers 0 plays in this process, and --ray in others: give one of them")
         if not self.timeout > 0:
             raise UsageError(f"--timeout {self.timeout}: it must be above 0")
+
+    def plays_expert(self) -> bool:
+        """True if the expert is evaluated; beside a checkpoint it is a reference."""
+        return self.expert is not None and self.checkpoint is None
 
     def former_spellings(self) -> list[str]:
         """Hints on options that are removed in the next release."""
@@ -124,10 +130,10 @@ def evaluate(config: EvaluateConfig) -> Results:
         GatoError: a task failed; the results of the others are printed and written.
     """
     config.check()
-    checkpoint = None if config.expert else Checkpoint.load(config.checkpoint, "cpu")
+    checkpoint = None if config.plays_expert() else Checkpoint.load(config.checkpoint, "cpu")
     wanted, absent = _tasks_to_play(config, checkpoint)
     settings = _settings(config, checkpoint)
-    name = config.expert or (checkpoint.name if checkpoint else "")
+    name = checkpoint.name if checkpoint else config.expert or ""
     console = plain_console()
     with ExitStack() as stack:
         if config.out:
@@ -135,6 +141,7 @@ def evaluate(config: EvaluateConfig) -> Results:
         results = _begin(config, name, settings)
         results.not_evaluated |= {task: why for task, why in absent.items() if task not in results.tasks}
         jobs = [EvaluationJob(env, task, settings) for task, env in wanted.items() if task not in results.tasks]
+        jobs += reference_jobs(wanted, results.tasks, settings, _reference_expert(config, settings))
         try:
             _play(config, jobs, results, console, [task for task in wanted if task in results.tasks])
         finally:
@@ -168,13 +175,27 @@ def _tasks_to_play(config: EvaluateConfig, checkpoint: Checkpoint | None) -> tup
     return wanted, absent
 
 
+def _reference_expert(config: EvaluateConfig, settings: EvaluationSettings) -> EvaluationSettings | None:
+    """Settings of the expert beside a checkpoint; None without one."""
+    if config.expert is None or config.plays_expert():
+        return None
+    return replace(
+        as_expert(settings, config.expert), statistics=config.expert_statistics,
+        wrappers=parse_wrappers(config.expert_wrappers),
+    )  # fmt: skip
+
+
 def _settings(config: EvaluateConfig, checkpoint: Checkpoint | None) -> EvaluationSettings:
+    expert = config.expert if config.plays_expert() else None
+    statistics, wrappers = (
+        (config.expert_statistics, parse_wrappers(config.expert_wrappers)) if expert else (None, None)
+    )
     own = (checkpoint.temperatures() if checkpoint else {}) or 0.0
     return EvaluationSettings(
-        config.checkpoint, config.expert, checkpoint.sha256() if checkpoint else expert_sha256(config.expert),
+        config.checkpoint, expert, checkpoint.sha256() if checkpoint else expert_sha256(expert),
         config.episodes, config.seed, config.n_envs, own if config.temperature is None else config.temperature,
         resolve_device(config.device), config.precision, config.prompt, config.demo, config.num_threads,
-        parse_kwargs(config.env_kwargs), config.expert_statistics, parse_wrappers(config.expert_wrappers),
+        parse_kwargs(config.env_kwargs), statistics, wrappers,
     )  # fmt: skip
 
 
@@ -211,18 +232,18 @@ def _play(
 ) -> None:
     """Play the remaining tasks and save the results after each."""
     done = [results.tasks[task] for task in before]
-    names = [job.env_id for job in jobs]
+    names = [job.title if isinstance(job, ReferenceJob) else job.env_id for job in jobs]
+    references = References()
     with ProgressTable(console, names, results.actor, done, config.episodes) as progress_table:
         for reason in results.not_evaluated.values():
             progress_table.print_line(f"not evaluated: {reason}")
         with closing(_results_stream(config, jobs, progress_table)) as groups:
             for group in groups:
-                for result in group:
-                    _record(result, jobs[result.job], results)
+                lines = [_record(result, jobs[result.job], results, references) for result in group]
                 if group:
                     _save(config, results)
-                for result in group:  # after they are saved
-                    _show(result.job, names[result.job], results, progress_table)
+                for result, line in zip(group, lines, strict=True):  # after they are saved
+                    _show(result.job, names[result.job], line, results, progress_table)
 
 
 def _results_stream(
@@ -252,32 +273,42 @@ def _play_in_this_process(
             yield [result]
 
 
-def _record(result: Result, job: EvaluationJob, results: Results) -> None:
-    """Enter a task's outcome into the results."""
+def _record(result: Result, job: EvaluationJob, results: Results, references: References) -> str | None:
+    """Enter a job's outcome into the results; returns a line for the user if it has no score of its own."""
+    outcome = {} if isinstance(result, Failed) else json.loads(result.episode)
+    failure = result.reason if isinstance(result, Failed) else outcome.get("skipped")
+    if isinstance(job, ReferenceJob):
+        if failure is not None:
+            return f"no {job.role} score: {failure}"
+        line = references.add(job, [Outcome(*each) for each in outcome["episodes"]])
+        if job.env_id in results.tasks:
+            results.tasks[job.env_id] = references.applied(results.tasks[job.env_id])
+        return line
     if isinstance(result, Failed):
         results.failed[job.env_id] = result.reason
-        return
-    outcome = json.loads(result.episode)
-    if "skipped" in outcome:
-        results.not_evaluated[job.env_id] = outcome["skipped"]
-        return
+        return f"failed: {result.reason}"
+    if failure is not None:
+        results.not_evaluated[job.env_id] = failure
+        return f"not evaluated: {failure}"
     episodes = [Outcome(*each) for each in outcome["episodes"]]
     comparable = not job.settings.env_kwargs
     try:
-        results.tasks[job.env_id] = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
+        known = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
     except GatoError as error:
         results.failed[job.env_id] = str(error)
+        return f"failed: {error}"
+    results.tasks[job.env_id] = references.applied(known)
+    return None
 
 
-def _show(job: int, task: str, results: Results, progress_table: ProgressTable) -> None:
-    if task in results.tasks:
-        progress_table.add(job, results.tasks[task])
-        if message := _like_random(task, results):
-            progress_table.print_line(f"warning: {message}")
-    elif task in results.failed:
-        progress_table.add_failure(job, f"failed: {results.failed[task]}")
-    else:
-        progress_table.add_failure(job, f"not evaluated: {results.not_evaluated[task]}")
+def _show(job: int, name: str, line: str | None, results: Results, progress_table: ProgressTable) -> None:
+    """Show a job's score, or the line in its place."""
+    if line is not None:
+        progress_table.add_line(job, line)
+        return
+    progress_table.add(job, results.tasks[name])
+    if message := _like_random(name, results):
+        progress_table.print_line(f"warning: {message}")
 
 
 def _like_random(task: str, results: Results) -> str | None:
@@ -310,8 +341,9 @@ def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: 
         write_files({config.out / "results.csv": to_csv(results)})
     if config.report and results.tasks:
         options = ReplayOptions(
-            config.checkpoint, config.expert, parse_kwargs(config.env_kwargs), config.demo, config.expert_statistics,
-            parse_wrappers(config.expert_wrappers),
+            config.checkpoint, results.settings["expert"], parse_kwargs(config.env_kwargs), config.demo,
+            config.expert_statistics if config.plays_expert() else None,
+            parse_wrappers(config.expert_wrappers) if config.plays_expert() else None,
         )  # fmt: skip
         write_report([results], config.report, console, options, named=wanted, workers=config.workers)
 

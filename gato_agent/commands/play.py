@@ -90,6 +90,8 @@ class PlayConfig(DecodingArguments, ActorOptions, OutputOptions, PlayOptions):
         at_least(0, seed=self.seed, hz=self.hz, record=self.record)
         self.check_actor()
         self.check_decoding()
+        if self.expert is not None and self.checkpoint is not None:
+            raise UsageError("--checkpoint and --expert both play: give one of them")
         if self.video:
             stride(self.video, FPS)  # a name that is none of a video is an error before anything is loaded
         if self.record > 1 and self.n_envs > 1:
@@ -118,8 +120,8 @@ def play(config: PlayConfig) -> dict[str, Any]:
     print_line(f"{env_id} with {name}{'' if config.expert else f' on {device}'}")
     with ExitStack() as stack:
         actor, envs, render = _rendered(config, checkpoint, env_id, device, stack)
-        camera = EpisodeCamera(actor, envs, env_id) if render == "video" else None
-        real_time = RealTimeActor(camera or actor, config.hz)
+        real_time = RealTimeActor(actor, config.hz)
+        camera = EpisodeCamera(real_time, envs, env_id) if render == "video" else None
         path = config.video or Path("videos") / f"{quote(env_id, safe='')}.mp4"
         videos = EpisodeVideos(path, camera, config.record) if camera else None
         if videos:
@@ -129,7 +131,7 @@ def play(config: PlayConfig) -> dict[str, Any]:
         result: dict[str, Any] = {"env": env_id, "checkpoint": None if config.expert else name, "expert": config.expert}
         try:
             with videos or nullcontext(), StopSignal() as stop:
-                for step in _steps(config, real_time, envs, actor):
+                for step in _steps(config, camera or real_time, envs, actor):
                     episodes.add(step)
                     if stop.received:
                         raise KeyboardInterrupt

@@ -27,8 +27,6 @@ class ActorOptions:
             raise UsageError("--expert train is for collect, which keeps the expert: name the zip that it made")
         if self.expert is None and (self.expert_statistics or self.expert_wrappers):
             raise UsageError("--expert-statistics and --expert-wrappers belong to an --expert: name one")
-        if self.expert is not None and self.checkpoint is not None:
-            raise UsageError("--checkpoint and --expert both play: give one of them")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class ProgressTable:
     ) -> None:
         self._console, self._names, self._title, self._episodes = console, names, title, episodes
         self._scores = list(done)
-        self._before, self._failures, self._began = len(done), 0, time.monotonic()
+        self._before, self._lines, self._began = len(done), 0, time.monotonic()
         self.playing: dict[int, int] = {}  # job -> completed episodes
         self._heartbeat: tuple[int, Sequence[int]] | None = None
         self._live = Live(
@@ -89,11 +89,11 @@ class ProgressTable:
                 f"{number(score.normalized, 3)}{ended}, {score.steps_per_second:,.0f} steps/s; {self._progress()}"
             )
 
-    def add_failure(self, job: int, reason: str) -> None:
-        """Print the reason why a job has no result."""
+    def add_line(self, job: int, line: str) -> None:
+        """Print a line in place of a score of a finished job: its failure, or a reference of other scores."""
         self.playing.pop(job, None)
-        self._failures += 1
-        self.print_line(reason)
+        self._lines += 1
+        self.print_line(line)
 
     def print_line(self, line: str) -> None:
         """Print a permanent line above the table."""
@@ -101,7 +101,7 @@ class ProgressTable:
 
     def _progress(self) -> str:
         played = len(self._scores) - self._before
-        left = len(self._names) - played - self._failures
+        left = len(self._names) - played - self._lines
         text = f"{len(self._scores)} of {self._before + len(self._names)} tasks"
         if not left or not played:
             return text

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -96,3 +98,10 @@ def test_an_interrupt_keeps_a_complete_video_and_completed_episodes(to: To, tmp_
     assert len(episodes) >= 2
     assert frames >= len(episodes) * 44
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.json", "v-partial.mp4", "v.mp4"]
+
+
+def test_play_imports_no_package_that_it_does_not_need() -> None:
+    heavy = {"jinja2", "matplotlib", "pandas", "sb3_contrib", "scipy", "stable_baselines3"}
+    probe = f"import sys, gato_agent.commands.play; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
