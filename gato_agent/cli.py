@@ -38,6 +38,7 @@ VERBS = {
     ),
     "play": Verb("gato_agent.commands.play", "PlayConfig", "play", "watch an agent"),
     "serve": Verb("gato_agent.commands.serve", "ServeConfig", "serve", "serve an agent to programs elsewhere"),
+    "export": Verb("gato_agent.commands.export", "ExportConfig", "export", "write a control step as a graph (ONNX)"),
     "info tasks": Verb(
         "gato_agent.commands.catalogue", "EnvsConfig", "envs", "list the catalogue of tasks, experts and scores"
     ),

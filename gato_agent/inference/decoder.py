@@ -179,6 +179,10 @@ class TorchDecoder:
         hidden = self.model(
             tokens, patches, local=local, intervals=intervals, value_groups=value_groups, cache=self.cache
         )
+        return self.decode_action(hidden, options)
+
+    def decode_action(self, hidden: Tensor, options: StepOptions) -> Tensor:
+        """Decode one action per environment from the hidden states of a step, [env, tokens, width]: int64 [env, A]."""
         self.logits = []
         chosen = (
             self._decode_chain(hidden, options) if self.model.action_decoder else self._decode_stream(hidden, options)

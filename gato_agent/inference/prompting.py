@@ -29,6 +29,7 @@ class Prompter:
 
     Attributes:
         tokens: of the prompt of each environment, pads included.
+        instruction: path of the leaf of the observation that is the prompt; None if all episodes have the same.
 
     Raises:
         UsageError: a kind that the task was not trained with, or a demonstration missing or without use.
@@ -39,7 +40,7 @@ class Prompter:
         pieces: Callable[[str], Sequence[int]] | None, kind: Kind | None = None, demonstration: Episode | None = None,
     ) -> None:  # fmt: skip
         self._task, self._pieces, self._prompt = task, pieces, select_prompt(task, kind, demonstration)
-        self.tokens = self._prompt.tokens
+        self.tokens, self.instruction = self._prompt.tokens, self._prompt.instruction
         self._demonstration: TokenizedTask | None = None
         if demonstration is not None:
             self._demonstration = TokenizedTask.of(task.id, tokenizer, [demonstration], self._prompt)

@@ -1,7 +1,7 @@
 """Tokens of observations: text leaves, image leaves, then the elements of all others, alone or in value groups."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,11 +9,13 @@ import numpy as np
 from gymnasium.spaces import Space, Text
 from numpy.typing import NDArray
 
+from gato_agent.envs.digits import Digits
 from gato_agent.envs.errors import SpaceError
 from gato_agent.envs.spaces.flatten import Columns, Leaf, leaves, space_error
 from gato_agent.envs.spaces.views import EVERYTHING, View
-from gato_agent.tokens.image_layout import PATCH_SIZE, image_layout
+from gato_agent.tokens.image_layout import PATCH_SIZE, ImageLayout, image_layout
 from gato_agent.tokens.leaf_codecs import (
+    Elements,
     check_count,
     column_of,
     cut_patches,
@@ -42,6 +44,28 @@ class Observed(NamedTuple):
     tokens: NDArray[np.int32]
     patches: NDArray[np.uint8]
     value_groups: NDArray[np.int16]
+
+
+class ObservationParts(NamedTuple):
+    """Leaves of an observation with the places of their tokens, for code that encodes without this tokenizer.
+
+    Attributes:
+        view: applied to the observation first.
+        digits: by path, leaves of the viewed observation that are split into digits.
+        texts: with the number of their tokens.
+        images: with their layouts.
+        numbers: all other leaves.
+        first_value: place of the first token of a number.
+        grouped: int64 [values], place of each number in concatenated value groups; empty without value groups.
+    """
+
+    view: View
+    digits: Mapping[str, Digits]
+    texts: list[tuple[Leaf, int]]
+    images: list[tuple[Leaf, ImageLayout]]
+    numbers: list[Elements]
+    first_value: int
+    grouped: NDArray[np.int64]
 
 
 class ObservationTokens:
@@ -102,6 +126,13 @@ class ObservationTokens:
         self.widest = 1 + int((self._grouped % size).max(initial=-1))
         if size > 1:
             self.count = self._values + self.n_value_groups
+
+    @property
+    def parts(self) -> ObservationParts:
+        """Leaves with the places of their tokens."""
+        texts = [(leaf, self._text_room[leaf.path]) for leaf, _ in self._texts]
+        first, grouped = self._values, self._grouped
+        return ObservationParts(self._view, self._digits, texts, self._images, self._tensors, first, grouped)
 
     def encode(self, columns: Columns) -> Observed:
         """Encode B observations.

@@ -28,7 +28,7 @@ from gato_agent.tokens.action_tokens import ActionTokens
 from gato_agent.tokens.image_layout import PATCH_SIZE
 from gato_agent.tokens.leaf_codecs import POSITIONS
 from gato_agent.tokens.mu_law import BINS
-from gato_agent.tokens.observation_tokens import ObservationTokens, Observed
+from gato_agent.tokens.observation_tokens import ObservationParts, ObservationTokens, Observed
 from gato_agent.tokens.timestep_layout import TimestepLayout
 from gato_agent.tokens.vocabulary import PAD, PATCH, VALUES, Vocabulary
 
@@ -83,6 +83,11 @@ class SpaceTokenizer:
         self.n_act, self.legal, self.acted = actions.count, actions.legal, actions.leaves
         self.acted_digits = actions.digits
         self.layout = TimestepLayout(self.n_obs, self.n_act, action_decoder, past_actions, self.n_value_groups)
+
+    @property
+    def parts(self) -> ObservationParts:
+        """Leaves of an observation with the places of their tokens."""
+        return self._observations.parts
 
     def timesteps(self, observed: NDArray[np.int32], acted: NDArray[np.int32]) -> NDArray[np.int32]:
         """Tokens of observations [B, n_obs] and actions [B, n_act] -> of timesteps [B, layout.length]."""

@@ -1,0 +1,1 @@
+"""Control steps as graphs that other runtimes load: ONNX, and `torch.export`."""

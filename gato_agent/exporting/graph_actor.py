@@ -1,0 +1,182 @@
+"""Actor that plays an exported graph; one of ONNX runs without PyTorch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from gymnasium.spaces import Text
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.files import read_own
+from gato_agent.envs.io.strict_json import parse
+from gato_agent.envs.spaces.flatten import Columns, batch, columns, leaves, space_from_json
+from gato_agent.exporting.signature import FORMAT, TEXT_MODEL
+from gato_agent.tokens.text_tokenizer import TextTokenizer
+
+END = -1  # after the last piece of a text, and after the last character of an action's string
+
+
+KEYS = {"format", "task", "num_envs", "inputs", "outputs", "states", "observation_space", "action_space"}
+Arrays = dict[str, NDArray[Any]]
+
+
+class GraphActor:
+    """Actor of an exported control step; an `Actor`.
+
+        actor = GraphActor.load(Path("cartpole.onnx"))
+        action = actor.act(observations, np.array([True]))
+
+    Args:
+        about: content of the JSON beside the graph.
+        run: the graph, from its inputs to its outputs by name.
+        text: tokenizer of the texts that the graph reads; None if it reads none.
+        seed: of the sampling; environment i has its own random stream.
+
+    Attributes:
+        about: as given.
+        observation_space: of one environment.
+        action_space: of one environment.
+    """
+
+    def __init__(
+        self, about: dict[str, Any], run: Callable[[Arrays], Arrays], text: TextTokenizer | None = None, seed: int = 0
+    ) -> None:  # fmt: skip
+        self.about, self._run, self._text, self._seed = about, run, text, seed
+        self.observation_space = space_from_json(about["observation_space"])
+        self.action_space = space_from_json(about["action_space"])
+        self.reset(about["num_envs"])
+
+    @classmethod
+    def load(cls, graph: Path, seed: int = 0, num_threads: int = 1) -> Self:
+        """Load a graph with the files beside it; ONNX needs ONNX Runtime alone, `.pt2` PyTorch.
+
+        Args:
+            graph: file that `gato-agent export` wrote.
+            seed: see `GraphActor`.
+            num_threads: of ONNX Runtime.
+
+        Raises:
+            UsageError: a file or the extra is missing.
+            GatoError: a file is damaged, or of another version.
+        """
+        about = read_description(graph.with_suffix(".json"))
+        if not graph.is_file():
+            raise UsageError(f"no graph at {graph}: write one with gato-agent export")
+        text = TextTokenizer.from_file(graph.with_suffix(TEXT_MODEL)) if about.get("text_model") else None
+        run = _torch_graph(graph, about) if graph.suffix == ".pt2" else _onnx_graph(graph, num_threads)
+        return cls(about, run, text, seed)
+
+    def reset(self, num_envs: int = 1) -> None:
+        """Forget all episodes; raises UsageError for another number of environments than that of the graph."""
+        if num_envs != self.about["num_envs"]:
+            raise UsageError(f"{num_envs} environments, and the graph has {self.about['num_envs']}: export it with "
+                             f"--n-envs {num_envs}")  # fmt: skip
+        ports = {port["name"]: port for port in self.about["inputs"]}
+        names = [state["input"] for state in self.about["states"]]
+        self._memory = {name: np.zeros(ports[name]["shape"], ports[name]["dtype"]) for name in names}
+        self._generators = [np.random.default_rng(self._seed + env_index) for env_index in range(num_envs)]
+
+    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """Choose one action per environment; see `Actor`.
+
+        Raises:
+            GatoError: an observation is not in the space.
+        """
+        given = columns(self.observation_space, observation)
+        fed = {
+            port["name"]: self._input(port, given, start) for port in self.about["inputs"] if port["role"] != "state"
+        }
+        result = self._run({**fed, **self._memory})
+        if not result["valid"].all():
+            env_index = int(np.argmin(result["valid"]))
+            raise GatoError(f"{self.about['task']}: observation in environment {env_index} is not in the space")
+        self._memory = {state["input"]: result[state["output"]] for state in self.about["states"]}
+        acted = {port["leaf"]: result[port["name"]] for port in self.about["outputs"] if port["role"] == "action"}
+        return batch(self.action_space, self._strings(acted))
+
+    def _input(self, port: dict[str, Any], given: Columns, start: NDArray[np.bool_]) -> NDArray[Any]:
+        """Array of an input that is no memory."""
+        if port["role"] == "start":
+            return np.asarray(start, np.bool_)
+        if port["role"] == "uniforms":
+            return np.stack([generator.random(port["shape"][1]) for generator in self._generators])
+        column = given[port["leaf"]]
+        return self.pieces(column, port["shape"][1]) if column.dtype == object else np.ascontiguousarray(column)
+
+    def pieces(self, texts: NDArray[Any], room: int) -> NDArray[np.int64]:
+        """Piece ids of texts, int64 [n, room], -1 after the last of each: what text inputs of the graph take.
+
+        Raises:
+            GatoError: a text has more pieces.
+        """
+        assert self._text is not None
+        ids = np.full((len(texts), room), END)
+        for row, text in enumerate(texts):
+            pieces = self._text.encode(text)
+            if len(pieces) > room:
+                raise GatoError(f"{self.about['task']}: {text!a:.80} has {len(pieces)} pieces where {room} have room")
+            ids[row, : len(pieces)] = pieces
+        return ids
+
+    def _strings(self, acted: Columns) -> Columns:
+        """Columns of an action, with strings in place of code points."""
+        for leaf in leaves(self.action_space):
+            if isinstance(leaf.space, Text):
+                strings = np.empty(len(acted[leaf.path]), dtype=object)
+                strings[:] = ["".join(chr(point) for point in row if point != END) for row in acted[leaf.path].tolist()]
+                acted[leaf.path] = strings
+        return acted
+
+
+def _onnx_graph(graph: Path, num_threads: int) -> Callable[[Arrays], Arrays]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(f"ONNX Runtime is missing ({one_line(error)}): pip install 'gato-agent[export]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    try:
+        session = onnxruntime.InferenceSession(read_own(graph), options)
+    except Exception as error:  # the runtime has no common class of its own
+        raise GatoError(f"{graph} cannot be loaded: {one_line(error):.200}") from error
+    names = [port.name for port in session.get_outputs()]
+    return lambda arrays: dict(zip(names, session.run(names, arrays), strict=True))
+
+
+def _torch_graph(graph: Path, about: dict[str, Any]) -> Callable[[Arrays], Arrays]:
+    import torch
+
+    try:
+        module = torch.export.load(graph).module()
+    except Exception as error:  # whatever a damaged archive raises
+        raise GatoError(f"{graph} cannot be loaded: {one_line(error):.200}") from error
+    inputs, outputs = ([port["name"] for port in about[ports]] for ports in ("inputs", "outputs"))
+
+    def run(arrays: Arrays) -> Arrays:
+        with torch.no_grad():
+            results = module(*(torch.from_numpy(arrays[name]) for name in inputs))
+        return {name: result.numpy() for name, result in zip(outputs, results, strict=True)}
+
+    return run
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Content of the JSON beside a graph.
+
+    Raises:
+        UsageError: there is no such file.
+        GatoError: it is damaged, or of another version.
+    """
+    try:
+        about: dict[str, Any] = dict(parse(read_own(path).decode()))
+    except FileNotFoundError as error:
+        raise UsageError(f"no {path}: gato-agent export writes it beside the graph") from error
+    except (ValueError, TypeError) as error:
+        raise GatoError(f"{path} is not the JSON of an exported graph: {one_line(error):.200}") from error
+    if missing := KEYS - about.keys():
+        raise GatoError(f"{path} is not the JSON of an exported graph: it has no {min(missing)}")
+    if about["format"] != FORMAT:
+        raise GatoError(f"{path} has format {about['format']!r:.20} and this version reads {FORMAT}: export again")
+    return about
