@@ -44,7 +44,7 @@ def export(config: ExportConfig) -> list[Path]:
         OSError: a file cannot be written.
     """
     checkpoint = Checkpoint.load(config.checkpoint)
-    task = find_task(checkpoint, config.env)
+    task = find_task(checkpoint, config.env.rpartition(":")[2])  # a module before it is not needed
     demo = demonstration(config.demo, task.id) if config.demo and config.prompt != "none" else None
     files = export_task(
         checkpoint, task, config.out, config.format, num_envs=config.n_envs, temperature=config.temperature,

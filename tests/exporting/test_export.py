@@ -68,11 +68,11 @@ def test_a_loaded_graph_acts_as_the_agent(tmp_path: Path, kind: Format, name: st
     compared = Compared(Agent(checkpoint, TASK), GraphActor.load(tmp_path / name))
     compared.reset(2)
     missions = np.array(["", ""], dtype=object)
-    for t, observation in enumerate(sampled_batches(TASK.observation_space, 2, 40)):
-        start = np.array([t == 0, t in (0, 20)])
+    for t, observation in enumerate(sampled_batches(TASK.observation_space, 2, 1000)):
+        start = np.array([t == 0, t in (0, 500)])
         missions[start] = np.array(observation["mission"], dtype=object)[start]
         compared.act({**observation, "mission": tuple(missions)}, start)
-    assert (compared.steps, compared.differing) == (40, 0)
+    assert (compared.steps, compared.differing) == (1000, 0)
 
 
 @pytest.mark.slow

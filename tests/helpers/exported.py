@@ -47,11 +47,14 @@ class Compared:
         steps: taken.
         numbers: of all actions.
         differing: numbers among them.
+        margin: of the first number that differs in an action, the distance of the cumulated probability from a half,
+            at which the median changes; the largest one.
     """
 
     def __init__(self, agent: Agent, exported: GraphActor) -> None:
         self._agent, self._exported, self._space = agent, exported, agent.action_space
         self.steps = self.numbers = self.differing = 0
+        self.margin = 0.0
 
     def reset(self, num_envs: int) -> None:
         self._agent.reset(num_envs)
@@ -59,15 +62,28 @@ class Compared:
 
     def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         action = self._agent.act(observation, start)
-        self.compare(action, self._exported.act(observation, start))
+        self._compare(action, self._exported.act(observation, start))
         return action
 
-    def compare(self, expected: Any, actual: Any) -> None:
+    def _compare(self, expected: Any, actual: Any) -> None:
         wanted, got = (columns(self._space, batch) for batch in (expected, actual))
         assert {path: part.dtype for path, part in wanted.items()} == {path: part.dtype for path, part in got.items()}
         self.steps += 1
         self.numbers += sum(part.size for part in wanted.values())
-        self.differing += sum(int((wanted[path] != got[path]).sum()) for path in wanted)
+        differing = sum(int((wanted[path] != got[path]).sum()) for path in wanted)
+        self.differing += differing
+        if differing:
+            self._note_margin(*(self._agent.tokenizer.encode_actions(part) for part in (wanted, got)))
+
+    def _note_margin(self, wanted: NDArray[Any], got: NDArray[Any]) -> None:
+        """Note how near the first different token of each action was to the other choice."""
+        low = self._agent.tokenizer.legal[:, 0]
+        for env in np.flatnonzero((wanted != got).any(1)).tolist():
+            at = int(np.argmax(wanted[env] != got[env]))
+            assert abs(int(wanted[env, at]) - int(got[env, at])) == 1, "not a neighbouring bin"
+            first = int(min(wanted[env, at], got[env, at]) - low[at])
+            below = self._agent._decoder.logits[at][env].double().softmax(0)[: first + 1].sum()
+            self.margin = max(self.margin, abs(float(below) - 0.5))
 
 
 def sampled_batches(space: Space[Any], num_envs: int, steps: int) -> list[Any]:
