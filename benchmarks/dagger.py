@@ -90,9 +90,9 @@ def main(config: Config) -> None:
     for heading in ("steps of data", "return", "95% interval", "success", "normalised"):
         table.add_column(heading, justify="right")
     for name, (run, more_steps) in runs.items():
-        path = run / "scores.json"
+        path = run / "scores" / "results.json"
         verb("evaluate", "--env", config.env, "--checkpoint", run, "--episodes", config.episodes, "--num-threads", 1,
-             "--json", path)  # fmt: skip
+             "--out", path.parent)  # fmt: skip
         table.add_row(name, f"{steps + more_steps:,}", *_score_cells(path))
     Console(width=120).print(table)
 
