@@ -196,7 +196,7 @@ def test_results_that_are_completed(here: Here) -> None:
     here.try_all(json.loads(whole), use)
 
 
-def test_the_list_of_films(here: Here) -> None:
+def test_the_list_of_videos(here: Here) -> None:
     Path("results.json").write_text(json.dumps(results(expert="random", env_kwargs={})))
     config = ReportConfig((Path("results.json"),), Path("page"), workers=1)
     report(config)

@@ -94,7 +94,7 @@ def test_no_memory_is_asked_for_over_ten_thousand_steps(layout: str) -> None:
     assert job_steps(decoder, job, 20_000) == 0
 
 
-def test_a_recording_that_fails_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_capture_that_fails_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
     """A step that cannot be captured runs as it is, and later steps are unaffected."""
     decoder, there = on_gpu(harsh(NANO), legal_for(NANO)), torch.cuda.current_stream()
 
@@ -184,7 +184,7 @@ def test_the_benchmark_has_a_row_for_each_way_to_play() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_all_named_sizes_can_be_recorded(caplog: pytest.LogCaptureFixture, size: str) -> None:
+def test_all_named_sizes_can_be_captured(caplog: pytest.LogCaptureFixture, size: str) -> None:
     config = GatoConfig.named(size)
     job = BenchCase(config, 17, 7, 1, "cuda")
     with torch.device("cuda"):

@@ -20,6 +20,22 @@ PRIVATE = re.compile(  # words that stood for the field's terms; code, comments,
     r"|Measurers|Conditions|Dealer|bury|buried|spared|pulse|BEATS|sealed|Seal|Committer|Guard|FORGETFUL|hushed|Ranks"
     r"|play_shortly|shaping|OURS|PAPERS|LATER|fragments?|shortest_fragment|by_timestep|rooms of the house)\b"
 )
+IN_NAMES = set(
+    [
+        "lane",
+        "lanes",
+        "packs",
+        "pinned",
+        "dealt",
+        "film",
+        "films",
+        "filmed",
+        "sealed",
+        "fragment",
+        "fragments",
+        "halved",
+    ]
+)
 PROSE = re.compile(r"\b(nobody|for ever|of before|as \w+ has it|is asked for|not measured again|other figures today)\b")
 
 
@@ -47,6 +63,9 @@ def complaints(path: Path) -> list[str]:
             found.append(f"{where}:{line} {name}: begins with {text.split()[0]}")
         if len(sentence.split()) > LONGEST:
             found.append(f"{where}:{line} {name}: a first sentence of {len(sentence.split())} words")
+    functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    for node in functions:
+        found += [f"{where}:{node.lineno}: {word!r}" for word in sorted(IN_NAMES & set(node.name.split("_")))]
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
         rule = {tokenize.NAME: PRIVATE, tokenize.COMMENT: PROSE, tokenize.STRING: PROSE}.get(token.type)
         words = [m.group(0) for m in rule.finditer(token.string)] if rule else []

@@ -254,14 +254,14 @@ def test_timesteps_are_seen_equally_often_but_for_the_first() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 40, 100, 1000])
-def test_the_mean_fragment_is_that_of_many(task: TokenizedTask, length: int) -> None:
+def test_the_mean_segment_is_that_of_many(task: TokenizedTask, length: int) -> None:
     rng, width = np.random.default_rng(0), task.tokenizer.layout.length
     drawn = [task.segment_at(rng, length) for _ in range(20_000)]
     mean = width * np.mean([rows.stop - rows.start for rows in drawn])
     assert task.mean_segment(length) == pytest.approx(mean, rel=0.02)
 
 
-def test_fragments_stay_inside_one_episode(task: TokenizedTask) -> None:
+def test_segments_stay_inside_one_episode(task: TokenizedTask) -> None:
     rng = np.random.default_rng(0)
     for length in (1, 50, 1000):
         for _ in range(500):
@@ -287,7 +287,7 @@ def test_tasks_are_mixed_by_weight(task: TokenizedTask) -> None:
     assert steps * tokenizer.layout.length / long.tokens.numel() == pytest.approx(0.75, abs=0.05)
 
 
-def test_short_fragments_put_more_into_a_window_and_keep_the_mixture(task: TokenizedTask) -> None:
+def test_short_segments_put_more_into_a_sequence_and_keep_the_mixture(task: TokenizedTask) -> None:
     tokenizer = SpaceTokenizer(OBSERVATION, ACTION, VOCABULARY)  # seven tokens a timestep
     other = TokenizedTask.of("other", tokenizer, [episode(300, 5)])
     count = {

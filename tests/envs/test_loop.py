@@ -61,7 +61,7 @@ def play(seeds: list[int], num_envs: int = 1) -> tuple[list[Step], list[Any]]:
     return list(steps(Taped(tape), envs, seeds)), tape
 
 
-def test_two_lanes_call_in_this_order() -> None:
+def test_two_environments_call_in_this_order() -> None:
     stream, tape = play([10, 11, 12, 13], num_envs=2)
     assert tape == [
         ("actor.reset", 2),
@@ -102,7 +102,7 @@ def test_every_observation_follows_from_the_one_before() -> None:
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 3, 5, 8])
-def test_lanes_change_nothing_but_the_order(num_envs: int) -> None:
+def test_the_number_of_environments_changes_nothing_but_the_order(num_envs: int) -> None:
     def key(step: Step) -> Any:
         return step.seed, step.t, step.obs.tolist(), int(step.action), step.reward, step.terminated, step.truncated
 
@@ -110,7 +110,7 @@ def test_lanes_change_nothing_but_the_order(num_envs: int) -> None:
     assert sorted(map(key, play(seeds, num_envs)[0])) == sorted(map(key, play(seeds)[0]))
 
 
-def test_spare_lanes_play_unseen() -> None:
+def test_spare_environments_play_unseen() -> None:
     stream, tape = play([10], num_envs=3)
     assert [(step.env_index, step.t) for step in stream] == [(0, 0), (0, 1), (0, 2)]
     assert tape[1:4] == [("reset 0", 10), ("reset 1", 10), ("reset 2", 10)]

@@ -32,7 +32,7 @@ def test_arguments_reach_the_constructor_and_the_time_limit() -> None:
     assert env.step(0)[3] is True
 
 
-def test_only_lane_0_is_rendered(recwarn: pytest.WarningsRecorder) -> None:
+def test_only_environment_0_is_rendered(recwarn: pytest.WarningsRecorder) -> None:
     envs = make_vector("CartPole-v1", 3, render_mode="rgb_array")
     envs.reset(seed=0)
     frames: tuple[Any, ...] = envs.render()
@@ -201,14 +201,14 @@ def test_a_module_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         make("broken_module:X-v0")
 
 
-def test_lanes_with_other_spaces_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environments_with_other_spaces_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter(range(2, 9))
     register(monkeypatch, "Growing-v0", lambda: TestingEnv(action_space=Discrete(next(sizes))))
     with pytest.raises(EnvironmentFault, match=r"Growing-v0: its spaces differ from one instance to the next"):
         make_vector("Growing-v0", 2)
 
 
-def test_no_lanes_are_a_usage_error() -> None:
+def test_zero_environments_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         make_vector("CartPole-v1", 0)
 
@@ -226,7 +226,7 @@ def register(monkeypatch: pytest.MonkeyPatch, env_id: str, entry_point: Any) -> 
     monkeypatch.setitem(gym.registry, env_id, gym.registry.pop(env_id))
 
 
-def test_a_film_follows_what_runs_away() -> None:
+def test_a_video_follows_what_runs_away() -> None:
     pytest.importorskip("mujoco")
     with closing(make("HalfCheetah-v5", render_mode="rgb_array")) as env:
         assert env.unwrapped.mujoco_renderer.camera_id >= 0  # type: ignore[attr-defined]

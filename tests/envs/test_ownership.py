@@ -84,7 +84,7 @@ def test_scribblers_in_every_place_change_nothing(space: Space[Any], num_envs: i
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_guarded_environments_may_share_one_buffer(space: Space[Any]) -> None:
+def test_checked_environments_may_share_one_buffer(space: Space[Any]) -> None:
     check(space, Discrete(2), 3, checked=True, share={})
 
 

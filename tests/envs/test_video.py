@@ -156,7 +156,7 @@ def test_a_video_has_not_too_many_frames_a_second(name: str, fps: float, every: 
     assert stride(Path(name), fps) == every
 
 
-def test_an_environment_is_filmed(tmp_path: Path) -> None:
+def test_a_video_of_an_environment_is_written(tmp_path: Path) -> None:
     env = make("CartPole-v1", render_mode="rgb_array")
     env.reset(seed=0)
     with VideoWriter(tmp_path / "pole.mp4", fps=env.metadata["render_fps"]) as video:

@@ -90,7 +90,7 @@ def test_the_loop_of_an_environment_of_ones_own(local: Path, capsys: Any) -> Non
     assert (local / "again" / "index.html").exists() and videos("again") == []
 
 
-def test_an_expert_of_ones_own_is_named_again_to_film_it(local: Path, capsys: Any) -> None:
+def test_a_user_expert_is_named_again_for_a_video(local: Path, capsys: Any) -> None:
     for _ in range(2):
         run("evaluate --expert own:expert --env own:Own-v0 --episodes 2 --out results")
     run("report results --env own:Own-v0 --out page")

@@ -106,7 +106,7 @@ def test_actions_are_in_the_space_and_in_the_mask(action_decoder: bool, temperat
                 assert all(bit in (value, 2) for bit, value in zip(mask["bits"], action["bits"], strict=True))
 
 
-def test_errors_name_lane_and_step() -> None:
+def test_errors_name_environment_and_step() -> None:
     agent = agent_of(True, 0.0)
     agent.reset(2)
     seen = np.zeros((2, 2), np.float32)

@@ -250,7 +250,7 @@ def test_a_single_observation_is_told_from_a_batch_whatever_its_values() -> None
     assert HANDS.contains(action)
 
 
-def test_the_number_of_lanes_is_checked() -> None:
+def test_the_number_of_environments_is_checked() -> None:
     agent = agent_for(Box(-1, 1, (3,)), Discrete(2))
     agent.reset(2)
     with pytest.raises(UsageError, match=r"3 observations for 2 environments: call reset"):

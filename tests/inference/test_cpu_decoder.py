@@ -135,7 +135,7 @@ def test_actions_that_are_read_may_have_more_tokens_than_an_observation(layout: 
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_packs_and_long_actions_are_those_of_pytorch(groups: int) -> None:
+def test_value_groups_and_long_actions_are_those_of_pytorch(groups: int) -> None:
     """In all precisions; a number's bits depend neither on other environments nor on threads."""
     model, legal = harsh(PACKED), legal_for(PACKED) * (1 if groups == 1 else 12)
     expected = play(model, TorchDecoder, 9, 14, legal=legal)

@@ -90,7 +90,7 @@ def test_options_of_another_shape_may_come_at_any_time(layout: str) -> None:
 
 
 @layouts
-def test_a_reset_to_the_same_shape_forgets_episodes_and_keeps_what_was_recorded(layout: str) -> None:
+def test_a_reset_to_the_same_shape_forgets_episodes_and_keeps_captured_steps(layout: str) -> None:
     model = shaped(layout)
     decoder = TracedDecoder(model, legal_for(SMALL))
     first = play(model, decoder, 2, 20)
@@ -101,7 +101,7 @@ def test_a_reset_to_the_same_shape_forgets_episodes_and_keeps_what_was_recorded(
     assert decoder.traces == 2 * tapes
 
 
-def test_halved_rounds_its_weights_alone() -> None:
+def test_bfloat16_linear_rounds_its_weights_alone() -> None:
     torch.manual_seed(0)
     linear, x = nn.Linear(64, 48, bias=False), torch.randn(3, 5, 64)
     expected = x.double() @ linear.weight.bfloat16().double().T
@@ -109,7 +109,7 @@ def test_halved_rounds_its_weights_alone() -> None:
     assert (x.bfloat16().double() @ linear.weight.bfloat16().double().T - expected).abs().max() > 2e-3
 
 
-def test_where_nothing_can_be_recorded_it_plays_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_nothing_can_be_captured_it_plays_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(step: GraphStep) -> GraphStep:
         raise RuntimeError("operation not permitted when stream is capturing")
 

@@ -77,7 +77,7 @@ def recording(kind: type[TorchDecoder | CpuDecoder], seen: list[Tensor]) -> Call
     return make
 
 
-def lane_of(batches: list[Columns], env_index: int) -> Columns:
+def columns_of(batches: list[Columns], env_index: int) -> Columns:
     return {path: np.stack([batch[path][env_index] for batch in batches]) for path in batches[0]}
 
 
@@ -132,8 +132,8 @@ def test_logits_in_play_are_those_of_training(
     assert len(seen) == STEPS * n_act
     for env_index, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
         episode = Episode(
-            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], env_index),
-            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], env_index),
+            observations=columns_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], env_index),
+            actions=columns_of([columns(ACTION, a) for a in actions[begin:end]], env_index),
             labels=None, rewards=np.ones(end - begin), terminated=True, truncated=False, success=None, seed=0,
         )  # fmt: skip
         played = seen[begin * n_act : end * n_act]

@@ -93,7 +93,7 @@ def test_long_actions_equal_it_too(layout: str, kind: Kind, actions: int) -> Non
 
 
 @pytest.mark.parametrize("layout", ["decoder", "separator"])
-def test_long_actions_are_recorded_too(layout: str) -> None:
+def test_long_actions_are_captured_too(layout: str) -> None:
     model = shaped(layout, context=20, layers=1)
     assert worst_error(model, Driver(model, 2, TracedDecoder, 0, legal_for(model.config, 33)), 15)[0] < 1e-5
 

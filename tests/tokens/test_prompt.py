@@ -62,7 +62,7 @@ def by_the_book(model: Gato, tokens: Tensor, segment: Tensor, index: Tensor, pre
     return model.norm(x)
 
 
-def random_fragments(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_segments(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A window of segments of all lengths, some without a prompt: tokens, segment, index, prefix_len."""
     rng = np.random.default_rng(seed)
     parts: list[np.ndarray] = []
@@ -79,7 +79,7 @@ def random_fragments(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Te
 @pytest.mark.parametrize("context", [32, 200])
 def test_training_attends_as_the_specification_says(context: int) -> None:
     model = harsh(dataclasses.replace(SHORT, context=context))
-    sequences = [random_fragments(700, seed) for seed in range(6)]
+    sequences = [random_segments(700, seed) for seed in range(6)]
     assert any(int(index.max()) > 2 * context for _, _, index, _ in sequences)
     tokens, segment, index, prefix_len = (torch.stack(part) for part in zip(*sequences, strict=True))
     with torch.inference_mode():
@@ -137,7 +137,7 @@ def task_of(prompt: Prompt, *lengths: int, past_actions: bool = False) -> Tokeni
 
 
 @pytest.mark.parametrize("past_actions", [False, True])
-def test_every_fragment_begins_with_its_instruction(past_actions: bool) -> None:
+def test_every_segment_begins_with_its_instruction(past_actions: bool) -> None:
     task = task_of(Prompt("text", 5, instruction="goal"), 5, 40, 12, past_actions=past_actions)
     step = STEP - 4
     assert task.rows.shape[1] == step
@@ -167,7 +167,7 @@ def test_every_fragment_begins_with_its_instruction(past_actions: bool) -> None:
 
 
 @pytest.mark.parametrize("past_actions", [False, True])
-def test_some_fragments_begin_with_a_piece_of_another_episode(past_actions: bool) -> None:
+def test_some_segments_begin_with_a_part_of_another_episode(past_actions: bool) -> None:
     """All tokens of which stay visible, its actions among them, whatever the layout hides of later timesteps."""
     task = task_of(Prompt("demo", 3 * STEP), 30, 2, 40, past_actions=past_actions)
     rows = {row.tobytes(): number for number, row in enumerate(task.rows)}

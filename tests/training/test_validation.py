@@ -93,7 +93,7 @@ def test_what_is_played_must_be_learned(quiet: TrainConfig, tmp_path: Path) -> N
     assert not config.out.exists()
 
 
-def test_nothing_played_is_worth_nothing() -> None:
+def test_without_episodes_there_is_no_selection_metric() -> None:
     assert Returns().selection_metric is None
 
 

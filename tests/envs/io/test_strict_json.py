@@ -69,7 +69,7 @@ def test_limits_count_values_and_not_the_signs_inside_of_strings() -> None:
 
 
 @given(st.dictionaries(st.text(), PLAIN))
-def test_a_sealed_object_is_read_back_and_repeats(data: dict[str, Any]) -> None:
+def test_an_object_with_a_digest_is_read_back_and_repeats(data: dict[str, Any]) -> None:
     data.pop("digest", None)
     assert checked_digest(with_digest(data)) == checked_digest(with_digest(data, indent=1, sort_keys=True)) == data
     assert with_digest(data) == with_digest(dict(data))
@@ -78,7 +78,7 @@ def test_a_sealed_object_is_read_back_and_repeats(data: dict[str, Any]) -> None:
 
 
 @given(st.dictionaries(st.text(), PLAIN, min_size=1), st.data())
-def test_no_changed_byte_of_a_sealed_object_changes_what_is_read(data: dict[str, Any], draw: st.DataObject) -> None:
+def test_no_changed_byte_below_a_digest_changes_what_is_read(data: dict[str, Any], draw: st.DataObject) -> None:
     data.pop("digest", None)
     text = bytearray(with_digest(data))
     at, value = draw.draw(st.integers(0, len(text) - 1)), draw.draw(st.integers(0, 255))

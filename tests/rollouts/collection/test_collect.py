@@ -290,7 +290,7 @@ def test_a_suite_is_all_of_its_tasks(tmp_path):
     assert found == {"CartPole-v1": 2, "CliffWalking-v1": 2, "FrozenLake-v1": 2, "Taxi-v4": 2}
 
 
-def test_a_task_that_cannot_be_sealed_does_not_keep_the_others_from_it(tmp_path, capsys):
+def test_a_task_that_cannot_be_compacted_does_not_keep_the_others_from_it(tmp_path, capsys):
     """All episodes are saved, and the summary is shown."""
     settings = {"env": ("CartPole-v1", "MountainCar-v0"), "expert": "random", "workers": 0, "out": tmp_path}
     collect(CollectConfig(**settings, episodes=2, compact=False))

@@ -19,7 +19,7 @@ def test_each_begins_with_a_task_of_its_own_and_helps_when_it_is_done():
     assert scheduler.next_chunk(1, [1]) is None
 
 
-def test_short_episodes_are_dealt_many_at_a_time_and_few_at_the_end():
+def test_chunks_hold_many_short_episodes_and_few_at_the_end():
     scheduler = Scheduler([range(100)], workers=2)
     scheduler.played(0, 0.02)
     sizes = []
@@ -31,7 +31,7 @@ def test_short_episodes_are_dealt_many_at_a_time_and_few_at_the_end():
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_what_comes_back_is_dealt_first():
+def test_what_comes_back_is_scheduled_first():
     scheduler = Scheduler([range(10)], workers=1)
     scheduler.played(0, 0.09)
     assert scheduler.next_chunk(0, []) == (0, (0, 1, 2, 3, 4))
@@ -54,7 +54,7 @@ def test_a_task_that_only_fails_is_given_up_and_one_that_cannot_be_played_at_onc
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 5), st.randoms())
-def test_every_seed_is_dealt_exactly_once(counts, workers, random):
+def test_every_seed_is_scheduled_exactly_once(counts, workers, random):
     scheduler = Scheduler([range(count) for count in counts], workers)
     current: list[int | None] = [None] * workers
     dealt = []

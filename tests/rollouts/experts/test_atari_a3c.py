@@ -118,7 +118,7 @@ def test_pong_is_won():
     assert sum(step.reward for step in steps(expert, envs, [0])) > 5
 
 
-def test_each_lane_has_a_memory_that_ends_with_its_episode(small):
+def test_each_environment_has_a_memory_that_ends_with_its_episode(small):
     seen, expert = frames(8), expert_of(small)
     start, later = np.array([True]), np.array([False])
 

@@ -61,7 +61,7 @@ def test_it_plans_with_things_in_its_hands():
     assert all(step.reward > 0 for step in play("PutNextS5N2Carrying", range(5)) if step.done)
 
 
-def test_lanes_have_a_bot_each():
+def test_environments_have_a_bot_each():
     single = [(step.seed, int(step.action)) for step in play("GoToLocal", range(6))]
     several = [(step.seed, int(step.action)) for step in play("GoToLocal", range(6), num_envs=3)]
     assert sorted(single, key=lambda pair: pair[0]) == sorted(several, key=lambda pair: pair[0])

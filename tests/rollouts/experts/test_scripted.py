@@ -46,7 +46,7 @@ class Table:
         }
 
 
-def test_a_plan_looks_ahead_and_each_lane_has_its_own():
+def test_a_plan_looks_ahead_and_each_environment_has_its_own():
     expert = PlannedExpert("x", [Table(5.0), Table(0.5)])
     assert expert.act(np.array([0, 0]), START).tolist() == [1, 0]
     assert expert.act(np.array([1, 1]), START).tolist() == [0, 0]

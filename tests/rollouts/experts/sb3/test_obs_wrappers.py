@@ -57,7 +57,7 @@ def test_time_is_what_sb3_contrib_appends(space):
                 obs, expected = env.step(0)[0], theirs.step(0)[0]
 
 
-def test_lanes_count_their_own_steps():
+def test_environments_count_their_own_steps():
     around = Around({"time_feature": {"horizon": 4}})
     around.reset(2)
     obs = np.zeros((2, 1))
