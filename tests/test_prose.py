@@ -20,22 +20,20 @@ PRIVATE = re.compile(  # words that stood for the field's terms; code, comments,
     r"|Measurers|Conditions|Dealer|bury|buried|spared|pulse|BEATS|sealed|Seal|Committer|Guard|FORGETFUL|hushed|Ranks"
     r"|play_shortly|shaping|OURS|PAPERS|LATER|fragments?|shortest_fragment|by_timestep|rooms of the house)\b"
 )
-IN_NAMES = set(
-    [
-        "lane",
-        "lanes",
-        "packs",
-        "pinned",
-        "dealt",
-        "film",
-        "films",
-        "filmed",
-        "sealed",
-        "fragment",
-        "fragments",
-        "halved",
-    ]
-)
+IN_NAMES = {
+    "lane",
+    "lanes",
+    "packs",
+    "pinned",
+    "dealt",
+    "film",
+    "films",
+    "filmed",
+    "sealed",
+    "fragment",
+    "fragments",
+    "halved",
+}
 PROSE = re.compile(r"\b(nobody|for ever|of before|as \w+ has it|is asked for|not measured again|other figures today)\b")
 
 
