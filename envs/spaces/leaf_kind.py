@@ -163,7 +163,9 @@ class LeafKind(Generic[S]):
         return all(np.array_equal(*pair) for pair in zip(self.limits(a), self.limits(b), strict=True))
 
     def mask(self, space: S, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Action mask of the environment as one bool per choice of each element."""
+        """Action mask of the environment as one bool per choice of each element; raises ValueError for other values."""
+        if not ((values == 0) | (values == 1)).all():
+            raise ValueError("0 and 1")
         return values.astype(np.bool_)
 
 
