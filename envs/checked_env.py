@@ -72,7 +72,8 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         except BaseException as error:
             raise self._raised(self._reset_name(), error, RESET) from error
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-            raise self._fault(self._reset_name(), f"returned {_kind(result)}; {OLD}: {RESET}")
+            what = _kind(result) if not isinstance(result, tuple) or len(result) != 2 else _no_dict(result[1])
+            raise self._fault(self._reset_name(), f"returned {what}; {OLD}: {RESET}")
         try:
             return self._own(self._valid_obs(result[0])), result[1]
         except SpaceError as error:
@@ -89,7 +90,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             action = self._valid_action(action)
         except SpaceError as error:
             what = f"has the action {brief(action)}, which is not in {self.action_space!s:.200}: {error}"
-            raise self._fault(self._step_name(), f"{what}; clip or round it") from error
+            raise self._fault(self._step_name(), what + (f"; {error.remedy}" if error.remedy else "")) from error
         try:
             result: Any = self.env.step(self._own(action))
         except BaseException as error:
@@ -129,7 +130,8 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         try:
             frame = self.env.render()
         except BaseException as error:
-            raise self._raised(where, error) from error
+            fault = self._raised(where, error)
+            raise EnvironmentFault(f"{fault}: play it with --render none") from error
         if self.render_mode != "rgb_array":
             return frame
         try:
@@ -175,7 +177,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def _last_fault(self, reward: float, info: Any) -> str:
         """Message for an info that is no dict, or a reward or return that is not finite."""
         if not isinstance(info, dict):
-            return f"an info that is not a dict: {brief(info)}"
+            return _no_dict(info)
         if not -MOST < reward < MOST:
             return f"a reward that is not a finite number: {reward}"
         return f"a reward of {reward:g}, with which the return is beyond {MOST:g}"
@@ -205,6 +207,10 @@ def _is_misfit(error: BaseException) -> bool:
 def _kind(result: Any) -> str:
     """The result of a reset or step, abbreviated for a message."""
     return f"{len(result)} values" if isinstance(result, tuple) else brief(result)
+
+
+def _no_dict(info: Any) -> str:
+    return f"an info that is not a dict: {brief(info)}"
 
 
 def image_of(frame: Any) -> NDArray[np.uint8]:

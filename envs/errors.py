@@ -23,12 +23,14 @@ class SpaceError(GatoError):
     Attributes:
         key: path of the leaf inside the nested space ("" at the root).
         row: index of the offending timestep in the batch that was passed, or None.
+        remedy: instruction that makes the value valid, such as "clip it", or "".
     """
 
-    def __init__(self, message: str, key: str = "", row: int | None = None) -> None:
+    def __init__(self, message: str, key: str = "", row: int | None = None, remedy: str = "") -> None:
         super().__init__(message)
         self.key = key
         self.row = row
+        self.remedy = remedy
 
 
 class EnvironmentFault(GatoError):
@@ -36,8 +38,12 @@ class EnvironmentFault(GatoError):
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message of an exception in one line."""
-    return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+    """Type and message of an exception in one line; the type alone if its message cannot be made."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  # from the `__str__` of another package's exception
+        message = ""
+    return ": ".join(filter(None, [type(error).__name__, message]))
 
 
 def reason(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Files that exist whole or not at all, written and read without following symbolic links."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from gato_agent.envs.errors import GatoError, UsageError
 
+MOST_BYTES = 2**30  # of a file that is read as a whole
 _locks: WeakKeyDictionary[IO[bytes], tuple[Path, os.stat_result]] = WeakKeyDictionary()  # folders of this process
 
 
@@ -85,10 +87,28 @@ def open_own(path: Path) -> BufferedReader:
     return os.fdopen(_open(path, os.O_RDONLY), "rb")
 
 
-def read_own(path: Path) -> bytes:
-    """Contents of a file; raises as `open_own`."""
+def read_own(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Contents of a file; raises as `open_own`, and GatoError for a file of more than `most` bytes."""
     with open_own(path) as file:
-        return file.read()
+        return _contents(file, path, most)
+
+
+def read_named(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Contents of a file that the user named, which may be a link to it.
+
+    Raises:
+        UsageError: no regular file, such as a pipe.
+        GatoError: more than `most` bytes, such as a sparse file.
+        OSError: the file cannot be read.
+    """
+    with os.fdopen(_open(path, os.O_RDONLY, follow=True), "rb") as file:
+        return _contents(file, path, most)
+
+
+def _contents(file: IO[bytes], path: Path, most: int) -> bytes:
+    if (size := os.fstat(file.fileno()).st_size) > most:
+        raise GatoError(f"{path} has {size:,} bytes, and such files have at most {most:,}: is it another file?")
+    return file.read()
 
 
 def below(folder: Path, name: str) -> Path:
@@ -103,17 +123,20 @@ def below(folder: Path, name: str) -> Path:
     return path
 
 
-def _open(path: Path, flags: int) -> int:
-    """Open a regular file without following a link, and without waiting for the other end of a pipe."""
+def _open(path: Path, flags: int, *, follow: bool = False) -> int:
+    """Open a regular file, by default not through a link, and without waiting for the other end of a pipe."""
+    irregular = UsageError(f"{path} is no regular file: remove it, or use another folder")
     try:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, flags | os.O_NOFOLLOW * (not follow) | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if path.is_symlink():
+        if path.is_symlink() and not follow:
             raise _link(path) from error
+        if error.errno == errno.ENXIO:  # a socket
+            raise irregular from error
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise UsageError(f"{path} is no regular file: remove it, or use another folder")
+        raise irregular
     return handle
 
 

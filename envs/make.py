@@ -124,7 +124,11 @@ def _make(
         _draw_without_a_screen()
     env = _constructed(spec, render_mode, env_kwargs)
     for name in ("observation_space", "action_space"):
-        if not isinstance(space := getattr(env, name, None), gym.Space):
+        try:
+            space = getattr(env, name, None)
+        except Exception as error:
+            raise EnvironmentFault(f"{spec.id}: reading its {name} raised {one_line(error)}") from error
+        if not isinstance(space, gym.Space):
             raise EnvironmentFault(f"{spec.id}: its {name} is {space!r:.80}, and must be a gymnasium.spaces.Space")
     checked = CheckedEnv(env, spec.id, copies)
     modes = list(env.metadata.get("render_modes") or [])

@@ -9,6 +9,7 @@ from gymnasium import Env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate
 
+from gato_agent.envs.errors import EnvironmentFault, one_line
 from gato_agent.envs.ownership import INFO_DEPTH, owned
 from gato_agent.envs.spaces.batch_of_one import each_one
 
@@ -57,15 +58,25 @@ class SeparateInfos(SyncVectorEnv[Any, Any]):
 
         A mask is `info["action_mask"]` of the latest reset or step, or else the result of the environment's method
         `action_masks()`, as in sb3-contrib.
+
+        Raises:
+            EnvironmentFault: the method raised.
         """
         return [
-            mask if mask is not None or method is None else method()
+            mask if mask is not None or method is None else _result(method)
             for mask, method in zip(self._masks, self._mask_methods, strict=True)
         ]
 
     @cached_property
     def _mask_methods(self) -> list[Callable[[], Any] | None]:
         return [_method(env, "action_masks") for env in self.envs]
+
+
+def _result(method: Callable[[], Any]) -> Any:
+    try:
+        return method()
+    except Exception as error:
+        raise EnvironmentFault(f"the environment's action_masks() raised {one_line(error)}") from error
 
 
 def _method(env: Env[Any, Any], name: str) -> Callable[[], Any] | None:

@@ -19,7 +19,9 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from gato_agent.commands import collect as _collect
 from gato_agent.commands import evaluate as _evaluate
@@ -86,7 +88,8 @@ def _converted(config: Callable[..., Any], options: Mapping[str, Any], name: str
     """Options in the types of the config's fields.
 
     Raises:
-        UsageError: no such option; the message has the nearest.
+        UsageError: no such option; the message has the nearest. Or a value of another type, such as an object for a
+            name.
     """
     types = get_type_hints(config)
     for option in options:
@@ -94,11 +97,33 @@ def _converted(config: Callable[..., Any], options: Mapping[str, Any], name: str
             close = get_close_matches(option, types, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(types)}"
             raise UsageError(f"{name}() has no option {option}: {hint}")
-    return {option: _cast(types[option], value) for option, value in options.items()}
+    converted = {option: _cast(types[option], value) for option, value in options.items()}
+    for option, value in converted.items():
+        if not _is_a(types[option], value):
+            wanted = re.sub(r"[\w.]+\.(?=\w)|<class '|'>", "", str(types[option]))
+            named = ", which names it, such as an id or module:callable" if "str" in wanted else ""
+            raise UsageError(f"{name}() takes {option} as {wanted}{named}, and not {options[option]!r:.80}")
+    return converted
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """True if a value is of a field's type."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(inner[0], each) for each in value)
+    if origin is Literal:
+        return value in inner
+    if inner:
+        return any(_is_a(each, value) for each in inner)
+    if kind is float and type(value) is int:
+        return True
+    return isinstance(value, kind) and not (kind is int and type(value) is bool)
 
 
 def _cast(kind: Any, value: Any) -> Any:
-    """Value of an option: a tuple of one value, a path of a string, JSON of a mapping."""
+    """Value of an option: a tuple of one value, a path of a string, JSON of a mapping, a number of NumPy's."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if get_origin(kind) is tuple:
         values = value if isinstance(value, (tuple, list)) else [value]
         return tuple(_cast(get_args(kind)[0], each) for each in values)
@@ -106,7 +131,16 @@ def _cast(kind: Any, value: Any) -> Any:
         return Path(value)
     if isinstance(value, Path) and (kind is str or str in get_args(kind)):
         return str(value)
-    return json.dumps(dict(value)) if isinstance(value, Mapping) else value
+    return json.dumps(dict(value), default=_plain) if isinstance(value, Mapping) else value
+
+
+def _plain(value: Any) -> Any:
+    """A number or array of NumPy's as plain Python; raises UsageError for other objects, which are no JSON."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise UsageError(
+        f"{value!r:.80} is no JSON: arguments of environments are numbers, strings, lists and dicts of them"
+    )
 
 
 def _train_config(**options: Any) -> TrainConfig:

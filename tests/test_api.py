@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 import gato_agent
@@ -71,6 +72,23 @@ def test_wrong_options_are_named(taken: list[Any]) -> None:
     assert taken == []
 
 
+@pytest.mark.parametrize(("option", "value"), [
+    ("expert", lambda observation: 1), ("expert", None), ("env", gym.make("CartPole-v1")), ("env", (1,)),
+    ("episodes", "3"), ("episodes", 1.5), ("episodes", True), ("noise", "yes"), ("timeout", "3"), ("out", 3),
+    ("env_kwargs", {"expert": object()}), ("env_kwargs", 3),
+])  # fmt: skip
+def test_a_value_of_another_type_is_named(taken: list[Any], option: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"takes {option} as |is no JSON"):
+        api.collect(**{option: value})  # type: ignore[arg-type]
+    assert not taken
+
+
+def test_numbers_of_numpy_are_plain(taken: list[Any]) -> None:
+    api.collect(env="CartPole-v1", episodes=np.int64(3), timeout=3, env_kwargs={"x": np.float32(0.5)})
+    config = taken[0]
+    assert (type(config.episodes), config.timeout, config.env_kwargs) == (int, 3, '{"x": 0.5}')
+
+
 def test_the_loop_in_python(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     gato_agent.collect(env=("CartPole-v1",), episodes=2, out=data, workers=0)
@@ -86,6 +104,7 @@ SCRIPT = """
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 
 import gato_agent
 

@@ -99,6 +99,8 @@ class LeafKind(Generic[S]):
         except ValueError:
             raise space_error(path, "values have differing shapes") from None
         shape, dtype = self.shape(space), self.dtype(space)
+        if _is_masked(values):
+            raise space_error(path, "a masked array with masked elements, which have no value")
         if raw.dtype.kind not in "biuf" or raw.shape[1:] != shape or raw.ndim == 0:
             raise space_error(path, f"shape {raw.shape[1:]} of {raw.dtype} instead of {shape} of {dtype}")
         if raw.dtype == dtype:
@@ -109,7 +111,8 @@ class LeafKind(Generic[S]):
         if wrong.any():
             at = np.argwhere(wrong)[0].tolist()
             element = f"element {at[1:]}" if at[1:] else "value"
-            raise space_error(path, f"{element} is {raw[tuple(at)]}, which is no {dtype}", row=at[0])
+            what = f"{element} is {raw[tuple(at)]}, which is no {dtype}"
+            raise space_error(path, what, row=at[0], remedy="round it")
         return column
 
     def row(self, space: S, column: NDArray[Any], index: int) -> Any:
@@ -127,19 +130,23 @@ class LeafKind(Generic[S]):
 
     def sound(self, space: S, acted: bool, bounds: Bounds | None) -> Callable[[Any], bool]:
         """Build a fast test: true if a value is valid without a cast; false or an exception if it must be validated."""
-        shape, dtype = space.shape, space.dtype
+        shape, dtype, array = space.shape, space.dtype, np.ndarray  # a subclass may mask elements
         if bounds is None:
-            return lambda value: bool(value.shape == shape and value.dtype == dtype)
+            return lambda value: bool(type(value) is array and value.shape == shape and value.dtype == dtype)
         (low, high), size, count = bounds, bounds[0].size, np.count_nonzero
         if low.ndim == 1 and 0 < size <= FEW and (low == low[0]).all() and (high == high[0]).all():
             least, most = low[0].item(), high[0].item()
             return lambda value: bool(
-                value.shape == shape
+                type(value) is array
+                and value.shape == shape
                 and value.dtype == dtype
                 and not [number for number in value.tolist() if not least <= number <= most]  # `not <=` finds NaN
             )
         return lambda value: bool(
-            value.shape == shape and value.dtype == dtype and count((value >= low) & (value <= high)) == size
+            type(value) is array
+            and value.shape == shape
+            and value.dtype == dtype
+            and count((value >= low) & (value <= high)) == size
         )
 
     def check(self, space: S, path: str, column: NDArray[Any], acted: bool, bounds: Bounds | None) -> None:
@@ -156,26 +163,42 @@ class LeafKind(Generic[S]):
         if bounds is not None:
             wrong |= (column < bounds[0]) | (column > bounds[1])
         if wrong.any():
-            refuse(path, column, np.argwhere(wrong)[0].tolist(), bounds)
+            refuse(path, column, np.argwhere(wrong)[0].tolist(), bounds, clipped=not self.choices(space))
 
     def same_meaning(self, a: S, b: S, acted: bool) -> bool:
         """True if values of both spaces become the same tokens."""
         return all(np.array_equal(*pair) for pair in zip(self.limits(a), self.limits(b), strict=True))
 
     def mask(self, space: S, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Action mask of the environment as one bool per choice of each element."""
+        """Action mask of the environment as one bool per choice of each element; raises ValueError for other values."""
+        if not ((values == 0) | (values == 1)).all():
+            raise ValueError("0 and 1")
         return values.astype(np.bool_)
 
 
-def refuse(path: str, column: NDArray[Any], at: list[int], bounds: Bounds | None) -> None:
-    """Raise SpaceError for the element of a column at these indices; the first index is the row."""
+def _is_masked(values: Any) -> bool:
+    """True for an array of numpy.ma, or a list with one, that has masked elements."""
+    arrays = values if isinstance(values, list | tuple) else [values]
+    return any(isinstance(array, np.ma.MaskedArray) and bool(np.ma.is_masked(array)) for array in arrays)
+
+
+def refuse(path: str, column: NDArray[Any], at: list[int], bounds: Bounds | None, *, clipped: bool = False) -> None:
+    """Raise SpaceError for the element of a column at these indices, the first of which is the row.
+
+    Args:
+        path: of the leaf.
+        column: values of the leaf.
+        at: indices of the element.
+        bounds: of valid values.
+        clipped: True if clipping makes values beyond their bounds valid.
+    """
     row, *index = at
     value, where = column[tuple(at)], f"element {index}" if index else "value"
-    what = "not a finite number"
+    what, remedy = "not a finite number", ""
     if np.isfinite(value) and bounds is not None:
         low, high = (bound[tuple(index)] for bound in bounds)
-        what = f"beyond its bounds {low} to {high}"
-    raise space_error(path, f"{where} is {value}, {what}", row)
+        what, remedy = f"beyond its bounds {low} to {high}", "clip it" * clipped
+    raise space_error(path, f"{where} is {value}, {what}", row, remedy)
 
 
 def from_start(start: Any, n: Any) -> Bounds:

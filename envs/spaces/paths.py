@@ -7,9 +7,9 @@ from gymnasium.spaces import Dict
 from gato_agent.envs.errors import SpaceError
 
 
-def space_error(path: str, what: str, row: int | None = None) -> SpaceError:
+def space_error(path: str, what: str, row: int | None = None, remedy: str = "") -> SpaceError:
     """Build the error for the leaf at `path`; the message starts with the path unless it is the root."""
-    return SpaceError(f"{path!r}: {what}" if path else what, key=path, row=row)
+    return SpaceError(f"{path!r}: {what}" if path else what, key=path, row=row, remedy=remedy)
 
 
 def pointer(keys: tuple[str | int, ...]) -> str:

@@ -1,6 +1,8 @@
 """Conversion of rewards, end flags and success of a step to Python's own types."""
 
 from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ def reward_of(value: Any) -> float:
     """
     if not isinstance(value, (float, int, np.floating, np.integer)):
         array = np.asarray(value)
-        if array.size != 1 or array.dtype.kind not in "biuf":
+        if array.size != 1 or not (array.dtype.kind in "biuf" or isinstance(array.item(), (Real, Decimal))):
             raise ValueError(f"a reward that is not one number: {brief(value)}")
         value = array.item()
     try:

@@ -52,7 +52,7 @@ class LeafValidator:
 
     def refuse(self, column: NDArray[Any], at: list[int]) -> None:
         """Raise SpaceError for the element at these indices; the first index is the row."""
-        refuse(self._leaf.path, column, at, self._bounds)
+        refuse(self._leaf.path, column, at, self._bounds, clipped=not self._kind.choices(self._leaf.space))
 
     def value(self) -> Callable[[Any], Any]:
         """Build the function that validates a single value: it returns the value, cast if need be.

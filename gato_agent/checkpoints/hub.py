@@ -10,6 +10,7 @@ import torch
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import GatoError, UsageError, one_line
+from gato_agent.envs.files import read_named
 from gato_agent.envs.io.strict_json import checked_digest
 from gato_agent.envs.suggested_commands import suggest
 from gato_agent.rollouts.experts.hub import PREFIX, load_hub
@@ -133,7 +134,7 @@ def read_scores(evaluation: Path) -> list[dict[str, Any]]:
     """Scores of each task; raises GatoError for a file that `gato-agent evaluate` did not write."""
     path = evaluation / "results.json" if evaluation.is_dir() else evaluation
     try:
-        scores = [dict(task) for task in checked_digest(path.read_bytes())["tasks"]]
+        scores = [dict(task) for task in checked_digest(read_named(path))["tasks"]]
         any(f"{_row(score)} {score['std']:.2f}" for score in scores)  # raises for values that the card cannot show
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise GatoError(f"{path} is not JSON of `gato-agent evaluate` ({one_line(error)})") from error

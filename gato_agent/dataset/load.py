@@ -17,6 +17,7 @@ from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import leaves
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import Task, find, view_of
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.storage.episode import Episode
@@ -63,6 +64,8 @@ def load_data(
     tokenized, held_out = [], []
     for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
         parts = [[store.fitting(i) for i in training_indices(store)] for store in same]
+        if not any(parts):
+            raise UsageError(_no_episodes(same))
         ends = [len(many) - int(holdout * len(many)) for many in parts]
         learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
         last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
@@ -74,6 +77,15 @@ def load_data(
         if last:
             held_out.append(TokenizedTask.of(*common, last, task.prompt, pieces))
     return Data({task.id: task for task in tasks}, tokenized, text, held_out, source_digest)
+
+
+def _no_episodes(stores: Sequence[EpisodeStore]) -> str:
+    """Message for a task whose folders hold no episodes, such as after a collection in which all seeds failed."""
+    name, folders = stores[0].env_id, ", ".join(str(store.folder) for store in stores)
+    return (
+        f"{name}: no episodes to train on in {folders}: collect some with `{suggest('collect', env=name)}`, or delete "
+        "the folder to train on the other tasks"
+    )
 
 
 def _source_digest(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import read_named, write_files
 from gato_agent.envs.io import plain
 from gato_agent.envs.io.strict_json import parse, record, typed, with_digest, without_digest
 from gato_agent.envs.suggested_commands import suggest
@@ -202,7 +202,7 @@ class Results:
             folder = path.parent if path.suffix == ".json" else path
             raise UsageError(f"no results at {path}: make some with `{suggest('evaluate', out=folder)}`")
         try:
-            data = parse(path.read_bytes())
+            data = parse(read_named(path))
             other = isinstance(data, dict) and data.get("format") != FORMAT  # its digest may be of another kind, too
             return cls.from_json(data if other else without_digest(data))
         except (AttributeError, GatoError, LookupError, TypeError, ValueError) as error:

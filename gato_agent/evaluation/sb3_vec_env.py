@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
+from gato_agent.envs.checked_env import CheckedEnv
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.spaces.batch_of_one import each_one
 from gato_agent.envs.spaces.flatten import batch, stack
@@ -22,6 +23,8 @@ class SB3VecEnv(VecEnv):
 
         evaluate_policy(agent, SB3VecEnv(gym.make("BabyAI-GoToLocal-v0")), n_eval_episodes=10)
 
+    Each is in a `CheckedEnv`, so that it may write into its actions and return the same array at every step.
+
     Args:
         envs: one environment, or several that are different objects with equal spaces.
 
@@ -33,7 +36,7 @@ class SB3VecEnv(VecEnv):
     def __init__(self, *envs: gym.Env[Any, Any]) -> None:
         if not envs or len({id(env.unwrapped) for env in envs}) < len(envs):
             raise UsageError("SB3VecEnv takes one environment or more, each of them once: make one for each place")
-        self.envs = list(envs)
+        self.envs = [env if isinstance(env, CheckedEnv) else CheckedEnv(env, _name(env)) for env in envs]
         self.metadata = envs[0].metadata
         super().__init__(len(envs), plain_space(envs[0].observation_space), envs[0].action_space)
 
@@ -57,7 +60,7 @@ class SB3VecEnv(VecEnv):
         observations, rewards, dones, infos = [], np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool), []
         for index, (env, action) in enumerate(zip(self.envs, self._actions, strict=True)):
             observation, reward, terminated, truncated, info = env.step(action)
-            rewards[index], dones[index] = float(reward), terminated or truncated
+            rewards[index], dones[index] = reward, terminated or truncated
             info = {**info, "TimeLimit.truncated": truncated and not terminated}
             if dones[index]:
                 info["terminal_observation"] = observation
@@ -76,7 +79,7 @@ class SB3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Rendered images of the environments."""
-        return [env.render() for env in self.envs]  # type: ignore[misc]
+        return [env.render() for env in self.envs]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Attribute of each environment."""
@@ -98,3 +101,7 @@ class SB3VecEnv(VecEnv):
         from stable_baselines3.common.env_util import is_wrapped
 
         return [is_wrapped(self.envs[index], wrapper_class) for index in self._get_indices(indices)]
+
+
+def _name(env: gym.Env[Any, Any]) -> str:
+    return env.spec.id if env.spec else type(env.unwrapped).__name__

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Space, Tuple
 from numpy.typing import NDArray
 
+from gato_agent.envs.spaces.choice_masks import flat_mask
 from gato_agent.envs.spaces.flatten import Leaf, space_error
 from gato_agent.envs.spaces.paths import pointer
 from gato_agent.inference.sampling import MaskBlocks
@@ -19,11 +20,8 @@ MASKABLE = 2**20  # values of a leaf that is decoded as digits
 class ActionMasks:
     """Allowed ids of all action tokens, from masks in the form of Gymnasium or of sb3-contrib.
 
-    A mask of a Dict or Tuple space is a dict or tuple of masks, which may be None for all values. A leaf's mask is
-
-        Discrete(n)          n values, True or 1 where it is allowed
-        MultiDiscrete(nvec)  a tuple of such masks, or all of them in one array of sum(nvec) values
-        MultiBinary(n)       2 n values, for 0 and 1 of each bit; or n values: 0, 1, or 2 for both
+    A mask of a Dict or Tuple space is a dict or tuple of masks, which may be None for all values. The forms of a
+    leaf's mask are in `envs/spaces/choice_masks.py`.
 
     Args:
         space: of the actions.
@@ -62,17 +60,11 @@ class ActionMasks:
         return allowed
 
     def _write(self, allowed: Bools, leaf: Leaf, mask: Any, row: int) -> None:
-        values, slot, digits = _flat(leaf, mask, row), self._tokens[leaf.path], self._digits.get(leaf.path)
-        counts = digits.counts if digits else self._sizes[slot]
-        if values.size != sum(counts):
-            raise space_error(leaf.path, f"action mask of {values.size} values instead of {sum(counts)}", row)
-        elements = np.split(values, np.cumsum(counts)[:-1])
-        for element in (at for at, part in enumerate(elements) if not part.any()):
-            raise space_error(leaf.path, f"action mask allows no value of element {element}", row)
-        if digits and values.size > MASKABLE:
-            raise space_error(leaf.path, f"action mask of {values.size:,} values: {MASKABLE:,} can be masked", row)
+        elements, slot, digits = flat_mask(leaf, mask, row), self._tokens[leaf.path], self._digits.get(leaf.path)
+        if digits and (size := sum(map(len, elements))) > MASKABLE:
+            raise space_error(leaf.path, f"action mask of {size:,} values: {MASKABLE:,} can be masked", row)
         if digits:
-            elements = digits.masks(values)
+            elements = digits.masks(np.concatenate(elements))
         for at, part in zip(range(slot.start, slot.stop), elements, strict=True):
             allowed[self.blocks.block(at)] = part.ravel()
 
@@ -94,17 +86,3 @@ def _parts(space: Space[Any], mask: Any, keys: tuple[str | int, ...] = ()) -> li
             parts += _parts(child, part, (*keys, key))
         return parts
     return [(Leaf(pointer(keys), space), mask)]
-
-
-def _flat(leaf: Leaf, mask: Any, row: int) -> Bools:
-    """Mask of one leaf as bool, one value per id."""
-    if not leaf.kind.choices(leaf.space):
-        raise space_error(leaf.path, f"action mask of a {type(leaf.space).__name__}: only choices can be masked", row)
-    try:
-        parts = [np.ravel(part) for part in mask] if isinstance(mask, (tuple, list)) else [np.ravel(mask)]
-        values = np.concatenate(parts)
-    except ValueError:
-        raise space_error(leaf.path, "action mask is not an array of numbers", row) from None
-    if values.dtype.kind not in "biu" or (values.size and not 0 <= values.min() <= values.max() <= 2):
-        raise space_error(leaf.path, "action mask must hold 0 and 1", row)
-    return leaf.kind.mask(leaf.space, values)

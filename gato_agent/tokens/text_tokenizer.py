@@ -14,6 +14,7 @@ from pathlib import Path
 import sentencepiece
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
+from gato_agent.envs.files import read_named
 
 SPACE = "\u2581"  # SentencePiece writes a space as this character, and reads this character as a space
 RESERVED = 258  # pieces of every model: unknown, 256 bytes, space
@@ -51,7 +52,7 @@ class TextTokenizer:
     def from_file(cls, path: str | Path) -> "TextTokenizer":
         """Load a `.model` file; raises UsageError if it cannot be read, GatoError if it is not a model."""
         try:
-            model = Path(path).read_bytes()
+            model = read_named(Path(path))
         except OSError as error:
             raise UsageError(f"cannot read the text model {path}: {error.strerror}") from None
         try:

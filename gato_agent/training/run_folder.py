@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import append, read_own, write_files
+from gato_agent.envs.files import append, read_named, read_own, write_files
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 
 REMOVED = ("ema",)  # options of version 0.1; a run without them is resumed
@@ -41,7 +41,7 @@ def prepare(folder: Path, config: dict[str, Any], *, resume: bool, may_change: C
     if not resume:
         raise UsageError(f"{folder} holds a run already: continue it with --resume, or choose another --out")
     try:
-        before = {RENAMED.get(key, key): value for key, value in checked_digest(path.read_bytes()).items()}
+        before = {RENAMED.get(key, key): value for key, value in checked_digest(read_named(path)).items()}
         if wrong := [key for key in may_change if type(before.get(key)) is not type(config[key])]:
             raise ValueError(f"it has no {wrong[0]}")
     except (ValueError, TypeError) as error:

@@ -173,9 +173,9 @@ class Player:
             return self._validate(self._acted(actions))
         except SpaceError as error:
             step = "" if error.row is None else f"step {error.row} of "
+            remedy = f"; {error.remedy} in the expert" if error.remedy else ""
             raise GatoError(
-                f"{self.job.env_id}: {step}seed {seed}: the expert's action is not in {self._space}: {error}; "
-                "clip or round it in the expert"
+                f"{self.job.env_id}: {step}seed {seed}: the expert's action is not in {self._space}: {error}{remedy}"
             ) from error
 
 

@@ -56,9 +56,11 @@ class CallableExpert:
             raise Misfit(f"{self._name}: module {module_name} has no attribute {name!r}")
         try:
             self._expert = make_expert(getattr(module, name), spaces)
+        except KeyboardInterrupt:
+            raise
         except Misfit as error:
             raise Misfit(f"{self._name}: {error}; {ACCEPTED}") from None
-        except Exception as error:
+        except BaseException as error:  # a constructor may call sys.exit
             raise GatoError(f"{self._name} raised {one_line(error)}") from error
         form = form_of(self._expert, spaces)
         if form is None:
@@ -135,9 +137,11 @@ class CallableExpert:
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
+        except KeyboardInterrupt:
+            raise
         except Misfit as error:
             raise Misfit(f"{self._name} returned {error}; {ACCEPTED}") from None
-        except Exception as error:
+        except BaseException as error:  # an expert may call sys.exit
             raise GatoError(f"{self._name} raised {one_line(error)}") from error
 
 
@@ -190,7 +194,7 @@ def make_expert(target: Any, spaces: Spaces) -> Any:
         return target(observation_space=spaces.observation, action_space=spaces.action)
     if takes(target) and not any("space" in name or each.kind is each.VAR_POSITIONAL for name, each in known.items()):
         return target()
-    if takes(target, None, None):
+    if first not in ELSEWHERE and takes(target, None, None):
         return target(*spaces)
     if makes or first in ELSEWHERE or not takes(target, None):
         raise Misfit(f"{described(target)} takes ({', '.join(known)})")

@@ -225,7 +225,9 @@ def actions_of(space: Space[Any], answer: Any, n: int) -> Any:
 def _array(space: Space[Any], answer: Any, n: int) -> NDArray[Any]:
     wanted = (n, *(space.shape or ()))
     try:
-        array = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer)
+        array = np.asarray(
+            [_of_tensor(each) for each in answer] if isinstance(answer, list | tuple) else _of_tensor(answer)
+        )
     except (TypeError, ValueError) as error:
         raise Misfit(f"{type(answer).__name__} where actions are {space}") from error
     if array.dtype.kind not in "biuf":
@@ -235,6 +237,14 @@ def _array(space: Space[Any], answer: Any, n: int) -> NDArray[Any]:
             raise Misfit(f"an array of shape {array.shape} where actions are {n} times {space}")
         array = array.reshape(wanted)
     return array
+
+
+def _of_tensor(value: Any) -> Any:
+    """A tensor of torch as an array, of bfloat16 as float32; other values unchanged."""
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
 def joined(space: Space[Any], batches: list[Any]) -> Any:

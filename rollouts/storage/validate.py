@@ -9,6 +9,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError
+from gato_agent.envs.spaces.space_json import space_to_json
 from gato_agent.envs.spaces.step_results import MOST
 from gato_agent.envs.spaces.values import column_validator
 from gato_agent.envs.tasks.task import view_of
@@ -78,3 +79,7 @@ def check_learnable(env_id: str, observation_space: gym.Space[Any], action_space
         SpaceTokenizer(observation_space, action_space, Vocabulary(0), view=view_of(env_id, observation_space))
     except SpaceError as error:
         raise UsageError(f"{env_id}: its episodes cannot be tokenized: {error}") from error
+    try:
+        _ = space_to_json(observation_space), space_to_json(action_space)
+    except SpaceError as error:
+        raise UsageError(f"{env_id}: its episodes cannot be stored: {error}") from error

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import gymnasium as gym
@@ -73,6 +74,19 @@ def test_a_truncated_episode_is_named(tmp_path: Path, config: TrainConfig) -> No
     with pytest.raises(GatoError, match=files[0].name):
         train(dataclasses.replace(config, data=tmp_path / "data"))
     assert not config.out.exists()
+
+
+def test_a_task_without_episodes_is_named_with_its_folder(tmp_path: Path, config: TrainConfig) -> None:
+    folder = tmp_path / "data"
+    for env_id in ("CartPole-v1", "Acrobot-v1"):
+        collect(CollectConfig(env=(env_id,), expert="random", episodes=1, workers=0, out=folder))
+    for path in (folder / "Acrobot-v1").glob("*.safetensors"):  # as after a collection in which every seed failed
+        path.unlink()
+    said = f"Acrobot-v1: no episodes to train on in {folder / 'Acrobot-v1'}: .* or delete the folder to train on the "
+    with pytest.raises(UsageError, match=said):
+        train(dataclasses.replace(config, data=folder))
+    shutil.rmtree(folder / "Acrobot-v1")
+    train(dataclasses.replace(config, data=folder))
 
 
 @needs_full

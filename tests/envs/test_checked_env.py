@@ -4,6 +4,9 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from decimal import Decimal
+from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -84,7 +87,8 @@ def test_exceptions_of_reset_and_render() -> None:
 
     env = CheckedEnv(TestingEnv(reset=fail, render=fail, render_mode="rgb_array"), "Testing-v0")
     assert fault(lambda: env.reset(seed=7)) == "Testing-v0: reset with seed 7 raised RuntimeError: no"
-    assert fault(env.render) == "Testing-v0: rendering step 0 of seed 7 raised RuntimeError: no"
+    said = fault(env.render)
+    assert said == "Testing-v0: rendering step 0 of seed 7 raised RuntimeError: no: play it with --render none"
 
 
 def test_interrupts_pass() -> None:
@@ -112,6 +116,8 @@ OUTSIDE = "Testing-v0: step 0 of seed 3 returned an observation that is not in i
         (Box(-1, 1, ()), np.float32("nan"), "value is nan, not a finite number"),
         (PAIR, np.zeros((2, 1), np.float32), "shape (2, 1) of float32 instead of (2,) of float32"),
         (PAIR, np.zeros(3, np.float32), "shape (3,) of float32 instead of (2,) of float32"),
+        (PAIR, np.ma.array([0, 1], np.float32, mask=[0, 1]), "a masked array with masked elements, which have no val"),
+        (NESTED, {"deep": (np.ma.array(np.zeros((2, 3)), mask=True), 1), "text": ""}, "'deep/0': a masked array"),
         (PAIR, None, "shape () of object instead of (2,) of float32"),
         (PAIR, [[1.0], [1.0, 2.0]], "values have differing shapes"),
         (PAIR, ["a", "b"], "shape (2,) of <U1 instead of (2,) of float32"),
@@ -156,6 +162,7 @@ def test_an_unsound_first_observation_is_a_fault() -> None:
         (PAIR, np.array([3e38, -3e38], np.float32)),  # finite, though its square is not
         (PAIR, [1.0, 2.0]),
         (PAIR, [1, 2]),
+        (PAIR, np.ma.array([1.0, 2.0], np.float32)),  # nothing in it is masked
         (PAIR, np.array([1.0, 2.0])),  # float64 where the space says float32
         (Box(-1, 1, (2,)), np.array([5, -5], np.float32)),  # outside its bounds: clipped by the tokens
         (Box(0, 2000, (2,), np.int32), np.array([3000, -1])),  # likewise, as a magnitude
@@ -185,7 +192,7 @@ def test_a_reward_that_is_not_finite_is_a_fault(reward: Any) -> None:
     assert fault(lambda: env.step(0)).startswith(f"{BEYOND}that is not a finite number: ")
 
 
-@pytest.mark.parametrize("reward", [None, "1", np.array([1.0, 2.0]), 1j, [], {"a": 1.0}])
+@pytest.mark.parametrize("reward", [None, "1", np.array([1.0, 2.0]), 1j, [], {"a": 1.0}, np.array([None])])
 def test_a_reward_that_is_not_one_number_is_a_fault(reward: Any) -> None:
     env = checked(step=lambda env, action: (env.observe(), reward, False, False, {}))
     assert fault(lambda: env.step(0)).startswith(f"{BEYOND}that is not one number: ")
@@ -200,7 +207,13 @@ def test_a_return_beyond_all_floats_is_a_fault() -> None:
     env.step(0)
 
 
-@pytest.mark.parametrize("reward", [1, True, np.float32(1), np.array(1.0), np.array([1]), np.array([[1.0]]), [1.0]])
+@pytest.mark.parametrize(
+    "reward",
+    [
+        1, True, np.float32(1), np.array(1.0), np.array([1]), np.array([[1.0]]), [1.0], np.longdouble(1), np.float16(1),
+        Decimal(1), Fraction(2, 2), np.array([Decimal(1)]),
+    ],
+)  # fmt: skip
 def test_any_finite_number_is_a_reward(reward: Any) -> None:
     found = checked(step=lambda env, action: (env.observe(), reward, False, False, {})).step(0)[1]
     assert (type(found), found) == (float, 1.0)
@@ -222,6 +235,10 @@ def test_an_end_that_is_not_one_truth_value_is_a_fault(end: Any) -> None:
 def test_an_info_that_is_not_a_dict_is_a_fault() -> None:
     none = checked(step=lambda env, action: (env.observe(), 0.0, False, False, None))
     assert fault(lambda: none.step(0)).endswith("returned an info that is not a dict: None")
+    frozen = CheckedEnv(TestingEnv(reset=lambda env, seed, _: (env.observe(), MappingProxyType({}))), "Testing-v0")
+    assert "returned an info that is not a dict: mappingproxy({}); Gymnasium's API" in fault(
+        lambda: frozen.reset(seed=1)
+    )
 
 
 RESET = r"Gymnasium's API, other than that of gym 0.21: reset(self, *, seed=None, options=None) returns (observation, "
@@ -285,6 +302,25 @@ def test_an_action_that_is_not_in_its_space_is_a_fault(action: Any) -> None:
     env = checked(step=lambda env, action: pytest.fail("it reached the environment"))
     said = fault(lambda: env.step(action))
     assert said.startswith("Testing-v0: step 0 of seed 3 has the action ") and "which is not in Discrete(2): " in said
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "remedy"),
+    [
+        (Box(-1, 1, (2,)), np.array([0, 3.0]), "; clip it"),
+        (Box(0, 8, (2,), np.int8), np.array([0, 9]), "; clip it"),
+        (Box(0, 8, (2,), np.int8), np.array([0, 0.5]), "; round it"),
+        (Discrete(3), 0.5, "; round it"),
+        (Box(-1, 1, (2,)), np.array([0, np.nan]), "not a finite number"),
+        (Discrete(3, start=5), 0, "beyond its bounds 5 to 7"),
+        (Text(4), "longer", "'longer'"),
+        (Dict(a=Discrete(2), b=Box(-1, 1, (1,))), {"a": 1, "b": [2.0]}, "; clip it"),
+    ],
+)
+def test_an_action_is_told_to_be_clipped_or_rounded_only_if_that_makes_it_valid(
+    space: Space[Any], action: Any, remedy: str
+) -> None:
+    assert fault(lambda: checked(action_space=space).step(action)).endswith(remedy)
 
 
 @pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), BaseException("gone"), StopIteration()])

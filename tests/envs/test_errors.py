@@ -20,3 +20,11 @@ def test_at_least_names_the_option_as_typed_and_its_value(value: float) -> None:
 def test_an_exception_takes_one_line() -> None:
     assert one_line(ValueError("no robot\n  at /dev/robot")) == "ValueError: no robot at /dev/robot"
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def test_an_exception_whose_message_cannot_be_made_has_its_type() -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no message")
+
+    assert one_line(Silent()) == "Silent"

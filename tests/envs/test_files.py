@@ -1,20 +1,38 @@
 """A file survives a power loss only if every folder on the way to it does."""
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gato_agent.checkpoints.hub import read_scores
 from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.files import append, below, create, lock_folder, make_folder, open_own, read_own, write_files
+from gato_agent.envs.files import (
+    append,
+    below,
+    create,
+    lock_folder,
+    make_folder,
+    open_own,
+    read_named,
+    read_own,
+    write_files,
+)  # fmt: skip
+from gato_agent.evaluation.results import Results
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.experts.sb3.policy import Policy
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.filter import read_filter
+from gato_agent.tokens.text_tokenizer import TextTokenizer
 from gato_agent.training.run import Run
+from gato_agent.training.run_folder import prepare
 
 
 @pytest.fixture
@@ -90,6 +108,47 @@ def test_what_is_no_file_of_its_own_is_refused_by_name(tmp_path: Path, use: Any)
     os.mkfifo(path)  # which would be waited for
     with pytest.raises((UsageError, OSError), match=r"is no regular file|No such device"):
         use(path)
+
+
+def strange(path: Path, kind: str) -> None:
+    """Make something that is no file of the usual size."""
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path.relative_to(Path.cwd())))  # its path may have few characters
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(10**12)
+
+
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {  # name of the file in a folder, and its reader
+    "own": ("file", read_own),
+    "named": ("file", read_named),
+    "task": ("task.json", lambda path: EpisodeStore(path.parent)),
+    "filter": ("keep.json", lambda path: read_filter(path.parent)),
+    "results": ("results.json", Results.load),
+    "text model": ("text.model", TextTokenizer.from_file),
+    "policy": ("expert.safetensors", Policy.from_file),
+    "run": ("config.json", lambda path: prepare(path.parent, {"steps": 1}, resume=True, may_change=("steps",))),
+    "scores": ("results.json", read_scores),
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device", "sparse"])
+@pytest.mark.parametrize("reader", list(READERS))
+def test_what_is_no_file_or_a_huge_one_is_one_named_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reader: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, read = READERS[reader]
+    strange(tmp_path / name, kind)
+    with pytest.raises(GatoError, match=re.escape(str(tmp_path))):  # at once: neither MemoryError nor a wait
+        read(tmp_path / name)
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import closing
+from decimal import Decimal
 from typing import Any
 
 import gymnasium as gym
@@ -18,12 +19,14 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.checked_env import CheckedEnv
-from gato_agent.envs.errors import UsageError
+from gato_agent.envs.errors import EnvironmentFault, UsageError
 from gato_agent.envs.make import find_spec
 from gato_agent.envs.tasks.task import catalogue, is_installed
 from gato_agent.inference.agent import Agent
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
+from tests.helpers.scribblers import ScribblingEnv
+from tests.helpers.testing_env import TestingEnv
 
 SMALL = dataclasses.replace(GatoConfig.nano(), context=48, layers=2)
 NESTED = Dict({"goal": Tuple((Discrete(3), Box(-np.inf, np.inf, (2,)))), "at": Dict({"x": Box(-1, 1, (2,))})})
@@ -107,6 +110,41 @@ def test_whole_strings_arrive_in_stable_baselines3s_own_vector_environment() -> 
         evaluate_policy(reader, env, 1, warn=False)
         assert len(reader.missions) == 4 and min(map(len, reader.missions)) >= 20
         assert all(map(space["mission"].contains, reader.missions))
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_arrays_of_environments_and_callers_are_separate(num_envs: int) -> None:
+    space = Dict(a=Box(-1, 1, (2,), np.float32), b=Box(-1, 1, (1,), np.float32))
+    envs = [ScribblingEnv(space, Box(-1, 1, (2,), np.float32)) for _ in range(num_envs)]
+    vec = gato_agent.SB3VecEnv(*envs)
+    vec.seed(0)
+    seen = [vec.reset()]
+    for _ in range(3):
+        action = np.full((num_envs, 2), 0.5, np.float32)
+        seen.append(vec.step(action)[0])
+        assert (action == 0.5).all()
+    for index, env in enumerate(envs):
+        for batch, own in zip(seen, env.seen[index], strict=False):
+            assert all(np.array_equal(batch[key][index], own[key]) for key in ("a", "b"))
+
+
+@pytest.mark.parametrize("reward", [1, True, np.array([1.0]), np.array(1.0), np.float16(1), Decimal(1)])
+@pytest.mark.parametrize("end", [0, None, np.False_, np.array([False])])
+def test_rewards_and_ends_of_any_type_are_cast(reward: Any, end: Any) -> None:
+    vec = gato_agent.SB3VecEnv(TestingEnv(step=lambda env, action: (env.observe(), reward, end, end, {})))
+    vec.reset()
+    _, rewards, dones, infos = vec.step(np.array([1]))
+    assert (rewards.tolist(), dones.tolist(), infos[0]["TimeLimit.truncated"]) == ([1.0], [False], False)
+
+
+def test_faults_name_environment_seed_and_step() -> None:
+    vec = gato_agent.SB3VecEnv(TestingEnv(step=lambda env, action: (env.observe(), 0.0, False, {})))
+    vec.seed(3)
+    vec.reset()
+    with pytest.raises(EnvironmentFault, match=r"^TestingEnv: step 0 of seed 3 returned 4 values; Gymnasium's API"):
+        vec.step(np.array([1]))
+    with pytest.raises(EnvironmentFault, match=r"^TestingEnv: reset with seed None returned array"):
+        gato_agent.SB3VecEnv(TestingEnv(reset=lambda env, seed, options: np.zeros(2))).reset()
 
 
 def test_the_same_environment_twice_is_refused() -> None:

@@ -28,18 +28,15 @@ def masks_of(space: Space[Any]) -> ActionMasks:
     (Discrete(3), [True, False, True], [1, 0, 1]),
     (MultiDiscrete([2, 3]), (np.array([1, 0]), np.array([0, 1, 1])), [1, 0, 0, 1, 1]),
     (MultiDiscrete([2, 3]), np.array([1, 0, 0, 1, 1], bool), [1, 0, 0, 1, 1]),
-    (MultiDiscrete([[2, 2], [2, 2]]), np.ones(8), None),
+    (MultiDiscrete([[2, 2], [2, 2]]), np.ones(8), [1] * 8),
+    (Discrete(3), np.array([1.0, 0.0, 1.0], np.float32), [1, 0, 1]),
     (MultiBinary(2), np.array([1, 0, 1, 1]), [1, 0, 1, 1]),
     (MultiBinary(3), np.array([0, 1, 2]), [1, 0, 0, 1, 1, 1]),
     (Tuple([Discrete(2), Discrete(2)]), (np.array([0, 1]), None), [0, 1, 1, 1]),
     (Dict({"": Dict({"": Discrete(2)})}), {"": {"": np.array([0, 1])}}, [0, 1]),
     (Dict({"b": Discrete(2), "a/~": Discrete(2)}), {"a/~": np.array([1, 0]), "b": np.array([0, 1])}, [1, 0, 0, 1]),
 ])  # fmt: skip
-def test_all_forms_are_read(space: Space[Any], mask: Any, expected: list[int] | None) -> None:
-    if expected is None:  # floats are no mask
-        with pytest.raises(SpaceError, match="must hold 0 and 1"):
-            masks_of(space).allowed([mask])
-        return
+def test_all_forms_are_read(space: Space[Any], mask: Any, expected: list[int]) -> None:
     allowed = masks_of(space).allowed([None, mask])
     assert allowed is not None
     assert allowed[0].all() and allowed[1].astype(int).tolist() == expected
@@ -49,8 +46,16 @@ def test_all_forms_are_read(space: Space[Any], mask: Any, expected: list[int] | 
     (Discrete(3), np.array([1, 0]), "2 values instead of 3"),
     (Discrete(3), np.zeros(3, int), "allows no value of element 0"),
     (MultiDiscrete([2, 3]), np.array([1, 1, 0, 0, 0]), "allows no value of element 1"),
-    (Discrete(2), np.array([1, 3]), "must hold 0 and 1"),
-    (Box(-1, 1, (2,)), np.ones(2, int), "a Box: only choices can be masked"),
+    (Discrete(2), np.array([1, 3]), "must hold 0 and 1$"),
+    (Discrete(2), np.array([1, 2]), "must hold 0 and 1$"),
+    (Discrete(2), np.array([0.0, -np.inf]), "must hold 0 and 1$"),
+    (Discrete(2), np.array([0.5, 0.5]), "must hold 0 and 1$"),
+    (Discrete(2), np.array([np.nan, 1.0]), "must hold 0 and 1$"),
+    (Discrete(2), "11", "must hold 0 and 1$"),
+    (Discrete(2), {0, 1}, "must hold 0 and 1$"),
+    (Discrete(2), np.array([True, None], object), "must hold 0 and 1$"),
+    (MultiBinary(2), np.array([1, 3]), "must hold 0 and 1, or 2 for both"),
+    (Box(-1, 1, (2,)), np.ones(2, int), "a Box: only choices can be masked; remove it from the info in a wrapper"),
     (Dict({"a": Discrete(2)}), {"b": np.ones(2, int)}, "no entry 'a'"),
     (Discrete(4672), np.zeros(4672, int), "allows no value of element 0"),
     (Discrete(4672), np.ones(4671, int), "4671 values instead of 4672"),

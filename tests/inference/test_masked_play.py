@@ -24,6 +24,8 @@ class Allowed(gym.Env[Any, Any]):
         self.by, self.none_at, self.allowed = by, none_at, 0
         if by == "method":
             self.action_masks = self._mask
+        elif by == "broken":
+            self.action_masks = lambda: 1 / 0
 
     def _mask(self) -> Any:
         return (np.arange(4) == self.allowed) & (self.t != self.none_at)
@@ -82,6 +84,14 @@ def test_a_mask_that_allows_nothing_is_named(num_envs: int) -> None:
         pytest.raises(GatoError, match=r"^Allowed-v0: .*step 3.* allows no value"),
     ):
         list(steps(agent, envs, range(5)))
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_method_that_raises_is_said_to_be_the_environments(num_envs: int) -> None:
+    with make_agent_and_envs(checkpoint(), "Allowed-v0", num_envs, env_kwargs={"by": "broken"}) as (agent, envs):
+        said = r"^Allowed-v0: step 0 of seed 0.*: the environment's action_masks\(\) raised ZeroDivisionError: division"
+        with pytest.raises(GatoError, match=said):
+            list(steps(agent, envs, range(2)))
 
 
 @pytest.mark.parametrize("by", ["info", "method"])

@@ -61,9 +61,11 @@ class BoxKind(LeafKind[Box[Any]]):
         """As of all kinds, and finite."""
         if bounds is not None or space.dtype.kind != "f":
             return super().sound(space, acted, bounds)
-        shape, dtype, zeros = space.shape, space.dtype, np.zeros(space.shape, space.dtype)
+        shape, dtype, zeros, array = space.shape, space.dtype, np.zeros(space.shape, space.dtype), np.ndarray
         # 0 * x is 0 unless x is NaN or infinite; the product is faster than np.isfinite(x).all().
-        return lambda value: bool(value.shape == shape and value.dtype == dtype and np.vdot(zeros, value) == 0.0)
+        return lambda value: bool(
+            type(value) is array and value.shape == shape and value.dtype == dtype and np.vdot(zeros, value) == 0.0
+        )
 
     def same_meaning(self, a: Box[Any], b: Box[Any], acted: bool) -> bool:
         """The width of a dtype has no part in tokens, except uint8, which makes images."""

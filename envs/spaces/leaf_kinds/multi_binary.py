@@ -44,6 +44,8 @@ class MultiBinaryKind(LeafKind[MultiBinary]):
     def mask(self, space: MultiBinary, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Two values of each bit; an environment may also give one: 0, 1, or 2 for both."""
         if values.size == math.prod(space.shape):
+            if not np.isin(values, (0, 1, 2)).all():
+                raise ValueError("0 and 1, or 2 for both")
             return np.stack((values != 1, values != 0), axis=1).ravel()
         return super().mask(space, values)
 

@@ -14,6 +14,8 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.spaces.choice_masks import flat_mask
+from gato_agent.envs.spaces.flatten import Leaf
 from gato_agent.envs.vector import SeparateInfos
 from gato_agent.rollouts.experts.forms import Misfit, Spaces
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
@@ -121,13 +123,14 @@ def _differ(ours: Space[Any], theirs: Any) -> bool:
 def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Masks | None:
     """Build the function that returns the action masks of environments, bool [num_envs, choices].
 
-    It raises GatoError if an environment has no mask, see `SeparateInfos.action_masks`.
+    It raises GatoError if an environment has no mask, see `SeparateInfos.action_masks`, or an invalid one.
 
     Returns:
         None without vector environments.
     """
     if not isinstance(envs, SyncVectorEnv):
         return None
+    leaf = Leaf("", envs.single_action_space)
     ask = envs.action_masks if isinstance(envs, SeparateInfos) else lambda: list(envs.call("action_masks"))
 
     def masks() -> NDArray[np.bool_]:
@@ -136,6 +139,6 @@ def masks_of(envs: VectorEnv[Any, Any, Any] | None) -> Masks | None:
             raise GatoError(
                 'the environment has no action mask: wrap it so that it has action_masks(), or info["action_mask"]'
             )
-        return np.stack([np.asarray(mask, np.bool_).ravel() for mask in values])
+        return np.stack([np.concatenate(flat_mask(leaf, mask)) for mask in values])
 
     return masks

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.files import read_named
 from gato_agent.envs.io.strict_json import typed
 from gato_agent.envs.io.tensor_file import parse_header
 from gato_agent.rollouts.experts.forms import Spaces
@@ -85,7 +86,7 @@ class Policy:
     @classmethod
     def from_file(cls, path: Path) -> Self:
         """Read a file of `to_bytes`; raises GatoError naming a file that is damaged or no policy."""
-        data = path.read_bytes()
+        data = read_named(path)
         try:
             about = parse_header(data, len(data)).about or {}
             if about["format"] != FORMAT:

@@ -22,7 +22,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
-from gato_agent.envs.files import write_files
+from gato_agent.envs.files import read_named, write_files
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.progress import clock, progress
 from gato_agent.envs.io.stop_signal import StopSignal
@@ -120,7 +120,7 @@ def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
     """Raise UsageError for an expert that was trained with other settings."""
     way_out = f"repeat what it was trained with, choose another --out, or delete {folder}"
     try:
-        existing = checked_digest((folder / ABOUT).read_bytes())
+        existing = checked_digest(read_named(folder / ABOUT))
         differing = [
             f"{OPTIONS[key]} {json.dumps(existing[key])}, now {json.dumps(wanted[key])}"
             for key in OPTIONS

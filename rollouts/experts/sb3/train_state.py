@@ -46,7 +46,7 @@ def load_state(folder: Path, model: BaseAlgorithm, wanted: dict[str, Any]) -> bo
     if not path.exists():
         return False
     try:
-        data = read_own(path)
+        data = read_own(path, most=2**36)  # a replay buffer may be large
         about = parse_header(data, len(data)).about or {}
         done = about.pop("done", None)
         if about != wanted:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, one_line
+from gato_agent.envs.files import read_named
 from gato_agent.envs.io.zip_file import read_members
 
 MAX_BYTES = 2**26
@@ -145,7 +146,7 @@ def read_pickle(path: Path) -> Normalizer | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes")
-        state = _unpickled(path.read_bytes()).state
+        state = _unpickled(read_named(path)).state
         if not state["norm_obs"]:
             return None
         keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}

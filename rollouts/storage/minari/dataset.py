@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Space, Text, Tuple
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
+from gato_agent.envs.files import read_named
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import Columns, columns, space_from_json
 from gato_agent.rollouts.storage.episode import Episode
@@ -75,7 +76,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """Read metadata.json of a data set; raises UsageError without one, GatoError if it is damaged."""
     path = folder / METADATA
     try:
-        metadata = parse(path.read_bytes(), finite=False)
+        metadata = parse(read_named(path), finite=False)
     except FileNotFoundError:
         raise UsageError(f"{folder} is no Minari data set: it has no {METADATA}") from None
     except ValueError as error:

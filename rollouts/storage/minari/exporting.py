@@ -63,6 +63,8 @@ def export(
     for name in SPACES:
         _check_keys(dataset_id, getattr(store, name))
     numbers = training_indices(store)
+    if not numbers:
+        raise GatoError(f"{store.env_id}: no episodes to export in {store.folder}: collect some, or delete the folder")
     root = (root or Path(get_dataset_path())).absolute()
     target = _own_place(root, dataset_id)
     make_folder(target.parent)

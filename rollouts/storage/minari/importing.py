@@ -62,6 +62,8 @@ def import_(
         header = _header(env_id, spaces, metadata, _sha256(folder))
         for name in SPACES:
             space_from_json(header[name])  # refuses spaces that are too large to be read again
+    if not numbers:
+        raise GatoError(f"{source}: the data set holds no episodes")
     check_learnable(env_id, *spaces)
     provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
     reader = _Reader(storage, str(metadata["dataset_id"]), spaces, provenance, clip_actions, say)

@@ -292,6 +292,7 @@ def refused() -> dict[str, Any]:
         "reset(env)": lambda: named(reset=lambda self, env: 0, **acts),
         "reset(observation)": lambda: named(reset=lambda self, observation: 0, **acts),
         "reset(a, b)": lambda: named(reset=lambda self, a, b: 0, **acts),
+        "make(env, observation)": lambda env, observation: 0,
         "make(env)": lambda env: named(**acts),
         "make(env_id, path, more)": lambda env_id, path, more: named(**acts),
         "a class of an environment": type("Made", (), {"__init__": lambda self, env: None, **acts}),
@@ -379,6 +380,24 @@ def test_what_an_expert_raises_is_told_with_its_name() -> None:
             expert.act(np.zeros((1, 2)), np.ones(1, np.bool_))
     with pytest.raises(GatoError, match=r"^--expert made_here:expert raised ValueError: no idea$"):
         loaded("expert", lambda observation_space, action_space: raises())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.bool])
+@pytest.mark.parametrize("place", ["whole", "list", "tuple", "dict"])
+def test_tensors_of_any_dtype_are_actions_in_any_place(dtype: torch.dtype, place: str) -> None:
+    tensor = torch.tensor([0, 1], dtype=dtype, requires_grad=dtype.is_floating_point)
+    answer = {"whole": tensor, "list": list(tensor), "tuple": tuple(tensor), "dict": {"a": tensor}}[place]
+    space: Space[Any] = Dict(a=Box(-1, 1, (2,))) if place == "dict" else Box(-1, 1, (2,))
+    acted = loaded("expert", lambda observation: answer, space).act(np.zeros((1, 2)), np.ones(1, np.bool_))
+    assert np.array_equal(acted["a"] if place == "dict" else acted, [[0, 1]])
+
+
+def test_an_expert_that_exits_is_told_with_its_name() -> None:
+    leaver = type("Made", (), {"act": lambda self, observation: sys.exit(0)})()
+    with pytest.raises(GatoError, match=r"^--expert made_here:expert raised SystemExit: 0$"):
+        loaded("expert", leaver).act(np.zeros((1, 2)), np.ones(1, np.bool_))
+    with pytest.raises(GatoError, match=r"^--expert made_here:expert raised SystemExit: 3$"):
+        loaded("expert", lambda observation_space, action_space: sys.exit(3))
 
 
 def test_spaces_are_the_makers_own() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary
 
 from gato_agent.envs import files
 from gato_agent.envs.errors import GatoError, UsageError
@@ -76,6 +76,16 @@ def test_every_registered_id_is_a_folder_below(tmp_path, env_id):
 
 def test_other_arguments_may_make_another_observation_than_the_catalogue_views():
     check_learnable("ALE/Breakout-v5", Box(0, 255, (128,), np.uint8), Discrete(4))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("parent", [Box, Discrete, MultiBinary])
+def test_a_subclass_of_a_space_is_refused_with_the_environments_name(parent, place):
+    arguments = {Box: (0, 1, (2,)), Discrete: (3,), MultiBinary: (2,)}[parent]
+    spaces = [Discrete(2), Discrete(2)]
+    spaces[place] = type("Own", (parent,), {})(*arguments)
+    with pytest.raises(UsageError, match=r"^Own-v0: its episodes cannot be stored: Own spaces are not supported: wrap"):
+        check_learnable("Own-v0", *spaces)
 
 
 def test_the_same_content_gives_the_same_files(tmp_path):

@@ -143,6 +143,16 @@ def test_only_what_the_rule_keeps_is_exported(tmp_path):
         assert export(store, "gato")[1] == 1
 
 
+def test_nothing_is_not_exported(tmp_path, home):
+    with fill(tmp_path, made(0)) as store:
+        for path in store.folder.glob("*.safetensors"):
+            path.unlink()
+        message = f"no episodes to export in {store.folder}: collect some, or delete the folder"
+        with pytest.raises(GatoError, match=message):
+            export(store, "gato")
+    assert not list((home / "gato").glob("**/*.hdf5"))
+
+
 def test_a_data_set_that_is_there_is_not_overwritten(tmp_path, home):
     with fill(tmp_path / "data", made(0)) as store:
         dataset_id, _ = export(store, "gato")
