@@ -110,12 +110,18 @@ def to_bytes(step: ControlStep, format: Format) -> bytes:  # noqa: A002
     try:
         with suppress_output():
             program = torch.export.export(step, inputs, strict=False)
-            for node in program.graph.nodes:  # paths of this machine
-                for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
-                    node.meta.pop(key, None)
+            _strip(program)
             return _onnx(program, step.signature) if format == "onnx" else _saved(program)
     except RuntimeError as error:
         raise GatoError(f"the control step cannot be exported: {one_line(error):.300}") from error
+
+
+def _strip(program: torch.export.ExportedProgram) -> None:
+    """Remove paths of this machine from all nodes, those of nested graphs included."""
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
+                node.meta.pop(key, None)
 
 
 def _saved(program: torch.export.ExportedProgram) -> bytes:
