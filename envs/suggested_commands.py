@@ -8,6 +8,7 @@ COMMANDS = {
     "collect by training": "gato-agent collect --env {env} --expert train",
     "collect into": "gato-agent collect --env {env} --out {out}",
     "collect a demonstration": "gato-agent collect --env {env} --episodes 1 --out {out}",
+    "filter": "gato-agent data filter {folder}",
     "train": "gato-agent train --data {data} --out {out}",
     "fine-tune": "gato-agent train --init {init} --out {out}",
     "play": "gato-agent play --env {env} --checkpoint {checkpoint}",

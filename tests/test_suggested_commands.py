@@ -17,7 +17,7 @@ from gato_agent.envs.suggested_commands import COMMANDS, suggest
 from tests.helpers.paths import ROOT
 from tests.helpers.testing_env import IdentityEnv
 
-VALUES = {
+VALUES = {"folder": "my data",
     "env": "own module:ALE/Pong-v5", "out": "a folder", "data": "data", "init": "shipped", "checkpoint": "runs/it",
     "results": "results",
 }  # fmt: skip
@@ -67,6 +67,7 @@ RUN = (  # in this order, in one folder: values of the placeholders, and options
     ("collect by training", {"env": "Acrobot-v1"}, "--train-steps 64 --episodes 1 --workers 0 --out other"),
     ("collect into", {"env": "CartPole-v1", "out": "a folder"}, "--episodes 1 --workers 0"),
     ("collect a demonstration", {"env": "CartPole-v1", "out": "demo"}, "--workers 0"),
+    ("filter", {"folder": "data"}, ""),
     ("train", {"data": "data", "out": "runs/it"}, "--steps 1 --batch-size 1"),
     ("fine-tune", {"init": "runs/it", "out": "runs/fine"}, "--steps 1 --batch-size 1"),
     ("play", {"env": "CartPole-v1", "checkpoint": "runs/it"}, "--render none"),

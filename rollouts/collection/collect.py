@@ -85,7 +85,7 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
 
 
 def _complete(config: CollectConfig, store: EpisodeStore, episode_filter: EpisodeFilter) -> None:
-    """Compact a task's episodes if none is missing, and store the filter."""
+    """Compact a task's episodes if none is missing, and store a filter that was asked for."""
     if config.compact and set(_seeds(config)) <= set(store.indices()):
         compact(store)
     if episode_filter != EpisodeFilter():

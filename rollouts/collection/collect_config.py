@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gato_agent.envs.suggested_commands import suggest
+
 
 @dataclass(frozen=True)
 class CollectConfig:
@@ -46,11 +48,16 @@ class CollectConfig:
     timeout: float = 300.0
     """Time limit of one step, seconds; a seed whose step exceeds it fails."""
     keep_above: float | None = None
-    """Train on and export only episodes whose return is at least this share of the expert's (0.8 in the paper), above 0
-    to 1. All episodes stay on disk; deleting keep.json undoes it."""
+    """A former spelling of `gato-agent data filter --above`."""
     success_only: bool = False
-    """Train on and export only successful episodes, in environments that report success."""
+    """A former spelling of `gato-agent data filter --success-only`."""
     compact: bool = True
     """Join the episodes of an environment into few large files when all are collected; more may be collected later."""
     num_threads: int = 1
     """Threads of each expert's network; small networks are fastest with one."""
+
+    def former_spellings(self) -> list[str]:
+        """Hints on options that are removed in the next release."""
+        above = [] if self.keep_above is None else [f"--above {self.keep_above:g}"]
+        options = [*above, *(["--success-only"] if self.success_only else [])]
+        return [" ".join(["write", suggest("filter", folder=self.out), *options])] if options else []

@@ -1,4 +1,4 @@
-"""`gato-agent data`: statistics, verification, compaction, export and import of folders of episodes."""
+"""`gato-agent data`: statistics, verification, compaction, filter, export and import of folders of episodes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from gato_agent.envs.io.console import plain_console
 from gato_agent.rollouts.storage.compact import compact
 from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, own_folder
-from gato_agent.rollouts.storage.filter import filtered_indices
+from gato_agent.rollouts.storage.filter import EpisodeFilter, filtered_indices, write_filter
 from gato_agent.rollouts.storage.task_folder import task_folders
 from gato_agent.rollouts.storage.verify import verify
 
@@ -79,6 +79,32 @@ class Compact:
                 compact(store)
             files, size = len(store.shard_paths()), f"{before / 1e6:.2f} MB, now {store.size() / 1e6:.2f} MB"
             text = f"{store.env_id}: {len(store.indices()):,} episodes in {files} files, {size}"
+            console.print(text, highlight=False, soft_wrap=True)
+
+        each_task(self.folder, console, work)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Choose the episodes that training and exporting use; all stay on disk. Without options: all of them."""
+
+    folder: Folder = Path("data")
+    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
+    above: float | None = None
+    """Least share of the expert's return (0.8 in the paper), above 0 to 1. The expert's return is the best mean of a
+    tenth of the episodes in a row."""
+    success_only: bool = False
+    """Only successful episodes, in environments that report success."""
+
+    def run(self, console: Console) -> None:
+        """Write the filter of one task after the other; raises GatoError as `each_task`."""
+        episode_filter = EpisodeFilter(self.above, self.success_only)
+        episode_filter.check()
+
+        def work(each: EpisodeStore) -> None:
+            with EpisodeStore.open(own_folder(self.folder, each)) as store:
+                write_filter(store, episode_filter)
+            text = f"{store.env_id}: {len(filtered_indices(store)):,} of {len(store.indices()):,} episodes are used"
             console.print(text, highlight=False, soft_wrap=True)
 
         each_task(self.folder, console, work)
@@ -149,12 +175,13 @@ DataCommand = (
     Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Compact, tyro.conf.subcommand("compact")]
+    | Annotated[Filter, tyro.conf.subcommand("filter")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]
 )
 
 
-def data(command: Show | Verify | Compact | Export | Import) -> None:
+def data(command: Show | Verify | Compact | Filter | Export | Import) -> None:
     """Run a subcommand; raises GatoError as it does."""
     command.run(plain_console())
 

@@ -2,7 +2,7 @@
 
     data/CartPole-v1/keep.json    {"keep_above": 0.8, "success_only": false}
 
-`collect` writes the file; training and exporting apply it to all episodes of the folder.
+`gato-agent data filter` writes the file; training and exporting apply it to all episodes of the folder.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class EpisodeFilter:
     def check(self) -> None:
         """Raise UsageError for an invalid share."""
         if self.keep_above is not None and not 0 < self.keep_above <= 1:
-            raise UsageError(f"--keep-above {self.keep_above}: it must be above 0, and at most 1")
+            raise UsageError(f"--above {self.keep_above}: it must be above 0, and at most 1")
 
     def apply(self, stats: Sequence[EpisodeStats]) -> list[bool]:
         """Mask of the selected episodes, in the order of seeds.
@@ -75,12 +75,17 @@ def read_filter(folder: Path) -> EpisodeFilter:
     except FileNotFoundError:
         return EpisodeFilter()
     except (ValueError, UsageError) as error:
-        raise GatoError(f"{path} is damaged ({error}): delete it, or collect again with --keep-above") from error
+        raise GatoError(
+            f"{path} is damaged ({error}): delete it, or write it again: gato-agent data filter {folder}"
+        ) from error
     return episode_filter
 
 
 def write_filter(store: EpisodeStore, episode_filter: EpisodeFilter) -> None:
-    """Write the filter of a task's folder."""
+    """Write the filter of a task's folder; one that selects all episodes is no file."""
+    if episode_filter == EpisodeFilter():
+        (store.folder / FILE).unlink(missing_ok=True)
+        return
     store.write({store.folder / FILE: with_digest(asdict(episode_filter))})
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from gato_agent.cli import run
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage.episode import EpisodeStats
@@ -61,7 +62,7 @@ def test_success_counts_where_there_is_such_a_thing():
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.1, float("nan")])
 def test_shares_that_cannot_be_are_refused(tmp_path, share):
-    with pytest.raises(UsageError, match=r"--keep-above .*: it must be above 0, and at most 1"):
+    with pytest.raises(UsageError, match=r"--above .*: it must be above 0, and at most 1"):
         collect(CollectConfig(env=("CartPole-v1",), keep_above=share, out=tmp_path / "data"))
     assert not (tmp_path / "data").exists()
 
@@ -80,6 +81,26 @@ def test_collecting_marks_and_nothing_is_lost(tmp_path):
     assert len(filtered_indices(store)) != len(some)
     (store.folder / "keep.json").unlink()
     assert filtered_indices(store) == list(range(40))
+
+
+def test_a_filter_is_chosen_changed_and_removed_by_one_command(tmp_path, capsys):
+    collect(CollectConfig(env=("CartPole-v1",), expert="random", workers=0, episodes=30, out=tmp_path))
+    (store,) = open_stores(tmp_path)
+    for folder, above in ((tmp_path, 0.8), (store.folder, 0.5)):
+        assert run(["data", "filter", str(folder), "--above", str(above)]) == 0
+        assert read_filter(store.folder) == EpisodeFilter(keep_above=above)
+        used = len(training_indices(store))
+        assert 0 < used < 30 and f"CartPole-v1: {used} of 30 episodes are used" in capsys.readouterr().out
+    assert run(["data", "filter", str(tmp_path)]) == 0
+    assert not (store.folder / "keep.json").exists() and len(training_indices(store)) == 30
+    with pytest.raises(UsageError, match=r"--above 2.0: it must be above 0"):
+        run(["data", "filter", str(tmp_path), "--above", "2"])
+
+
+def test_former_options_of_collect_name_the_command(tmp_path, capsys):
+    run(["collect", "--env", "CartPole-v1", "--expert", "random", "--episodes", "1", "--workers", "0", "--out",
+         str(tmp_path), "--keep-above", "0.8"])  # fmt: skip
+    assert f"gato-agent data filter {tmp_path} --above 0.8" in capsys.readouterr().err
 
 
 def test_a_rule_that_keeps_nothing_is_named(tmp_path):
