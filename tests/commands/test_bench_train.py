@@ -9,7 +9,7 @@ import torch
 
 from gato_agent.commands.bench_train import PlainLoop, TrainBenchConfig, bench_train, made_up
 from gato_agent.commands.roofline import Roofline
-from gato_agent.model.config import GatoConfig
+from gato_agent.model.config import SIZES, GatoConfig
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)
 on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
@@ -19,7 +19,7 @@ on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), r
 def test_it_prints_and_writes_a_row(
     device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GatoConfig, "nano", classmethod(lambda cls: SHORT))
+    monkeypatch.setitem(SIZES, "nano", dataclasses.replace(SIZES["nano"], config=SHORT))
     monkeypatch.setattr(Roofline, "peak", lambda self, dtype: 1e11)
     file = tmp_path / "bench.json"
     rows = bench_train(TrainBenchConfig(size=("nano",), batch_size=2, repeats=1, json=file, device=device))

@@ -18,7 +18,14 @@ def interrupted(line: str, after: str, to: To, cwd: Path) -> tuple[str, str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-u", "-m", "gato_agent", *shlex.split(line)]
     process = subprocess.Popen(
-        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_interruptible,
     )
     assert process.stdout is not None
     begun: list[str] = []
@@ -30,3 +37,8 @@ def interrupted(line: str, after: str, to: To, cwd: Path) -> tuple[str, str]:
     assert process.returncode == 130, err
     assert "Traceback" not in err and "interrupted" in err, err
     return "".join(begun) + out, err
+
+
+def _interruptible() -> None:
+    """Take SIGINT as a terminal's programs do: those that a shell starts in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

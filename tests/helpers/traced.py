@@ -1,5 +1,7 @@
 """A stand-in for CUDA graphs without a GPU: traces of operators, which hold no Python state either."""
 
+from collections.abc import Sequence
+
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gato_agent.inference.cuda_graph_decoder import GraphDecoder
@@ -15,8 +17,8 @@ class TracedDecoder(GraphDecoder):
     that replays correctly as a trace does so as a CUDA graph.
     """
 
-    def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32") -> None:
-        super().__init__(model, legal, precision, capture=self._trace)
+    def __init__(self, model: Gato, legal: Legal, precision: Precision = "float32", digits: Sequence[int] = ()) -> None:
+        super().__init__(model, legal, precision, digits, capture=self._trace)
         self.traces = 0
 
     def _trace(self, step: GraphStep) -> GraphStep:

@@ -1,7 +1,6 @@
 """Play shows the model the very stream that it was trained on: at every choice the logits are the same."""
 
 import dataclasses
-from collections.abc import Callable
 from itertools import count
 
 import numpy as np
@@ -15,17 +14,17 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
-from gato_agent.envs.spaces.flatten import Columns, columns
+from gato_agent.envs.spaces.flatten import columns
 from gato_agent.inference import agent as agent_module
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
-from gato_agent.model.gato import Gato
+from gato_agent.inference.decoder import TorchDecoder
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 from tests.helpers.driving import teacher_forced
 from tests.helpers.harsh import harsh
+from tests.helpers.recording import columns_of, recording
 from tests.helpers.shapes import NANO
 from tests.helpers.traced import TracedDecoder
 
@@ -57,28 +56,6 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     """With a token for each value or for several, in all layouts."""
     model = harsh(dataclasses.replace(SMALL, **request.param))
     return Checkpoint(model, {TASK.id: TASK}, TextTokenizer.train(["abc"], 300))
-
-
-def recording(kind: type[TorchDecoder | CpuDecoder], seen: list[Tensor]) -> Callable[..., Decoder]:
-    """A `make_decoder` whose decoders keep their logits."""
-
-    def make(model: Gato, legal: Legal, precision: Precision, threads: int | None) -> Decoder:
-        decoder: Decoder = kind(model, legal)
-        step = decoder.step
-
-        def recorded(prefill: Prefill, options: StepOptions, envs: Tensor | None = None) -> Tensor:
-            action = step(prefill, options, envs)
-            seen.extend(logits.clone() for logits in decoder.logits)
-            return action
-
-        decoder.step = recorded  # type: ignore[method-assign]
-        return decoder
-
-    return make
-
-
-def columns_of(batches: list[Columns], env_index: int) -> Columns:
-    return {path: np.stack([batch[path][env_index] for batch in batches]) for path in batches[0]}
 
 
 def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:

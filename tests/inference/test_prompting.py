@@ -33,8 +33,8 @@ from gato_agent.tokens.text_tokenizer import TextTokenizer
 from gato_agent.tokens.timestep_layout import ALWAYS
 from tests.helpers.driving import teacher_forced
 from tests.helpers.harsh import harsh
+from tests.helpers.recording import columns_of, recording
 from tests.helpers.shapes import NANO
-from tests.inference.test_play_equals_training import lane_of, recording
 
 SMALL = dataclasses.replace(NANO, context=60, layers=2)
 OBSERVATION = Dict({
@@ -137,8 +137,8 @@ def test_prompted_logits_in_play_are_those_of_training(
     worst = 0.0
     for env_index, begin, end in ((0, 0, STEPS), (1, 0, RESTART), (1, RESTART, STEPS)):
         episode = Episode(
-            observations=lane_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], env_index),
-            actions=lane_of([columns(ACTION, a) for a in actions[begin:end]], env_index),
+            observations=columns_of([columns(OBSERVATION, o) for o in observations[begin : end + 1]], env_index),
+            actions=columns_of([columns(ACTION, a) for a in actions[begin:end]], env_index),
             labels=None, rewards=np.ones(end - begin), terminated=True, truncated=False, success=None, seed=0,
         )  # fmt: skip
         if env_index == 1 and begin:  # what is known of an episode's first observation holds for all of it

@@ -18,7 +18,7 @@ Kind = type[CpuDecoder] | type[TorchDecoder] | type[TracedDecoder]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", [CpuDecoder, TorchDecoder, TracedDecoder])
+@pytest.mark.parametrize("kind", [CpuDecoder, TorchDecoder, pytest.param(TracedDecoder, marks=pytest.mark.slow)])
 def test_steps_of_some_environments_equal_those_of_each_alone(layout: str, kind: Kind) -> None:
     """Past the context, with prompts, episodes that begin at different steps, and every number of environments."""
     model = harsh(dataclasses.replace(SMALL, **LAYOUTS[layout]))

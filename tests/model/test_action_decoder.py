@@ -281,7 +281,7 @@ def learn(kind: str, config: GatoConfig, steps: int, count: int, batch_size: int
     trainer = Trainer(TrainConfig(steps=steps, warmup=10, learning_rate=3e-3), Gato(config))
     for step in range(steps):
         trainer.update(sampler.batch(step))
-    return Checkpoint(trainer.result.eval(), {task.id: task})
+    return Checkpoint(trainer.model.eval(), {task.id: task})
 
 
 def agreement(kind: str, checkpoint: Checkpoint, temperature: float, **options: Any) -> float:

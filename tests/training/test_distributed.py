@@ -65,7 +65,7 @@ def in_halves(config: TrainConfig) -> list[float]:
 
 
 @pytest.mark.parametrize(("kind", "steps"), [
-    ("", 4), ("--fsdp", 4),
+    ("", 4), pytest.param("--fsdp", 4, marks=pytest.mark.slow),
     pytest.param("", 50, marks=pytest.mark.slow), pytest.param("--fsdp", 50, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_two_processes_take_the_steps_of_one(kind: str, steps: int, data: Path, tmp_path: Path) -> None:
