@@ -13,7 +13,7 @@ step() { say gato-agent bench step --device cuda --precision bfloat16 --no-compa
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv
 python -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
 # A control step: >= 120 Hz of `large` with 7 action tokens, >= 500 Hz of `small`, each <= 1.4x roofline.
-step large --size large --task 17/7 --compiled
+step large --size large --task 17/7
 step small --size small --task 4/1 17/7
 # 1,024 environments at once: >= 100,000 steps a second.
 step envs --size tiny --task 4/1 --n-envs 1024

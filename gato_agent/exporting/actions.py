@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gato_agent.envs.digits import has_digits, sizes_of
 from gato_agent.envs.spaces.flatten import Leaf, leaves
+from gato_agent.exporting.observation import surplus
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 END = -1  # after the last character of a string
@@ -69,16 +70,17 @@ class Joined(nn.Module):
         super().__init__()
         self._shape, self._dtype = space.shape or (), torch.from_numpy(np.zeros(0, space.dtype)).dtype
         self._values = np.ravel(space.n if hasattr(space, "n") else space.nvec).tolist()
+        self._spare = [surplus(n) for n in self._values]
         self._start = torch.from_numpy(np.ravel(space.start).astype(np.int64))
 
     def forward(self, digits: Tensor) -> Tensor:
         """Digits int64 [B, digits] -> [B, *shape]."""
         joined, at = [], 0
-        for n in self._values:
-            sizes = sizes_of(n)
+        for n, spare in zip(self._values, self._spare, strict=True):
+            sizes, codes = sizes_of(n), n + spare
             weights = torch.tensor([math.prod(sizes[i + 1 :]) for i in range(len(sizes))])
             code = (digits[:, at : at + len(sizes)] * weights).sum(1)
-            joined.append(code if n == math.prod(sizes) else code * n // math.prod(sizes))
+            joined.append(code - (code * spare + codes - 1) // codes if spare else code)  # code * n // codes
             at += len(sizes)
         return (torch.stack(joined, dim=1) + self._start).to(self._dtype).reshape(len(digits), *self._shape)
 

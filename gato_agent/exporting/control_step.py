@@ -97,19 +97,19 @@ class ControlStep(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """One step; `signature` has the names, shapes and dtypes of inputs and outputs."""
-        given = dict(zip((port.name for port in self.signature.inputs), inputs, strict=True))
+        arrays = dict(zip((port.name for port in self.signature.inputs), inputs, strict=True))
         columns = {
-            port.leaf: given[port.name]
+            port.leaf: arrays[port.name]
             for port in self.signature.inputs
             if port.role == "observation" and port.leaf is not None
         }
-        cache = self._cache.load(self._rings(given), given["state/index"], given["state/next_position"],
-                                 self._prompts(given))  # fmt: skip
-        cache.begin(given["start"], self._begin)
+        cache = self._cache.load(self._rings(arrays), arrays["state/index"], arrays["state/next_position"],
+                                 self._prompts(arrays))  # fmt: skip
+        cache.begin(arrays["start"], self._begin)
         encoded = self._encode(columns)
         self._decoder.cache = cache
-        hidden = cached_pass(self._model, *self._embed(encoded, given), cache)
-        ids = self._decoder.decode_action(hidden, self._options(given.get("uniforms")))
+        hidden = cached_pass(self._model, *self._embed(encoded, arrays), cache)
+        ids = self._decoder.decode_action(hidden, self._options(arrays.get("uniforms")))
         state = self._state(cache, ids)
         return (*self._act(ids), encoded.valid, *(state[name] for name, _ in self.signature.states))
 
@@ -118,10 +118,10 @@ class ControlStep(nn.Module):
             return GREEDY
         return StepOptions(uniforms, torch.tensor(self._temperature, dtype=torch.float64))
 
-    def _rings(self, given: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def _rings(self, arrays: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of each layer."""
         layers = range(self._model.config.layers)
-        return [(given[f"state/k/{layer}"], given[f"state/v/{layer}"]) for layer in layers]
+        return [(arrays[f"state/k/{layer}"], arrays[f"state/v/{layer}"]) for layer in layers]
 
     def _state(self, cache: GraphCache, ids: Tensor) -> dict[str, Tensor]:
         """Arrays for the next step, by the names under which it takes them."""
@@ -132,11 +132,11 @@ class ControlStep(nn.Module):
             state |= {f"state/prompt_{name}": part for name, part in cache.prompt._asdict().items()}
         return {**state, "state/last_action": ids[:, ids.shape[1] - self._layout.carried :]}
 
-    def _embed(self, encoded: Encoded, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _embed(self, encoded: Encoded, arrays: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Vectors [env, n, width] of the tokens of a step, and tokens [env, n], of which only pads matter."""
         embedding, before, rows = self._model.embedding, encoded.texts, len(encoded.texts)
         if self._layout.carried:
-            last = given["state/last_action"].masked_fill(given["start"].unsqueeze(1), PAD)
+            last = arrays["state/last_action"].masked_fill(arrays["start"].unsqueeze(1), PAD)
             before = torch.cat((last, before), dim=1)
         parts = [embedding.table(before.clamp(min=0))]
         if len(self._intervals):
@@ -150,9 +150,9 @@ class ControlStep(nn.Module):
         others = torch.zeros(rows, x.shape[1] - before.shape[1], dtype=torch.int64)
         return x, torch.cat((before, others), dim=1)
 
-    def _prompts(self, given: Mapping[str, Tensor]) -> PromptKeys | None:
+    def _prompts(self, arrays: Mapping[str, Tensor]) -> PromptKeys | None:
         """Prompts of the environments; where an episode begins, its instruction is read."""
-        instruction, start = given.get("instruction"), given["start"]
+        instruction, start = arrays.get("instruction"), arrays["start"]
         if instruction is None:
             return self._prompt
 
@@ -162,8 +162,8 @@ class ControlStep(nn.Module):
             seen = (row & new.visible) | (~row & visible)  # ONNX Runtime has no Where of bools
             return torch.where(rows, new.k, k), torch.where(rows, new.v, v), seen
 
-        def keep(*kept: Tensor) -> tuple[Tensor, ...]:
-            return tuple(part.clone() for part in kept)
+        def copy(*parts: Tensor) -> tuple[Tensor, ...]:
+            return tuple(part.clone() for part in parts)
 
-        kept = tuple(given[f"state/prompt_{name}"] for name in PromptKeys._fields)
-        return PromptKeys(*torch.cond(start.any(), read, keep, kept))
+        before = tuple(arrays[f"state/prompt_{name}"] for name in PromptKeys._fields)
+        return PromptKeys(*torch.cond(start.any(), read, copy, before))

@@ -16,8 +16,7 @@ from gato_agent.exporting.signature import FORMAT, TEXT_MODEL
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 
 END = -1  # after the last piece of a text, and after the last character of an action's string
-
-
+LARGEST = 2**31  # bytes of an ONNX file
 KEYS = {"format", "task", "num_envs", "inputs", "outputs", "states", "observation_space", "action_space"}
 Arrays = dict[str, NDArray[Any]]
 
@@ -84,9 +83,9 @@ class GraphActor:
         Raises:
             GatoError: an observation is not in the space.
         """
-        given = columns(self.observation_space, observation)
+        observed = columns(self.observation_space, observation)
         fed = {
-            port["name"]: self._input(port, given, start) for port in self.about["inputs"] if port["role"] != "state"
+            port["name"]: self._input(port, observed, start) for port in self.about["inputs"] if port["role"] != "state"
         }
         result = self._run({**fed, **self._memory})
         if not result["valid"].all():
@@ -96,13 +95,13 @@ class GraphActor:
         acted = {port["leaf"]: result[port["name"]] for port in self.about["outputs"] if port["role"] == "action"}
         return batch(self.action_space, self._strings(acted))
 
-    def _input(self, port: dict[str, Any], given: Columns, start: NDArray[np.bool_]) -> NDArray[Any]:
+    def _input(self, port: dict[str, Any], observed: Columns, start: NDArray[np.bool_]) -> NDArray[Any]:
         """Array of an input that is no memory."""
         if port["role"] == "start":
             return np.asarray(start, np.bool_)
         if port["role"] == "uniforms":
             return np.stack([generator.random(port["shape"][1]) for generator in self._generators])
-        column = given[port["leaf"]]
+        column = observed[port["leaf"]]
         return self.pieces(column, port["shape"][1]) if column.dtype == object else np.ascontiguousarray(column)
 
     def pieces(self, texts: NDArray[Any], room: int) -> NDArray[np.int64]:
@@ -138,7 +137,7 @@ def _onnx_graph(graph: Path, num_threads: int) -> Callable[[Arrays], Arrays]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     try:
-        session = onnxruntime.InferenceSession(read_own(graph), options)
+        session = onnxruntime.InferenceSession(read_own(graph, LARGEST), options)
     except Exception as error:  # the runtime has no common class of its own
         raise GatoError(f"{graph} cannot be loaded: {one_line(error):.200}") from error
     names = [port.name for port in session.get_outputs()]

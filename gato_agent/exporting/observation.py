@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gato_agent.envs.digits import sizes_of
+from gato_agent.envs.errors import UsageError
 from gato_agent.envs.spaces.flatten import leaves
 from gato_agent.exporting.views import Viewed, padded
 from gato_agent.tokens.image_layout import PATCH_SIZE, ImageLayout
@@ -150,6 +151,7 @@ class Digits(nn.Module):
     def __init__(self, space: Any) -> None:
         super().__init__()
         self._values = np.ravel(space.n if hasattr(space, "n") else space.nvec).tolist()
+        self._spare = [surplus(n) for n in self._values]
         self._start = torch.from_numpy(np.ravel(space.start).astype(np.int64))
 
     def forward(self, column: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,18 +160,31 @@ class Digits(nn.Module):
         most = torch.tensor(self._values) - 1
         digits = [
             part
-            for n, code in zip(self._values, index.clamp(min=0).minimum(most).unbind(1), strict=True)
-            for part in split(n, code)
+            for n, spare, value in zip(
+                self._values, self._spare, index.clamp(min=0).minimum(most).unbind(1), strict=True
+            )
+            for part in split(n, spare, value)
         ]
         return torch.stack(digits, dim=1), ((index >= 0) & (index <= most)).all(1)
 
 
-def split(n: int, value: Tensor) -> list[Tensor]:
-    """Digits of values below `n`, the highest first."""
+def surplus(n: int) -> int:
+    """Number of codes that the digits of n values have beyond n.
+
+    Raises:
+        UsageError: values whose digits cannot be computed in int64.
+    """
+    spare = math.prod(sizes_of(n)) - n
+    if (n + spare) * (spare + 1) >= WIDEST:
+        raise UsageError(f"a graph cannot split {n:,} discrete values into digits exactly: play it with gato-agent")
+    return spare
+
+
+def split(n: int, spare: int, value: Tensor) -> list[Tensor]:
+    """Digits of values below `n`, the highest first; `spare` is the surplus of `n`."""
     sizes = sizes_of(n)
-    codes = math.prod(sizes)
-    if n != codes:
-        value = (value * codes + n - 1) // n
+    if spare:
+        value = value + (value * spare + n - 1) // n  # value * codes / n, rounded up
     weights = [math.prod(sizes[at + 1 :]) for at in range(len(sizes))]
     return [value.div(weight, rounding_mode="floor") % size for weight, size in zip(weights, sizes, strict=True)]
 

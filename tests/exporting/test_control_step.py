@@ -57,6 +57,7 @@ SPACES: list[tuple[Space[Any], Space[Any]]] = [
     (Discrete(5, start=-2), Discrete(7, start=-3)),
     (Discrete(5000, start=3), Discrete(4672, start=-1)),
     (Discrete(1031), Discrete(1031)),
+    (Discrete(5_000_000_011), MultiDiscrete([5_000_000_011, 2**40 + 1])),
     (MultiDiscrete(np.array([[2, 3], [4, 5]])), MultiDiscrete([3, 2000, 2])),
     (MultiBinary((2, 3)), MultiBinary(4)),
     (Box(0, 1, (2, 2), np.bool_), Box(0, 1, (3,), np.bool_)),
@@ -158,4 +159,11 @@ def test_an_observation_outside_of_its_space_is_refused(space: Space[Any], value
 def test_an_action_of_too_many_tokens_is_refused() -> None:
     task = TrainedTask("Toy-v0", Box(-1, 1, (3,)), MultiBinary(600))
     with pytest.raises(UsageError, match="Toy-v0: an action of 600 tokens, and a graph writes out at most 512"):
+        control_step(checkpoint_of(task, action_decoder=True), task)
+
+
+@pytest.mark.parametrize("spaces", [(Discrete(2**62 + 1), Discrete(2)), (Discrete(2), Discrete(2**62 + 1))], ids=str)
+def test_values_whose_digits_are_beyond_int64_are_refused(spaces: tuple[Space[Any], Space[Any]]) -> None:
+    task = TrainedTask("Toy-v0", *spaces)
+    with pytest.raises(UsageError, match=r"a graph cannot split 4,611,\S+ discrete values into digits exactly"):
         control_step(checkpoint_of(task, action_decoder=True), task)
