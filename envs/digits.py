@@ -71,7 +71,7 @@ class Digits:
         """Allowed digits, from allowed values.
 
         Args:
-            allowed: bool [sum of the elements' values], with at least one True for each element.
+            allowed: bool [sum of the elements' values], with at least one True for each element; below 2^31 of them.
 
         Returns:
             For each digit bool [choices of the digits before it, size]. Rows that no allowed value begins with are
@@ -81,7 +81,7 @@ class Digits:
         ends = np.cumsum(self.counts)
         for element, (end, n, count) in enumerate(zip(ends, self.counts, self._codes, strict=True)):
             of_value = allowed[end - n : end]
-            rest = of_value[[code * n // count for code in range(count)]] if n != count else of_value
+            rest = of_value[np.arange(count) * n // count] if n != count else of_value
             rest = rest.reshape(1, count)
             for size in self._sizes[self._element == element].tolist():
                 rest = rest.reshape(-1, rest.shape[1] // size)

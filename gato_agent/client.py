@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -183,6 +183,9 @@ class RemoteAgent:
             ) from None
         except (ConnectionClosed, WireError) as error:
             raise self._lost(error) from error
+        except KeyboardInterrupt:
+            self.close()  # likewise
+            raise
 
     def _lost(self, error: Exception) -> RemoteError:
         self.close()
@@ -238,8 +241,10 @@ def _play(options: argparse.Namespace) -> None:
     from gato_agent.envs.make import make_vector
     from gato_agent.inference.real_time import RealTimeActor
 
-    with RemoteAgent(options.address, timeout=options.timeout) as agent:
-        envs, total = make_vector(options.env or agent.metadata["env"], 1), 0.0
+    with ExitStack() as stack:
+        agent = stack.enter_context(RemoteAgent(options.address, timeout=options.timeout))
+        envs = stack.enter_context(closing(make_vector(options.env or agent.metadata["env"], 1)))
+        total = 0.0
         agent._masks = envs.action_masks
         actor = RealTimeActor(agent, options.hz)
         for step in steps(actor, envs, range(options.seed, options.seed + options.episodes)):
@@ -249,7 +254,6 @@ def _play(options: argparse.Namespace) -> None:
                 total = 0.0
         late = f"{actor.missed} of {actor.actions} deadlines missed at {options.hz:g} Hz, " if options.hz else ""
         sys.stdout.write(f"{late}slowest step {1e3 * actor.worst:.1f} ms\n")
-        envs.close()
 
 
 if __name__ == "__main__":

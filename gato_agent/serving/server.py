@@ -24,6 +24,7 @@ from gato_agent.serving.slot_agent import SlotAgent
 from gato_agent.serving.wire import PROTOCOL, SUBPROTOCOL, WireError, pack, unpack
 
 HEALTH = "/healthz"
+LAST_PORT = 65_535
 LONGEST_REASON = 120  # bytes of the reason of a close frame
 SHORTEST_TOKEN = 16  # characters
 
@@ -45,7 +46,9 @@ class ServerOptions:
     timeout: float = 10.0
 
     def check(self) -> None:
-        """Raise UsageError for an address that others reach without a token, or for a token that is too short."""
+        """Raise UsageError for no port, a token that is too short, or an address that others reach without one."""
+        if not 0 <= self.port <= LAST_PORT:
+            raise UsageError(f"--port {self.port}: use 0 to {LAST_PORT}")
         if self.token is None and not is_loopback(self.host):
             raise UsageError(
                 f"{self.host} can be reached from elsewhere, so clients need a token: set GATO_AGENT_TOKEN here and "
@@ -123,8 +126,6 @@ class PolicyServer:
                 open_timeout=options.timeout, ping_interval=options.timeout, ping_timeout=options.timeout,
                 close_timeout=1,
             )  # fmt: skip
-        except OverflowError:
-            raise UsageError(f"--port {options.port}: use 0 to 65535") from None
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 problem = f"port {options.port} of {options.host} is in use: give another --port, or 0 for a free one"

@@ -84,10 +84,10 @@ class Session:
         if not isinstance(message, dict) or "observation" not in message or not message.keys() <= set(KEYS):
             raise GatoError(f"a message is {{reset: n}}, or has observation and any of {', '.join(KEYS[1:])}")
         predict, space = _flag(message, "predict"), self._agent.observation_space
-        single = predict and is_single(space, message["observation"])
+        single, deadline = predict and is_single(space, message["observation"]), self._deadline(message.get("timeout"))
         request = self._request(message, self._columns(message["observation"], single), predict)
         try:
-            answer = await self._batcher.submit(request, self._deadline(message.get("timeout")))
+            answer = await self._batcher.submit(request, deadline)
         except GatoError:
             self._fresh |= request.start  # the memory of these episodes may have been emptied
             raise
@@ -124,15 +124,13 @@ class Session:
         before = message.get("num_envs")
         if before is not None and (type(before) is not int or before != count):
             raise GatoError(f"{count} observations with the state of {brief(before)}: pass state=None to begin anew")
+        if count != len(self._envs) and self._sized and not predict:
+            raise GatoError(f"{count} observations for {len(self._envs)} environments: call reset({count})")
+        start, masks = _starts(message.get("start"), count), _masks(message.get("masks"), count)
+        greedy = _flag(message, "deterministic")
         if count != len(self._envs):
-            if self._sized and not predict:
-                raise GatoError(f"{count} observations for {len(self._envs)} environments: call reset({count})")
-            self._reset(count)
-        start = _starts(message.get("start"), count)
-        return StepRequest(
-            self._envs, observation, self._fresh | start, _masks(message.get("masks"), count),
-            _flag(message, "deterministic"), self._restart,
-        )  # fmt: skip
+            self._reset(count)  # after all checks, since it forgets the episodes
+        return StepRequest(self._envs, observation, self._fresh | start, masks, greedy, self._restart)
 
     def _deadline(self, timeout: Any) -> float:
         if timeout is None:

@@ -14,6 +14,7 @@ import numpy as np
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import read_own
 from gato_agent.envs.io.strict_json import checked_digest, record, with_digest
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import find
 from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
@@ -75,9 +76,8 @@ def read_filter(folder: Path) -> EpisodeFilter:
     except FileNotFoundError:
         return EpisodeFilter()
     except (ValueError, UsageError) as error:
-        raise GatoError(
-            f"{path} is damaged ({error}): delete it, or write it again: gato-agent data filter {folder}"
-        ) from error
+        command = suggest("filter", folder=folder)
+        raise GatoError(f"{path} is damaged ({error}): delete it, or write it again with `{command}`") from error
     return episode_filter
 
 

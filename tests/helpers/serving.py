@@ -1,6 +1,7 @@
 """Policy servers for tests: in this process with any agent, or by the command in a process of its own."""
 
 import asyncio
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,9 +12,35 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, NamedTuple
 
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from gymnasium.vector.utils import batch_space
+
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.trained_task import TrainedTask
+from gato_agent.envs.spaces.flatten import Columns, columns
+from gato_agent.model.config import GatoConfig
 from gato_agent.serving.server import PolicyServer, ServerOptions
 from gato_agent.serving.slot_agent import SlotAgent
+from gato_agent.tokens.text_tokenizer import TextTokenizer
+from tests.helpers.harsh import harsh
 from tests.helpers.paths import ROOT
+
+SMALL = dataclasses.replace(GatoConfig.nano(), context=96, layers=2)
+RICH = Dict({"camera": Box(0, 255, (32, 20, 3), np.uint8), "goal": Tuple((Discrete(3), Box(-np.inf, np.inf, (2,))))})
+HANDS = Dict({"grip": Discrete(2, start=1), "move": Box(-2, 3, (2,)), "keys": MultiDiscrete([3, 4])})
+
+
+def checkpoint_of(task: TrainedTask) -> Checkpoint:
+    return Checkpoint(
+        harsh(SMALL), {task.id: task}, TextTokenizer.train(["go to the red ball"], 300), name="test weights"
+    )
+
+
+def sampled(space: Space[Any], count: int, seed: int) -> Columns:
+    many = batch_space(space, count)
+    many.seed(seed)
+    return columns(space, many.sample())
 
 
 class Served(NamedTuple):

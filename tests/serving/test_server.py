@@ -34,8 +34,7 @@ from gato_agent.serving.session import frame_limit
 from gato_agent.serving.slot_agent import SlotAgent, StepRequest
 from gato_agent.serving.wire import pack, unpack
 from tests.helpers.paths import ROOT
-from tests.helpers.serving import Served, served
-from tests.serving.test_slot_agent import HANDS, RICH, checkpoint_of, sampled
+from tests.helpers.serving import HANDS, RICH, Served, checkpoint_of, sampled, served
 
 CART = TrainedTask("CartPole-v1", gym.make("CartPole-v1").observation_space, Discrete(2))
 SAID = Dict({"mission": Text(9), "x": Box(-1, 1, (2,))})
@@ -340,11 +339,11 @@ def test_a_client_gives_up_at_its_deadline_and_begins_anew() -> None:
     agent = SlotAgent(checkpoint_of(task), task)
     with served(agent) as running:
         answer, permit = running.server.batcher._answer, threading.Event()
-        with RemoteAgent(running.address, timeout=0.3) as remote:
+        with RemoteAgent(running.address, timeout=2) as remote:
             remote.act(ONE)
             running.server.batcher._seconds = 1.0  # so that the next step is taken beside the event loop
             running.server.batcher._answer = lambda requests: permit.wait(10) and answer(requests)
-            with pytest.raises(RemoteError, match=r"no answer within 0\.3 s; the connection is closed: call reset"):
+            with pytest.raises(RemoteError, match=r"no answer within 2 s; the connection is closed: call reset"):
                 remote.act(ONE)
             with pytest.raises(RemoteError, match=r"the connection is closed: call reset"):
                 remote.act(ONE)
@@ -352,6 +351,35 @@ def test_a_client_gives_up_at_its_deadline_and_begins_anew() -> None:
             settled(running)
             remote.reset(2)
             assert remote.act(np.zeros((2, 4), np.float32)).shape == (2,)
+
+
+def test_an_interrupted_wait_takes_no_late_answer_for_the_next(cart: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(timeout: float | None = None) -> bytes:
+        raise KeyboardInterrupt
+
+    with RemoteAgent(cart.address) as remote:
+        remote.act(ONE)
+        monkeypatch.setattr(remote._connection, "recv", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            remote.act(ONE)
+        with pytest.raises(RemoteError, match=r"the connection is closed: call reset"):
+            remote.act(ONE)
+        remote.reset()
+        assert remote.act(ONE).shape == (1,)
+
+
+@pytest.mark.parametrize("fields", [{"start": "now"}, {"masks": 1}, {"deterministic": 1}, {"timeout": 0}], ids=str)
+def test_a_wrong_field_of_another_batch_forgets_no_episode(cart: Served, fields: dict[str, Any]) -> None:
+    settled(cart)
+    agent = local(CART, 1, 0.7)
+    with RemoteAgent(cart.address) as remote:
+        remote.reset(1)
+        for t in range(4):
+            seen = np.full((1, 4), 0.1 * t, np.float32)
+            assert remote.act(seen, START & (t == 0)) == agent.act(seen, START & (t == 0))
+            with pytest.raises(RemoteError):
+                remote._ask({"observation": np.zeros((2, 4), np.float32), "predict": True, **fields})
+        assert remote.num_envs == 1
 
 
 def test_a_client_counts_the_deadlines_that_it_misses(cart: Served) -> None:

@@ -1,42 +1,22 @@
 """One step for several clients: what each gets alone, and no error of one reaches another."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Text, Tuple
-from gymnasium.vector.utils import batch_space
+from gymnasium.spaces import Box, Dict, Discrete, Space, Text
 
-from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError
-from gato_agent.envs.spaces.flatten import Columns, columns
+from gato_agent.envs.spaces.flatten import Columns
 from gato_agent.inference.agent import Agent
-from gato_agent.model.config import GatoConfig
 from gato_agent.serving.slot_agent import SlotAgent, StepRequest
 from gato_agent.tokens.prompt import Prompt
-from gato_agent.tokens.text_tokenizer import TextTokenizer
-from tests.helpers.harsh import harsh
+from tests.helpers.serving import HANDS, RICH, checkpoint_of, sampled
 
-SMALL = dataclasses.replace(GatoConfig.nano(), context=96, layers=2)
-RICH = Dict({"camera": Box(0, 255, (32, 20, 3), np.uint8), "goal": Tuple((Discrete(3), Box(-np.inf, np.inf, (2,))))})
-HANDS = Dict({"grip": Discrete(2, start=1), "move": Box(-2, 3, (2,)), "keys": MultiDiscrete([3, 4])})
 TOLD = Dict({"mission": Text(50), "x": Box(-1, 1, (2,))})
 INSTRUCTION = Prompt("text", 8, instruction="mission")
-
-
-def checkpoint_of(task: TrainedTask) -> Checkpoint:
-    return Checkpoint(
-        harsh(SMALL), {task.id: task}, TextTokenizer.train(["go to the red ball"], 300), name="test weights"
-    )
-
-
-def sampled(space: Space[Any], count: int, seed: int) -> Columns:
-    many = batch_space(space, count)
-    many.seed(seed)
-    return columns(space, many.sample())
 
 
 def slots(task: TrainedTask, count: int, **options: Any) -> SlotAgent:
