@@ -29,6 +29,11 @@ def plain_console(**options: Any) -> Console:
     return console
 
 
+def print_line(text: str) -> None:
+    """Print a message literally, in one line however narrow the terminal is."""
+    plain_console(soft_wrap=True).print(text, highlight=False)
+
+
 def fitted(
     console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], optional: Sequence[str], **options: Any
 ) -> Table:

@@ -1,17 +1,14 @@
 """The verb `export`: a control step of one task as a graph for other runtimes."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.task_matching import find_task
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import print_line
 from gato_agent.exporting.export import export as export_task
 from gato_agent.inference.make_agent import demonstration
-
-print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import quote
@@ -17,7 +16,7 @@ from gymnasium.vector import VectorEnv
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import CannotRender, UsageError, at_least
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import print_line
 from gato_agent.envs.io.json_output import write_json
 from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.loop import Actor, Step, steps
@@ -36,7 +35,6 @@ from gato_agent.rollouts.experts.load import Expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
 
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names
-print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 ActorAndEnvs = tuple[Actor, VectorEnv[Any, Any, Any]]
 

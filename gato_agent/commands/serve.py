@@ -6,20 +6,17 @@ import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.envs.errors import at_least
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import print_line
 from gato_agent.envs.tasks.packages import import_named
 from gato_agent.evaluation.option_groups import DecodingArguments
 from gato_agent.inference.make_agent import demonstration
 from gato_agent.inference.options import DecodingOptions, resolve_device
-
-print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 
 @dataclass(frozen=True)

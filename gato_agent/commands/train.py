@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from gato_agent.dataset.token_file import FILE as TOKENS
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import lock_folder
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import print_line
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.inference.options import resolve_device
 from gato_agent.model.config import GatoConfig
@@ -35,8 +34,6 @@ from gato_agent.training.run import Run
 from gato_agent.training.trainer import Trainer, compiles
 
 __all__ = ["TrainArguments", "TrainConfig", "defaults", "expand_json", "fine_tuning", "train", "train_command"]
-
-print_line = partial(plain_console(soft_wrap=True).print, highlight=False)
 
 
 def train(config: TrainConfig) -> Path:

@@ -650,7 +650,7 @@ void step(const Model &m, Cache &cache, const Request &r) {
                 run.forward(run.previous.data(), 1);
             }
             run.choose(r, a, m.decoder ? a / GROUP : 0, offset);
-            offset += block_size(r, a);
+            if (r.allowed) offset += block_size(r, a);  // which was checked
         }
         if (r.actions) run.rewind(m.rewound);
         kept = std::move(run);
