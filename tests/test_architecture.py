@@ -46,3 +46,10 @@ def test_every_module_is_in_the_documented_list() -> None:
 @pytest.mark.parametrize("folder", sorted(folders()))
 def test_a_folder_has_few_modules(folder: str) -> None:
     assert len(folders()[folder]) <= MODULES
+
+
+def test_no_test_module_imports_another() -> None:
+    """Helpers of several modules are in tests/helpers."""
+    imported = re.compile(r"^\s*(?:from|import) +(tests\.(?:\w+\.)*test_\w+)", re.MULTILINE)
+    found = {path.name: imported.findall(path.read_text()) for path in sorted((ROOT / "tests").rglob("*.py"))}
+    assert {name: modules for name, modules in found.items() if modules} == {}
