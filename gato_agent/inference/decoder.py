@@ -156,6 +156,8 @@ class TorchDecoder:
         Shapes are the same for any number of environments, as captured steps need.
         """
         num_envs, rows = len(self.cache.next_position), len(envs)
+        if not rows or envs[0] < 0 or envs[-1] >= num_envs or bool((envs.diff() <= 0).any()):
+            raise ValueError("envs must be environments of the cache, each once and in rising order")
         source = torch.zeros(num_envs, dtype=torch.int64)
         source[envs] = torch.arange(rows)
         spread = [_spread(part, rows, source) for part in (*prefill, *options)]

@@ -58,8 +58,9 @@ def test_steps_of_some_environments_equal_those_of_each_alone(layout: str, kind:
 
 
 @pytest.mark.parametrize("envs", [[4], [-1], [1, 1], [2, 1], [0, 1, 2, 3, 3]])
-def test_environments_that_are_not_in_rising_order_are_refused(envs: list[int]) -> None:
-    driver = Driver(harsh(SMALL), ENVS, CpuDecoder)
+@pytest.mark.parametrize("kind", [CpuDecoder, TorchDecoder])
+def test_environments_that_are_not_in_rising_order_are_refused(kind: Kind, envs: list[int]) -> None:
+    driver = Driver(harsh(SMALL), ENVS, kind)
     driver.step(*observe(SMALL, (ENVS,), torch.Generator().manual_seed(0)), torch.ones(ENVS, dtype=torch.bool))
     tokens = torch.zeros(len(envs), driver.local.shape[1], dtype=torch.int64)
     with pytest.raises(ValueError, match="envs must be environments of the cache, each once and in rising order"):
