@@ -24,7 +24,7 @@ from gato_agent.rollouts.experts.human.window import CLOSED, Window, start_pygam
 FPS = 30.0  # of an environment without render_fps, as in Gymnasium's `play`
 POLL = 30.0  # looks at the keys per second while the environment waits
 HELP = "Backspace: back   Delete: play again   F1: pause   Esc: quit"
-ENDED = "Enter: keep   Backspace: back   Delete: drop and play again   Esc: keep and quit"
+ENDED = "Enter: keep   Backspace: back   Delete: drop   Esc: keep and quit"
 DIFFERS = "the environment did not repeat the same steps: the episode goes on from similar ones"
 
 
@@ -79,6 +79,7 @@ class HumanActor:
     def _begin(self) -> None:
         self._actions: list[Any] = []
         self._observed: list[Any] = []
+        self._texts: list[str] = []  # observed, such as a mission
         self._total, self._paused, self._note = 0.0, True, ""
 
     def seed(self, seed: int) -> None:
@@ -101,7 +102,7 @@ class HumanActor:
         """
         if self._leaving is not None:
             raise self._leaving
-        action = self._replay.popleft() if self._replay else self._chosen(observation)
+        action = self._replay.popleft() if self._replay else self._chosen(self._one(observation))
         self._actions.append(action)
         return self._batch(action)
 
@@ -111,6 +112,7 @@ class HumanActor:
         self._observed.append(step.obs)
         if not step.done:
             return
+        self._texts = _texts(step.next_obs)
         if self._replay:
             self._replay.clear()
             self._note = DIFFERS
@@ -124,8 +126,9 @@ class HumanActor:
 
     def _chosen(self, observation: Any) -> Any:
         if self._expected is not None:
-            self._note = "" if _same(self._one(observation), self._expected) else DIFFERS
+            self._note = "" if _same(observation, self._expected) else DIFFERS
             self._expected = None
+        self._texts = _texts(observation)
         if self._real_time and not self._paused:
             self._draw(HELP)
             self._window.tick(self._fps)
@@ -181,7 +184,13 @@ class HumanActor:
         image: Any = (self._envs.render() or ())[0]  # checked by the environment's wrapper
         status = f"seed {self._seed}, step {len(self._actions)}, return {self._total:.2f}"
         title = f"{self._env_id}: {status}{', over' if over else ''}"
-        self._window.draw(np.asarray(image), title, (f"{status}, episode {self._episode}", *lines))
+        self._window.draw(np.asarray(image), title, (f"{status}, episode {self._episode}", *self._texts, *lines))
+
+
+def _texts(observation: Any) -> list[str]:
+    """Strings of an observation, or of the entries of a Dict."""
+    values = observation.values() if isinstance(observation, dict) else [observation]
+    return [f"{value:.80}" for value in values if isinstance(value, str)]
 
 
 def _same(first: Any, second: Any) -> bool:

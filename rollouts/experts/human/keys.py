@@ -92,8 +92,8 @@ def find_keys(env: gym.Env[Any, Any], env_id: str, text: str | None) -> KeyMap:
         except UsageError:
             continue  # a table for another variant of the environment
     raise UsageError(
-        f"{env_id}: there are no default keys for its actions, {space!s:.200}: name an action for each combination "
-        f"of keys, such as {EXAMPLE}"
+        f"{env_id}: there are no default keys for its actions, {space!s:.200}: name those of each combination of keys, "
+        f"such as {EXAMPLE} for Discrete(4)"
     )
 
 

@@ -1,5 +1,6 @@
 """Window that shows an environment, and the keys that are held in it."""
 
+import os
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from gato_agent.envs.errors import UsageError, one_line
 from gato_agent.rollouts.experts.human.gamepads import Gamepads
 from gato_agent.rollouts.experts.human.keys import PAUSE
 
+INVISIBLE = ("dummy", "offscreen")  # drivers that SDL falls back to
 CLOSED = "the window's close button"  # reported like a key
 SMALLEST = 420  # pixels to which the larger side of a small image is enlarged
 WIDTH, LINE = 560, 22  # least width of the window and height of a line of text, pixels
@@ -29,6 +31,9 @@ def start_pygame() -> None:
     try:
         pygame.display.init()
         pygame.font.init()
+        if pygame.display.get_driver() in INVISIBLE and "SDL_VIDEODRIVER" not in os.environ:
+            pygame.display.quit()
+            raise pygame.error("the display cannot be reached")
     except (pygame.error, NotImplementedError) as error:
         raise UsageError(
             f"--expert human: no window can be opened ({one_line(error)}): run it on a desktop, or set DISPLAY to one"

@@ -1,18 +1,26 @@
 """`collect --expert human`: a person's episodes in the store, gone back in, dropped, kept and resumed."""
 
+import os
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pygame
 import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Dict, Discrete, Text
 
 from gato_agent.envs.errors import EnvironmentFault, UsageError
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.verify import verify
+from tests.helpers.paths import ROOT
 from tests.helpers.person import Frame, Person
+from tests.helpers.testing_env import TestingEnv
 
 TESTING = "tests.helpers.testing_env:Testing-v0"  # three steps, a reward of 1 each, keys 0 and 1
 REST = '{"": 0, "left": 1}'  # an action without a key: in real time
@@ -141,9 +149,23 @@ def test_environments_are_played_one_after_the_other(monkeypatch: pytest.MonkeyP
     assert actions(tmp_path, "MountainCar-v0") == {}
 
 
-def test_an_environment_that_does_not_repeat_itself_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from tests.helpers.testing_env import TestingEnv
+def test_observed_texts_are_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    space = Dict(mission=Text(20), t=Discrete(9))
+    make = partial(TestingEnv, observation_space=space)
+    monkeypatch.setattr(TestingEnv, "observe", lambda env: {"mission": f"go to {env.t}", "t": env.t})
+    monkeypatch.setitem(gym.registry, "Mission-v0", EnvSpec("Mission-v0", entry_point=make))
+    person = played(monkeypatch, tmp_path, "1", "0", "1", "return", env="Mission-v0")
+    assert [lines[2] for lines in person.shown] == ["go to 0", "go to 1", "go to 2", "go to 3"]
 
+
+def test_others_do_not_import_pygame() -> None:
+    code = "import sys, gato_agent.commands.collect as _; print(not {'pygame', 'torch'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_an_environment_that_does_not_repeat_itself_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drift = iter(range(100))
     monkeypatch.setattr(TestingEnv, "observe", lambda env: np.array([next(drift), env.t], np.float64))
     person = played(monkeypatch, tmp_path, "1", "0", "backspace", "", "1", "1", "return")
@@ -191,6 +213,11 @@ def test_no_display_no_pygame_and_no_images_are_one_error_each(monkeypatch: pyte
     with pytest.raises(UsageError, match=r"^--expert human: no window can be opened \(.*\): run it on a desktop"):
         collect(by_hand(tmp_path))
     monkeypatch.delenv("SDL_VIDEODRIVER")
+    pygame.quit()
+    monkeypatch.setenv("DISPLAY", ":none")
+    with pytest.raises(UsageError, match=r"^--expert human: no window can be opened \(.*\): run it on a desktop"):
+        collect(by_hand(tmp_path))
+    monkeypatch.delenv("DISPLAY")
     with pytest.raises(UsageError, match=r"^--expert human opens a window, and there is no display: "):
         collect(by_hand(tmp_path))
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
