@@ -193,9 +193,14 @@ def _follow(env: gym.Env[Any, Any]) -> None:
         renderer.camera_id = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
 
 
+def has_display() -> bool:
+    """True if a window can be opened; always on macOS and Windows."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _draw_without_a_screen() -> None:
     """Set the environment variables with which MuJoCo and SDL render off screen, if there is no display."""
-    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+    if sys.platform != "linux" or has_display():
         return
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     if "MUJOCO_GL" not in os.environ:

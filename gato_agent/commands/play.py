@@ -1,7 +1,5 @@
 """The verb `play`: episodes of an agent or an expert in a window, in a video, or as numbers."""
 
-import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -20,7 +18,7 @@ from gato_agent.envs.io.console import print_line
 from gato_agent.envs.io.json_output import write_json
 from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.loop import Actor, Step, steps
-from gato_agent.envs.make import find_spec, parse_kwargs
+from gato_agent.envs.make import find_spec, has_display, parse_kwargs
 from gato_agent.envs.video import stride
 from gato_agent.evaluation.episode_totals import EpisodeTotals
 from gato_agent.evaluation.episode_video import FPS, EpisodeCamera, EpisodeVideos
@@ -240,8 +238,3 @@ def _render_mode(config: PlayConfig) -> str:
             print_line("there is no display for a window here: writing a video")
         return "video"
     return "human" if asked == "auto" else asked
-
-
-def has_display() -> bool:
-    """True if a window can be opened; always on macOS and Windows."""
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

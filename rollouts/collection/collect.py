@@ -12,6 +12,7 @@ from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, at_l
 from gato_agent.envs.io.console import fitted, plain_console
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.tasks.task import Task, catalogue, families, find
+from gato_agent.rollouts.collection.by_hand import INTRODUCTION, play_by_hand, window_options
 from gato_agent.rollouts.collection.collect_config import CollectConfig
 from gato_agent.rollouts.collection.dagger import Learner
 from gato_agent.rollouts.collection.episode_worker import CollectJob, Failed, Players, Result, idle_heartbeat
@@ -62,6 +63,8 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
     episode_filter = EpisodeFilter(config.keep_above, config.success_only)
     episode_filter.check()
     console = plain_console()
+    if window_options(config) is not None:
+        console.print(INTRODUCTION, highlight=False, soft_wrap=True)
     jobs = [prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
@@ -151,6 +154,8 @@ def _known(job: CollectJob) -> Task | None:
 def _choose_play(config: CollectConfig) -> Play:
     if config.ray:
         return partial(play_on_ray, address=config.ray, workers=config.workers, timeout=config.timeout)
+    if window_options(config) is not None:
+        return play_by_hand
     if config.workers == 0:
         return _play_in_process
     return partial(play_in_processes, workers=config.workers or 1, timeout=config.timeout, retries=RETRIES)

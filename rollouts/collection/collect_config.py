@@ -15,13 +15,19 @@ class CollectConfig:
     suite: tuple[str, ...] = ()
     """Suites of the catalogue, in addition to --env or instead of it; all for every suite."""
     expert: str = "catalogue"
-    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, or an SB3 zip's path."""
+    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, an SB3 zip's path, or
+    human (you, at a window)."""
     expert_statistics: str | None = None
     """VecNormalize statistics with which an SB3 zip or model was trained: a .pkl or .npz file, or none; by default the
     file beside the zip."""
     expert_wrappers: str | None = None
     """Wrappers with which an SB3 zip or model was trained, as JSON, such as {"frame_stack": {"n": 4}}; by default from
     the settings beside the zip, or those that fit."""
+    keys: str | None = None
+    """Keys of --expert human, as JSON, such as {"": 0, "left": 1, "left+space": 2}; "" is the action without a key. By
+    default the environment's own, or those of its kind of actions."""
+    fps: float | None = None
+    """Steps per second of --expert human; by default those at which the environment is shown."""
     episodes: int = 100
     """Episodes of each environment."""
     dagger: str | None = None

@@ -18,7 +18,7 @@ from gato_agent.envs.spaces.step_results import success_of
 from gato_agent.envs.spaces.values import column_validator
 from gato_agent.rollouts.collection.dagger import Guided, Learner
 from gato_agent.rollouts.collection.noise import Noisy
-from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, load_expert
+from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, Watching, WindowOptions, load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.writer import Played
@@ -42,6 +42,7 @@ class CollectJob:
         learner: agent that acts while the expert labels (DAgger); None if the expert acts.
         statistics: statistics of an SB3 expert, see `load_expert`.
         wrappers: wrappers of an SB3 expert, see `load_expert`.
+        window: options of the window of a person; None for other experts.
     """
 
     env: str
@@ -54,11 +55,17 @@ class CollectJob:
     learner: Learner | None = None
     statistics: str | None = None
     wrappers: Wrappers | None = None
+    window: WindowOptions | None = None
 
     @property
     def env_id(self) -> str:
         """Registered id of the environment."""
         return str(self.header["env_id"])
+
+    @property
+    def render_mode(self) -> str | None:
+        """Render mode of the environment: rgb_array for a person's window."""
+        return None if self.window is None else "rgb_array"
 
     def where(self, seed: int, step: int) -> str:
         """Position in an episode, for messages."""
@@ -93,7 +100,7 @@ class Player:
             torch.set_num_threads(job.num_threads)  # the default of a process is one thread per core
         kwargs = job.header["env_kwargs"]
         self.job = job
-        self._envs = make_vector(job.env, 1, env_kwargs=kwargs)
+        self._envs = make_vector(job.env, 1, env_kwargs=kwargs, render_mode=job.render_mode)
         self._space = self._envs.single_action_space
         self._one = only_one(self._space)
         self._observed, self._acted = stacker(self._envs.single_observation_space), stacker(self._space)
@@ -101,7 +108,7 @@ class Player:
         expert = load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
-            statistics=job.statistics, wrappers=job.wrappers,
+            statistics=job.statistics, wrappers=job.wrappers, window=job.window,
         )  # fmt: skip
         if expert.provenance != job.header["expert"]:
             raise GatoError(f"{job.env_id}: the expert {job.expert} changed while it was in use: repeat the command")
@@ -128,6 +135,7 @@ class Player:
         """
         actor = self._actor
         actor.seed(seed)
+        watch = actor.watch if isinstance(actor, Watching) else None
         labelled = actor if isinstance(actor, Noisy | Guided) else None
         last: Step | None = None
         observed: list[Any] = []
@@ -146,6 +154,8 @@ class Player:
                 success = success or reported
             if labelled is not None:
                 labels.append(self._one(labelled.label))
+            if watch is not None:
+                watch(step)
             heartbeat[STEP] = len(executed)
             heartbeat[BEAT] += 1
         assert last is not None  # an episode has at least one step

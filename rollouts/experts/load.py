@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import quote, unquote
 
 import gymnasium as gym
@@ -13,7 +13,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import below
-from gato_agent.envs.loop import Actor
+from gato_agent.envs.loop import Actor, Step
 from gato_agent.envs.random_actor import RandomActor
 from gato_agent.rollouts.experts.callables import CallableExpert
 from gato_agent.rollouts.experts.forms import Spaces
@@ -21,8 +21,20 @@ from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers, candidates
 
 SHIPPED = Path(__file__).with_name("weights")
 SUMS = "SHA256SUMS"  # made by `sha256sum *.safetensors`
-NO_NETWORK = ("random", "scripted", "planned")  # kinds of experts that need no torch
+NO_NETWORK = ("random", "scripted", "planned", "human")  # kinds of experts that need no torch
 Provenance = dict[str, str]
+
+
+class WindowOptions(NamedTuple):
+    """Options of an expert that is a person at a window.
+
+    Attributes:
+        keys: actions by keys, as JSON; None for the environment's own or the defaults.
+        fps: steps per second; None for those of the environment.
+    """
+
+    keys: str | None = None
+    fps: float | None = None
 
 
 class ExpertContext(NamedTuple):
@@ -39,6 +51,7 @@ class ExpertContext(NamedTuple):
         train_steps: environment steps of training; None for the number that suits the task.
         statistics: file of VecNormalize statistics, or `none`.
         wrappers: wrappers of the expert's training.
+        window: options of a person's window; None where there is none.
     """
 
     spec: str
@@ -51,6 +64,7 @@ class ExpertContext(NamedTuple):
     train_steps: int | None = None
     statistics: str | None = None
     wrappers: Wrappers | None = None
+    window: WindowOptions | None = None
 
 
 class Expert(Actor, Protocol):
@@ -64,6 +78,14 @@ class Expert(Actor, Protocol):
 
     def seed(self, seed: int) -> None:
         """Seed the random numbers of the next episode, if there are any."""
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """An expert that sees the stream of steps beside its observations."""
+
+    def watch(self, step: Step) -> None:
+        """See a step, before the next action; an exception ends the episode."""
 
 
 class ExpertKind(NamedTuple):
@@ -95,13 +117,14 @@ def load_expert(
     train_steps: int | None = None,
     statistics: str | None = None,
     wrappers: Wrappers | None = None,
+    window: WindowOptions | None = None,
 ) -> Expert:
     """Load the expert that `spec` names.
 
     Args:
         spec: `catalogue` (shipped with this package, or else scripted), `scripted`, `random`, `train` (trained with
             SB3, or loaded from `folder`), the path of an SB3 or sb3-contrib zip or of its folder, `hub:ORG/NAME` (a
-            zip on the Hugging Face hub), or `module:callable`, see forms.py.
+            zip on the Hugging Face hub), `module:callable`, see forms.py, or `human`, a person at a window.
         env_id: id of the environment.
         observation_space: space of single observations.
         action_space: space of single actions.
@@ -114,6 +137,7 @@ def load_expert(
             the zip.
         wrappers: wrappers of its training, see obs_wrappers.py; by default from the settings beside the zip, or those
             that fit.
+        window: options of the window of `human`.
 
     Raises:
         UsageError: there is no such expert; the message lists the possible forms.
@@ -127,7 +151,7 @@ def load_expert(
         raise UsageError(f"--expert {spec} takes no --expert-statistics and no --expert-wrappers: leave them out")
     return kind.load(
         ExpertContext(
-            spec, env_id, spaces, seed, envs, env_kwargs or {}, folder, train_steps, statistics, wrappers
+            spec, env_id, spaces, seed, envs, env_kwargs or {}, folder, train_steps, statistics, wrappers, window
         )
     )  # fmt: skip
 
@@ -164,6 +188,14 @@ def _trained(context: ExpertContext) -> Expert:
     return _load_sb3(path, "train", "stable-baselines3", context._replace(env_kwargs=None))
 
 
+def _human(context: ExpertContext) -> Expert:
+    from gato_agent.rollouts.experts.human.actor import HumanActor
+
+    if context.window is None or context.envs is None:
+        raise UsageError("--expert human plays in `gato-agent collect` only: give another expert here")
+    return HumanActor(context.env_id, context.spaces, context.envs, *context.window)
+
+
 def _sb3(context: ExpertContext) -> Expert:
     path = _model_file(Path(context.spec))
     return _load_sb3(path, "sb3", path.name, context)
@@ -188,6 +220,7 @@ KINDS = {  # the first that matches is taken; a new kind of expert is an entry h
     "scripted": ExpertKind("scripted", "scripted".__eq__, _scripted),
     "train": ExpertKind("train", "train".__eq__, _trained),
     "random": ExpertKind("random", "random".__eq__, _random),
+    "human": ExpertKind("human", "human".__eq__, _human),
     "sb3": ExpertKind("the path of an SB3 zip", lambda spec: Path(spec).exists(), _sb3, takes_sb3_options=True),
     "hub": ExpertKind("hub:ORG/NAME", lambda spec: spec.startswith("hub:"), _hub, takes_sb3_options=True),
     "callable": ExpertKind("module:callable", lambda spec: ":" in spec, _callable, takes_sb3_options=True),
