@@ -114,7 +114,7 @@ def _unknown(name: str) -> str:
         return f"{name} is not installed: {command}"
     close = difflib.get_close_matches(name, gym.registry, n=3)
     meant = f"did you mean {' or '.join(close)}? Else " if close else ""
-    return f"unknown environment {name}: {meant}module:{name or 'Env-v0'} imports the module that registers it"
+    return f"unknown environment {name}: {meant}--env MODULE:{name or 'Env-v0'} imports the module that registers it"
 
 
 def _make(

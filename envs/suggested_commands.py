@@ -14,6 +14,7 @@ COMMANDS = {
     "play": "gato-agent play --env {env} --checkpoint {checkpoint}",
     "play shipped": "gato-agent play --env {env}",
     "evaluate": "gato-agent evaluate --out {out}",
+    "evaluate into": "gato-agent evaluate --env {env} --out {out}",
     "evaluate checkpoint": "gato-agent evaluate --checkpoint {checkpoint} --out {out}",
     "evaluate task": "gato-agent evaluate --env {env} --checkpoint {checkpoint} --out {out}",
     "report": "gato-agent report {results} --out {out}",
@@ -39,7 +40,9 @@ def next_command(verb: str, config: Any) -> str | None:
     if verb == "train":
         return suggest("evaluate checkpoint", checkpoint=config.run.out, out=config.run.out / "results")
     if verb == "evaluate" and config.out:
-        return suggest("report", results=config.out, out=config.out / "report")
+        own = [env for env in config.env if ":" in env]  # results name no module, and videos need it
+        command = suggest("report", results=config.out, out=config.out / "report")
+        return f"{command} --env {shlex.join(own)}" if own else command
     if verb == "play" and not config.expert:
         return suggest("evaluate task", env=config.env, checkpoint=config.checkpoint or "shipped", out="results")
     return None

@@ -200,7 +200,8 @@ def _present_verb(arguments: list[str]) -> list[str]:
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(INFO) else [word])]
     asked = [flag for flag in INFO if flag in words]
     if " ".join(arguments[:2]) in VERBS:
-        return arguments
+        named = words[0] == "info" and asked == [f"--{words[1]}"]  # `info env --env ID` is `info env ID`
+        return [word for word in words if word not in asked] if named else arguments
     if arguments[0] == "envs":
         new = ["info", "tasks", *arguments[1:]]
     elif arguments[0] == "bench" and arguments[1:] and arguments[1] not in ("-h", "--help"):

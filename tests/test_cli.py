@@ -137,6 +137,8 @@ def test_info(trained: Path) -> None:
     assert "512.0" in shown  # of a nano, with a context of 512
     shown = cli("info env CartPole-v1").stdout
     assert "1 token per timestep" in shown
+    assert cli("info env --env CartPole-v1").stdout == shown
+    assert cli("info size --size=large").stdout == cli("info size large").stdout
     assert "6 tokens per timestep" in shown and "256.0 steps" in shown  # of the paper's sizes, four of which stay
 
 
@@ -321,6 +323,11 @@ FOLLOWED = [
     ),
     ("train --out r", "last checkpoint is in r", "gato-agent evaluate --checkpoint r --out r/results"),
     ("evaluate --out e", "evaluated tasks are saved in e", "gato-agent report e --out e/report"),
+    (
+        "evaluate --env a:B-v0 CartPole-v1 c:D-v1 --out e",
+        "evaluated tasks are saved in e",
+        "gato-agent report e --out e/report --env a:B-v0 c:D-v1",
+    ),
     ("evaluate", "nothing is saved: --out FOLDER", None),
     ("play --env a:B-v0", "begins anew", "gato-agent evaluate --env a:B-v0 --checkpoint shipped --out results"),
     ("report e", "begins anew", None),

@@ -73,6 +73,7 @@ RUN = (  # in this order, in one folder: values of the placeholders, and options
     ("play", {"env": "CartPole-v1", "checkpoint": "runs/it"}, "--render none"),
     ("play shipped", {"env": "CartPole-v1"}, "--render none"),
     ("evaluate", {"out": "results"}, "--env CartPole-v1 --episodes 1 --workers 0"),
+    ("evaluate into", {"env": "CartPole-v1", "out": "one"}, "--episodes 1 --workers 0"),
     ("evaluate checkpoint", {"checkpoint": "runs/it", "out": "more"}, "--episodes 1 --workers 0"),
     ("evaluate task", {"env": "CartPole-v1", "checkpoint": "runs/fine", "out": "task"}, "--episodes 1 --workers 0"),
     ("report", {"results": "results", "out": "page"}, "--no-videos"),

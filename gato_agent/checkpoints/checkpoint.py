@@ -177,6 +177,8 @@ def locate(reference: str | Path | None) -> Path:
     path = Path(reference)
     if path.is_dir():
         path = path / FILE
+        if not path.exists():
+            raise UsageError(f"no checkpoint at {path}: `train` writes it at --save-every, at its end and at Ctrl+C")
     if not path.is_file():
         raise UsageError(f"no checkpoint at {path}: give the folder of a run, or `shipped` for the weights in the "
                          "package")  # fmt: skip

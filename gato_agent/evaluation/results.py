@@ -200,7 +200,8 @@ class Results:
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
             folder = path.parent if path.suffix == ".json" else path
-            raise UsageError(f"no results at {path}: make some with `{suggest('evaluate', out=folder)}`")
+            command = suggest("evaluate into", env="CartPole-v1", out=folder)
+            raise UsageError(f"no results at {path}: make some with `{command}`")
         try:
             data = parse(read_named(path))
             other = isinstance(data, dict) and data.get("format") != FORMAT  # its digest may be of another kind, too

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from gato_agent.training.validation import validate_in_env
 
 VALIDATION_METRICS = ("held_out_loss", "returns", "selection_metric")  # kept in the header of a checkpoint
 RENAMED = {"worth": "selection_metric"}  # of version 0.1
+PRINT_EVERY = 10.0  # seconds between two lines of progress where the output is no terminal
 BEST = "best"  # folder of the model with the highest returns in play, or else the lowest held-out loss
 
 
@@ -63,7 +63,7 @@ class Run:
         config, trainer = self.config, self.trainer
         console = plain_console(soft_wrap=True, quiet=not self.distributed.is_main)
         self._print_beginning(console)
-        bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=10.0)
+        bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=PRINT_EVERY)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
         is_main = self.distributed.is_main
         log = Loggers(config.logger, config.out, self.fingerprint, trainer.step) if is_main else nullcontext()
@@ -242,4 +242,3 @@ def _progress_parts(entry: dict[str, Any]) -> Iterator[str]:
     if "held_out_loss" in entry:
         yield f"held out {entry['held_out_loss']:.4f}"
     yield f"{entry['tokens_per_second']:,.0f} tokens/s ({entry['utilisation']:.0%} of peak)"
-    yield f"{timedelta(seconds=round(entry['seconds_left']))} left"

@@ -15,6 +15,7 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import below
 from gato_agent.envs.loop import Actor, Step
 from gato_agent.envs.random_actor import RandomActor
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.rollouts.experts.callables import CallableExpert
 from gato_agent.rollouts.experts.forms import Spaces
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers, candidates
@@ -175,8 +176,8 @@ def _catalogue(context: ExpertContext) -> Expert:
         return _scripted(context)
     except UsageError:
         raise UsageError(
-            f"no expert for {context.env_id} is shipped: train one with --expert train, or give an SB3 zip with "
-            f"--expert PATH (shipped: {', '.join(shipped())}; scripted: Meta-World, BabyAI, toy text)"
+            f"no expert for {context.env_id} is shipped: --expert train trains one, --expert PATH takes an SB3 zip, "
+            f"and --expert MODULE:FUNCTION a script; `{suggest('tasks')}` lists the tasks that have one"
         ) from None
 
 

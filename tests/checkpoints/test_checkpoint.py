@@ -115,6 +115,9 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
         Checkpoint.load(path)
     with pytest.raises(UsageError, match=r"no checkpoint at .*nowhere"):
         Checkpoint.load(tmp_path / "nowhere")
+    path.unlink()
+    with pytest.raises(UsageError, match=r"no checkpoint at .*model\.safetensors: `train` writes it at --save-every"):
+        Checkpoint.load(tmp_path)
 
 
 def test_weights_that_do_not_fit_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:

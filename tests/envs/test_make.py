@@ -50,7 +50,7 @@ def test_only_environment_0_is_rendered(recwarn: pytest.WarningsRecorder) -> Non
         (
             "Qwertyuiop-v7",
             {},
-            r"unknown environment Qwertyuiop-v7: module:Qwertyuiop-v7 imports the module that registers it",
+            r"unknown environment Qwertyuiop-v7: --env MODULE:Qwertyuiop-v7 imports the module that registers it",
         ),
         ("", {}, r"unknown environment"),
         ("no_such.module:X-v0", {}, r"no_such\.module:X-v0: no module named no_such; install it or add .*PYTHONPATH"),
@@ -120,7 +120,7 @@ def test_a_suite_that_is_not_installed_is_named(
     installed = ModuleType(module)
     installed.__spec__ = ModuleSpec(module, None)
     monkeypatch.setitem(sys.modules, module, installed)
-    with pytest.raises(UsageError, match=f"^unknown environment {env_id}: (did you mean|module:)"):
+    with pytest.raises(UsageError, match=f"^unknown environment {env_id}: (did you mean|--env MODULE:)"):
         make(env_id)
 
 

@@ -46,9 +46,14 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_a_run_logs_its_losses_by_family_and_its_speed(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_logs_its_losses_by_family_and_its_speed(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gato_agent.training.run.PRINT_EVERY", 0.0)
     config = dataclasses.replace(config, out=tmp_path, logger=("tensorboard",))
     train(config)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "of 2 steps" in line]
+    assert [line.count(" left") for line in lines] == [1, 0]  # the last step has no remaining time
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
     assert set(entries[0]["family_loss"]) == {"box2d", "classic"}
     for entry in entries:
