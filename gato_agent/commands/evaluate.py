@@ -154,8 +154,8 @@ def _play(
     """Play the remaining tasks and save the results after each."""
     done = [results.tasks[task] for task in before]
     names = [job.title if isinstance(job, ReferenceJob) else job.env_id for job in jobs]
-    references = References()
-    with ProgressTable(console, names, results.actor, done, config.episodes) as progress_table:
+    references, extra = References(), sum(isinstance(job, ReferenceJob) for job in jobs)
+    with ProgressTable(console, names, results.actor, done, config.episodes, extra) as progress_table:
         for reason in results.not_evaluated.values():
             progress_table.print_line(f"not evaluated: {reason}")
         with closing(_results_stream(config, jobs, progress_table)) as groups:

@@ -38,17 +38,19 @@ class ProgressTable:
 
     Args:
         console: output.
-        names: tasks to be played, by job number.
+        names: tasks and references to be played, by job number.
         title: name of the actor.
         done: scores of tasks that a resumed evaluation has already.
         episodes: number for each task.
+        references: number of names that are references, which are not counted as tasks.
     """
 
     def __init__(
-        self, console: Console, names: Sequence[str], title: str, done: Sequence[TaskScore], episodes: int
-    ) -> None:
+        self, console: Console, names: Sequence[str], title: str, done: Sequence[TaskScore], episodes: int,
+        references: int = 0,
+    ) -> None:  # fmt: skip
         self._console, self._names, self._title, self._episodes = console, names, title, episodes
-        self._scores = list(done)
+        self._scores, self._tasks = list(done), len(done) + len(names) - references
         self._before, self._lines, self._began = len(done), 0, time.monotonic()
         self.playing: dict[int, int] = {}  # job -> completed episodes
         self._heartbeat: tuple[int, Sequence[int]] | None = None
@@ -59,7 +61,7 @@ class ProgressTable:
 
     def __enter__(self) -> Self:
         if self._before:
-            self.print_line(f"{self._before} of {self._before + len(self._names)} tasks are evaluated already")
+            self.print_line(f"{self._before} of {self._tasks} tasks are evaluated already")
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -102,7 +104,7 @@ class ProgressTable:
     def _progress(self) -> str:
         played = len(self._scores) - self._before
         left = len(self._names) - played - self._lines
-        text = f"{len(self._scores)} of {self._before + len(self._names)} tasks"
+        text = f"{len(self._scores)} of {self._tasks} tasks"
         if not left or not played:
             return text
         return f"{text}, about {remaining(self._began, played, left)} left"
