@@ -172,7 +172,7 @@ def results(**settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(found.to_json()))
 
 
-@pytest.mark.parametrize("settings", [{"expert": "random"}, {}])
+@pytest.mark.parametrize("settings", [{"expert": "random"}, pytest.param({}, marks=pytest.mark.slow)])
 def test_results_that_are_reported(here: Here, settings: dict[str, Any]) -> None:
     def use(data: Any) -> None:
         Path("results.json").write_text(json.dumps(data))

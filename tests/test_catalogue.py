@@ -24,7 +24,11 @@ from tests.helpers.testing_tasks import SEEDS, STEPS, digests, played
 VOCABULARY = Vocabulary(512)
 
 
-@pytest.fixture(scope="module", params=families())  # so that the tests of one family follow each other
+SLOW = "metaworld"  # 50 tasks, by one adapter
+FAMILIES = [pytest.param(each, marks=[pytest.mark.slow] * (each == SLOW)) for each in families()]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)  # so that the tests of one family follow each other
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

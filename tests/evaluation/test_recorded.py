@@ -86,7 +86,7 @@ def test_the_loop_of_an_environment_of_ones_own(local: Path, capsys: Any) -> Non
     capsys.readouterr()
     run("report results --out again")
     message = capsys.readouterr().out
-    assert "no video: unknown environment Own-v0: " in message and "module:Own-v0 imports the module" in message
+    assert "no video: unknown environment Own-v0: " in message and "MODULE:Own-v0 imports the module" in message
     assert (local / "again" / "index.html").exists() and videos("again") == []
 
 
