@@ -15,7 +15,8 @@ class ActorOptions:
     checkpoint: str | None = None
     """Checkpoint: run folder or .safetensors file; by default the weights shipped with the package."""
     expert: str | None = None
-    """Expert instead of a checkpoint: `random`, `catalogue`, an SB3 zip, ... (as for collect)."""
+    """Expert: `random`, `catalogue`, an SB3 zip, ... (as for collect). It plays instead of a checkpoint; in evaluate,
+    beside --checkpoint, it is the reference outside the catalogue."""
     expert_statistics: str | None = None
     """VecNormalize statistics of an SB3 --expert (as for collect): a file, or none."""
     expert_wrappers: str | None = None
