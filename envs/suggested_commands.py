@@ -38,7 +38,7 @@ def next_command(verb: str, config: Any) -> str | None:
     if verb == "collect":
         return suggest("train", data=config.out, out="runs/gato")
     if verb == "train":
-        return suggest("evaluate checkpoint", checkpoint=config.run.out, out=config.run.out / "results")
+        return suggest("evaluate checkpoint", checkpoint=config.out, out=config.out / "results")
     if verb == "evaluate" and config.out:
         own = [env for env in config.env if ":" in env]  # results name no module, and videos need it
         command = suggest("report", results=config.out, out=config.out / "report")
@@ -53,7 +53,7 @@ def after_interrupt(verb: str, config: Any) -> str:
     if verb == "collect":
         return f"complete episodes are saved in {config.out}, and the same command goes on"
     if verb == "train":
-        return f"its last checkpoint is in {config.run.out}, and the same command with --resume goes on"
+        return f"its last checkpoint is in {config.out}, and the same command with --resume goes on"
     if verb == "evaluate":
         return (
             f"evaluated tasks are saved in {config.out}, and the same command goes on"

@@ -42,7 +42,7 @@ def export(config: ExportConfig) -> list[Path]:
     """
     checkpoint = Checkpoint.load(config.checkpoint)
     task = find_task(checkpoint, config.env.rpartition(":")[2])  # a module before it is not needed
-    demo = demonstration(config.demo, task.id) if config.demo and config.prompt != "none" else None
+    demo = demonstration(config.demo, task.id, config.prompt)
     files = export_task(
         checkpoint, task, config.out, config.format, num_envs=config.n_envs, temperature=config.temperature,
         prompt=config.prompt, demonstration=demo,

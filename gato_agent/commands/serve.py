@@ -78,9 +78,8 @@ def serve(config: ServeConfig) -> None:
     decoding: DecodingOptions = {
         "device": device, "temperature": config.temperature, "seed": config.seed, "precision": config.precision,
         "prompt": config.prompt, "num_threads": config.num_threads,
+        "demonstration": demonstration(config.demo, task.id, config.prompt),
     }  # fmt: skip
-    if config.demo is not None and config.prompt != "none":
-        decoding["demonstration"] = demonstration(config.demo, task.id)
     agent = SlotAgent(checkpoint, task, **decoding)
     agent.reset(config.n_envs)
     agent.warm_up()

@@ -43,10 +43,10 @@ class ActionTable(nn.Module):
 def _part(leaf: Leaf, values: Any) -> nn.Module:
     if isinstance(leaf.space, Text):
         return Characters(leaf.space)
-    return Joined(leaf.space) if has_digits(leaf.space) else Looked(leaf.space, values)
+    return DigitJoin(leaf.space) if has_digits(leaf.space) else ValueTable(leaf.space, values)
 
 
-class Looked(nn.Module):
+class ValueTable(nn.Module):
     """Values [ids, *shape] of the tokens of a leaf."""
 
     def __init__(self, space: Space[Any], values: Any) -> None:
@@ -63,7 +63,7 @@ class Looked(nn.Module):
         return self._table[index + self._first].to(self._dtype).reshape(len(index), *self._shape)
 
 
-class Joined(nn.Module):
+class DigitJoin(nn.Module):
     """Join of digits into large discrete values, see `envs/digits.py`."""
 
     def __init__(self, space: Any) -> None:

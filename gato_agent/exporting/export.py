@@ -60,7 +60,7 @@ def export(
     graph, about, model = files
     contents = {graph: to_bytes(step, format)}
     described = description(checkpoint, task, step.signature, num_envs, temperature) | {"graph": graph.name}
-    if text is not None and any(port["unit"].startswith("piece id") for port in described["inputs"]):
+    if text is not None and (prompter.instruction is not None or tokenizer.parts.texts):
         contents[model] = text.model
         described["text_model"] = model.name
     write_files({**contents, about: json.dumps(described, indent=2).encode()})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from gymnasium.spaces import Text
@@ -14,6 +14,9 @@ from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import Columns, batch, columns, leaves, space_from_json
 from gato_agent.exporting.signature import FORMAT, TEXT_MODEL
 from gato_agent.tokens.text_tokenizer import TextTokenizer
+
+if TYPE_CHECKING:  # a graph of ONNX needs no PyTorch
+    from torch.export import ExportedProgram
 
 END = -1  # after the last piece of a text, and after the last character of an action's string
 LARGEST = 2**31  # bytes of an ONNX file
@@ -49,7 +52,7 @@ class GraphActor:
 
     @classmethod
     def load(cls, graph: Path, seed: int = 0, num_threads: int = 1) -> Self:
-        """Load a graph with the files beside it; ONNX needs ONNX Runtime alone, `.pt2` PyTorch.
+        """Load an ONNX graph with the files beside it.
 
         Args:
             graph: file that `gato-agent export` wrote.
@@ -57,15 +60,32 @@ class GraphActor:
             num_threads: of ONNX Runtime.
 
         Raises:
-            UsageError: a file or the extra is missing.
+            UsageError: a file or the extra is missing, or the file is a torch graph.
             GatoError: a file is damaged, or of another version.
         """
-        about = read_description(graph.with_suffix(".json"))
+        about, text = _beside(graph)
         if not graph.is_file():
             raise UsageError(f"no graph at {graph}: write one with gato-agent export")
-        text = TextTokenizer.from_file(graph.with_suffix(TEXT_MODEL)) if about.get("text_model") else None
-        run = _torch_graph(graph, about) if graph.suffix == ".pt2" else _onnx_graph(graph, num_threads)
-        return cls(about, run, text, seed)
+        if graph.suffix == ".pt2":
+            raise UsageError(f"{graph}: torch.export.load can run code of the file, so load it yourself if you trust "
+                             "it: GraphActor.of_program(torch.export.load(path), path)")  # fmt: skip
+        return cls(about, _onnx_graph(graph, num_threads), text, seed)
+
+    @classmethod
+    def of_program(cls, program: "ExportedProgram", graph: Path, seed: int = 0) -> Self:
+        """Actor of a torch graph.
+
+        Args:
+            program: result of `torch.export.load`, which can run code of the file.
+            graph: that file, for the files beside it.
+            seed: see `GraphActor`.
+
+        Raises:
+            UsageError: a file is missing.
+            GatoError: a file is damaged, or of another version.
+        """
+        about, text = _beside(graph)
+        return cls(about, _torch_graph(program, about), text, seed)
 
     def reset(self, num_envs: int = 1) -> None:
         """Forget all episodes; raises UsageError for another number of environments than that of the graph."""
@@ -144,13 +164,10 @@ def _onnx_graph(graph: Path, num_threads: int) -> Callable[[Arrays], Arrays]:
     return lambda arrays: dict(zip(names, session.run(names, arrays), strict=True))
 
 
-def _torch_graph(graph: Path, about: dict[str, Any]) -> Callable[[Arrays], Arrays]:
+def _torch_graph(program: "ExportedProgram", about: dict[str, Any]) -> Callable[[Arrays], Arrays]:
     import torch
 
-    try:
-        module = torch.export.load(graph).module()
-    except Exception as error:  # whatever a damaged archive raises
-        raise GatoError(f"{graph} cannot be loaded: {one_line(error):.200}") from error
+    module = program.module()
     inputs, outputs = ([port["name"] for port in about[ports]] for ports in ("inputs", "outputs"))
 
     def run(arrays: Arrays) -> Arrays:
@@ -159,6 +176,12 @@ def _torch_graph(graph: Path, about: dict[str, Any]) -> Callable[[Arrays], Array
         return {name: result.numpy() for name, result in zip(outputs, results, strict=True)}
 
     return run
+
+
+def _beside(graph: Path) -> tuple[dict[str, Any], TextTokenizer | None]:
+    """Content of the JSON beside a graph, and the tokenizer if the graph reads texts."""
+    about = read_description(graph.with_suffix(".json"))
+    return about, TextTokenizer.from_file(graph.with_suffix(TEXT_MODEL)) if about.get("text_model") else None
 
 
 def read_description(path: Path) -> dict[str, Any]:

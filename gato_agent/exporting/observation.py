@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gato_agent.envs.digits import sizes_of
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.spaces.flatten import leaves
-from gato_agent.exporting.views import Viewed, padded
+from gato_agent.exporting.views import TensorView, padded
 from gato_agent.tokens.image_layout import PATCH_SIZE, ImageLayout
 from gato_agent.tokens.leaf_codecs import Elements
 from gato_agent.tokens.mu_law import BINS, MU, M
@@ -51,9 +51,9 @@ class ObservationEncoder(nn.Module):
         super().__init__()
         parts = tokenizer.parts
         self._texts, self._images, self._grouped = parts.texts, parts.images, tokenizer.n_value_groups > 0
-        self._view, self._values_per_token = Viewed(parts.view, space), tokenizer.values_per_token
+        self._view, self._values_per_token = TensorView(parts.view, space), tokenizer.values_per_token
         viewed = {leaf.path: leaf.space for leaf in leaves(parts.view.space(space))}
-        self._digits = {path: Digits(viewed[path]) for path in parts.digits}
+        self._digits = {path: DigitSplit(viewed[path]) for path in parts.digits}
         self._numbers = nn.ModuleList(map(Numbers, parts.numbers))
         slots = np.concatenate([np.zeros(0, np.int64), *(each.slots for each in parts.numbers)]) - parts.first_value
         if self._grouped:  # from each place in the groups to its number, or to the PAD after all numbers
@@ -145,7 +145,7 @@ def _int64(column: Tensor) -> Tensor:
     return torch.where(x < 0, WIDEST - 1, x) if column.dtype == torch.uint64 else x
 
 
-class Digits(nn.Module):
+class DigitSplit(nn.Module):
     """Split of large discrete values into digits, see `envs/digits.py`, and bool [B], False for a value beyond."""
 
     def __init__(self, space: Any) -> None:

@@ -15,7 +15,7 @@ from gato_agent.envs.spaces.view_transforms import CHANNELS, PATCH, Cells, Drop,
 from gato_agent.envs.spaces.views import View
 
 
-class Viewed(nn.Module):
+class TensorView(nn.Module):
     """A view of observations.
 
     Args:

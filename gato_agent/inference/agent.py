@@ -256,10 +256,10 @@ class Agent:
                 f"{self.task.id}: the state is of {owner}, and not of this agent: pass the state that its own "
                 "`predict` returned, or None"
             )
-        if state.num_envs != count:
+        if not state.num_envs == self.num_envs == count:
             raise UsageError(
-                f"{self.task.id}: {count} observations with the state of {state.num_envs}: pass state=None to begin "
-                "their episodes"
+                f"{self.task.id}: {count} observations with the state of {state.num_envs}, and the memory is of "
+                f"{self.num_envs}: pass state=None to begin their episodes"
             )
 
     def _columns(self, observation: Any) -> Columns:

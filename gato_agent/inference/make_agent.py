@@ -20,6 +20,7 @@ from gato_agent.inference.options import DecodingOptions
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import open_stores
 from gato_agent.rollouts.storage.filter import training_indices
+from gato_agent.tokens.prompt import Kind
 
 
 @contextmanager
@@ -50,17 +51,23 @@ def make_agent_and_envs(
         env_kwargs = plain.env_kwargs(trained, f"{env_id} in {checkpoint.name}", way_out)
     with closing(make_vector(env_id, num_envs, env_kwargs=env_kwargs, render_mode=render_mode)) as envs:
         task = find_task(checkpoint, envs)
-        if demo is not None and options.get("prompt") != "none":
-            options["demonstration"] = demonstration(demo, task.id)
+        options["demonstration"] = demonstration(demo, task.id, options.get("prompt"))
         yield Agent(checkpoint, task, masks=envs.action_masks, **options), envs
 
 
-def demonstration(folder: Path, env_id: str) -> Episode:
+def demonstration(folder: Path | None, env_id: str, prompt: Kind | None) -> Episode | None:
     """The first episode of an environment below a folder, a successful one if success is known.
+
+    Args:
+        folder: of collected episodes; None for no demonstration.
+        env_id: plain id of the environment.
+        prompt: kind of prompt; `none` needs no demonstration.
 
     Raises:
         UsageError: there is none.
     """
+    if folder is None or prompt == "none":
+        return None
     for store in open_stores(folder):
         if store.env_id == env_id:
             episodes = [store.fitting(index) for index in training_indices(store)]

@@ -118,10 +118,12 @@ class KVCache:
         The next tokens take their positions.
         """
         if count:
-            rows = slice(None) if envs is None else envs
-            self.next_position[rows] -= count
-            slots = self._slots_of(self.next_position[rows].unsqueeze(1) + self._slot[:count])
-            self.index[rows] = self.index[rows].scatter(1, slots, EMPTY)
+            self.next_position -= count if envs is None else count * envs
+            slots = self._slots_of(self.next_position.unsqueeze(1) + self._slot[:count])
+            removed = torch.full_like(slots, EMPTY)
+            if envs is not None:
+                removed = torch.where(envs.unsqueeze(1), removed, self.index.gather(1, slots))
+            self.index.scatter_(1, slots, removed)
 
     def key_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Dtype of the keys that a pass reads, whatever the dtype of its hidden states."""

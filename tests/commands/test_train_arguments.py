@@ -7,25 +7,23 @@ import re
 from pathlib import Path
 
 import pytest
-import tyro
 
 from gato_agent.cli import main, parse
 from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.commands.train import fine_tuning, train
 from gato_agent.commands.train_arguments import TrainArguments
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.io.grouped_options import parse_grouped
 from gato_agent.model.config import GatoConfig
 from gato_agent.training.config import TrainConfig
 
-GROUPS = {"data", "network", "optimization", "evaluation and logging", "run", "model"}
+GROUPS = {"data", "network", "optimization", "evaluation", "run", "model"}
 LARGEST = 10  # options in a group
 
 
 def parsed(line: list[str], default: TrainConfig | None = None) -> TrainConfig:
-    arguments: TrainArguments = tyro.cli(
-        TrainArguments, args=expand_json(line)[0], default=TrainArguments.of(default or TrainConfig())
-    )
-    return arguments.config()
+    default = TrainArguments.of(default or TrainConfig())
+    return parse_grouped(TrainArguments, default, args=expand_json(line)[0]).config()
 
 
 def test_help_shows_options_in_small_groups() -> None:

@@ -65,7 +65,9 @@ def test_a_loaded_graph_acts_as_the_agent(tmp_path: Path, kind: Format, name: st
     checkpoint = checkpoint_of(TASK, **fields)
     files = export(checkpoint, TASK, tmp_path / name, kind, num_envs=2)
     assert [path.name for path in files] == [name, "step.json", "step.text.model"]
-    compared = Compared(Agent(checkpoint, TASK), GraphActor.load(tmp_path / name))
+    graph = tmp_path / name
+    actor = GraphActor.load(graph) if kind == "onnx" else GraphActor.of_program(torch.export.load(graph), graph)
+    compared = Compared(Agent(checkpoint, TASK), actor)
     compared.reset(2)
     missions = np.array(["", ""], dtype=object)
     for t, observation in enumerate(sampled_batches(TASK.observation_space, 2, 1000)):
@@ -123,6 +125,15 @@ def test_a_task_without_texts_has_no_text_model(tmp_path: Path) -> None:
     files = export(checkpoint_of(PLAIN), PLAIN, tmp_path / "step.pt2", "torch")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in files)
     assert [path.name for path in files] == ["step.pt2", "step.json"]
+
+
+@pytest.mark.usefixtures("no_graph")
+def test_no_torch_graph_is_loaded_for_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.export.load` unpickles what a file asks for."""
+    graph = export(checkpoint_of(PLAIN), PLAIN, tmp_path / "step.pt2", "torch")[0]
+    monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("the file was loaded"))
+    with pytest.raises(UsageError, match=r"step\.pt2: torch\.export\.load can run code .*GraphActor\.of_program"):
+        GraphActor.load(graph)
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

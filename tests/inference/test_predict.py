@@ -84,12 +84,15 @@ def test_the_states_of_others_are_refused() -> None:
     agent = agent_for()
     one, pair = observations()[0], observations(2)[0]
     _, state = agent.predict(one)
-    with pytest.raises(UsageError, match=r"Toy-v0: 2 observations with the state of 1: pass state=None"):
+    with pytest.raises(UsageError, match=r"Toy-v0: 2 observations with the state of 1, .*: pass state=None"):
         agent.predict(pair, state)
     for other in (agent_for().predict(one)[1], np.zeros(3), ()):
         with pytest.raises(UsageError, match=r"Toy-v0: the state is of .*, and not of this agent"):
             agent.predict(one, other)
     agent.predict(one, state)  # the refusals changed nothing
+    agent.predict(pair)
+    with pytest.raises(UsageError, match=r"state of 1, and the memory is of 2: pass state=None"):
+        agent.predict(one, state)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from gato_agent.envs.errors import GatoError
+from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.files import read_own, write_files
 from gato_agent.envs.io.tensor_file import parse_header
 
@@ -56,7 +56,7 @@ def load_state(folder: Path, model: BaseAlgorithm, wanted: dict[str, Any]) -> bo
         _restore(model, load(data))
         model.num_timesteps = done
     except (ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise GatoError(f"{path} is damaged ({' '.join(str(error).split())[:200]}): delete it") from error
+        raise GatoError(f"{path} is damaged ({one_line(error):.200}): delete it") from error
     return True
 
 

@@ -1,6 +1,6 @@
 """Groups of options are boxes of the help, and the options of a flat config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -41,6 +41,30 @@ def test_options_have_no_prefix() -> None:
     assert parse_grouped(BothConfig, args=["--number", "2", "--words", "a", "b"]) == BothConfig(2, ("a", "b"))
     assert parse_grouped(PlainConfig, args=["--number", "2"]) == PlainConfig(2)
     assert groups_of(PlainConfig) == {} == groups_of(int | str)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner things."""
+
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class WithFieldConfig(BothConfig):
+    """Do both, and more."""
+
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_own_fields_are_groups_with_a_prefix_and_defaults_are_kept() -> None:
+    assert groups_of(WithFieldConfig) == groups_of(BothConfig)
+    default = WithFieldConfig(5, ("x",), Inner(7))
+    assert parse_grouped(WithFieldConfig, default, args=[]) == default
+    arguments = ["--number", "2", "--inner.depth", "3"]
+    assert parse_grouped(WithFieldConfig, default, args=arguments) == WithFieldConfig(2, ("x",), Inner(3))
+    assert parse_grouped(WithFieldConfig, args=["--number", "2"]) == WithFieldConfig(2)
+    assert parse_grouped(PlainConfig, PlainConfig(4), args=[]) == PlainConfig(4)
 
 
 def test_help_shows_a_box_for_each_group(capsys: pytest.CaptureFixture[str]) -> None:
