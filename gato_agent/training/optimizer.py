@@ -61,23 +61,27 @@ def make_optimizer(config: TrainConfig, model: Gato) -> Optimizers:
         groups.append({"params": apart, "weight_decay": config.weight_decay, "rate": config.correction_rate})
     parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)]
     if muon:
-        parts.append(Muon(matrices, config.weight_decay, config.rate))
+        parts.append(Muon(matrices, config.weight_decay, config.rate, getattr(torch, config.precision)))
     return Optimizers(*parts)
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon as in `torch.optim.Muon`, with float32 matrix products on a CPU, where bfloat16 can be far slower.
+    """Muon as in `torch.optim.Muon`, whose matrix products are in bfloat16 on a GPU.
 
     Args:
         matrices: parameters [m, n].
         weight_decay: decoupled, as in AdamW.
         rate: learning rate of each step.
+        precision: of matrix products on a CPU, where bfloat16 can be far slower.
     """
 
     momentum = 0.95
 
-    def __init__(self, matrices: Iterable[Tensor], weight_decay: float, rate: Rate) -> None:
+    def __init__(
+        self, matrices: Iterable[Tensor], weight_decay: float, rate: Rate, precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "rate": rate})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -92,19 +96,21 @@ class Muon(torch.optim.Optimizer):
                 mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - self.momentum)
                 rate = group["lr"] * 0.2 * math.sqrt(max(matrix.shape))  # as large as AdamW's steps
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(orthogonal(matrix.grad.lerp(mean, self.momentum)), alpha=-rate)
+                precision = torch.bfloat16 if matrix.is_cuda else self.precision
+                matrix.add_(orthogonal(matrix.grad.lerp(mean, self.momentum), precision), alpha=-rate)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, precision: torch.dtype) -> Tensor:
     """Approximate orthogonalisation by five Newton-Schulz steps (Jordan et al. 2024).
 
     Args:
         matrix: [m, n].
+        precision: dtype of the matrix products.
 
     Returns:
         Matrix of the same singular vectors, shape and dtype, with singular values of about 1.
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = matrix.to(precision)
     x = x.T if matrix.shape[0] > matrix.shape[1] else x
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(5):

@@ -26,11 +26,12 @@ def test_muon_is_for_the_matrices_of_the_blocks() -> None:
             assert 1e-4 < change.square().mean().sqrt() < 3e-4
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(48, 96), (96, 48)])
-def test_muon_is_pytorchs_with_exact_products(shape: tuple[int, int]) -> None:
+def test_muon_is_pytorchs(shape: tuple[int, int], precision: torch.dtype) -> None:
     ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
     peer = torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    muon = Muon([ours], 0.1, lambda step: 1e-2)
+    muon = Muon([ours], 0.1, lambda step: 1e-2, precision)
     muon.param_groups[0]["lr"] = 1e-2
     for seed in range(5):
         gradient = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
