@@ -16,11 +16,11 @@ from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.inference import agent
-from gato_agent.inference import decoder as decode
-from gato_agent.inference.sampling import choose
+from gato_agent.inference.decoders import decoder as decode
+from gato_agent.inference.decoders.sampling import choose
 from gato_agent.training.validation import validate_in_env
 
-Choice = Callable[..., Tensor]  # see `gato_agent.inference.sampling.choose`
+Choice = Callable[..., Tensor]  # see `gato_agent.inference.decoders.sampling.choose`
 
 
 def likeliest(logits: Tensor, **_: Any) -> Tensor:

@@ -48,10 +48,10 @@ VERBS = {
         "gato_agent.commands.info", "CheckpointInfo", "info_checkpoint", "show the tasks of a checkpoint"
     ),
     "bench step": Verb(
-        "gato_agent.commands.bench_step", "BenchConfig", "bench", "time control steps relative to the roofline"
+        "gato_agent.commands.bench.step", "BenchConfig", "bench", "time control steps relative to the roofline"
     ),
     "bench train": Verb(
-        "gato_agent.commands.bench_train",
+        "gato_agent.commands.bench.train",
         "TrainBenchConfig",
         "bench_train",
         "time training steps relative to the roofline",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from gato_agent.envs.errors import UsageError, at_least
-from gato_agent.inference.decoder import Precision
+from gato_agent.inference.decoders.decoder import Precision
 
 
 @dataclass(frozen=True)

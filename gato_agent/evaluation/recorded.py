@@ -15,7 +15,7 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.io import plain
 from gato_agent.evaluation.results import Results
 from gato_agent.evaluation.worker import EvaluationSettings, expert_sha256
-from gato_agent.inference.decoder import Precision
+from gato_agent.inference.decoders.decoder import Precision
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers, check_wrappers
 from gato_agent.rollouts.experts.sb3.run_files import NONE
 from gato_agent.tokens.prompt import Kind

@@ -20,7 +20,7 @@ from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
 from gato_agent.evaluation.episode_totals import EpisodeTotals
 from gato_agent.evaluation.results import Outcome
-from gato_agent.inference.decoder import Precision
+from gato_agent.inference.decoders.decoder import Precision
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.options import resolve_device
 from gato_agent.rollouts.collection import episode_worker as player

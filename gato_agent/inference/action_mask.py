@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gato_agent.envs.spaces.choice_masks import flat_mask
 from gato_agent.envs.spaces.flatten import Leaf, space_error
 from gato_agent.envs.spaces.paths import pointer
-from gato_agent.inference.sampling import MaskBlocks
+from gato_agent.inference.decoders.sampling import MaskBlocks
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 Bools = NDArray[np.bool_]

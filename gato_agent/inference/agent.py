@@ -18,12 +18,12 @@ from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
 from gato_agent.envs.spaces.flatten import Columns, batch, columns, row, stack
 from gato_agent.inference.action_mask import ActionMasks
-from gato_agent.inference.cpu_decoder import make_decoder
-from gato_agent.inference.decoder import Precision, Prefill, StepOptions
+from gato_agent.inference.decoders.cpu_decoder import make_decoder
+from gato_agent.inference.decoders.decoder import Precision, Prefill, StepOptions
+from gato_agent.inference.decoders.sampling import Sampler
 from gato_agent.inference.distribution import LeafDistribution, distributions, log_probs
 from gato_agent.inference.options import DecodingOptions, resolve_device
 from gato_agent.inference.prompting import Prompter
-from gato_agent.inference.sampling import Sampler
 from gato_agent.inference.step_inputs import ALL, Envs, StepInputs, is_single, num_envs_of
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gato_agent.envs.spaces.flatten import Leaf
-from gato_agent.inference.sampling import log_prob
+from gato_agent.inference.decoders.sampling import log_prob
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 Floats = NDArray[np.float64]

@@ -5,7 +5,7 @@ from typing import TypedDict
 import torch
 
 from gato_agent.envs.errors import UsageError
-from gato_agent.inference.decoder import Precision
+from gato_agent.inference.decoders.decoder import Precision
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
 

@@ -10,7 +10,7 @@ from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.envs.errors import SpaceError, UsageError
 from gato_agent.envs.spaces.flatten import Columns, space_error
-from gato_agent.inference.decoder import Prefill
+from gato_agent.inference.decoders.decoder import Prefill
 from gato_agent.inference.step_inputs import ALL, Envs
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import NO_PROMPT, Kind, Prompt

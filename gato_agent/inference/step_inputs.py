@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gato_agent.dataset.unique_patches import flat
 from gato_agent.envs.spaces.flatten import Columns
 from gato_agent.envs.spaces.leaf_table import leaf_kind
-from gato_agent.inference.decoder import Prefill
+from gato_agent.inference.decoders.decoder import Prefill
 from gato_agent.tokens.space_tokenizer import PAD, Observed, SpaceTokenizer
 
 Envs = slice | NDArray[np.int64]  # environments of a step: all, or indices in rising order

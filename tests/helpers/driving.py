@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gato_agent.inference.decoder import GREEDY, Decoder, Legal, Prefill, StepOptions
-from gato_agent.inference.sampling import Sampler
+from gato_agent.inference.decoders.decoder import GREEDY, Decoder, Legal, Prefill, StepOptions
+from gato_agent.inference.decoders.sampling import Sampler
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
 from gato_agent.tokens.space_tokenizer import BINS, PAD, VALUES

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gato_agent.inference.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoder import Legal, Precision, Prefill, StepOptions
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
+from gato_agent.inference.decoders.decoder import Legal, Precision, Prefill, StepOptions
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.cpu_attention import CpuAttention
 from gato_agent.native.abi import check

@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from gato_agent.envs.spaces.flatten import Columns
-from gato_agent.inference.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
+from gato_agent.inference.decoders.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.model.gato import Gato
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.dataset.batch import CONDITIONAL_EVERY, Batch, IdRange, Targets
-from gato_agent.inference.decoder import Legal
+from gato_agent.inference.decoders.decoder import Legal
 from gato_agent.model.gato import Gato
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 from gato_agent.training.loss import gaussian

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gato_agent.inference.cuda_graph_decoder import GraphDecoder
-from gato_agent.inference.cuda_graphs import GraphStep
-from gato_agent.inference.decoder import Legal, Precision
+from gato_agent.inference.decoders.cuda_graph_decoder import GraphDecoder
+from gato_agent.inference.decoders.cuda_graphs import GraphStep
+from gato_agent.inference.decoders.decoder import Legal, Precision
 from gato_agent.model.gato import Gato
 
 

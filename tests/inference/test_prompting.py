@@ -22,8 +22,8 @@ from gato_agent.envs.spaces.flatten import columns
 from gato_agent.envs.spaces.views import View
 from gato_agent.inference import agent as agent_module
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoder import TorchDecoder
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
+from gato_agent.inference.decoders.decoder import TorchDecoder
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage.episode import Episode

@@ -10,7 +10,7 @@ from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Space, 
 
 from gato_agent.envs.spaces.flatten import row
 from gato_agent.inference.action_mask import ActionMasks
-from gato_agent.inference.sampling import choose
+from gato_agent.inference.decoders.sampling import choose
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
 from tests.helpers.random_spaces import random_space
 

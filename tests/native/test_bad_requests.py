@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 import torch
 
-from gato_agent.inference import cpu_decoder
-from gato_agent.inference.cpu_decoder import CpuDecoder
+from gato_agent.inference.decoders import cpu_decoder
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
 from gato_agent.model import cpu_attention
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.cpu_attention import CpuAttention

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from gato_agent.inference import cpu_decoder
+from gato_agent.inference.decoders import cpu_decoder
 from gato_agent.model import cpu_attention
 from gato_agent.native import build
 

@@ -14,7 +14,7 @@ from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.errors import UsageError
 from gato_agent.inference import agent
-from gato_agent.inference import decoder as decode
+from gato_agent.inference.decoders import decoder as decode
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.training import run
 from gato_agent.training.validation import FIRST_SEED, Returns, validate_in_env

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gato_agent.envs.errors import UsageError
-from gato_agent.inference.cuda_graphs import CudaGraphs, GraphStep, Inputs, InputSpec
-from gato_agent.inference.decoder import GREEDY, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.cuda_graphs import CudaGraphs, GraphStep, Inputs, InputSpec
+from gato_agent.inference.decoders.decoder import GREEDY, Legal, Precision, Prefill, StepOptions, TorchDecoder
 from gato_agent.model.bf16_linear import use_bfloat16_weights
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import EMPTY, KVCache

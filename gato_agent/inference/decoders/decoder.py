@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from gato_agent.inference.sampling import MaskBlocks, Sampler, choose
+from gato_agent.inference.decoders.sampling import MaskBlocks, Sampler, choose
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import KVCache, PrefixTokens
 from gato_agent.tokens.timestep_layout import ACTION_GROUP

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
-from gato_agent.inference import cpu_decoder
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.cpu_decoder import CpuDecoder, make_decoder
-from gato_agent.inference.cpu_weights import panels
-from gato_agent.inference.decoder import Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders import cpu_decoder
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder, make_decoder
+from gato_agent.inference.decoders.cpu_weights import panels
+from gato_agent.inference.decoders.decoder import Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.sampling import choose
 from gato_agent.inference.make_agent import make_agent_and_envs
-from gato_agent.inference.sampling import choose
 from gato_agent.model.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.embedding import VALUE_WIDTH
@@ -492,7 +492,9 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are x86's")
 @pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
 def test_narrower_registers_compute_the_same(option: str, tmp_path: Path) -> None:
-    files = [str(ROOT / "tests" / name) for name in ("inference/test_cpu_decoder.py", "model/test_cpu_attention.py")]
+    files = [
+        str(ROOT / "tests" / name) for name in ("inference/decoders/test_cpu_decoder.py", "model/test_cpu_attention.py")
+    ]
     environment = {**os.environ, "CXX": f"c++ {option}", "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato_agent.commands.bench_step import BenchCase, BenchConfig, bench, bound_of, counts, gpt2
+from gato_agent.commands.bench.roofline import Roofline
+from gato_agent.commands.bench.step import BenchCase, BenchConfig, bench, bound_of, counts, gpt2
 from gato_agent.commands.model_fields import ModelFields
-from gato_agent.commands.roofline import Roofline
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig
 from gato_agent.tokens.space_tokenizer import PAD, VALUES

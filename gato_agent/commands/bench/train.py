@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gato_agent.checkpoints.trained_task import TrainedTask
+from gato_agent.commands.bench.roofline import Roofline, timed
 from gato_agent.commands.model_fields import ModelFields, expand_json
-from gato_agent.commands.roofline import Roofline, timed
 from gato_agent.dataset.batch import Batch
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gato_agent.inference.cpu_weights import (
+from gato_agent.inference.decoders.cpu_weights import (
     ABI,
     PANEL,
     STRUCTS,
@@ -32,9 +32,9 @@ from gato_agent.inference.cpu_weights import (
     pointer,
     value_tables,
 )
-from gato_agent.inference.cuda_graph_decoder import GraphDecoder
-from gato_agent.inference.decoder import GREEDY, Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
-from gato_agent.inference.sampling import MaskBlocks
+from gato_agent.inference.decoders.cuda_graph_decoder import GraphDecoder
+from gato_agent.inference.decoders.decoder import GREEDY, Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.sampling import MaskBlocks
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Block, Gato
 from gato_agent.model.kv_cache import EMPTY

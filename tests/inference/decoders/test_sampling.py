@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gato_agent.inference.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoder import StepOptions, TorchDecoder
-from gato_agent.inference.sampling import Sampler, choose, log_prob
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
+from gato_agent.inference.decoders.decoder import StepOptions, TorchDecoder
+from gato_agent.inference.decoders.sampling import Sampler, choose, log_prob
 from gato_agent.model.config import GatoConfig
 from tests.helpers.driving import play
 from tests.helpers.harsh import harsh

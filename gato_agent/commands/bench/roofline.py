@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from gato_agent.inference.cuda_graphs import CudaGraphs, GraphStep
+from gato_agent.inference.decoders.cuda_graphs import CudaGraphs, GraphStep
 from gato_agent.training.flops import peak_flops
 
 WARM_UP = 3  # calls before the timed ones

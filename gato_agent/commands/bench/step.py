@@ -16,14 +16,14 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from gato_agent.commands.bench.roofline import WARM_UP, Roofline, timed
 from gato_agent.commands.model_fields import ModelFields, expand_json
-from gato_agent.commands.roofline import WARM_UP, Roofline, timed
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.json_output import write_json
-from gato_agent.inference.cpu_decoder import CpuDecoder, make_decoder
-from gato_agent.inference.cuda_graph_decoder import GraphDecoder
-from gato_agent.inference.decoder import Decoder, Legal, Precision, Prefill, TorchDecoder
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder, make_decoder
+from gato_agent.inference.decoders.cuda_graph_decoder import GraphDecoder
+from gato_agent.inference.decoders.decoder import Decoder, Legal, Precision, Prefill, TorchDecoder
 from gato_agent.inference.options import resolve_device
 from gato_agent.model.action_decoder import Scores
 from gato_agent.model.config import GatoConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato_agent.commands.bench_train import PlainLoop, TrainBenchConfig, bench_train, made_up
-from gato_agent.commands.roofline import Roofline
+from gato_agent.commands.bench.roofline import Roofline
+from gato_agent.commands.bench.train import PlainLoop, TrainBenchConfig, bench_train, made_up
 from gato_agent.model.config import SIZES, GatoConfig
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)

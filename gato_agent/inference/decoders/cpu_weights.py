@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gato_agent.inference.decoder import Precision
+from gato_agent.inference.decoders.decoder import Precision
 from gato_agent.model.action_decoder import ActionDecoder
 from gato_agent.model.gato import Block, Gato
 from gato_agent.tokens.timestep_layout import ACTION_GROUP

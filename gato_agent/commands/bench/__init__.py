@@ -1,0 +1,1 @@
+"""Benchmarks: control steps and training steps, relative to the roofline of the machine."""
