@@ -1,11 +1,22 @@
-"""Progress of a long job: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long jobs: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 Update = Callable[[int, str], None]
 WIDE = 100  # columns of a terminal that has room for more than bar, count and remaining time
@@ -29,34 +40,95 @@ def remaining(began: float, done: int, left: int) -> str:
     return clock((time.monotonic() - began) * left / done)
 
 
+@dataclass
+class Bar:
+    """Progress of one job: its title, the number of its items, and those that are done."""
+
+    title: str
+    total: int
+    done: int = 0
+    bar: TaskID | None = None
+
+
+class Bars:
+    """Progress of jobs that run at the same time, as a context: a bar of each on a terminal, plain lines elsewhere.
+
+    On a terminal several jobs have a bar each while they run, below one of them all. The remaining time of a line is
+    that of all jobs, estimated from the items that were done meanwhile.
+
+    Args:
+        console: output.
+        jobs: at least one; `update` changes them.
+        unit: name of the items, in the plural.
+        every: least number of seconds between two lines, except before the last one of a job.
+    """
+
+    def __init__(self, console: Console, jobs: Sequence[Bar], unit: str, every: float = 0.0) -> None:
+        self._console, self._jobs, self._unit, self._every = console, jobs, unit, every
+        self._began = self._printed = time.monotonic()
+        self._total, self._before = sum(job.total for job in jobs), sum(job.done for job in jobs)
+        columns = bar_columns(console, "{task.fields[title]}", unit)
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._several = len(jobs) > 1
+        self._all = self._bars.add_task(
+            "", title="all", total=self._total, completed=self._before, visible=self._several
+        )
+        if not self._several:
+            self._show(jobs[0], "")
+
+    def __enter__(self) -> Self:
+        self._bars.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bars.__exit__(kind, error, at)
+
+    def update(self, at: int, done: int, text: str) -> None:
+        """Show that so many items of job `at` are done, with a text."""
+        job = self._jobs[at]
+        job.done = done
+        if self._console.is_terminal:
+            self._show(job, text)
+        elif done == job.total or time.monotonic() - self._printed >= self._every:
+            self._printed = time.monotonic()
+            line = f"{job.title}: {done:,} of {job.total:,} {self._unit}, {text}{self._left()}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def describe(self, text: str) -> None:
+        """Show a text at the bar of all jobs."""
+        self._bars.update(self._all, completed=sum(job.done for job in self._jobs), description=text)
+
+    def _show(self, job: Bar, text: str) -> None:
+        """Update the bar of a job, which is shown while the job runs."""
+        if job.bar is None:
+            job.bar = self._bars.add_task("", title=job.title, total=job.total)
+        self._bars.update(job.bar, completed=job.done, description=text)
+        if job.done == job.total and self._several:
+            self._bars.remove_task(job.bar)
+
+    def _left(self) -> str:
+        """Text of the remaining time; empty where it is not known."""
+        done = sum(job.done for job in self._jobs)
+        new, left = done - self._before, self._total - done
+        return f", {remaining(self._began, new, left)} left" if new > 0 and left > 0 else ""
+
+
 @contextlib.contextmanager
 def progress(
     console: Console, title: str, total: int, unit: str, done: int = 0, every: float = 0.0
 ) -> Iterator[Update]:
-    """Yield a function `update(done, text)` that shows progress.
+    """Yield a function `update(done, text)` that shows the progress of one job.
 
     Args:
-        console: output; if it is no terminal, an update prints one line, with the remaining time.
+        console: see `Bars`.
         title: name of the job.
         total: number of items.
-        unit: the items' name, in the plural.
-        done: number of items that are done at the start; the remaining time is estimated from the others.
-        every: least number of seconds between two lines, except before the last one.
+        unit: see `Bars`.
+        done: number of items that are done at the start.
+        every: see `Bars`.
     """
-    columns = bar_columns(console, "{task.fields[title]}", unit)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", title=title, total=total, completed=done)
-        began = printed = time.monotonic()
-
-        def update(now: int, text: str) -> None:
-            nonlocal printed
-            bar.update(task, completed=now, description=text)
-            if not console.is_terminal and (now == total or time.monotonic() - printed >= every):
-                printed = time.monotonic()
-                left = f", {remaining(began, now - done, total - now)} left" if done < now < total else ""
-                console.print(f"{title}: {now:,} of {total:,} {unit}, {text}{left}", highlight=False, soft_wrap=True)
-
-        yield update
+    with Bars(console, [Bar(title, total, done)], unit, every) as bars:
+        yield lambda now, text: bars.update(0, now, text)
 
 
 def clock(seconds: float) -> str:

@@ -123,7 +123,7 @@ def _collect(
     """Play and write the missing episodes; return the failures."""
     missing = [sorted(set(_seeds(config)).difference(store.indices())) for store in stores]
     rows = [
-        Row(store.env_id, config.episodes, config.episodes - len(seeds), _catalogue_score(store))
+        Row(store.env_id, config.episodes, config.episodes - len(seeds), score=_catalogue_score(store))
         for store, seeds in zip(stores, missing, strict=True)
     ]
     play = _choose_play(config)
