@@ -28,7 +28,10 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[k, channels, h, w] -> [k, out, h/2, w/2]."""
         x = F.gelu(self.norm1(x))
-        return self.skip(x) + self.conv2(F.gelu(self.norm2(self.conv1(x))))  # type: ignore[no-any-return]
+        # A 1x1 kernel's gradient may have strides that DDP takes for another layout; that of a view has the usual ones.
+        kernel = self.skip.weight.flatten(1)[:, :, None, None]
+        skipped = F.conv2d(x, kernel, stride=self.skip.stride)
+        return skipped + self.conv2(F.gelu(self.norm2(self.conv1(x))))  # type: ignore[no-any-return]
 
 
 class PatchEmbedding(nn.Module):

@@ -81,6 +81,16 @@ def test_equal_patches_are_encoded_once() -> None:
         torch.testing.assert_close(once, each)
 
 
+def test_gradients_have_the_strides_of_their_weights() -> None:
+    """DDP warns of all others, and copies them more slowly."""
+    tower = PatchEmbedding(GatoConfig.tiny()).train()
+    patches = torch.randint(0, 256, (8, 16, 16, 4), dtype=torch.uint8)
+    tower(patches, torch.zeros(8, 2, 2, dtype=torch.int64)).sum().backward()
+    for name, weight in tower.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.stride() == weight.stride(), name
+
+
 def test_attention_ends_at_the_context() -> None:
     one_layer = Gato(dataclasses.replace(NANO, layers=1)).eval()
     tokens = random_tokens(1, 80)
