@@ -36,7 +36,7 @@ class FormerModules:
         return ModuleSpec(name, self) if name in FORMER else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Python's own kind of module."""
+        """None: Python makes the module object itself."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Fill a former module with the names of the present one."""

@@ -21,7 +21,7 @@ TEXT_PIECES = 32  # tokens of an observed text
 
 @dataclass(frozen=True)
 class TrainedTask:
-    """A task that a checkpoint was trained on, with all that gives its tokens a meaning.
+    """A task that a checkpoint was trained on: its spaces, and all that its tokenizer depends on.
 
     Attributes:
         id: of the environment.

@@ -1,4 +1,4 @@
-"""The verb `envs`: the catalogue of tasks with their spaces, experts and scores."""
+"""The verb `info tasks`: the catalogue of tasks with their spaces, experts and scores."""
 
 from contextlib import closing
 from dataclasses import asdict, dataclass

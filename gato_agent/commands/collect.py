@@ -27,7 +27,7 @@ def collect(config: CollectConfig) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint as a `rollouts.dagger.Learner`.
+    """A checkpoint as a `rollouts.collection.dagger.Learner`.
 
     Attributes:
         path: of the file.

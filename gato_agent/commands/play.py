@@ -24,7 +24,7 @@ from gato_agent.evaluation.episode_totals import EpisodeTotals
 from gato_agent.evaluation.episode_video import FPS, EpisodeCamera, EpisodeVideos
 from gato_agent.evaluation.metrics import FIRST_SEED, decimals
 from gato_agent.evaluation.option_groups import ActorOptions, DecodingArguments
-from gato_agent.evaluation.results import Outcome
+from gato_agent.evaluation.task_score import Outcome
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, expert_and_envs
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.options import resolve_device
@@ -159,7 +159,7 @@ def _steps(config: PlayConfig, actor: Actor, envs: VectorEnv[Any, Any, Any], see
 def _rendered(
     config: PlayConfig, checkpoint: Checkpoint | None, env_id: str, device: str, stack: ExitStack
 ) -> tuple[Actor, VectorEnv[Any, Any, Any], str]:
-    """Actor, environments and render mode; with auto none, if the environment cannot be rendered."""
+    """Actor, environments and render mode; in mode auto the mode is none if the environment cannot be rendered."""
     render = _render_mode(config)
     try:
         return *_actor_and_envs(config, checkpoint, env_id, device, render, stack), render

@@ -1,4 +1,4 @@
-"""Actor that plays an exported graph; one of ONNX runs without PyTorch."""
+"""Actor of an exported graph; an ONNX graph runs without PyTorch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +116,7 @@ class GraphActor:
         return batch(self.action_space, self._strings(acted))
 
     def _input(self, port: dict[str, Any], observed: Columns, start: NDArray[np.bool_]) -> NDArray[Any]:
-        """Array of an input that is no memory."""
+        """Value of an input of the graph, other than the recurrent state."""
         if port["role"] == "start":
             return np.asarray(start, np.bool_)
         if port["role"] == "uniforms":

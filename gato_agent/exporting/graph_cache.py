@@ -80,7 +80,7 @@ class GraphCache(KVCache):
 
 
 class GraphAttention(NamedTuple):
-    """Attention of one layer over a `GraphCache`; it copies no keys together, unlike `SdpaAttention`.
+    """Attention of one layer over a `GraphCache`; unlike `SdpaAttention` it does not concatenate keys.
 
     Attributes:
         cache: of all layers.

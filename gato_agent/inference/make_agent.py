@@ -56,7 +56,7 @@ def make_agent_and_envs(
 
 
 def demonstration(folder: Path | None, env_id: str, prompt: Kind | None) -> Episode | None:
-    """The first episode of an environment below a folder, a successful one if success is known.
+    """Demonstration of an environment: its first episode below a folder, successful if any episode is.
 
     Args:
         folder: of collected episodes; None for no demonstration.

@@ -11,7 +11,7 @@ from gato_agent.tokens.prompt import Kind
 
 
 class DecodingOptions(TypedDict, total=False):
-    """Keyword arguments of `Agent`, which documents them, for functions that pass them on."""
+    """Keyword arguments of `Agent`, where they are documented, for functions that forward them."""
 
     device: str
     temperature: float | None

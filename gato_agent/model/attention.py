@@ -40,7 +40,7 @@ class AttentionBackend(Protocol):
 
 
 class PrefixKeys(NamedTuple):
-    """Prompt keys of a block of queries, which attend to them from the last position of the context."""
+    """Prompt keys beyond the window, scored as if the queries were at the last position of the context."""
 
     keys: slice
     mask: Tensor  # [batch, 1, queries, keys], added to the scores

@@ -22,7 +22,10 @@ class NoInitialisation(TorchFunctionMode):
 
 
 def initialise(model: "Gato") -> None:
-    """Set initial weights: std 0.02 for tables, 1/sqrt(fan-in) for matrices, less by depth at a branch's end."""
+    """Set initial weights: standard deviation 0.02 for tables, 1/sqrt(fan-in) for matrices.
+
+    The last matrix of a residual branch is scaled down by depth.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)

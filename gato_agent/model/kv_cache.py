@@ -189,5 +189,5 @@ class CachedLayer(NamedTuple):
     v: Tensor
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write those of a pass; returns all keys and values that it attends to."""
+        """Write the keys and values of a pass; returns all that it attends to."""
         return self.cache.update(self.k, k), self.cache.update(self.v, v)

@@ -1,4 +1,4 @@
-"""Queue of requests: all that wait when a step ends are the next step."""
+"""Dynamic batching: the next step serves all requests that wait when a step ends."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ SHORT = 0.005  # seconds of a step up to which a change of thread would cost mor
 
 @dataclass(frozen=True)
 class Answer:
-    """Actions of a request, and times.
+    """Actions of a request, with the times of inference and of waiting.
 
     Attributes:
         actions: columns, a row for each environment.

@@ -20,7 +20,7 @@ ALWAYS = 2**30  # `until` of a token that every later one of its episode may att
 
 @dataclass(frozen=True)
 class TimestepLayout:
-    """The tokens of one timestep, in place and position the same for all timesteps of a task.
+    """Order and positions of the tokens of a timestep, the same for all timesteps of a task.
 
     Attributes:
         n_obs: observation tokens.
@@ -73,7 +73,7 @@ class TimestepLayout:
 
     @property
     def rewound(self) -> int:
-        """Tokens to take out of the cache after each action: the separator and all action tokens but the last."""
+        """Tokens removed from the cache after each action: the separator and all action tokens but the last."""
         return self.n_act if self.hides_actions else 0
 
     @property
@@ -104,7 +104,7 @@ class TimestepLayout:
 
     @cached_property
     def until(self) -> NDArray[np.int64]:
-        """Place in the timestep of the last token that may attend to each [length]; `ALWAYS` for those that stay."""
+        """Last place of the timestep whose token may attend to each token [length]; `ALWAYS`: all later ones may."""
         until = np.full(self.length, ALWAYS)
         if self.hides_actions:
             until[self.n_obs :] = self.length - 1

@@ -29,7 +29,7 @@ STATE = "state.safetensors"
 
 
 def _sharded() -> ModuleType:
-    """Module `training.fsdp`, imported only where it is used: PyTorch's FSDP takes long to import."""
+    """Module `training.fsdp`, imported at first use: PyTorch's FSDP takes long to import."""
     return import_module("gato_agent.training.fsdp")
 
 

@@ -1,4 +1,4 @@
-"""Experts for three Atari games: recurrent networks of baby-a3c, with its preprocessing.
+"""Experts for three Atari games: recurrent networks from baby-a3c, with its preprocessing.
 
 `python -m gato_agent.rollouts.experts.atari_a3c model.80.tar ALE%2FPong-v5.safetensors` converts a checkpoint, of which
 it reads only the weights. The weights of the GRU cell, nearly all of them, are stored in 12 bits with a scale per row;

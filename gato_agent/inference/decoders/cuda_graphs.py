@@ -37,7 +37,7 @@ class Inputs:
         self._staged, self.tensors = views(self._host), views(self._device)
 
     def fill(self, parts: Mapping[str, Tensor]) -> None:
-        """Copy new values; the step before must have read its own."""
+        """Copy new values to the device; the previous step must have read its own."""
         for name, part in parts.items():
             self._staged[name].copy_(part)
         self._device.copy_(self._host, non_blocking=True)

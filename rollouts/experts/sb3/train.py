@@ -99,7 +99,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
 
 
 def _measured(env_id: str, env_kwargs: Mapping[str, Any], settings: Settings, seed: int) -> float:
-    """Steps a second of training, measured with a model and environments of their own."""
+    """Training speed in steps a second, measured with a separate model and separate environments."""
     with ExitStack() as stack:
         model, _ = _prepared(env_id, env_kwargs, short_rollouts(settings), seed, stack)
         return _raised_by_training(env_id, partial(measured_speed, model))
