@@ -160,11 +160,6 @@ class Player:
             heartbeat[BEAT] += 1
         assert last is not None  # an episode has at least one step
         actions = self._valid_actions(executed, seed)
-        provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
-        if isinstance(actor, Guided):
-            provenance["learner"] = self.job.header["learner"]
-        else:
-            provenance["noise"] = actor.level if isinstance(actor, Noisy) else 0.0
         return Episode(
             observations=self._observed([*observed, last.next_obs]),
             actions=actions,
@@ -174,8 +169,15 @@ class Player:
             truncated=last.truncated or not last.done,
             success=success,
             seed=seed,
-            provenance=provenance,
+            provenance=self._provenance(),
         )
+
+    def _provenance(self) -> dict[str, Any]:
+        """Provenance of the latest episode: environment, expert, versions, and the learner or the noise level."""
+        provenance = {key: self.job.header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
+        if isinstance(self._actor, Guided):
+            return provenance | {"learner": self.job.header["learner"]}
+        return provenance | {"noise": self._actor.level if isinstance(self._actor, Noisy) else 0.0}
 
     def _valid_actions(self, actions: list[Any], seed: int) -> Columns:
         """Actions as columns; raises GatoError for the first that is not in its space."""
