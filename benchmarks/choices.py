@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.inference import agent
-from gato_agent.inference.decoders import decoder as decode
+from gato_agent.inference.decoders import torch_decoder
 from gato_agent.inference.decoders.sampling import choose
 from gato_agent.training.validation import validate_in_env
 
@@ -54,13 +54,13 @@ def main(config: Config) -> None:
     """Print a table as Markdown, a task a row."""
     torch.set_num_threads(1)
     checkpoint = Checkpoint.load(None if config.checkpoint == "shipped" else config.checkpoint)
-    setattr(agent, "make_decoder", lambda model, legal, *_, **__: decode.TorchDecoder(model, legal))  # noqa: B010
+    setattr(agent, "make_decoder", lambda model, legal, *_, **__: torch_decoder.TorchDecoder(model, legal))  # noqa: B010
     console = Console()
     console.print(f"| task | {' | '.join(CHOICES)} |", "|---|" + "---:|" * len(CHOICES), sep="\n", highlight=False)
     for task in config.env:
         scores = []
         for choice in CHOICES.values():
-            setattr(decode, "choose", choice)  # noqa: B010
+            setattr(torch_decoder, "choose", choice)  # noqa: B010
             validation = validate_in_env(checkpoint, [task], config.episodes, "cpu", lambda line: None)
             scores.append("failed" if task in validation.failed else f"{validation.tasks[task].normalized:.2f}")
         console.print(f"| {task} | {' | '.join(scores)} |", highlight=False)

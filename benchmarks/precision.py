@@ -70,7 +70,7 @@ class Watched:
     def _step(self, agent: Agent, observation: Any, start: NDArray[np.bool_]) -> tuple[Any, NDArray[Any], list[Tensor]]:
         action = agent.act(observation, start)
         tokens = agent.tokenizer.encode_actions(columns(agent.task.action_space, action))
-        return action, tokens, [part.clone() for part in agent._decoder.logits]
+        return action, tokens, [part.clone() for part in agent._stepper.decoder.logits]
 
 
 def main(config: Config) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
+from gato_agent.commands.former_spellings import present_option, present_verb
 from gato_agent.envs.errors import GatoError, UsageError, reason
 from gato_agent.envs.suggested_commands import after_interrupt, next_command, suggest
 
@@ -57,18 +58,6 @@ VERBS = {
         "time training steps relative to the roofline",
     ),
 }
-
-RENAMED_OPTIONS = {
-    ("bench step", "--lanes"): "--n-envs",
-    ("collect", "--no-seal"): "--no-compact",
-    ("collect", "--seal"): "--compact",
-    ("data", "seal"): "compact",
-    ("train", "--shortest-fragment"): "--min-segment",
-    ("train", "--smooth-bins"): "--bin-label-smoothing",
-    ("train", "--weights"): "--save-dtype",
-}
-
-INFO = ("--size", "--checkpoint", "--env")  # former options of `info`
 
 
 def usage() -> str:
@@ -133,16 +122,6 @@ def _os_error_message(error: OSError) -> str:
     return reason(error)
 
 
-def _renamed(verb: str, argument: str) -> str:
-    """Option under its present name, with a hint on stderr if the user wrote a former one."""
-    flag, equals, value = argument.partition("=")
-    new = RENAMED_OPTIONS.get((verb, flag.replace("_", "-")))
-    if new is None:
-        return argument
-    print(f"gato-agent: {flag} is called {new}; the former name is removed in the next release", file=sys.stderr)
-    return new + equals + value
-
-
 def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     """Function of a verb and its options; prints a hint for each former spelling.
 
@@ -156,7 +135,7 @@ def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     name = " ".join(arguments[:words])
     verb = VERBS[name]
     module = import_module(verb.module)
-    options = [_renamed(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
+    options = [present_option(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
     _refuse_twice(name, options, getattr(module, verb.arguments))
     if hasattr(module, "expand_json"):
         options, hints = module.expand_json(options)
@@ -191,32 +170,6 @@ def _takes_several(config: Any, name: str) -> bool:
     return False
 
 
-def _present_verb(arguments: list[str]) -> list[str]:
-    """Command line with a former verb under its present name, and a hint on stderr.
-
-    Raises:
-        UsageError: `info` with several of its former options.
-    """
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(INFO) else [word])]
-    asked = [flag for flag in INFO if flag in words]
-    if " ".join(arguments[:2]) in VERBS:
-        named = words[0] == "info" and asked == [f"--{words[1]}"]  # `info env --env ID` is `info env ID`
-        return [word for word in words if word not in asked] if named else arguments
-    if arguments[0] == "envs":
-        new = ["info", "tasks", *arguments[1:]]
-    elif arguments[0] == "bench" and arguments[1:] and arguments[1] not in ("-h", "--help"):
-        new = ["bench", "step", *arguments[1:]]
-    elif arguments[0] == "info" and asked:
-        if len(asked) > 1:
-            raise UsageError(f"info shows one thing at a time: gato-agent info {asked[0].removeprefix('--')} ...")
-        words.remove(asked[0])
-        new = ["info", asked[0].removeprefix("--"), *words[1:]]
-    else:
-        return arguments
-    print(f"gato-agent: write {' '.join(new[:2])}; the former spelling is removed in the next release", file=sys.stderr)
-    return new
-
-
 def run(arguments: list[str], *, quiet: bool = False) -> int:
     """Run one verb, quietly or with its messages; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -227,7 +180,7 @@ def run(arguments: list[str], *, quiet: bool = False) -> int:
 
         print(__version__)
         return 0
-    arguments = _present_verb(arguments)
+    arguments = present_verb(arguments, VERBS)
     if group := [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ") and verb != " ".join(arguments[:2])]:
         if arguments[1:] and arguments[1] in ("-h", "--help"):
             print("\n".join(f"{verb:<17}{VERBS[verb].summary}" for verb in group))

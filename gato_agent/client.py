@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.predict_state import PredictState, claimed_num_envs
 from gato_agent.serving.wire import PROTOCOL, SUBPROTOCOL, WireError, pack, unpack
 
 ADDRESS = "ws://127.0.0.1:8000"
@@ -32,19 +32,6 @@ MAX_FRAME = 2**26  # bytes of an answer
 
 class RemoteError(GatoError):
     """An error of a server, or of the connection to it."""
-
-
-@dataclass(frozen=True, eq=False)
-class RemoteState:
-    """State that `RemoteAgent.predict` returns: a claim to the memory, which stays in the server.
-
-    Attributes:
-        agent: that returned it.
-        num_envs: observations of the call.
-    """
-
-    agent: "RemoteAgent" = field(repr=False)
-    num_envs: int
 
 
 class RemoteAgent:
@@ -122,7 +109,7 @@ class RemoteAgent:
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
-    ) -> tuple[Any, RemoteState]:  # fmt: skip
+    ) -> tuple[Any, PredictState]:  # fmt: skip
         """Action in Stable-Baselines3's policy protocol, with the rules of `Agent.predict`.
 
         Args:
@@ -137,14 +124,13 @@ class RemoteAgent:
         Raises:
             RemoteError: as `act`; or the state is of another agent or of another number of observations.
         """
-        if state is not None and not (isinstance(state, RemoteState) and state.agent is self):
-            raise RemoteError("the state is not of this agent: pass the state that its own `predict` returned, or None")
+        claimed = claimed_num_envs(state, self, self._address, RemoteError)
         message = {
             "observation": observation, "start": episode_start, "deterministic": bool(deterministic), "predict": True,
-            "num_envs": None if state is None else state.num_envs,
+            "num_envs": claimed,
         }  # fmt: skip
         action = self._action(message, None)
-        return action, RemoteState(self, self.num_envs)
+        return action, PredictState(self, self.num_envs)
 
     def _action(self, message: dict[str, Any], masks: Sequence[Any] | None) -> Any:
         masks = self._masks() if masks is None and self._masks else masks

@@ -14,7 +14,8 @@ import tyro
 
 from gato_agent.cli import guard
 from gato_agent.envs.errors import UsageError
-from gato_agent.evaluation.results import Results, family_of
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import family_of
 
 MIN_WEIGHT = 0.3  # of a task at the expert's score; one at the random score has 1.3
 

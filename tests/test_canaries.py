@@ -31,7 +31,8 @@ from gato_agent.envs.make import make_vector
 from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.packages import SUITES
 from gato_agent.envs.tasks.suite_file import read_suite
-from gato_agent.evaluation.results import Outcome, Results, score
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import Outcome, score
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
@@ -121,7 +122,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     (outside / f"{NAME}.py").write_text(f"import pathlib; pathlib.Path({str(outside / 'sung')!r}).touch()")
     monkeypatch.syspath_prepend(outside)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("gato_agent.commands.report.play_in_processes", played_here)
+    monkeypatch.setattr("gato_agent.evaluation.report.video_folder.play_in_processes", played_here)
     monkeypatch.setattr("gato_agent.commands.report.plots", lambda *_: {})
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
     values = (

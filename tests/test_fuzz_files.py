@@ -29,7 +29,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, read, to_bytes
 from gato_agent.checkpoints.trained_task import TrainedTask
-from gato_agent.commands.report import _existing_videos
 from gato_agent.dataset.load import load_data
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError
@@ -39,7 +38,9 @@ from gato_agent.envs.spaces.flatten import space_to_json, stack
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.report.html_page import page
 from gato_agent.evaluation.report.markdown import markdown
-from gato_agent.evaluation.results import Outcome, Results, score, to_csv
+from gato_agent.evaluation.report.video_folder import existing_videos
+from gato_agent.evaluation.results import Results, to_csv
+from gato_agent.evaluation.task_score import Outcome, score
 from gato_agent.inference.agent import Agent
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
@@ -318,7 +319,7 @@ KINDS = {
     "checkpoint": Kind(checkpoint, load_checkpoint, forge=forged_checkpoint, json=about_of),
     "results": Kind(results, read_results, forge=to_json),
     "config.json": Kind(run_config, read_config, forge=to_json),
-    "videos.json": Kind(manifest, lambda p: _existing_videos(Results("someone", None, "ab", {}), p.parent.parent)),
+    "videos.json": Kind(manifest, lambda p: existing_videos(Results("someone", None, "ab", {}), p.parent.parent)),
     "training.json": Kind(about_training, lambda p: training._check_same(p.parent, {"seed": 0, "steps": 5,
                           "env_kwargs": {}}), forge=to_json),
     "state.json": Kind(pointer, lambda p: saved(p.parent), forge=to_json),

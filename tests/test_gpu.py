@@ -16,11 +16,13 @@ from torch import Tensor
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
-from gato_agent.commands.bench.step import BenchCase, BenchConfig, bench
+from gato_agent.commands.bench.step import BenchConfig, bench
+from gato_agent.commands.bench.step_case import BenchCase
 from gato_agent.inference.agent import Agent
-from gato_agent.inference.decoders.cpu_decoder import make_decoder
 from gato_agent.inference.decoders.cuda_graph_decoder import GraphDecoder
-from gato_agent.inference.decoders.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import Decoder, Legal, Precision, Prefill, StepOptions
+from gato_agent.inference.decoders.make_decoder import make_decoder
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.config import SIZES, GatoConfig
 from gato_agent.model.gato import Gato
 from tests.helpers.driving import Driver, legal_for, play, sampled, worst_error

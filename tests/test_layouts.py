@@ -45,7 +45,7 @@ def test_branches_are_found() -> None:
 def test_three_modules_branch_on_the_layout_of_a_timestep() -> None:
     """The loss and the decoder, which each have two ways, and the prompt of actions; all others ask the layout."""
     found = {path for path, tree in sources() if branches(tree, LAYOUT)} - STATED
-    assert found == {"training/loss.py", "inference/decoders/decoder.py", "dataset/load.py"}
+    assert found == {"training/loss.py", "inference/decoders/torch_decoder.py", "dataset/load.py"}
 
 
 def test_the_attention_rule_is_stated_once() -> None:

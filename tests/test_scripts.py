@@ -12,10 +12,11 @@ from PIL import Image
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read, to_bytes
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
-from gato_agent.commands.report import published
 from gato_agent.envs.errors import UsageError
+from gato_agent.evaluation.report.comparison import published
 from gato_agent.evaluation.report.html_page import page
-from gato_agent.evaluation.results import Outcome, Results, score
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import Outcome, score
 from tests.helpers.paths import ROOT
 
 SCRIPTS = ROOT / "scripts"

@@ -1,9 +1,8 @@
 """The verb `evaluate`: returns over whole episodes and normalised scores, of many tasks, resumable."""
 
 import json
-import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,20 +16,17 @@ from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.json_output import STDOUT, write_json
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.tasks.packages import suite_install_hint
-from gato_agent.envs.tasks.task import catalogue, find, install_hint
+from gato_agent.envs.tasks.task import catalogue, install_hint
 from gato_agent.envs.tasks.task import families as suites
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.evaluate_config import EvaluateConfig
-from gato_agent.evaluation.progress_table import ProgressTable, families, table
+from gato_agent.evaluation.play_tasks import play_tasks, save_results
+from gato_agent.evaluation.progress_table import families, table
 from gato_agent.evaluation.recorded import ReplayOptions
-from gato_agent.evaluation.references import ReferenceJob, References, as_expert, reference_jobs
-from gato_agent.evaluation.results import FILE, Outcome, Results, score, to_csv
-from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, EvaluationWorker, expert_sha256
+from gato_agent.evaluation.references import as_expert, reference_jobs
+from gato_agent.evaluation.results import FILE, Results, to_csv
+from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, expert_sha256
 from gato_agent.inference.options import resolve_device
-from gato_agent.rollouts.collection.episode_worker import Failed, Result, idle_heartbeat
-from gato_agent.rollouts.collection.like_random import EPISODES, warning
-from gato_agent.rollouts.collection.process_pool import play_in_processes
-from gato_agent.rollouts.collection.ray_pool import play_on_ray
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
 
 __all__ = ["EvaluateConfig", "evaluate"]
@@ -64,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> Results:
         jobs = [EvaluationJob(env, task, settings) for task, env in wanted.items() if task not in results.tasks]
         jobs += reference_jobs(wanted, results.tasks, settings, _reference_expert(config, settings))
         try:
-            _play(config, jobs, results, console, [task for task in wanted if task in results.tasks])
+            play_tasks(config, jobs, results, console, [task for task in wanted if task in results.tasks])
         finally:
             asked = [results.tasks[task] for task in wanted if task in results.tasks]
             if asked:
@@ -148,114 +144,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _play(
-    config: EvaluateConfig, jobs: Sequence[EvaluationJob], results: Results, console: Console, before: Sequence[str]
-) -> None:
-    """Play the remaining tasks and save the results after each."""
-    done = [results.tasks[task] for task in before]
-    names = [job.title if isinstance(job, ReferenceJob) else job.env_id for job in jobs]
-    references, extra = References(), sum(isinstance(job, ReferenceJob) for job in jobs)
-    with ProgressTable(console, names, results.actor, done, config.episodes, extra) as progress_table:
-        for reason in results.not_evaluated.values():
-            progress_table.print_line(f"not evaluated: {reason}")
-        with closing(_results_stream(config, jobs, progress_table)) as groups:
-            for group in groups:
-                lines = [_record(result, jobs[result.job], results, references) for result in group]
-                if group:
-                    _save(config, results)
-                for result, line in zip(group, lines, strict=True):  # after they are saved
-                    _show(result.job, names[result.job], line, results, progress_table)
-
-
-def _results_stream(
-    config: EvaluateConfig, jobs: Sequence[EvaluationJob], progress_table: ProgressTable
-) -> Generator[list[Result], None, None]:
-    seeds = [[config.seed] for _ in jobs]  # one seed a job: a job plays all episodes of its task
-    if config.ray:
-        return play_on_ray(jobs, seeds, config.ray, config.workers, config.timeout, players=EvaluationWorker)
-    workers = config.workers
-    if workers == 0:
-        return _play_in_this_process(jobs, progress_table)
-    if workers is None:
-        workers = (os.cpu_count() or 1) if jobs and jobs[0].settings.device == "cpu" else 1
-    return play_in_processes(
-        jobs, seeds, workers, config.timeout, players=EvaluationWorker, ahead=1, watch=progress_table.watch
-    )
-
-
-def _play_in_this_process(
-    jobs: Sequence[EvaluationJob], progress_table: ProgressTable
-) -> Generator[list[Result], None, None]:
-    """Play the tasks in turn in this process."""
-    players = EvaluationWorker(jobs)
-    for number, job in enumerate(jobs):
-        heartbeat = progress_table.follow(number, idle_heartbeat())
-        for result in players.play(number, [job.settings.seed], heartbeat):
-            yield [result]
-
-
-def _record(result: Result, job: EvaluationJob, results: Results, references: References) -> str | None:
-    """Enter a job's outcome into the results; returns a line for the user if it has no score of its own."""
-    outcome = {} if isinstance(result, Failed) else json.loads(result.episode)
-    failure = result.reason if isinstance(result, Failed) else outcome.get("skipped")
-    if isinstance(job, ReferenceJob):
-        if failure is not None:
-            return f"no {job.role} score: {failure}"
-        line = references.add(job, [Outcome(*each) for each in outcome["episodes"]])
-        if job.env_id in results.tasks:
-            results.tasks[job.env_id] = references.applied(results.tasks[job.env_id])
-        return line
-    if isinstance(result, Failed):
-        results.failed[job.env_id] = result.reason
-        return f"failed: {result.reason}"
-    if failure is not None:
-        results.not_evaluated[job.env_id] = failure
-        return f"not evaluated: {failure}"
-    episodes = [Outcome(*each) for each in outcome["episodes"]]
-    comparable = not job.settings.env_kwargs
-    try:
-        known = score(job.env_id, episodes, comparable=comparable, seconds=outcome["seconds"])
-    except GatoError as error:
-        results.failed[job.env_id] = str(error)
-        return f"failed: {error}"
-    results.tasks[job.env_id] = references.applied(known)
-    return None
-
-
-def _show(job: int, name: str, line: str | None, results: Results, progress_table: ProgressTable) -> None:
-    """Show a job's score, or the line in its place."""
-    if line is not None:
-        progress_table.add_line(job, line)
-        return
-    progress_table.add(job, results.tasks[name])
-    if message := _like_random(name, results):
-        progress_table.print_line(f"warning: {message}")
-
-
-def _like_random(task: str, results: Results) -> str | None:
-    """Warning for an expert that scores like random actions; None for an agent."""
-    known, settings = find(task), results.settings
-    if known is None or settings.get("expert") in (None, "random") or settings.get("env_kwargs"):
-        return None
-    task_score = results.tasks[task]
-    values = [float(each) for each in (task_score.successes if known.by_success else task_score.returns) or ()][
-        :EPISODES
-    ]
-    return warning(known, values) if len(values) == EPISODES else None
-
-
-def _save(config: EvaluateConfig, results: Results, more: Mapping[str, object] | None = None) -> None:
-    for path in (config.out and config.out / FILE, config.json):
-        if path not in (None, STDOUT):
-            results.save(path, more)
-
-
 def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: Mapping[str, str]) -> None:
     """Print the summary of families and write the final files and the report."""
     if len(results.tasks) > 1:
         console.print(families(summary.by_group(results)))
     more = {"summary": summary.to_json(results)} if len(results.tasks) > 1 else {}
-    _save(config, results, more)
+    save_results(config, results, more)
     if config.json == STDOUT:
         write_json(STDOUT, {**results.to_json(), **more}, indent=1)
     if config.out:

@@ -8,7 +8,8 @@ import numpy as np
 
 from gato_agent.envs.tasks.task import families
 from gato_agent.evaluation.metrics import Interval, Sample, improvement, interval, iqm, iqm_of_tasks
-from gato_agent.evaluation.results import OTHER, Results, TaskScore, family_of
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import OTHER, TaskScore, family_of
 
 ALL = "all"
 PIXELS = "pixels"

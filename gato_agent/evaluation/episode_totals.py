@@ -3,7 +3,7 @@
 from gato_agent.envs.loop import Step
 from gato_agent.envs.spaces.step_results import success_of
 from gato_agent.envs.tasks.task import Task, find
-from gato_agent.evaluation.results import Outcome
+from gato_agent.evaluation.task_score import Outcome
 
 
 class EpisodeTotals:

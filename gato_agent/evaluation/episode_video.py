@@ -15,7 +15,7 @@ from gato_agent.envs.loop import Actor, Step
 from gato_agent.envs.tasks.task import find
 from gato_agent.envs.video import VideoWriter, stride
 from gato_agent.evaluation.metrics import decimals
-from gato_agent.evaluation.results import Outcome
+from gato_agent.evaluation.task_score import Outcome
 
 FPS = 15.0  # of an environment without render_fps
 MOVES = 5.0  # a second, at most, of environments with missions: their steps are moves on a grid

@@ -15,7 +15,7 @@ from gato_agent.envs.io.console import fitted
 from gato_agent.envs.io.progress import remaining
 from gato_agent.evaluation.aggregate import Summary
 from gato_agent.evaluation.metrics import decimals
-from gato_agent.evaluation.results import TaskScore
+from gato_agent.evaluation.task_score import TaskScore
 from gato_agent.rollouts.collection.episode_worker import JOB, NOTHING, STEP
 
 CAPTION = (
@@ -162,7 +162,7 @@ def returns(score: TaskScore) -> tuple[str, str]:
 
 
 def shown(value: float) -> str:
-    """A single return with its decimals."""
+    """Return as text, with as many decimals as its size needs."""
     return f"{value:,.{decimals(value)}f}"
 
 

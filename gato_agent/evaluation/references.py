@@ -8,7 +8,7 @@ import numpy as np
 
 from gato_agent.envs.tasks.task import find
 from gato_agent.evaluation.metrics import normalized
-from gato_agent.evaluation.results import Outcome, TaskScore
+from gato_agent.evaluation.task_score import Outcome, TaskScore
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings
 
 Role = Literal["random", "expert"]

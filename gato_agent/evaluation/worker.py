@@ -19,7 +19,7 @@ from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
 from gato_agent.evaluation.episode_totals import EpisodeTotals
-from gato_agent.evaluation.results import Outcome
+from gato_agent.evaluation.task_score import Outcome
 from gato_agent.inference.decoders.decoder import Precision
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.options import resolve_device

@@ -8,7 +8,7 @@ import torch
 from gymnasium.spaces import Space, Text
 from torch import Tensor, nn
 
-from gato_agent.envs.digits import has_digits, sizes_of
+from gato_agent.envs.spaces.digits import has_digits, sizes_of
 from gato_agent.envs.spaces.flatten import Leaf, leaves
 from gato_agent.exporting.observation import surplus
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
@@ -64,7 +64,7 @@ class ValueTable(nn.Module):
 
 
 class DigitJoin(nn.Module):
-    """Join of digits into large discrete values, see `envs/digits.py`."""
+    """Join of digits into large discrete values, see `envs/spaces/digits.py`."""
 
     def __init__(self, space: Any) -> None:
         super().__init__()

@@ -12,7 +12,8 @@ from gato_agent.exporting.actions import ActionTable
 from gato_agent.exporting.graph_cache import GraphCache, PromptKeys, PromptPass
 from gato_agent.exporting.observation import Encoded, ObservationEncoder
 from gato_agent.exporting.signature import signature_of
-from gato_agent.inference.decoders.decoder import GREEDY, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import GREEDY, Prefill, StepOptions
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.inference.prompting import Prompter
 from gato_agent.model.gato import Gato
 from gato_agent.model.rope import frequencies

@@ -9,8 +9,8 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gato_agent.envs.digits import sizes_of
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.spaces.digits import sizes_of
 from gato_agent.envs.spaces.flatten import leaves
 from gato_agent.exporting.views import TensorView, padded
 from gato_agent.tokens.image_layout import PATCH_SIZE, ImageLayout
@@ -134,19 +134,19 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def _signed(numbers: NDArray[np.uint64], bias: NDArray[np.uint64]) -> Tensor:
-    """Unsigned numbers with a bias as the int64 that they stand for, as near as int64 comes."""
+    """Biased unsigned numbers without their bias, saturated to int64."""
     plain = [n - b for n, b in zip(numbers.tolist(), bias.tolist(), strict=True)]
     return torch.tensor([min(max(n, -WIDEST), WIDEST - 1) for n in plain], dtype=torch.int64)
 
 
 def _int64(column: Tensor) -> Tensor:
-    """Integers as int64; those of uint64 beyond it become its largest."""
+    """Integers as int64; larger values of uint64 become the largest int64."""
     x = column.long()
     return torch.where(x < 0, WIDEST - 1, x) if column.dtype == torch.uint64 else x
 
 
 class DigitSplit(nn.Module):
-    """Split of large discrete values into digits, see `envs/digits.py`, and bool [B], False for a value beyond."""
+    """Split of large discrete values into digits (`envs/spaces/digits.py`), and bool [B], False for a value beyond."""
 
     def __init__(self, space: Any) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -15,32 +14,19 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.hub import load_checkpoint, push
 from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.checkpoints.trained_task import TrainedTask
-from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError
+from gato_agent.envs.predict_state import PredictState, claimed_num_envs
 from gato_agent.envs.spaces.flatten import Columns, batch, columns, row, stack
 from gato_agent.inference.action_mask import ActionMasks
-from gato_agent.inference.decoders.cpu_decoder import make_decoder
-from gato_agent.inference.decoders.decoder import Precision, Prefill, StepOptions
-from gato_agent.inference.decoders.sampling import Sampler
-from gato_agent.inference.distribution import LeafDistribution, distributions, log_probs
+from gato_agent.inference.decoders.decoder import Precision
+from gato_agent.inference.decoders.make_decoder import make_decoder
+from gato_agent.inference.distribution import LeafDistribution
 from gato_agent.inference.options import DecodingOptions, resolve_device
 from gato_agent.inference.prompting import Prompter
-from gato_agent.inference.step_inputs import ALL, Envs, StepInputs, is_single, num_envs_of
+from gato_agent.inference.step_inputs import batch_columns, is_single, num_envs_of
+from gato_agent.inference.stepper import Stepper
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
-from gato_agent.tokens.space_tokenizer import Observed
-
-
-@dataclass(frozen=True, eq=False)
-class PredictState:
-    """State that `Agent.predict` returns: a claim to the memory, which stays in the agent.
-
-    Attributes:
-        agent: that returned it.
-        num_envs: observations of the call.
-    """
-
-    agent: "Agent" = field(repr=False)
-    num_envs: int
 
 
 class Agent:
@@ -68,7 +54,6 @@ class Agent:
     Attributes:
         observation_space: of one environment.
         action_space: of one environment.
-        num_envs: environments that the memory holds; 0 before the first `reset`, `act` or `predict`.
 
     Raises:
         UsageError: an option out of range, or a prompt that the task was not trained with.
@@ -87,16 +72,22 @@ class Agent:
         self.observation_space, self.action_space = task.observation_space, task.action_space
         self.model, self.config = checkpoint.model, checkpoint.model.config
         self.device = torch.device(device)
-        self.temperature, self.seed, self._marginal, self._mask_source = temperature, seed, marginal, masks
+        self.temperature, self.seed, self._mask_source = temperature, seed, masks
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
         pieces = checkpoint.text.encode if checkpoint.text else None
-        self._prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
+        prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
         legal = [(int(low), int(high)) for low, high in self.tokenizer.legal]
-        self._masks = ActionMasks(task.action_space, self.tokenizer)
-        digits = self._masks.blocks.digits
-        self._decoder = make_decoder(self.model, legal, precision, num_threads, digits)
-        self._allowed: NDArray[np.bool_] | None = None
-        self.num_envs = 0  # none before the first reset
+        action_masks = ActionMasks(task.action_space, self.tokenizer)
+        decoder = make_decoder(self.model, legal, precision, num_threads, action_masks.blocks.digits)
+        self._stepper = Stepper(
+            task.id, self.tokenizer, decoder, prompter, action_masks, separator=self.config.vocabulary.separator,
+            temperature=temperature, seed=seed, marginal=marginal,
+        )  # fmt: skip
+
+    @property
+    def num_envs(self) -> int:
+        """Environments that the memory holds; 0 before the first `reset`, `act` or `predict`."""
+        return self._stepper.num_envs
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -130,13 +121,7 @@ class Agent:
 
     def reset(self, num_envs: int = 1) -> None:
         """Forget all episodes, prepare for `num_envs` environments, and begin the random streams again."""
-        at_least(1, num_envs=num_envs)
-        self._decoder.reset(num_envs, self.tokenizer.layout.written, self._prompter.tokens)
-        self._prefill_prefix(np.ones(num_envs, dtype=np.bool_), self._prompter.reset(num_envs))
-        self.num_envs = num_envs
-        self._inputs = StepInputs(self.tokenizer, self.config.vocabulary.separator, num_envs)
-        generators = [torch.Generator().manual_seed(self.seed + env_index) for env_index in range(num_envs)]
-        self._sampler = Sampler(self.temperature, generators)
+        self._stepper.reset(num_envs)
 
     def act(
         self, observation: Any, start: NDArray[np.bool_] | None = None, *, masks: Sequence[Any] | None = None,
@@ -160,9 +145,9 @@ class Agent:
             GatoError: an observation is not in the space, or a mask allows nothing; names task, key, environment and
                 step.
         """
-        action = self._act(self._columns(observation), start, masks=self._current_masks(masks))
+        action = self._stepper.step(self._columns(observation), start, masks=self._current_masks(masks))
         actions = batch(self.action_space, action)
-        return (actions, self._log_prob()) if return_log_prob else actions
+        return (actions, self._stepper.log_prob()) if return_log_prob else actions
 
     def distribution(
         self, observation: Any, start: NDArray[np.bool_] | None = None, *, given: Any = None,
@@ -187,15 +172,7 @@ class Agent:
             GatoError: as `act`.
         """
         forced = None if given is None else self._encode_action(given)
-        observed = self._columns(observation)
-        if not self.num_envs:
-            self.reset(num_envs_of(observed))
-        state = self._inputs.state()
-        self._act(observed, start, greedy=True, forced=forced, masks=self._current_masks(masks), marginal=given is None)
-        logits = [part.clone() for part in self._decoder.logits]
-        self._decoder.rewind(self.tokenizer.layout.written - self.tokenizer.layout.rewound)
-        self._inputs.restore(state)
-        return distributions(self.tokenizer, logits, self.temperature or 1.0, self._allowed_rows())
+        return self._stepper.distribution(self._columns(observation), start, forced, self._current_masks(masks))
 
     def follow(self, observation: Any, action: Any, start: NDArray[np.bool_] | None = None) -> None:
         """Take a step with an action that another actor chose; the agent remembers it as its own.
@@ -211,7 +188,7 @@ class Agent:
         forced = self._encode_action(action)
         if not self.num_envs:
             self.reset(len(forced))
-        self._act(self._columns(observation), start, forced=forced)
+        self._stepper.step(self._columns(observation), start, forced=forced)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None,
@@ -219,8 +196,8 @@ class Agent:
     ) -> tuple[Any, PredictState]:  # fmt: skip
         """Action in Stable-Baselines3's policy protocol, so that `evaluate_policy(agent, env)` runs unchanged.
 
-        The agent remembers the steps before, with or without the state. Tell it where an episode begins, by
-        `episode_start` or `reset()`, or it takes a new episode for more of the last one.
+        The memory of earlier steps stays in the agent, with or without the state. `episode_start` or `reset()` begins
+        an episode; without them the next observation continues the latest one.
 
         Args:
             observation: one observation of the space, or a batch of them.
@@ -239,103 +216,27 @@ class Agent:
         space, single = self.observation_space, is_single(self.observation_space, observation)
         observed = stack(space, [observation]) if single else self._columns(observation)
         count = num_envs_of(observed)
-        if state is not None:
-            self._check_state(state, count)
+        claimed = claimed_num_envs(state, self, self.task.id)
+        if claimed is not None and not claimed == self.num_envs == count:
+            raise UsageError(
+                f"{self.task.id}: {count} observations with the state of {claimed}, and the memory is of "
+                f"{self.num_envs}: pass state=None to begin their episodes"
+            )
         if count != self.num_envs:
             self.reset(count)
-        start = self._inputs.start if episode_start is None else self._inputs.start | np.reshape(episode_start, -1)
-        actions = self._act(observed, start, greedy=deterministic, masks=self._current_masks(None))
+        begins = self._stepper.inputs.start
+        start = begins if episode_start is None else begins | np.reshape(episode_start, -1)
+        actions = self._stepper.step(observed, start, greedy=deterministic, masks=self._current_masks(None))
         action = row(self.action_space, actions, 0) if single else batch(self.action_space, actions)
         return action, PredictState(self, count)
 
-    def _check_state(self, state: Any, count: int) -> None:
-        """Raise UsageError for a state that `predict` of this agent did not return for this many observations."""
-        if not isinstance(state, PredictState) or state.agent is not self:
-            owner = f"{state.agent!r}" if isinstance(state, PredictState) else f"a {type(state).__name__}"
-            raise UsageError(
-                f"{self.task.id}: the state is of {owner}, and not of this agent: pass the state that its own "
-                "`predict` returned, or None"
-            )
-        if not state.num_envs == self.num_envs == count:
-            raise UsageError(
-                f"{self.task.id}: {count} observations with the state of {state.num_envs}, and the memory is of "
-                f"{self.num_envs}: pass state=None to begin their episodes"
-            )
-
     def _columns(self, observation: Any) -> Columns:
         """Columns of a batch of observations."""
-        try:
-            return columns(self.observation_space, observation)
-        except SpaceError as error:
-            if is_single(self.observation_space, observation):
-                raise UsageError(
-                    f"{self.task.id}: one observation without a batch axis: `act` takes a batch, as gymnasium.vector "
-                    "has them; `predict` takes one observation too"
-                ) from error
-            raise GatoError(f"{self.task.id}: observations: {error}") from error
-
-    def _act(
-        self, observation: Columns, start: NDArray[np.bool_] | None, *, greedy: bool = False,
-        forced: torch.Tensor | None = None, masks: Sequence[Any] | None = None, marginal: bool | None = None,
-        envs: Envs = ALL,
-    ) -> Columns:  # fmt: skip
-        """One control step of all environments, or of some: observations -> tokens -> action tokens -> actions."""
-        if not self.num_envs:
-            self.reset(num_envs_of(observation))
-        num_envs = len(self._inputs.start[envs])
-        if num_envs_of(observation) != num_envs:
-            raise UsageError(
-                f"{self.task.id}: {num_envs_of(observation)} observations for {num_envs} environments: call reset(n)"
-            )
-        start = np.array(self._inputs.start[envs] if start is None else start, dtype=np.bool_)
-        if start.shape != (num_envs,):
-            raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {num_envs} environments")
-        begun = np.zeros(self.num_envs, dtype=np.bool_)
-        begun[envs] = start
-        if start.any():
-            # The first token of an episode is its observation; a PAD in place of the last action token goes before it.
-            begin = self._prompter.tokens - self.tokenizer.layout.carried
-            self._decoder.reset_envs(torch.from_numpy(begun), begin)
-            self._inputs.begin(begun)
-        self._allowed = self._allow(masks, num_envs, envs)
-        observed = self._encode(observation, start, begun, envs)
-        sampler, rows = self._sampler, None
-        if not isinstance(envs, slice):
-            sampler, rows = sampler.of(envs.tolist()), torch.from_numpy(envs)
-        sampler = Sampler() if greedy or forced is not None else sampler
-        allowed = None if self._allowed is None else torch.from_numpy(self._allowed)
-        marginal = (self._marginal if marginal is None else marginal) or None
-        options = {"forced": forced, "allowed": allowed, "marginal": marginal}
-        options = {name: value for name, value in options.items() if value is not None}
-        self._chosen = self._decoder.step(
-            self._inputs.prefill(observed, envs), StepOptions.of(sampler, self.tokenizer.n_act, **options), rows
-        )
-        self._inputs.finish(self._chosen, envs)
-        return self.tokenizer.decode_actions(self._chosen.numpy())
+        return batch_columns(self.observation_space, observation, self.task.id)
 
     def _current_masks(self, masks: Sequence[Any] | None) -> Sequence[Any] | None:
         """The masks that a caller gives, else those of the agent's source, if it has one."""
         return self._mask_source() if masks is None and self._mask_source else masks
-
-    def _allow(self, masks: Sequence[Any] | None, num_envs: int, envs: Envs) -> NDArray[np.bool_] | None:
-        """Ids that the action masks of the environments allow, bool [num_envs, width of a mask]; None for all."""
-        if masks is None:
-            return None
-        if len(masks) != num_envs:
-            raise UsageError(
-                f"{self.task.id}: {len(masks)} action masks for {num_envs} environments: give one each, or None"
-            )
-        try:
-            return self._masks.allowed(masks)
-        except SpaceError as error:
-            raise GatoError(f"{self.task.id}: action mask{self._place(error, envs)}: {error}") from error
-
-    def _place(self, error: SpaceError, envs: Envs) -> str:
-        """Environment and step of an error in a step of `envs`, if it has an environment."""
-        if error.row is None:
-            return ""
-        env_index = np.arange(self.num_envs)[envs][error.row]
-        return f" in environment {env_index}, step {self._inputs.steps[env_index]}"
 
     def _encode_action(self, action: Any) -> torch.Tensor:
         """Tokens of an action in the form of `VectorEnv.action_space`: int64 [num_envs, A]."""
@@ -344,31 +245,3 @@ class Agent:
         except SpaceError as error:
             raise GatoError(f"{self.task.id}: action in environment {error.row}: {error}") from error
         return torch.from_numpy(tokens).long()
-
-    def _log_prob(self) -> NDArray[np.float64]:
-        """Log-probability of the latest action of each environment, float64 [num_envs]."""
-        return log_probs(self._decoder.logits, self._index(), self.temperature or 1.0, self._allowed_rows())
-
-    def _index(self) -> torch.Tensor:
-        """Index of each token of the latest actions among its legal ids: int64 [num_envs, A]."""
-        return self._chosen - torch.from_numpy(self.tokenizer.legal[:, 0])
-
-    def _allowed_rows(self) -> list[torch.Tensor] | None:
-        """Ids that the masks of the latest step allow each action token, given those before it; None for all."""
-        if self._allowed is None:
-            return None
-        allowed, index = torch.from_numpy(self._allowed), list(self._index().T)
-        return [self._masks.blocks.row(allowed, index, at) for at in range(len(index))]
-
-    def _prefill_prefix(self, envs: NDArray[np.bool_], prompts: Prefill | None) -> None:
-        """Give environments the prompts of their episodes, if there are any."""
-        if prompts is not None:
-            self._decoder.prefill_prefix(torch.from_numpy(envs), prompts)
-
-    def _encode(self, observation: Columns, start: NDArray[np.bool_], begun: NDArray[np.bool_], envs: Envs) -> Observed:
-        """Tokens, patches and value groups of all observations; caches the prompts of new episodes."""
-        try:
-            self._prefill_prefix(begun, self._prompter.begin(observation, start, envs))
-            return self.tokenizer.encode_observations(observation)
-        except SpaceError as error:
-            raise GatoError(f"{self.task.id}: observation{self._place(error, envs)}: {error}") from error

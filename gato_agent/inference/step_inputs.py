@@ -1,4 +1,4 @@
-"""Inputs of control steps: tokens of every environment, with the state that its episode carries between steps."""
+"""Inputs of control steps: tokens of every environment, with what its episode carries from step to step."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from gato_agent.dataset.unique_patches import flat
-from gato_agent.envs.spaces.flatten import Columns
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError
+from gato_agent.envs.spaces.flatten import Columns, columns
 from gato_agent.envs.spaces.leaf_table import leaf_kind
 from gato_agent.inference.decoders.decoder import Prefill
 from gato_agent.tokens.space_tokenizer import PAD, Observed, SpaceTokenizer
@@ -68,8 +69,31 @@ class StepInputs:
         return self._tokens.clone(), self.steps.copy(), self.start.copy()
 
     def restore(self, state: tuple[torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]) -> None:
-        """Go back to a `state`."""
+        """Restore a `state`."""
         self._tokens, self.steps, self.start = state
+
+
+def batch_columns(space: gym.Space[Any], observation: Any, name: str) -> Columns:
+    """Columns of a batch of observations.
+
+    Args:
+        space: of one observation.
+        observation: batch in the form of `VectorEnv.observation_space`.
+        name: of the task, for messages.
+
+    Raises:
+        UsageError: one observation in place of a batch.
+        GatoError: the observations are not in the space.
+    """
+    try:
+        return columns(space, observation)
+    except SpaceError as error:
+        if is_single(space, observation):
+            raise UsageError(
+                f"{name}: one observation without a batch axis: `act` takes a batch, as gymnasium.vector has them; "
+                "`predict` takes one observation too"
+            ) from error
+        raise GatoError(f"{name}: observations: {error}") from error
 
 
 def is_single(space: gym.Space[Any], observation: Any) -> bool:

@@ -44,7 +44,7 @@ class SlotAgent(Agent):
         for request in requests:
             if request.restart:
                 for index, env in enumerate(request.envs.tolist()):
-                    self._sampler.restart(env, self.seed + index)
+                    self._stepper.sampler.restart(env, self.seed + index)
         outcomes: dict[int, Columns | GatoError] = {}
         groups = [[i for i, r in enumerate(requests) if self._greedy(r) == greedy] for greedy in (True, False)]
         for group in filter(None, groups):
@@ -93,7 +93,7 @@ class SlotAgent(Agent):
         if any(request.masks is not None for request in requests):
             each = [mask for r in requests for mask in (r.masks if r.masks is not None else [None] * len(r.envs))]
             masks = [each[row] for row in order]
-        actions = self._act(observation, start, greedy=requests[0].greedy, masks=masks, envs=envs[order])
+        actions = self._stepper.step(observation, start, greedy=requests[0].greedy, masks=masks, envs=envs[order])
         rows = np.argsort(order)
         ends = np.cumsum([len(request.envs) for request in requests])
         own = [rows[end - len(request.envs) : end] for request, end in zip(requests, ends, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Text
 from numpy.typing import NDArray
 
-from gato_agent.envs.digits import Digits, has_digits
+from gato_agent.envs.spaces.digits import Digits, has_digits
 from gato_agent.envs.spaces.flatten import Columns, Leaf, as_column, space_error
 from gato_agent.envs.spaces.values import LeafValidator
 from gato_agent.tokens.image_layout import PATCH_SIZE
@@ -119,7 +119,7 @@ class Elements:
 
 
 def side_by_side(leaves: list[Leaf], values_per_token: int, grid_rows: bool) -> NDArray[np.int64]:
-    """Index of each value of some leaves, in their order, in concatenated value groups.
+    """Position of each value of some leaves in the concatenated value groups.
 
     Each row of a grid begins its own value group, before all other leaves. All rows are then read by the same weights,
     and attention can select among them.

@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium.spaces import Space, Text
 from numpy.typing import NDArray
 
-from gato_agent.envs.digits import Digits
 from gato_agent.envs.errors import SpaceError
+from gato_agent.envs.spaces.digits import Digits
 from gato_agent.envs.spaces.flatten import Columns, Leaf, leaves, space_error
 from gato_agent.envs.spaces.views import EVERYTHING, View
 from gato_agent.tokens.image_layout import PATCH_SIZE, ImageLayout, image_layout

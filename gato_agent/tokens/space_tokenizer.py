@@ -12,7 +12,7 @@ For example, as actions and with 512 text pieces:
     Box(-1, 1, (2,))       [0.5, -1.0]  ->  ids 512 + 768, 512 + 0   ->  the middles of these bins
     Discrete(3, start=1)   2            ->  id 512 + 1024 + 1        ->  2
 
-Discrete values beyond 1,024 are split into digits, see `envs/digits.py`.
+Discrete values beyond 1,024 are split into digits, see `envs/spaces/digits.py`.
 """
 
 from collections.abc import Callable, Sequence

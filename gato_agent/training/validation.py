@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
-from gato_agent.evaluation.results import TaskScore, score
+from gato_agent.evaluation.task_score import TaskScore, score
 from gato_agent.evaluation.worker import describe, play_episodes
 from gato_agent.inference.make_agent import make_agent_and_envs
 

@@ -56,7 +56,7 @@ def test_the_agent_acts_on_the_true_stream_and_the_expert_labels_it(run: Path, t
             np.testing.assert_array_equal(observations[0], episode.observations[""][t])
             assert expert.act(observations, np.array([t == 0]))[0] == label
             agent.follow(observations, np.array([action]))
-            own += (chosen := int(agent._decoder.logits[0][0].argmax())) == action
+            own += (chosen := int(agent._stepper.decoder.logits[0][0].argmax())) == action
             taught += label == action != chosen
             assert action in (chosen, label)
             observations, *_ = envs.step(np.array([action]))

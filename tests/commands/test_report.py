@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gato_agent.commands import report as report_module
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.report import ReportConfig, report, write_report
 from gato_agent.envs.errors import GatoError
@@ -20,9 +19,11 @@ from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.evaluation.aggregate import by_group
 from gato_agent.evaluation.progress_table import families, number, percent, returns, table
+from gato_agent.evaluation.report import video_folder
 from gato_agent.evaluation.report.html_page import page
 from gato_agent.evaluation.report.videos import FRAMES, LARGEST, LONGEST, encode
-from gato_agent.evaluation.results import Outcome, Results, score
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import Outcome, score
 
 TASKS = ("CartPole-v1", "Pendulum-v1", "FrozenLake-v1")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -133,8 +134,8 @@ def test_videos_of_version_0_1_are_reused(folder: Path, monkeypatch: pytest.Monk
     path = folder / "page" / "videos" / "videos.json"
     manifest = checked_digest(path.read_bytes())
     manifest["films"] = manifest.pop("videos")
-    monkeypatch.setattr(report_module, "read_own", lambda _: with_digest(manifest))
-    assert report_module._existing_videos(Results.load(folder / "random"), folder / "page").keys() == set(TASKS)
+    monkeypatch.setattr(video_folder, "read_own", lambda _: with_digest(manifest))
+    assert video_folder.existing_videos(Results.load(folder / "random"), folder / "page").keys() == set(TASKS)
 
 
 def test_a_comparison_names_published_figures_and_their_environments(folder: Path, capsys: Any) -> None:

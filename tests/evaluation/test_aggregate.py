@@ -12,7 +12,8 @@ from gato_agent.evaluation.aggregate import (
     shared,
     shared_note,
 )
-from gato_agent.evaluation.results import Outcome, Results, score
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import Outcome, score
 
 
 def results(**returns: list[float]) -> Results:

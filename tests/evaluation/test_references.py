@@ -8,7 +8,7 @@ import pytest
 
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.evaluation.references import ReferenceJob, References, as_expert, needs_references, reference_jobs
-from gato_agent.evaluation.results import Outcome, score
+from gato_agent.evaluation.task_score import Outcome, score
 from gato_agent.evaluation.worker import EvaluationSettings
 
 SETTINGS = EvaluationSettings("shipped", None, None, 3, 0, 1)

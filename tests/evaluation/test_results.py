@@ -15,7 +15,8 @@ from gato_agent.envs.tasks.task import Task, find
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.report.html_page import page
 from gato_agent.evaluation.report.markdown import markdown
-from gato_agent.evaluation.results import Outcome, Results, score, to_csv
+from gato_agent.evaluation.results import Results, to_csv
+from gato_agent.evaluation.task_score import Outcome, score
 from gato_agent.evaluation.worker import play_episodes
 
 

@@ -114,7 +114,7 @@ def test_sampled_actions_follow_from_the_random_numbers(fields: dict[str, Any]) 
     agent, exported = Agent(checkpoint, task, seed=5), eager_actor(checkpoint, task, 1, 0.8)
     compared = Compared(agent, exported)
     compared.reset(1)
-    uniforms = [agent._sampler.uniforms(3) for _ in range(10)]
+    uniforms = [agent._stepper.sampler.uniforms(3) for _ in range(10)]
     agent.reset(1)
     exported._generators = [Replayed([each[0].numpy() for each in uniforms if each is not None])]  # type: ignore[list-item]
     for t, observation in enumerate(sampled_batches(task.observation_space, 1, 10)):

@@ -82,7 +82,7 @@ class Compared:
             at = int(np.argmax(wanted[env] != got[env]))
             assert abs(int(wanted[env, at]) - int(got[env, at])) == 1, "not a neighbouring bin"
             first = int(min(wanted[env, at], got[env, at]) - low[at])
-            below = self._agent._decoder.logits[at][env].double().softmax(0)[: first + 1].sum()
+            below = self._agent._stepper.decoder.logits[at][env].double().softmax(0)[: first + 1].sum()
             self.margin = max(self.margin, abs(float(below) - 0.5))
 
 

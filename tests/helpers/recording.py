@@ -7,7 +7,8 @@ from torch import Tensor
 
 from gato_agent.envs.spaces.flatten import Columns
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoders.decoder import Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import Decoder, Legal, Precision, Prefill, StepOptions
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.gato import Gato
 
 

@@ -155,7 +155,7 @@ def test_a_environments_numbers_are_its_own_whatever_others_see_and_was_seen_bef
         one = {"camera": observation["camera"][1:2], "goal": tuple(part[1:2] for part in observation["goal"])}
         alone.act(one)
         together.act(observation)
-        for a, b in zip(alone._decoder.logits, together._decoder.logits, strict=True):
+        for a, b in zip(alone._stepper.decoder.logits, together._stepper.decoder.logits, strict=True):
             assert torch.equal(a[0], b[1])
 
 
@@ -199,7 +199,7 @@ def test_a_distribution_takes_no_step(layout: str) -> None:
         inspected.distribution(observation)
         for action, other in zip(inspected.act(observation), silent.act(observation), strict=True):
             assert np.array_equal(action, other)
-        for a, b in zip(inspected._decoder.logits, silent._decoder.logits, strict=True):
+        for a, b in zip(inspected._stepper.decoder.logits, silent._stepper.decoder.logits, strict=True):
             assert torch.equal(a, b)
 
 

@@ -56,10 +56,10 @@ def test_actions_are_drawn_from_it(shape: dict[str, Any]) -> None:
     agent = agent_of(shape, 0.7)
     agent.reset(2)
     for seen in observations(5):
-        before = agent._decoder
+        before, layout = agent._stepper.decoder, agent.tokenizer.layout
         action, log_prob = agent.act(seen, return_log_prob=True)
-        agent._decoder.rewind(agent.tokenizer.layout.written - agent.tokenizer.layout.rewound)  # as if it had not acted
-        if agent.tokenizer.layout.carried:
+        before.rewind(layout.written - layout.rewound)  # as if it had not acted
+        if layout.carried:
             agent.reset(2)  # the last action would be read again
             return
         actual, total = agent.distribution(seen, np.zeros(2, bool), given=action), np.zeros(2)
@@ -70,7 +70,7 @@ def test_actions_are_drawn_from_it(shape: dict[str, Any]) -> None:
                 total += np.log(shares[np.arange(2), np.abs(table - values[:, at, None]).argmin(1)])
         assert np.allclose(total, log_prob)
         agent.act(seen, np.zeros(2, bool))
-        assert agent._decoder is before
+        assert agent._stepper.decoder is before
 
 
 @pytest.mark.parametrize("shape", SHAPES)

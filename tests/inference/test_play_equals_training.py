@@ -18,7 +18,7 @@ from gato_agent.envs.spaces.flatten import columns
 from gato_agent.inference import agent as agent_module
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoders.decoder import TorchDecoder
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES
 from gato_agent.tokens.text_tokenizer import TextTokenizer

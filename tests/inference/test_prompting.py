@@ -23,7 +23,7 @@ from gato_agent.envs.spaces.views import View
 from gato_agent.inference import agent as agent_module
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoders.decoder import TorchDecoder
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage.episode import Episode
@@ -161,7 +161,7 @@ def test_a_prompt_changes_what_is_played() -> None:
         played.append(Agent(checkpoint_for(TASKS["instruction"]), TASKS["instruction"]).act(observation))
     assert np.array_equal(played[0], played[2]) and not np.array_equal(played[0], played[1])
     unprompted = Agent(checkpoint_for(TASKS["instruction"]), TASKS["instruction"], prompt="none")
-    assert unprompted._prompter.tokens == 0
+    assert unprompted._stepper.prompter.tokens == 0
     assert not np.array_equal(unprompted.act(observation), played[0])
 
 
@@ -202,7 +202,7 @@ def test_only_what_was_trained_is_played() -> None:
     huge = dataclasses.replace(TASKS["name"], prompt=Prompt("text", 31, "a toy"))
     with pytest.raises(UsageError, match=r"prompt of 31 tokens leaves too little of a context of 60"):
         Agent(checkpoint_for(huge), huge)
-    assert Agent(checkpoint_for(TASKS["demo"]), TASKS["demo"], prompt="none")._prompter._prompt == NO_PROMPT
+    assert Agent(checkpoint_for(TASKS["demo"]), TASKS["demo"], prompt="none")._stepper.prompter._prompt == NO_PROMPT
 
 
 def test_an_action_must_fit_beside_its_prompt() -> None:

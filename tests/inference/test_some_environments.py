@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoders.decoder import Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import Prefill, StepOptions
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from tests.helpers.driving import Driver, observe, random_prompts
 from tests.helpers.harsh import harsh
 from tests.helpers.shapes import LAYOUTS, NANO

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gato_agent.inference.decoders import cpu_decoder
-from gato_agent.inference.decoders.cpu_decoder import CpuDecoder, threads_for, torch_threads
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
+from gato_agent.inference.decoders.threads import threads_for, torch_threads
 from gato_agent.model.config import GatoConfig
 from tests.helpers.harsh import harsh
 from tests.helpers.native_core import FLAT, legal_for

@@ -17,7 +17,8 @@ from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoders.decoder import Legal, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import Legal, StepOptions
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.action_decoder import ActionDecoder
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato

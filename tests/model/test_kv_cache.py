@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoders.decoder import Decoder, Legal, Prefill, TorchDecoder
+from gato_agent.inference.decoders.decoder import Decoder, Legal, Prefill
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import ALIGNED, BUCKETS, EMPTY, KVCache
 from tests.helpers.driving import Driver, legal_for, observe, random_prompts, worst_error

@@ -52,7 +52,7 @@ def test_a_client_imports_nothing_heavy() -> None:
     assert ours <= {
         "gato_agent.client", "gato_agent.serving", "gato_agent.serving.wire", "gato_agent.inference",
         "gato_agent.inference.real_time", "gato_agent.envs", "gato_agent.envs.errors", "gato_agent.envs.io",
-        "gato_agent.envs.io.former_modules", "gato_agent.envs.io.lazy",
+        "gato_agent.envs.io.former_modules", "gato_agent.envs.io.lazy", "gato_agent.envs.predict_state",
     }  # fmt: skip
 
 

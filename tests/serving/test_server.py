@@ -91,7 +91,7 @@ def test_it_is_a_policy_of_sb3(cart: Served) -> None:
         assert actions.shape == (1,)
         with pytest.raises(RemoteError, match="2 observations with the state of 1"):
             remote.predict(np.zeros((2, 4), np.float32), state)
-        with pytest.raises(RemoteError, match="the state is not of this agent"):
+        with pytest.raises(RemoteError, match="the state is of a object, and not of this agent"):
             remote.predict(ONE, object())
 
 

@@ -42,7 +42,7 @@ def test_clients_get_what_each_alone_would_get() -> None:
             start = (rng.random(len(owned[i])) < 0.1) | (not begun[i])
             greedy = bool(rng.random() < 0.3)
             requests.append(StepRequest(owned[i], observation, start, greedy=greedy, restart=not begun[i]))
-            expected.append(alone[i]._act(observation, start, greedy=greedy))
+            expected.append(alone[i]._stepper.step(observation, start, greedy=greedy))
             begun[i] = True
         for found, wanted in zip(agent.answer(requests), expected, strict=True):
             np.testing.assert_equal(found, wanted)
@@ -60,7 +60,7 @@ def test_an_error_of_one_client_is_its_own() -> None:
     start, later = np.ones(1, np.bool_), np.zeros(1, np.bool_)
     good, bad = np.array([1]), np.array([0])
     for t in range(5):
-        wanted = alone._act(told("go"), start if t == 0 else later)
+        wanted = alone._stepper.step(told("go"), start if t == 0 else later)
         pair = np.array([2, 3])
         second = {**told("go", 2), "mission": np.array(["go", "go" if t == 0 else "ball"], object)}
         outcomes = agent.answer([
@@ -91,14 +91,14 @@ def test_a_mask_that_allows_nothing_is_an_error_of_its_client() -> None:
 def test_a_failure_that_names_no_client_is_tried_for_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TrainedTask("Toy-v0", Box(-1, 1, (2,)), Discrete(3))
     agent = slots(task, 3)
-    step, start = agent._decoder.step, np.ones(1, np.bool_)
+    step, start = agent._stepper.decoder.step, np.ones(1, np.bool_)
 
     def fails_for_one(prefill: Any, options: Any, envs: torch.Tensor) -> torch.Tensor:
         if 1 in envs.tolist():
             raise RuntimeError("out of memory")
         return step(prefill, options, envs)
 
-    monkeypatch.setattr(agent._decoder, "step", fails_for_one)
+    monkeypatch.setattr(agent._stepper.decoder, "step", fails_for_one)
     requests = [StepRequest(np.array([i]), sampled(task.observation_space, 1, i), start) for i in range(3)]
     outcomes = agent.answer(requests)
     assert [isinstance(outcome, dict) for outcome in outcomes] == [True, False, True]
@@ -109,4 +109,4 @@ def test_a_failure_that_names_no_client_is_tried_for_each_alone(monkeypatch: pyt
 def test_it_warms_up_on_any_space(space: Space[Any]) -> None:
     agent = slots(TrainedTask("Toy-v0", space, HANDS), 2)
     agent.warm_up()
-    assert agent._inputs.steps.tolist() == [1, 0]
+    assert agent._stepper.inputs.steps.tolist() == [1, 0]

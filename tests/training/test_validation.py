@@ -14,7 +14,7 @@ from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.errors import UsageError
 from gato_agent.inference import agent
-from gato_agent.inference.decoders import decoder as decode
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.training import run
 from gato_agent.training.validation import FIRST_SEED, Returns, validate_in_env
@@ -36,7 +36,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 @pytest.fixture(params=["engine", "pytorch"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "pytorch":  # as on a GPU
-        monkeypatch.setattr(agent, "make_decoder", lambda model, legal, *_, **__: decode.TorchDecoder(model, legal))
+        monkeypatch.setattr(agent, "make_decoder", lambda model, legal, *_, **__: TorchDecoder(model, legal))
     return str(request.param)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from gato_agent.evaluation.metrics import Sample, above, interval
-from gato_agent.evaluation.results import TaskScore
+from gato_agent.evaluation.task_score import TaskScore
 
 TOP = 1.25  # scores are clamped to this
 TAUS = np.linspace(0.0, 1.2, 61)

@@ -17,7 +17,8 @@ from gato_agent.evaluation.aggregate import ALL, GROUPS, Summary, by_group, comp
 from gato_agent.evaluation.metrics import Sample
 from gato_agent.evaluation.progress_table import number, percent, returns, shown
 from gato_agent.evaluation.report.charts import bars, profiles
-from gato_agent.evaluation.results import Results, TaskScore, family_of
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import TaskScore, family_of
 
 PACKAGE = "gato_agent.evaluation.report"
 FULL_WIDTH = 24  # tasks above which a family's chart takes the whole width

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from gato_agent.evaluation.aggregate import ALL, GROUPS, by_group
 from gato_agent.evaluation.progress_table import number, percent, returns
-from gato_agent.evaluation.results import Results, TaskScore
+from gato_agent.evaluation.results import Results
+from gato_agent.evaluation.task_score import TaskScore
 
 BOUNDS = (0.5, 0.8, 0.9)  # scores above which tasks are counted
 

@@ -19,7 +19,7 @@ from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.video import VideoWriter
 from gato_agent.evaluation.episode_totals import EpisodeTotals
 from gato_agent.evaluation.episode_video import EpisodeCamera
-from gato_agent.evaluation.results import Outcome
+from gato_agent.evaluation.task_score import Outcome
 from gato_agent.evaluation.worker import ActorFactory, EvaluationJob, EvaluationSettings, describe
 from gato_agent.rollouts.collection import episode_worker as player
 from gato_agent.rollouts.collection.episode_worker import BEAT, JOB, NOTHING, SEED, STEP, Failed

@@ -5,9 +5,7 @@ memory, by products of few rows, for which no library is tuned.
 """
 
 import ctypes
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from typing import get_args
 
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gato_agent.inference.decoders.cpu_checks import Limits, check_option, check_prefill
 from gato_agent.inference.decoders.cpu_weights import (
     ABI,
     PANEL,
@@ -32,21 +31,18 @@ from gato_agent.inference.decoders.cpu_weights import (
     pointer,
     value_tables,
 )
-from gato_agent.inference.decoders.cuda_graph_decoder import GraphDecoder
-from gato_agent.inference.decoders.decoder import GREEDY, Decoder, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import GREEDY, Legal, Precision, Prefill, StepOptions
 from gato_agent.inference.decoders.sampling import MaskBlocks
+from gato_agent.inference.decoders.threads import threads_for, torch_threads
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Block, Gato
 from gato_agent.model.kv_cache import EMPTY
 from gato_agent.native.abi import check, load
 from gato_agent.native.build import SOURCES
-from gato_agent.tokens.space_tokenizer import BINS, PAD, PATCH, VALUES
+from gato_agent.tokens.space_tokenizer import BINS, PATCH, VALUES
 from gato_agent.tokens.timestep_layout import ACTION_GROUP
 
 SOURCE = SOURCES / "cpu_decoder.cpp"
-
-WORK = 2**25  # multiplications of a step that pay for one more thread: ten environments of `tiny`
-_log = logging.getLogger(__name__)
 
 
 class CpuDecoder:
@@ -71,8 +67,8 @@ class CpuDecoder:
     ) -> None:  # fmt: skip
         self._compiled, self._model, self._threads = _compiled(), model, threads
         config, embedding = model.config, model.embedding
-        self._positions, self._patch, self._ordered = config.local_positions, embedding.patch, config.vocabulary.ordered
-        self._ids = config.vocabulary.size
+        self._patch, self._ordered = embedding.patch, config.vocabulary.ordered
+        self._limits = Limits(config.vocabulary.size, config.local_positions, config.values_per_token)
         self._dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self._patch_vectors: dict[bytes, Tensor] = {}  # pixels of a patch -> its vector
         layers = [layer_of(block, precision) for block in model.blocks if isinstance(block, Block)]
@@ -83,7 +79,7 @@ class CpuDecoder:
         self._weights = Model(
             config.layers, config.heads, config.width, config.feed_forward, config.context,
             get_args(Precision).index(precision), config.values_per_token, config.action_decoder, rewound,
-            config.vocabulary.continuous, self._ids, self._positions, 2 * BINS, chosen_rows, len(legal),
+            config.vocabulary.continuous, self._limits.ids, self._limits.positions, 2 * BINS, chosen_rows, len(legal),
             ctypes.addressof(self._layers[1]),
             *map(copied, (model.norm.weight, model.norm.bias, embedding.table.weight, embedding.local.weight)),
             *value_tables(model, precision, chosen),
@@ -175,36 +171,9 @@ class CpuDecoder:
         self, prefill: Prefill, rows: int, longest: int
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Tokens, local positions, patch vectors and value groups that C++ can read safely; else raises ValueError."""
+        check_prefill(prefill, rows, longest, self._limits)
         tokens, local, patches, intervals, value_groups = prefill
-        fits = tokens.ndim == 2 and tokens.shape[0] == rows and 0 < tokens.shape[1] <= longest
-        if not fits or tokens.dtype != torch.int64:
-            raise ValueError(
-                f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
-                f"with n at most {longest}"
-            )
-        fits = local.shape == tokens.shape and local.dtype == torch.int64
-        if not fits or (local.numel() and local.numpy().max() >= self._positions):
-            raise ValueError(
-                f"local positions {local.dtype} {list(local.shape)}: int64 below {self._positions} are known"
-            )
-        ids = tokens.numpy()  # for so few values NumPy costs a tenth of PyTorch
-        if ids.size and (ids.max() >= self._ids or ids.min() < VALUES):
-            raise ValueError(f"token ids from {ids.min()} to {ids.max()}: the vocabulary has {self._ids}")
-        for name, part, kind in (("patches", patches, PATCH), ("value_groups", value_groups, VALUES)):
-            count, places = 0 if part is None else len(part), np.count_nonzero(ids == kind)
-            if count != places:
-                raise ValueError(f"{count} {name} for {places} places among the tokens")
         if value_groups is not None:
-            shape, values = list(value_groups.shape[1:]), value_groups.numpy()
-            if (
-                self._weights.values_per_token == 1
-                or shape != [self._weights.values_per_token]
-                or (values.size and (values.min() < PAD or values.max() >= 2 * BINS))
-            ):
-                raise ValueError(
-                    f"value groups of {shape} values: the model has {self._weights.values_per_token}, "
-                    f"PAD or below {2 * BINS}"
-                )
             value_groups = value_groups.to(torch.int16).contiguous()
         vectors = None
         if patches is not None:
@@ -237,15 +206,9 @@ class CpuDecoder:
             return ()
         allowed = None if options.allowed is None else options.allowed.to(torch.uint8).contiguous()
         uniforms, forced = (None if x is None else x.contiguous() for x in (options.uniforms, options.forced))
-        shapes = (
-            (uniforms, actions, torch.float64),
-            (forced, actions, torch.int64),
-            (allowed, self._masks.width, torch.uint8),
-        )
-        for part, width, dtype in shapes:
-            if part is not None and (part.shape != (self._rows, width) or part.dtype != dtype):
-                message = f"options of a step, {part.dtype} {list(part.shape)}"
-                raise ValueError(f"{message}: {dtype} [{self._rows}, {width}] fits")
+        check_option(uniforms, torch.float64, self._rows, actions)
+        check_option(forced, torch.int64, self._rows, actions)
+        check_option(allowed, torch.uint8, self._rows, self._masks.width)
         request.uniforms, request.forced, request.allowed = pointer(uniforms), pointer(forced), pointer(allowed)
         request.allowed_stride = 0 if allowed is None else allowed.shape[1]
         request.marginal = options.marginal
@@ -253,57 +216,10 @@ class CpuDecoder:
         return uniforms, forced, allowed
 
 
-def threads_for(config: GatoConfig, num_envs: int) -> int:
-    """Threads that a step is worth: one for each WORK multiplications, at most those of PyTorch.
-
-    Threads wait for each other several times a layer. On a busy machine small steps are many times slower with two.
-    """
-    work = 12 * config.layers * config.width**2 * num_envs
-    return max(1, min(torch.get_num_threads(), work // WORK))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let PyTorch use so many threads meanwhile."""
-    before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @cache
 def _compiled() -> ctypes.CDLL:
     """The compiled step; raises OSError if it cannot be compiled, or is of another version."""
     return load(SOURCE, "the CPU decoder", ABI, STRUCTS)
-
-
-def make_decoder(
-    model: Gato, legal: Legal, precision: Precision = "float32", threads: int | None = None, digits: Sequence[int] = ()
-) -> Decoder:
-    """The fastest decoder for a model: `CpuDecoder` on a CPU with a C++ compiler, `GraphDecoder` on a CUDA device.
-
-    Elsewhere `TorchDecoder`, with a warning.
-
-    Raises:
-        UsageError: a precision that the device does not have.
-    """
-    if model.norm.weight.is_cuda:
-        return GraphDecoder(model, legal, precision, digits)
-    try:
-        if model.norm.weight.device.type != "cpu":
-            raise OSError("the compiled decoder is for CPUs")
-        if not CpuDecoder.fits(model.config):
-            raise OSError("the compiled decoder cannot hold a model of this shape")
-        return CpuDecoder(model, legal, precision, threads, digits)
-    except OSError as error:
-        if model.norm.weight.device.type == "cpu" or precision != "float32":
-            _log.warning("playing with PyTorch alone, in the model's own precision: %s", error)
-        return TorchDecoder(model, legal, digits)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

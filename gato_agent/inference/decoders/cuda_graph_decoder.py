@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gato_agent.envs.errors import UsageError
 from gato_agent.inference.decoders.cuda_graphs import CudaGraphs, GraphStep, Inputs, InputSpec
-from gato_agent.inference.decoders.decoder import GREEDY, Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import GREEDY, Legal, Precision, Prefill, StepOptions
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.bf16_linear import use_bfloat16_weights
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import EMPTY, KVCache
@@ -149,7 +150,7 @@ class GraphDecoder(TorchDecoder):
 
 @contextmanager
 def fused(device: torch.device) -> Iterator[None]:
-    """Attention by kernels that take a mask and exist in both precisions."""
+    """Context in which attention uses fused kernels that take a mask and exist in both precisions."""
     if device.type != "cuda":
         yield
         return

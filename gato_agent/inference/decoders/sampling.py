@@ -23,7 +23,7 @@ class Sampler:
         self.temperature, self._generators = temperature, generators
 
     def of(self, envs: Sequence[int]) -> "Sampler":
-        """The sampler of some environments, whose random streams go on."""
+        """Sampler of some environments, with their random streams."""
         return Sampler(self.temperature, [self._generators[env] for env in envs])
 
     def restart(self, env: int, seed: int) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gato_agent.commands.bench.roofline import Roofline
-from gato_agent.commands.bench.step import BenchCase, BenchConfig, bench, bound_of, counts, gpt2
+from gato_agent.commands.bench.step import BenchConfig, bench, gpt2
+from gato_agent.commands.bench.step_case import BenchCase, bound_of, counts
 from gato_agent.commands.model_fields import ModelFields
 from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import GatoConfig

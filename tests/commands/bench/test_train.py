@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gato_agent.commands.bench.plain_loop import PlainLoop
 from gato_agent.commands.bench.roofline import Roofline
-from gato_agent.commands.bench.train import PlainLoop, TrainBenchConfig, bench_train, made_up
+from gato_agent.commands.bench.train import TrainBenchConfig, bench_train, made_up
 from gato_agent.model.config import SIZES, GatoConfig
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)

@@ -22,10 +22,12 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.loop import steps
 from gato_agent.inference.agent import Agent
 from gato_agent.inference.decoders import cpu_decoder
-from gato_agent.inference.decoders.cpu_decoder import CpuDecoder, make_decoder
+from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoders.cpu_weights import panels
-from gato_agent.inference.decoders.decoder import Legal, Precision, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import Legal, Precision, Prefill, StepOptions
+from gato_agent.inference.decoders.make_decoder import make_decoder
 from gato_agent.inference.decoders.sampling import choose
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.model.action_decoder import CHOSEN_WIDTH, STATE_WIDTH
 from gato_agent.model.config import GatoConfig
@@ -64,7 +66,7 @@ class Recorder:
     """An agent of one action token and one value group that keeps the tokens and logits of its episodes."""
 
     def __init__(self, agent: Agent) -> None:
-        self.agent, self.decoder, self.reset = agent, agent._decoder, agent.reset
+        self.agent, self.decoder, self.reset = agent, agent._stepper.decoder, agent.reset
         self.step, self.decoder.step = self.decoder.step, self.record  # type: ignore[method-assign]
         assert isinstance(self.decoder, CpuDecoder)
         self.start: Any = None
@@ -94,7 +96,7 @@ class Recorder:
         """Largest difference to one uncached forward over an episode, over max(1, largest absolute logit)."""
         model, tokenizer = self.agent.model, self.agent.tokenizer
         legal, worst = [(int(low), int(high)) for low, high in tokenizer.legal], 0.0
-        prompt = self.agent._prompter.reset(1)
+        prompt = self.agent._stepper.prompter.reset(1)
         assert prompt is not None and len(legal) == 1
         count = torch.tensor([[prompt.tokens.shape[1]]])
         for seen, logits in self.episodes:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gato_agent.envs.errors import UsageError
 from gato_agent.inference.decoders.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.decoders.cuda_graphs import ALIGNED, GraphStep, Inputs, InputSpec
-from gato_agent.inference.decoders.decoder import GREEDY, Prefill, StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import GREEDY, Prefill, StepOptions
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.bf16_linear import BFloat16Linear
 from gato_agent.model.gato import Gato
 from gato_agent.model.kv_cache import BUCKETS

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
-from gato_agent.inference.decoders.decoder import StepOptions, TorchDecoder
+from gato_agent.inference.decoders.decoder import StepOptions
 from gato_agent.inference.decoders.sampling import Sampler, choose, log_prob
+from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.model.config import GatoConfig
 from tests.helpers.driving import play
 from tests.helpers.harsh import harsh

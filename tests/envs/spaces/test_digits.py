@@ -8,8 +8,8 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gato_agent.envs.digits import Digits, has_digits, sizes_of
 from gato_agent.envs.errors import SpaceError
+from gato_agent.envs.spaces.digits import Digits, has_digits, sizes_of
 from gato_agent.envs.spaces.flatten import Leaf
 from gato_agent.envs.spaces.leaf_kind import CHOICES
 
