@@ -72,7 +72,7 @@ class LeRobotFiles:
 
     @property
     def own(self) -> Mapping[str, Any] | None:
-        """What our export adds to the description; None for other data sets."""
+        """Entry of our export in the description; None for other data sets."""
         own = self.info.get(OWN)
         return own if isinstance(own, Mapping) else None
 

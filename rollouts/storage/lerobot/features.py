@@ -11,7 +11,7 @@ LeRobot has no scalars: a single number has the shape (1,).
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Space
@@ -19,7 +19,9 @@ from gymnasium.spaces import Box, Space
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.flatten import Leaf, leaves
 
-OBSERVATION, ACTION, LABEL = "observation", "action", "expert_action"
+OBSERVATION: Final = "observation"
+ACTION: Final = "action"
+LABEL: Final = "expert_action"
 Group = Literal["observation", "action", "expert_action"]
 CHANNELS = (1, 3, 4)  # of images that PNG holds as they are
 LEAST_SIDE = 16  # pixels; smaller arrays of bytes are numbers, such as a grid of symbols

@@ -27,8 +27,8 @@ from gato_agent.rollouts.storage.lerobot.dataset import INFO, OWN, LeRobotFiles
 from gato_agent.rollouts.storage.lerobot.features import ACTION, IMAGES, OBSERVATION, TEXT, Feature
 from gato_agent.rollouts.storage.lerobot.reading import EpisodeReader, own_features
 from gato_agent.rollouts.storage.task_folder import SPACES, read_header, space_of
+from gato_agent.tokens.prompt import INSTRUCTION
 
-INSTRUCTION = "instruction"  # leaf of the text of the task
 LONGEST = 256  # characters of a task, or more where one is longer
 MOST_CHOICES = 1024  # of a whole number that is an action
 Spaces = tuple[Space[Any], Space[Any]]
@@ -63,6 +63,8 @@ def import_(
     """
     files = LeRobotFiles(folder)
     try:
+        if not files.episodes:
+            raise GatoError(f"{folder}: the data set holds no episodes")
         reader = _reader(files, spaces, image_size)
         env_id = env_id or _env_id(files)
         expert = {"kind": "lerobot", "source": folder.resolve().name, "sha256": folder_sha256(folder)}
@@ -110,25 +112,19 @@ def _reader(files: LeRobotFiles, spaces: Path | None, image_size: tuple[int, int
 
 def _given(files: LeRobotFiles, spaces: Spaces) -> EpisodeReader:
     """Reader with given spaces, whose leaves have features of their names; a text without one is the task's."""
-    stored = {name: each.dtype == "video" for name, each in files.features.items()}
-    observed, acted, labels = own_features(spaces)
-    found = {path: _found(files, each) for path, each in observed.items()}
-    missing = [path for path, each in found.items() if each is None]
-    instruction = None
-    if len(missing) == 1 and observed[missing[0]].dtype == TEXT:
-        instruction = missing.pop()
-    actions = {path: _found(files, each) for path, each in acted.items()}
-    for path, each in ((path, wanted[path]) for wanted, got in ((observed, found), (acted, actions))
-                       for path in wanted if got[path] is None and path != instruction):  # fmt: skip
-        raise UsageError(
-            f"{files.folder} has no feature {each.name} for the leaf {path!r}, and it has {', '.join(sorted(stored))}: "
-            "import without --spaces, or give spaces whose leaves have such names"
-        )
-    labelled = {path: each for path, each in labels.items() if each.name in files.features}
-    return EpisodeReader(
-        files, spaces, {path: each for path, each in found.items() if each}, {p: e for p, e in actions.items() if e},
-        labelled if len(labelled) == len(labels) else {}, instruction, {},
-    )  # fmt: skip
+    wanted = own_features(spaces)
+    observed, acted, labels = ({path: _found(files, each) for path, each in group.items()} for group in wanted)
+    texts = [path for path, each in wanted[0].items() if each.dtype == TEXT and observed[path] is None]
+    instruction = texts[0] if len(texts) == 1 else None
+    for group, found in zip(wanted[:2], (observed, acted), strict=True):
+        for path in group:
+            if found[path] is None and not (group is wanted[0] and path == instruction):
+                raise UsageError(
+                    f"{files.folder} has no feature {group[path].name} for the leaf {path!r}, and it has "
+                    f"{', '.join(sorted(files.features))}: give spaces whose leaves have such names"
+                )
+    groups = [{path: each for path, each in found.items() if each} for found in (observed, acted, labels)]
+    return EpisodeReader(files, spaces, groups[0], groups[1], groups[2], instruction)
 
 
 def _found(files: LeRobotFiles, wanted: Feature) -> Feature | None:

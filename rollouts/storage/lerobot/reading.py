@@ -53,7 +53,7 @@ class EpisodeReader:
         flags = {each.name: columns[each.name].reshape(-1) for each in ends}
         terminated, truncated = self._end(number, flags)
         seed, noise = files.about(number, f"{OWN}/seed"), files.about(number, f"{OWN}/noise")
-        known = {"lerobot_episode": number}
+        known: dict[str, Any] = {"lerobot_episode": number}
         known |= {"final_observation": "a copy of the last one"} if repeated else {}
         known |= {} if REWARD in flags else {"rewards": "unknown"}
         return Episode(
@@ -120,8 +120,8 @@ def resized(images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uin
     """
     if len(shape) != 3 or images.shape[3] != shape[2]:
         raise GatoError(f"images of shape {images.shape[1:]} cannot become {shape}")
-    size, plain = (shape[1], shape[0]), (lambda image: image[:, :, 0] if shape[2] == 1 else image)
-    small = [Image.fromarray(plain(image)).resize(size, Image.Resampling.BILINEAR) for image in images]
+    size, plain = (shape[1], shape[0]), images[..., 0] if shape[2] == 1 else images
+    small = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in plain]
     return np.stack([np.asarray(image, np.uint8).reshape(shape) for image in small])
 
 

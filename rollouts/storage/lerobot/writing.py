@@ -65,12 +65,12 @@ class DatasetWriter:
         length, number = len(tasks), len(self._rows)
         indices = np.array([self._tasks.setdefault(task, len(self._tasks)) for task in tasks])
         frames = np.arange(length)
-        counters = {
+        counters: dict[str, NDArray[Any]] = {
             "timestamp": (frames / self._fps).astype(np.float32), "frame_index": frames,
             "episode_index": np.full(length, number), "index": frames + self._frames, "task_index": indices,
         }  # fmt: skip
         columns = {**columns, **counters}
-        row = {"episode_index": number, "tasks": list(dict.fromkeys(tasks)), "length": length}
+        row: dict[str, Any] = {"episode_index": number, "tasks": list(dict.fromkeys(tasks)), "length": length}
         row |= self._write_rows(columns, length)
         for name, camera in self._videos.items():
             row |= camera.add(columns[name])
