@@ -23,6 +23,7 @@ from gato_agent.envs.tasks.task import find
 from gato_agent.tokens.space_tokenizer import PAD
 
 Kind = Literal["none", "text", "demo"]
+INSTRUCTION = "instruction"  # key of the text that tells the task, outside of the catalogue
 DEMO_SHARE = 0.25  # of segments that begin with a demonstration (Gato paper, section 2.2)
 
 
@@ -82,9 +83,12 @@ NO_PROMPT = Prompt()
 
 
 def instruction_of(env_id: str, observation_space: Space[Any], view: View) -> str | None:
-    """Path of the catalogue's instruction, if this space has that leaf and others beside it; else None."""
+    """Path of the instruction, if this space has that leaf and others beside it; else None.
+
+    It is the catalogue's; of environments outside of it, a text with the key `instruction`.
+    """
     task = find(env_id)
-    path = None if task is None else task.instruction
+    path = INSTRUCTION if task is None else task.instruction
     if path not in [leaf.path for leaf in leaves(observation_space) if isinstance(leaf.space, Text)]:
         return None
     assert path is not None

@@ -1,11 +1,10 @@
-"""Checks of the files of a Minari data set: regular files only, and HDF5 without references to other files.
+"""Checks of the files of a Minari data set: HDF5 without references to other files, and images in JPEG only.
 
 HDF5 can refer to a group of another file (external link), to numbers in any file (external storage) or to data sets of
 other files (virtual data set), and give one object several names. These would read files that the user did not name,
 and a data set does not need them, so they are refused before any data is read.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,25 +16,11 @@ from gymnasium.spaces import Box, Space
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.flatten import leaves
+from gato_agent.rollouts.storage.imported import ADVICE
 
 MOST_TIMES = 2**11  # largest compression ratio of an array; gzip reaches 1,032
 SLACK = 2**16  # bytes; smaller arrays are not checked
 METADATA, ARRAYS = "metadata.json", "main_data.hdf5"
-ADVICE = "export or download the data set again"
-
-
-def check_files(folder: Path) -> None:
-    """Refuse anything but regular files and folders.
-
-    Raises:
-        GatoError: the data set contains a link or a device; the message names it.
-    """
-    for place, folders, files in os.walk(folder):
-        for path in (Path(place, name) for name in (*folders, *files)):
-            if path.is_symlink():
-                raise GatoError(f"{path} is a link to {path.readlink()}, which is not followed: {ADVICE}")
-            if not path.is_dir() and not path.is_file():
-                raise GatoError(f"{path} is no regular file: {ADVICE}")
 
 
 def check_arrays(path: Path) -> None:

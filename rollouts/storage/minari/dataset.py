@@ -12,9 +12,10 @@ from gato_agent.envs.files import read_named
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import Columns, columns, space_from_json
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.rollouts.storage.minari.checks import METADATA, check_episodes, check_files
+from gato_agent.rollouts.storage.imported import check_files
+from gato_agent.rollouts.storage.minari.checks import METADATA, check_episodes
+from gato_agent.rollouts.storage.task_folder import SPACES
 
-SPACES = ("observation_space", "action_space")
 EXACT = "gato_spaces"  # key of the metadata with both spaces in the format of `space_to_json`
 
 

@@ -29,7 +29,8 @@ from gato_agent.envs.spaces.flatten import batch
 from gato_agent.envs.tasks.task import find
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import training_indices
-from gato_agent.rollouts.storage.minari.dataset import EXACT, SPACES, load_minari, open_storage, read_episode
+from gato_agent.rollouts.storage.minari.dataset import EXACT, load_minari, open_storage, read_episode
+from gato_agent.rollouts.storage.task_folder import SPACES
 
 ROOT = "MINARI_DATASETS_PATH"
 BEGUN = ".gato-export-"  # prefix of the folders of incomplete data sets; Minari does not list hidden folders

@@ -4,26 +4,20 @@ A data set's metadata contains an environment's spec with entry point and wrappe
 environment when it loads the data set. So its storage is opened here directly; of the spec only the id is used.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from gymnasium.spaces import Space
 
 from gato_agent.envs.errors import GatoError, SpaceError, UsageError, one_line
 from gato_agent.envs.io import plain
 from gato_agent.envs.io.strict_json import parse
-from gato_agent.envs.spaces.flatten import space_from_json, space_to_json
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.rollouts.storage.episode_store import EpisodeStore, indices_of
-from gato_agent.rollouts.storage.minari.checks import METADATA, check_episodes, check_files, only_jpeg
-from gato_agent.rollouts.storage.minari.dataset import SPACES, load_minari, open_storage, read_episode, read_metadata
-from gato_agent.rollouts.storage.validate import EpisodeValidator, check_learnable
-from gato_agent.rollouts.storage.writer import EpisodeWriter, Played
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.imported import ImportedEpisodes, check_files, folder_sha256, header_of
+from gato_agent.rollouts.storage.minari.checks import METADATA, check_episodes, only_jpeg
+from gato_agent.rollouts.storage.minari.dataset import load_minari, open_storage, read_episode, read_metadata
 
 _log = logging.getLogger(__name__)
 _warn = _log.warning
@@ -54,54 +48,24 @@ def import_(
     folder = _local(source)
     check_files(folder)
     metadata = read_metadata(folder)
+    name = str(metadata["dataset_id"])
     with _reading(folder):
         env_id = env_id or _env_id(metadata, folder)
         numbers = check_episodes(folder, metadata)
         storage = open_storage(folder, metadata)
         spaces = storage.observation_space, storage.action_space
-        header = _header(env_id, spaces, metadata, _sha256(folder))
-        for name in SPACES:
-            space_from_json(header[name])  # refuses spaces that are too large to be read again
-    if not numbers:
-        raise GatoError(f"{source}: the data set holds no episodes")
-    check_learnable(env_id, *spaces)
+        expert = {"kind": "minari", "source": name, "sha256": folder_sha256(folder)}
+        header = header_of(env_id, spaces, expert, {"minari": str(metadata.get("minari_version"))})
+        about = list(storage.get_episode_metadata(numbers))
     provenance = {key: header[key] for key in ("env_id", "env_kwargs", "expert", "versions")}
-    reader = _Reader(storage, str(metadata["dataset_id"]), spaces, provenance, clip_actions, say)
-    missing = sorted(set(numbers).difference(indices_of(out, env_id)))
-    episodes = reader.episodes(folder, missing)
-    first = next(episodes, None)  # before a folder is made, which might stay empty
-    if missing and first is None and len(missing) == len(numbers):
-        raise GatoError(f"{source}: none of {len(numbers):,} episodes are valid: {reader.reason}")
-    store = EpisodeStore.create(out, header)
-    _write(store, episodes if first is None else chain([first], episodes))
-    return store
 
+    def read(number: int) -> Episode:
+        with only_jpeg(spaces):
+            (data,) = storage.get_episodes([number])
+        return read_episode(data, about[number], spaces, provenance)
 
-def _header(
-    env_id: str, spaces: tuple[Space[Any], Space[Any]], metadata: Mapping[str, Any], sha256: str
-) -> dict[str, Any]:
-    """Header of a task's folder, task.json."""
-    return {
-        "env_id": env_id,
-        "env_kwargs": {},
-        "observation_space": space_to_json(spaces[0]),
-        "action_space": space_to_json(spaces[1]),
-        "expert": {"kind": "minari", "source": str(metadata["dataset_id"]), "sha256": sha256},
-        "noise": False,
-        "versions": {"minari": str(metadata.get("minari_version"))},
-    }
-
-
-def _write(store: EpisodeStore, episodes: Iterable[Episode]) -> None:
-    """Write episodes to a store, which an error closes."""
-    try:
-        with EpisodeWriter([store]) as writer:
-            for episode in episodes:
-                writer.add(Played(0, episode.seed, episode.encode(), len(episode), episode.total, 0.0))
-                writer.poll()
-    except BaseException:
-        store.close()
-        raise
+    episodes = ImportedEpisodes(name, read, spaces, clip_actions=clip_actions, say=say)
+    return episodes.store(out, header, {number: number for number in numbers})
 
 
 @contextmanager
@@ -115,35 +79,6 @@ def _reading(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise GatoError(f"{folder} cannot be read as a Minari data set: {one_line(error)}") from error
-
-
-class _Reader:
-    """Reads episodes, and leaves out those that are not valid."""
-
-    def __init__(
-        self, storage: Any, name: str, spaces: tuple[Space[Any], Space[Any]], provenance: dict[str, Any],
-        clip_actions: bool, say: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self.reason = ""
-        self._storage, self._name, self._spaces, self._provenance = storage, name, spaces, provenance
-        self._validator, self._clip, self._say = EpisodeValidator(*spaces, clip_actions=clip_actions), clip_actions, say
-
-    def episodes(self, folder: Path, numbers: list[int]) -> Iterator[Episode]:
-        """Yield the valid episodes of these numbers; exceptions of the consumer are not caught."""
-        with _reading(folder):
-            about = list(self._storage.get_episode_metadata(numbers))
-        for number, more in zip(numbers, about, strict=True):
-            try:
-                with only_jpeg(self._spaces):
-                    (data,) = self._storage.get_episodes([number])
-                episode = self._validator.validate(read_episode(data, more, self._spaces, self._provenance))
-            except Exception as error:  # noqa: BLE001  # one damaged episode does not affect the others
-                reason = str(error) if isinstance(error, GatoError) else one_line(error)
-                self.reason = self.reason or f"episode {number}: {reason}"
-                hint = "" if self._clip or "beyond its bounds" not in reason else " (--clip-actions clips actions)"
-                self._say(f"{self._name}: episode {number} is left out: {reason}{hint}")
-                continue
-            yield episode
 
 
 def _local(source: str) -> Path:
@@ -191,13 +126,3 @@ def _env_id(metadata: Mapping[str, Any], folder: Path) -> str:
     if not plain.is_env_id(env_id):
         raise UsageError(f"{folder} names no environment that could be used: give its id with --env")
     return str(env_id)
-
-
-def _sha256(folder: Path) -> str:
-    sha = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        sha.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                sha.update(block)
-    return sha.hexdigest()

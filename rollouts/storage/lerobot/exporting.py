@@ -1,0 +1,194 @@
+"""Export of episodes to a LeRobot data set.
+
+A data set is written into a hidden folder, read back, compared, and then moved to its path as a whole:
+
+    lerobot/.gato-export-x7d2/gato/CartPole-v1-catalogue    ->    lerobot/gato/CartPole-v1-catalogue
+
+The next export removes the folder of a killed one.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from gymnasium.spaces import Text
+from numpy.typing import NDArray
+
+from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
+from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
+from gato_agent.envs.spaces.flatten import Columns, leaves
+from gato_agent.envs.spaces.views import EVERYTHING
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.filter import training_indices
+from gato_agent.rollouts.storage.lerobot.columns import to_arrow
+from gato_agent.rollouts.storage.lerobot.dataset import OWN, LeRobotFiles
+from gato_agent.rollouts.storage.lerobot.features import IMAGES, Feature
+from gato_agent.rollouts.storage.lerobot.reading import DONE, REWARD, EpisodeReader, own_features
+from gato_agent.rollouts.storage.lerobot.writing import DatasetWriter
+from gato_agent.rollouts.storage.task_folder import SPACES
+from gato_agent.tokens.prompt import instruction_of, names_of
+
+BEGUN = ".gato-export-"  # prefix of the folders of incomplete data sets
+FPS = 30  # of LeRobot's recordings
+FLAGS = {"terminated": pa.bool_(), "truncated": pa.bool_(), "success": pa.bool_(), "seed": pa.int64()}
+
+
+def root_of_datasets() -> Path:
+    """LeRobot's folder of data sets: $HF_LEROBOT_HOME, or lerobot in the folder of the Hugging Face hub."""
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return Path(os.environ.get("HF_LEROBOT_HOME", f"{home}/lerobot")).expanduser()
+
+
+def export(
+    store: EpisodeStore, namespace: str, root: Path | None = None, *, fps: int = FPS, video: bool = False
+) -> tuple[str, int]:
+    """Write the episodes that pass the folder's filter as one data set.
+
+    Observations, executed actions, labels, rewards, ends, seeds and the last observation are exact: they are read back
+    and compared. Only videos are lossy, of which the sizes are compared.
+
+    Args:
+        store: store of the episodes.
+        namespace: first part of the data set's id.
+        root: folder of LeRobot's data sets.
+        fps: frames a second, from which the timestamps follow.
+        video: true for images of three channels as MP4, which is lossy; else they are PNG.
+
+    Returns:
+        Id of the data set and its number of episodes.
+
+    Raises:
+        UsageError: invalid options, or another data set of that id.
+        GatoError: LeRobot cannot hold these episodes.
+    """
+    if fps < 1:
+        raise UsageError(f"--fps {fps}: it must be at least 1")
+    name = f"{store.env_id}-{store.kind}".replace("/", "-")
+    repo_id = re.sub(r"[^-\w./]", "_", f"{namespace}/{name}")
+    with _named(repo_id):
+        own_features((store.observation_space, store.action_space), video=video)
+    numbers = training_indices(store)
+    if not numbers:
+        raise GatoError(f"{store.env_id}: no episodes to export in {store.folder}: collect some, or delete the folder")
+    root = (root or root_of_datasets()).absolute()
+    target = _own_place(root, repo_id)
+    make_folder(target.parent)
+    if not target.exists():
+        with temporary_folder(root, BEGUN) as begun:
+            with _named(repo_id):
+                _write(store, numbers, begun / repo_id, fps, video)
+                _compare(store, numbers, begun / repo_id)
+            if place_folder(begun / repo_id, target):
+                return repo_id, len(numbers)
+    try:
+        _compare(store, numbers, target, video=video)
+    except Exception as error:
+        raise UsageError(
+            f"{repo_id}: a data set already exists in {target}, and it does not hold these episodes: delete it, or "
+            "give another --namespace"
+        ) from error
+    return repo_id, len(numbers)
+
+
+def _write(store: EpisodeStore, numbers: list[int], folder: Path, fps: int, video: bool) -> None:
+    observed, acted, labels = own_features((store.observation_space, store.action_space), video=video)
+    labelled = any(store.read(number).labels is not None for number in numbers)
+    rewards, done = Feature(REWARD, "float64", (1,)), Feature(DONE, "bool", (1,))
+    features = [*observed.values(), *acted.values(), *(labels.values() if labelled else ()), rewards, done]
+    writer = DatasetWriter(folder, features, fps)
+    try:
+        for number in numbers:
+            episode = store.fitting(number)
+            columns = _renamed(observed, {path: column[:-1] for path, column in episode.observations.items()})
+            columns |= _renamed(acted, episode.actions)
+            columns |= _renamed(labels, episode.targets) if labelled else {}
+            ends = np.arange(len(episode)) == len(episode) - 1
+            columns |= {REWARD: episode.rewards, DONE: ends & (episode.terminated or episode.truncated)}
+            writer.add(columns, _texts(store, episode), _described(observed, episode))
+        writer.close({OWN: {"env_id": store.env_id, **{name: store.header[name] for name in SPACES}}})
+    finally:
+        writer.abort()
+
+
+def _renamed(features: Mapping[str, Feature], columns: Columns) -> dict[str, NDArray[Any]]:
+    return {feature.name: columns[path] for path, feature in features.items()}
+
+
+def _texts(store: EpisodeStore, episode: Episode) -> list[str]:
+    """Text of the task in each frame: the instruction, the only text of the observation, or the environment's name."""
+    paths = [leaf.path for leaf in leaves(store.observation_space) if isinstance(leaf.space, Text)]
+    path = instruction_of(store.env_id, store.observation_space, EVERYTHING) or (paths[0] if len(paths) == 1 else None)
+    if path is None:
+        return names_of([store.env_id]) * len(episode)
+    return [str(text) for text in episode.observations[path][:-1]]
+
+
+def _described(observed: Mapping[str, Feature], episode: Episode) -> dict[str, pa.Array]:
+    """Columns of an episode's description that LeRobot's format lacks: ends, seed, noise and the last observation."""
+    row = {f"{OWN}/{name}": pa.array([getattr(episode, name)], kind) for name, kind in FLAGS.items()}
+    row |= {
+        f"{OWN}/noise": pa.array([episode.provenance.get("noise")], pa.float64()),
+        f"{OWN}/labels": pa.array([episode.labels is not None], pa.bool_()),
+    }
+    for path, feature in observed.items():
+        still = feature._replace(dtype="image") if feature.dtype in IMAGES else feature
+        row[f"{OWN}/final/{feature.name}"] = to_arrow(still, episode.observations[path][-1:])
+    return row
+
+
+def _compare(store: EpisodeStore, numbers: list[int], folder: Path, *, video: bool | None = None) -> None:
+    """Raise GatoError if a data set does not read back as the episodes of the store; of videos, only the sizes do."""
+    files = LeRobotFiles(folder)
+    try:
+        spaces = store.observation_space, store.action_space
+        stored = any(feature.dtype == "video" for feature in files.features.values())
+        if video is not None and stored != video:
+            raise GatoError("it has images in another form")
+        observed, acted, labels = own_features(spaces, video=stored)
+        if files.own is None or any(files.own.get(name) != store.header[name] for name in SPACES):
+            raise GatoError(f"it has other spaces than {store.env_id}")
+        if list(files.episodes) != list(range(len(numbers))):
+            raise GatoError(f"it has {len(files.episodes)} episodes instead of {len(numbers)}")
+        reader = EpisodeReader(files, spaces, observed, acted, labels)
+        lossy = [path for path, feature in observed.items() if feature.dtype == "video"]
+        for place, number in enumerate(numbers):
+            episode, exported = store.read(number), reader.read(place)
+            images = {path: episode.observations[path] for path in lossy}
+            if any(exported.observations[path].shape != image.shape for path, image in images.items()):
+                raise GatoError(f"LeRobot does not hold the images of episode {number} of {store.env_id}")
+            noise = {"noise": episode.provenance["noise"]} if "noise" in episode.provenance else {}
+            same = replace(
+                exported, observations={**exported.observations, **images}, provenance=episode.provenance
+            ).to_bytes()
+            if same != episode.to_bytes() or exported.provenance != {"lerobot_episode": place} | noise:
+                raise GatoError(f"LeRobot does not hold episode {number} of {store.env_id} exactly")
+    finally:
+        files.close()
+
+
+@contextmanager
+def _named(repo_id: str) -> Iterator[None]:
+    """Convert the exceptions of a block to GatoErrors that name the data set."""
+    try:
+        yield
+    except GatoError as error:
+        raise GatoError(f"{repo_id}: {error}") from error
+    except OSError as error:
+        raise GatoError(f"{repo_id} cannot be written: {reason(error)}") from error
+    except Exception as error:
+        raise GatoError(f"{repo_id}: LeRobot does not take these episodes: {one_line(error)}") from error
+
+
+def _own_place(root: Path, repo_id: str) -> Path:
+    """Folder of a data set; raises UsageError if it or a folder above it in `root` is a link."""
+    folder = root
+    for name in repo_id.split("/"):
+        folder = below(folder, name)
+    return folder
