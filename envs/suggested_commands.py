@@ -39,6 +39,8 @@ def next_command(verb: str, config: Any) -> str | None:
         return suggest("train", data=config.out, out="runs/gato")
     if verb == "train":
         return suggest("evaluate checkpoint", checkpoint=config.out, out=config.out / "results")
+    if verb == "improve":
+        return suggest("play", env=config.env, checkpoint=config.out / "best")
     if verb == "evaluate" and config.out:
         own = [env for env in config.env if ":" in env]  # results name no module, and videos need it
         command = suggest("report", results=config.out, out=config.out / "report")
@@ -54,6 +56,8 @@ def after_interrupt(verb: str, config: Any) -> str:
         return f"complete episodes are saved in {config.out}, and the same command goes on"
     if verb == "train":
         return f"its last checkpoint is in {config.out}, and the same command with --resume goes on"
+    if verb == "improve":
+        return f"finished rounds and episodes are saved in {config.out}, and the same command goes on"
     if verb == "evaluate":
         return (
             f"evaluated tasks are saved in {config.out}, and the same command goes on"

@@ -16,7 +16,7 @@ from gato_agent.envs.io import former_modules
 from gato_agent.envs.io.lazy import lazy, when_imported
 
 if TYPE_CHECKING:
-    from gato_agent.api import collect, evaluate, play, train
+    from gato_agent.api import collect, evaluate, improve, play, train
     from gato_agent.envs.api import make, make_vec
     from gato_agent.evaluation.sb3_vec_env import SB3VecEnv
     from gato_agent.inference.agent import Agent
@@ -35,6 +35,7 @@ __all__ = [
     "__version__",
     "collect",
     "evaluate",
+    "improve",
     "make",
     "make_vec",
     "play",
@@ -51,6 +52,7 @@ _public = lazy(
         "SpaceTokenizer": "gato_agent.tokens.space_tokenizer",
         "collect": "gato_agent.api",
         "evaluate": "gato_agent.api",
+        "improve": "gato_agent.api",
         "make": "gato_agent.envs.api",
         "make_vec": "gato_agent.envs.api",
         "play": "gato_agent.api",

@@ -28,9 +28,10 @@ from gato_agent.commands import evaluate as _evaluate
 from gato_agent.commands import play as _play
 from gato_agent.commands import train as _train
 from gato_agent.envs.errors import UsageError
+from gato_agent.improving import improve as _improve
 from gato_agent.training.config import TrainConfig
 
-__all__ = ["collect", "evaluate", "play", "train"]
+__all__ = ["collect", "evaluate", "improve", "play", "train"]
 
 Options = ParamSpec("Options")
 Config = TypeVar("Config")
@@ -153,6 +154,9 @@ collect = _verb("collect", _collect.CollectConfig, _collect.collect)
 
 evaluate = _verb("evaluate", _evaluate.EvaluateConfig, _evaluate.evaluate)
 """Evaluate a checkpoint or an expert; see `EvaluateConfig`. Returns the results."""
+
+improve = _verb("improve", _improve.ImproveConfig, _improve.improve)
+"""Improve an agent by the best of its own episodes; see `ImproveConfig`. Returns the finished rounds."""
 
 play = _verb("play", _play.PlayConfig, _play.play)
 """Play episodes of an agent; see `PlayConfig`. Returns returns and speed."""

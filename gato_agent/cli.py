@@ -31,6 +31,9 @@ VERBS = {
     "train": Verb(
         "gato_agent.commands.train", "TrainArguments", "train_command", "train an agent on recorded episodes"
     ),
+    "improve": Verb(
+        "gato_agent.improving.improve", "ImproveConfig", "improve", "improve an agent by the best of its own episodes"
+    ),
     "evaluate": Verb(
         "gato_agent.commands.evaluate", "EvaluateConfig", "evaluate", "measure returns and normalised scores"
     ),

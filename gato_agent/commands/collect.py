@@ -1,4 +1,4 @@
-"""The verb `collect`, which adds the agent of a checkpoint as the learner of `--dagger`."""
+"""The verb `collect`, which adds the agent of a checkpoint: as the learner of `--dagger`, or in place of an expert."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.vector import SeparateInfos
@@ -21,8 +23,24 @@ __all__ = ["CollectConfig", "collect"]
 
 
 def collect(config: CollectConfig) -> None:
-    """Collect episodes of an expert, or with `--dagger` of an agent that an expert labels; raises as `collect`."""
-    collect_episodes(config, Trained.named(config.dagger) if config.dagger else None)
+    """Collect episodes of an expert, of an agent, or with `--dagger` of an agent that an expert labels.
+
+    Raises:
+        UsageError: as `collect_episodes`; or no such checkpoint.
+        GatoError: as `collect_episodes`.
+    """
+    learner = Trained.named(config.dagger) if config.dagger else None
+    agent = None
+    if config.checkpoint is not None:
+        config.check()
+        trained, name = Trained.named(config.checkpoint), Path(config.checkpoint).name
+        temperature = TEMPERATURE if config.temperature is None else config.temperature
+        agent = Sampled(trained, name, temperature, config.sampling_seed)
+    collect_episodes(config, learner, agent)
+
+
+TEMPERATURE = 1.0  # of sampled actions: the distribution that training fits
+STREAM = 0x5A3B1E  # separates these random numbers from others with the same episode seed
 
 
 @dataclass(frozen=True)
@@ -55,14 +73,66 @@ class Trained:
 
         find_task(_load(self), envs)
 
-    def make(self, envs: VectorEnv[Any, Any, Any]) -> "Agent":
-        """Make a greedy agent for these environments; raises GatoError if the file has changed."""
+    def make(self, envs: VectorEnv[Any, Any, Any], temperature: float = 0.0) -> "Agent":
+        """Make an agent for these environments, by default a greedy one; raises GatoError if the file has changed."""
         from gato_agent.checkpoints.task_matching import find_task
         from gato_agent.inference.agent import Agent
 
         checkpoint = _load(self)
         masks = envs.action_masks if isinstance(envs, SeparateInfos) else None
-        return Agent(checkpoint, find_task(checkpoint, envs), temperature=0.0, masks=masks)
+        return Agent(checkpoint, find_task(checkpoint, envs), temperature=temperature, masks=masks)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A checkpoint as a `rollouts.dagger.SampledAgent`.
+
+    Attributes:
+        trained: the checkpoint.
+        name: of the run folder or file, without its folders.
+        temperature: of sampling; 0: greedy.
+        seed: of sampling.
+    """
+
+    trained: Trained
+    name: str
+    temperature: float
+    seed: int
+
+    def knows(self, env_id: str) -> bool:
+        """True if the checkpoint was trained on the environment of this id."""
+        return self.trained.knows(env_id)
+
+    def make_expert(self, envs: VectorEnv[Any, Any, Any]) -> "AgentExpert":
+        """Make the agent for these environments; raises as `Trained.make`."""
+        self.trained.check(envs)
+        sampling = f"temperature {self.temperature:g}" + (f", sampling seed {self.seed}" if self.temperature else "")
+        provenance = {"kind": "agent", "source": f"{self.name}, {sampling}", "sha256": self.trained.sha256}
+        return AgentExpert(self.trained.make(envs, self.temperature), provenance, self.seed)
+
+
+class AgentExpert:
+    """An agent as an `Expert`; its actions are a function of the episode's seed and the sampling seed.
+
+    Attributes:
+        provenance: kind, source and sha256.
+    """
+
+    def __init__(self, agent: "Agent", provenance: dict[str, str], seed: int) -> None:
+        self.provenance = provenance
+        self._agent, self._seed = agent, seed
+
+    def seed(self, seed: int) -> None:
+        """Seed the actions of the next episode."""
+        self._agent.seed = int(np.random.SeedSequence([STREAM, self._seed, seed]).generate_state(1)[0])
+
+    def reset(self, num_envs: int) -> None:
+        """Forget the episode and begin the random stream again."""
+        self._agent.reset(num_envs)
+
+    def act(self, observation: Any, start: NDArray[np.bool_]) -> Any:
+        """Choose a batch of actions."""
+        return self._agent.act(observation, start)
 
 
 @lru_cache(maxsize=1)  # a worker process plays one task at a time

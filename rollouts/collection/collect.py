@@ -8,13 +8,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column
 
-from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, at_least, reason
+from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, reason
 from gato_agent.envs.io.console import fitted, plain_console
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.tasks.task import Task, catalogue, families, find
 from gato_agent.rollouts.collection.by_hand import INTRODUCTION, play_by_hand, window_options
 from gato_agent.rollouts.collection.collect_config import CollectConfig
-from gato_agent.rollouts.collection.dagger import Learner
+from gato_agent.rollouts.collection.dagger import Learner, SampledAgent
 from gato_agent.rollouts.collection.episode_worker import CollectJob, Failed, Players, Result, idle_heartbeat
 from gato_agent.rollouts.collection.like_random import FirstEpisodes
 from gato_agent.rollouts.collection.prepare_job import prepare
@@ -37,12 +37,13 @@ SHOWN_FAILURES = 5  # failures that the last message names
 Play = Callable[[Sequence[CollectJob], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
 
 
-def collect(config: CollectConfig, learner: Learner | None = None) -> None:
+def collect(config: CollectConfig, learner: Learner | None = None, agent: SampledAgent | None = None) -> None:
     """Collect the missing episodes of every environment, then print a summary.
 
     Args:
         config: options of the command.
         learner: the agent of `config.dagger`.
+        agent: the agent of `config.checkpoint`, in place of an expert.
 
     Raises:
         UsageError: bad arguments, unknown environment or expert, or a folder made with other settings. It is raised
@@ -50,22 +51,14 @@ def collect(config: CollectConfig, learner: Learner | None = None) -> None:
         GatoError: some seeds failed; all other episodes are on disk.
     """
     kwargs = parse_kwargs(config.env_kwargs)
-    at_least(1, episodes=config.episodes, num_threads=config.num_threads, train_steps=config.train_steps)
-    at_least(0, seed=config.seed, workers=config.workers)
-    if config.ray and config.workers == 0:
-        raise UsageError("--workers 0 plays in this process, and --ray on a cluster: use one of them")
-    if not config.timeout > 0:
-        raise UsageError(f"--timeout {config.timeout}: it must be above 0")
-    if not 0 <= config.dagger_beta <= 1:
-        raise UsageError(f"--dagger-beta {config.dagger_beta}: it must be from 0 to 1")
-    if learner is not None and config.noise:
-        raise UsageError("--dagger and --noise both replace the expert's actions: use one of them")
+    config.check()
     episode_filter = EpisodeFilter(config.keep_above, config.success_only)
     episode_filter.check()
     console = plain_console()
     if window_options(config) is not None:
         console.print(INTRODUCTION, highlight=False, soft_wrap=True)
-    jobs = [prepare(config, env, kwargs, learner) for env in _environments(config, console, learner)]
+    names = _environments(config, console, learner or agent)
+    jobs = [prepare(config, env, kwargs, learner, agent) for env in names]
     with ExitStack() as stack:
         stores = [stack.enter_context(EpisodeStore.create(config.out, job.header)) for job in jobs]
         failures = _collect(config, jobs, stores, console)
@@ -95,18 +88,21 @@ def _complete(config: CollectConfig, store: EpisodeStore, episode_filter: Episod
         write_filter(store, episode_filter)
 
 
-def _environments(config: CollectConfig, console: Console, learner: Learner | None) -> list[str]:
+def _environments(config: CollectConfig, console: Console, known_by: Learner | SampledAgent | None) -> list[str]:
     """Names of the environments as the user wrote them, without duplicates; raises UsageError for unknown ones."""
     names = list(config.env)
     for suite in families() if "all" in config.suite else config.suite:
         if suite not in families():
             raise UsageError(f"--suite {suite}: choose from {', '.join(families())}, or all")
         tasks = [task for task in catalogue().values() if task.suite == suite]
-        with_expert = [task.id for task in tasks if task.expert_kind or config.expert != "catalogue"]
+        with_expert = [
+            task.id for task in tasks if task.expert_kind or config.expert != "catalogue" or config.checkpoint
+        ]
         if left_out := [task.id for task in tasks if task.id not in with_expert]:
             console.print(f"{suite}: no expert for {', '.join(left_out)}", highlight=False, soft_wrap=True)
-        if unknown := [name for name in with_expert if learner is not None and not learner.knows(name)]:
-            console.print(f"{suite}: --dagger does not know {', '.join(unknown)}", highlight=False, soft_wrap=True)
+        if unknown := [name for name in with_expert if known_by is not None and not known_by.knows(name)]:
+            option = "checkpoint" if config.checkpoint else "dagger"
+            console.print(f"{suite}: --{option} does not know {', '.join(unknown)}", highlight=False, soft_wrap=True)
         names += [name for name in with_expert if name not in unknown]
     if not names:
         raise UsageError("--env: name at least one environment, such as CartPole-v1, or a --suite")
@@ -146,8 +142,9 @@ def _collect(
 
 
 def _known(job: CollectJob) -> Task | None:
-    """Task of the catalogue whose scores are comparable to the job's; None for random actions, DAgger or arguments."""
-    comparable = job.expert != "random" and job.learner is None and not job.header["env_kwargs"]
+    """Task of the catalogue whose scores are comparable to the job's; None for random actions, agents or arguments."""
+    agents = job.learner is not None or job.agent is not None
+    comparable = job.expert != "random" and not agents and not job.header["env_kwargs"]
     return find(job.env_id) if comparable else None
 
 

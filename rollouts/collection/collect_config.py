@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.envs.suggested_commands import suggest
 
 
@@ -28,6 +29,13 @@ class CollectConfig:
     default the environment's own, or those of its kind of actions."""
     fps: float | None = None
     """Steps per second of --expert human; by default those at which the environment is shown."""
+    checkpoint: str | None = None
+    """Agent in place of an expert: its own episodes, with sampled actions. A run folder, a .safetensors file, or
+    shipped."""
+    temperature: float | None = None
+    """Sampling temperature of --checkpoint, at least 0, by default 1; 0: greedy."""
+    sampling_seed: int = 0
+    """Random seed of --checkpoint's actions; with another one and another --out the same seeds are tried again."""
     episodes: int = 100
     """Episodes of each environment."""
     dagger: str | None = None
@@ -61,6 +69,35 @@ class CollectConfig:
     """Join the episodes of an environment into few large files when all are collected; more may be collected later."""
     num_threads: int = 1
     """Threads of each expert's network; small networks are fastest with one."""
+
+    def check(self) -> None:
+        """Raise UsageError for an option out of range, or options that exclude each other."""
+        at_least(1, episodes=self.episodes, num_threads=self.num_threads, train_steps=self.train_steps)
+        at_least(0, seed=self.seed, workers=self.workers, temperature=self.temperature)
+        at_least(0, sampling_seed=self.sampling_seed)
+        if self.ray and self.workers == 0:
+            raise UsageError("--workers 0 plays in this process, and --ray on a cluster: use one of them")
+        if not self.timeout > 0:
+            raise UsageError(f"--timeout {self.timeout}: it must be above 0")
+        if not 0 <= self.dagger_beta <= 1:
+            raise UsageError(f"--dagger-beta {self.dagger_beta}: it must be from 0 to 1")
+        if self.dagger and self.noise:
+            raise UsageError("--dagger and --noise both replace the expert's actions: use one of them")
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        """Raise UsageError for options that exclude --checkpoint, or need it."""
+        if self.checkpoint is None:
+            for name in ("temperature", "sampling_seed"):
+                if getattr(self, name):
+                    raise UsageError(f"--{name.replace('_', '-')} is for --checkpoint: leave it out")
+            return
+        if self.expert != "catalogue":
+            raise UsageError("--checkpoint acts in place of an --expert: give one of them")
+        for name in ("dagger", "noise", "expert_statistics", "expert_wrappers", "train_steps", "keys", "fps"):
+            if getattr(self, name) not in (None, False):
+                way_out = "; --temperature makes its actions random" if name == "noise" else ""
+                raise UsageError(f"--{name.replace('_', '-')} is not for --checkpoint: leave it out{way_out}")
 
     def former_spellings(self) -> list[str]:
         """Hints on options that are removed in the next release."""

@@ -49,6 +49,21 @@ class Learner(Protocol):
         """Make the agent for these environments; raises GatoError if the checkpoint no longer matches `sha256`."""
 
 
+class SampledAgent(Protocol):
+    """Reference to a trained agent whose own episodes are collected, which is pickled as a `Learner` is."""
+
+    def knows(self, env_id: str) -> bool:
+        """True if the agent was trained on this environment."""
+
+    def make_expert(self, envs: VectorEnv[Any, Any, Any]) -> Expert:
+        """Make the agent for these environments.
+
+        Raises:
+            UsageError: the agent cannot act in them.
+            GatoError: the checkpoint has changed.
+        """
+
+
 def provenance(learner: Learner, beta: float) -> dict[str, Any]:
     """Description of the acting agent in the header of its episodes."""
     return {"kind": KIND, "sha256": learner.sha256, "beta": beta}

@@ -16,7 +16,7 @@ from gato_agent.envs.spaces.batch_of_one import only_one
 from gato_agent.envs.spaces.flatten import Columns, stacker
 from gato_agent.envs.spaces.step_results import success_of
 from gato_agent.envs.spaces.values import column_validator
-from gato_agent.rollouts.collection.dagger import Guided, Learner
+from gato_agent.rollouts.collection.dagger import Guided, Learner, SampledAgent
 from gato_agent.rollouts.collection.noise import Noisy
 from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, Watching, WindowOptions, load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
@@ -43,6 +43,7 @@ class CollectJob:
         statistics: statistics of an SB3 expert, see `load_expert`.
         wrappers: wrappers of an SB3 expert, see `load_expert`.
         window: options of the window of a person; None for other experts.
+        agent: agent that acts in place of `expert`; None for an expert.
     """
 
     env: str
@@ -56,6 +57,7 @@ class CollectJob:
     statistics: str | None = None
     wrappers: Wrappers | None = None
     window: WindowOptions | None = None
+    agent: SampledAgent | None = None
 
     @property
     def env_id(self) -> str:
@@ -105,7 +107,7 @@ class Player:
         self._one = only_one(self._space)
         self._observed, self._acted = stacker(self._envs.single_observation_space), stacker(self._space)
         self._validate = column_validator(self._space, acted=True)
-        expert = load_expert(
+        expert = job.agent.make_expert(self._envs) if job.agent is not None else load_expert(
             job.expert, job.env_id, self._envs.single_observation_space, self._space, job.seed,
             envs=self._envs, env_kwargs=kwargs, folder=job.folder, train_steps=job.train_steps,
             statistics=job.statistics, wrappers=job.wrappers, window=job.window,

@@ -15,7 +15,7 @@ from gato_agent.envs.tasks.packages import suite_of
 from gato_agent.envs.vector import SeparateInfos
 from gato_agent.rollouts.collection.by_hand import window_options
 from gato_agent.rollouts.collection.collect_config import CollectConfig
-from gato_agent.rollouts.collection.dagger import Learner, provenance
+from gato_agent.rollouts.collection.dagger import Learner, SampledAgent, provenance
 from gato_agent.rollouts.collection.episode_worker import CollectJob
 from gato_agent.rollouts.experts.callables import CallableExpert, check_answer
 from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, WindowOptions, load_expert
@@ -29,7 +29,9 @@ def _set_threads(number: int) -> None:
     torch.set_num_threads(number)
 
 
-def prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None) -> CollectJob:
+def prepare(
+    config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Learner | None, agent: SampledAgent | None = None
+) -> CollectJob:
     """Make environment and expert once, to raise their errors early, and describe them as a job."""
     if config.expert == "train":  # other experts get their threads in the worker; scripted ones need no torch
         _set_threads(config.num_threads)
@@ -39,7 +41,7 @@ def prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Le
         spaces = envs.single_observation_space, envs.single_action_space
         check_learnable(env_id, *spaces)
         folder = below(config.out, "experts")
-        expert = load_expert(
+        expert = agent.make_expert(envs) if agent is not None else load_expert(
             config.expert, env_id, *spaces, config.seed,
             envs=envs, env_kwargs=kwargs, folder=folder, train_steps=config.train_steps,
             statistics=config.expert_statistics, wrappers=wrappers, window=window,
@@ -56,7 +58,7 @@ def prepare(config: CollectConfig, env: str, kwargs: dict[str, Any], learner: Le
         header["versions"]["torch"] = version("torch")
     return CollectJob(
         env, config.expert, config.seed, folder, config.train_steps, config.num_threads, header, learner,
-        config.expert_statistics, wrappers, window,
+        config.expert_statistics, wrappers, window, agent,
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Improvement of an agent by the best of its own episodes."""
