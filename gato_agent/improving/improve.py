@@ -21,7 +21,7 @@ from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import find
 from gato_agent.evaluation.metrics import FIRST_SEED
-from gato_agent.evaluation.results import TaskScore
+from gato_agent.evaluation.task_score import TaskScore
 from gato_agent.improving.config import ImproveConfig
 from gato_agent.improving.curve import describe, show, write_curve
 from gato_agent.improving.progress import Progress, Round, ending

@@ -12,7 +12,7 @@ from gato_agent.commands.collect import CollectConfig, collect
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.train import TrainConfig, fine_tuning, train
 from gato_agent.envs.errors import UsageError
-from gato_agent.evaluation.results import TaskScore
+from gato_agent.evaluation.task_score import TaskScore
 from gato_agent.improving.config import ImproveConfig
 from gato_agent.improving.selection import copy_selected
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
