@@ -171,7 +171,10 @@ def _sized(
     if prompt.kind == "none":
         return task
     if prompt.kind == "demo" and config.action_decoder:
-        raise UsageError("--prompt demo shows actions, which no model with an action decoder reads: try text")
+        raise UsageError(
+            "--prompt demo shows actions, which no model with an action decoder reads: try text, or "
+            "--model.action-decoder False"
+        )
     if prompt.kind == "demo":
         return replace(task, prompt=demonstration(task.tokenizer(config, text).layout.length, config.context))
     assert text is not None

@@ -74,8 +74,8 @@ class DataOptions:
     """Loss weighting: the mean over action tokens, or over timesteps whatever their number of action tokens."""
     prompt: Literal["auto", "none", "text", "demo"] = "auto"
     """Prompt at the beginning of each segment, visible at all later steps. text: the instruction, which is removed from
-    the observation, or the task's name; demo: in a quarter of the segments a part of another episode; auto: that of
-    --init, else text for several tasks or for instructions, else none."""
+    the observation, or the task's name; demo: in a quarter of the segments a part of another episode, for models
+    without an action decoder; auto: that of --init, else text for several tasks or for instructions, else none."""
     text_pieces: int | None = None
     """Tokens of a text observation, padded; by default the catalogue's number or 32, but at least 1.5 times the longest
     text in the data where that has more."""
