@@ -87,8 +87,10 @@ class Stages:
             "steps": config.steps if number else config.first_steps, "seed": SEEDS * config.seed + number,
             "num_threads": config.num_threads,
         }  # fmt: skip
-        given = {"learning_rate": config.learning_rate, "batch_size": config.batch_size}
-        options |= {key: value for key, value in given.items() if value is not None and number}
+        if number:  # a rate that falls at the end: the agent of a constant one is worse by chance
+            given = {"learning_rate": config.learning_rate, "batch_size": config.batch_size}
+            options |= {key: value for key, value in given.items() if value is not None}
+            options |= {"schedule": "cosine", "warmup": config.steps // 10}
         train(TrainConfig(size=config.size, **options) if init is None else fine_tuning(str(init), **options))
 
     def evaluate(self, agent: Path, seed: int, out: Path) -> TaskScore:

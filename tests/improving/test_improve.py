@@ -2,13 +2,17 @@
 
 import dataclasses
 import errno
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gato_agent
 from gato_agent.checkpoints.checkpoint import FILE as MODEL
+from gato_agent.cli import main
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.improving import improve as module
 from gato_agent.improving import stages
@@ -17,6 +21,7 @@ from gato_agent.improving.improve import improve
 from gato_agent.improving.progress import Progress
 from gato_agent.rollouts.storage.episode_store import open_stores
 from tests.helpers.improving import CARTPOLE, collected, trained
+from tests.helpers.interrupts import interrupted
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +194,37 @@ def test_other_options_or_data_in_the_same_folder_are_refused(start: Path, tmp_p
 def test_two_commands_in_one_folder_are_refused(start: Path, tmp_path: Path) -> None:
     with module.lock_folder(tmp_path / "out", "improve"), pytest.raises(UsageError, match="improve"):
         improve(asked(start, tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_an_agent_of_poor_demonstrations_comes_above_them(tmp_path: Path) -> None:
+    """Random actions hold the pole for 23 steps."""
+    shown = collected(tmp_path / "demos", episodes=20)
+    shape = json.dumps({"layers": 2, "heads": 2, "width": 64, "feed_forward": 128, "context": 32})
+    trained(tmp_path / "first", tmp_path / "demos", shape=shape, steps=40)
+    progress = improve(
+        ImproveConfig(
+            CARTPOLE, data=(tmp_path / "demos",), init=str(tmp_path / "first"), rounds=5, patience=5, episodes=30,
+            tries=4, steps=60, learning_rate=2e-3, eval_episodes=40, workers=0, out=tmp_path / "out",
+        )
+    )  # fmt: skip
+    assert progress.test_gain is not None and progress.test_gain.low > 0
+    assert progress.demonstrations == pytest.approx(np.mean([shown.stats(seed).total for seed in range(20)]))
+    assert np.mean(progress.test["best"]) > 1.2 * progress.demonstrations
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_goes_on(start: Path, tmp_path: Path) -> None:
+    line = (
+        f"improve --env {CARTPOLE} --data {start / 'demos'} --init {start / 'first'} --rounds 1 --episodes 3 --tries 2 "
+        "--steps 2 --batch-size 1 --eval-episodes 3 --out out"
+    )
+    _, err = interrupted(line, "round 1: ", "group", tmp_path)
+    assert "finished rounds and episodes are saved in out, and the same command goes on" in err
+    assert len(Progress.load(tmp_path / "out", {}).rounds) == 1
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path)
+        with pytest.raises(SystemExit) as end:
+            main(shlex.split(line))
+    assert end.value.code == 0
+    assert len(Progress.load(tmp_path / "out", {}).rounds) == 2
