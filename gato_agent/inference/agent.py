@@ -1,10 +1,11 @@
 """Agent: a trained model as an actor, and as a Stable-Baselines3 policy."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self, Unpack
+from threading import RLock
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +16,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.hub import load_checkpoint, push
 from gato_agent.checkpoints.task_matching import find_task
 from gato_agent.checkpoints.trained_task import TrainedTask
-from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least, one_line
 from gato_agent.envs.spaces.flatten import Columns, batch, columns, row, stack
 from gato_agent.inference.action_mask import ActionMasks
 from gato_agent.inference.cpu_decoder import make_decoder
@@ -23,11 +24,25 @@ from gato_agent.inference.decoder import Precision, Prefill, StepOptions
 from gato_agent.inference.distribution import LeafDistribution, distributions, log_probs
 from gato_agent.inference.options import DecodingOptions, resolve_device
 from gato_agent.inference.prompting import Prompter
-from gato_agent.inference.sampling import Sampler
+from gato_agent.inference.sampling import Sampler, check_temperature, random_stream
 from gato_agent.inference.step_inputs import ALL, Envs, StepInputs, is_single, num_envs_of
+from gato_agent.native.build import check_threads
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
 from gato_agent.tokens.space_tokenizer import Observed
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def _in_turn(method: Callable[Concatenate["Agent", P], R]) -> Callable[Concatenate["Agent", P], R]:
+    """The method, of which threads wait for each other: the memory is that of one step at a time."""
+
+    @wraps(method)
+    def locked(self: "Agent", *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +60,8 @@ class PredictState:
 
 class Agent:
     """A trained model that plays one task in any number of environments, each with the memory of its own episode.
+
+    Threads may share it: its methods take turns.
 
         agent = Agent.from_pretrained("runs/cartpole", env)
         agent.reset(num_envs=1)
@@ -81,8 +98,8 @@ class Agent:
         marginal: bool = False, masks: Callable[[], Sequence[Any]] | None = None,
     ) -> None:  # fmt: skip
         temperature = task.temperature if temperature is None else temperature
-        if not 0 <= temperature < math.inf:
-            raise UsageError(f"temperature {temperature}: use 0 for greedy actions, or a positive number")
+        check_temperature(temperature)
+        check_threads(num_threads)
         self.task, self.checkpoint = task, checkpoint
         self.observation_space, self.action_space = task.observation_space, task.action_space
         self.model, self.config = checkpoint.model, checkpoint.model.config
@@ -95,6 +112,7 @@ class Agent:
         self._masks = ActionMasks(task.action_space, self.tokenizer)
         digits = self._masks.blocks.digits
         self._decoder = make_decoder(self.model, legal, precision, num_threads, digits)
+        self._lock = RLock()
         self._allowed: NDArray[np.bool_] | None = None
         self.num_envs = 0  # none before the first reset
 
@@ -128,16 +146,22 @@ class Agent:
         """Upload the checkpoint with a card of its scores (`checkpoints.hub.push`); returns its address."""
         return push(self.checkpoint, repo, evaluation, private=private, token=token)
 
+    @_in_turn
     def reset(self, num_envs: int = 1) -> None:
         """Forget all episodes, prepare for `num_envs` environments, and begin the random streams again."""
         at_least(1, num_envs=num_envs)
-        self._decoder.reset(num_envs, self.tokenizer.layout.written, self._prompter.tokens)
+        try:
+            self._decoder.reset(num_envs, self.tokenizer.layout.written, self._prompter.tokens)
+        except (MemoryError, OverflowError, RuntimeError, ValueError) as error:
+            problem = f"{self.task.id}: there is no memory for {num_envs:,} environments ({one_line(error):.200})"
+            raise UsageError(f"{problem}: use fewer") from error
         self._prefill_prefix(np.ones(num_envs, dtype=np.bool_), self._prompter.reset(num_envs))
         self.num_envs = num_envs
         self._inputs = StepInputs(self.tokenizer, self.config.vocabulary.separator, num_envs)
-        generators = [torch.Generator().manual_seed(self.seed + env_index) for env_index in range(num_envs)]
+        generators = [random_stream(self.seed + env_index) for env_index in range(num_envs)]
         self._sampler = Sampler(self.temperature, generators)
 
+    @_in_turn
     def act(
         self, observation: Any, start: NDArray[np.bool_] | None = None, *, masks: Sequence[Any] | None = None,
         return_log_prob: bool = False,
@@ -164,6 +188,7 @@ class Agent:
         actions = batch(self.action_space, action)
         return (actions, self._log_prob()) if return_log_prob else actions
 
+    @_in_turn
     def distribution(
         self, observation: Any, start: NDArray[np.bool_] | None = None, *, given: Any = None,
         masks: Sequence[Any] | None = None,
@@ -197,6 +222,7 @@ class Agent:
         self._inputs.restore(state)
         return distributions(self.tokenizer, logits, self.temperature or 1.0, self._allowed_rows())
 
+    @_in_turn
     def follow(self, observation: Any, action: Any, start: NDArray[np.bool_] | None = None) -> None:
         """Take a step with an action that another actor chose; the agent remembers it as its own.
 
@@ -213,6 +239,7 @@ class Agent:
             self.reset(len(forced))
         self._act(self._columns(observation), start, forced=forced)
 
+    @_in_turn
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
@@ -241,9 +268,9 @@ class Agent:
         count = num_envs_of(observed)
         if state is not None:
             self._check_state(state, count)
-        if count != self.num_envs:
+        if count != self.num_envs or not count:
             self.reset(count)
-        start = self._inputs.start if episode_start is None else self._inputs.start | np.reshape(episode_start, -1)
+        start = self._inputs.start | self._starts(episode_start, count) if episode_start is not None else None
         actions = self._act(observed, start, greedy=deterministic, masks=self._current_masks(None))
         action = row(self.action_space, actions, 0) if single else batch(self.action_space, actions)
         return action, PredictState(self, count)
@@ -287,9 +314,7 @@ class Agent:
             raise UsageError(
                 f"{self.task.id}: {num_envs_of(observation)} observations for {num_envs} environments: call reset(n)"
             )
-        start = np.array(self._inputs.start[envs] if start is None else start, dtype=np.bool_)
-        if start.shape != (num_envs,):
-            raise UsageError(f"{self.task.id}: episode starts of shape {start.shape} for {num_envs} environments")
+        start = self._inputs.start[envs].copy() if start is None else self._starts(start, num_envs)
         begun = np.zeros(self.num_envs, dtype=np.bool_)
         begun[envs] = start
         if start.any():
@@ -313,6 +338,16 @@ class Agent:
         self._inputs.finish(self._chosen, envs)
         return self.tokenizer.decode_actions(self._chosen.numpy())
 
+    def _starts(self, start: Any, num_envs: int) -> NDArray[np.bool_]:
+        """Beginnings of episodes, a new array, bool [num_envs]; raises UsageError for another number of them."""
+        try:
+            starts = np.array(start, dtype=np.bool_)
+        except (TypeError, ValueError):  # rows of different lengths
+            starts = np.zeros(0, dtype=np.bool_)
+        if starts.size != num_envs or not starts.ndim:
+            raise UsageError(f"{self.task.id}: episode starts of shape {starts.shape} for {num_envs} environments")
+        return starts.reshape(-1)
+
     def _current_masks(self, masks: Sequence[Any] | None) -> Sequence[Any] | None:
         """The masks that a caller gives, else those of the agent's source, if it has one."""
         return self._mask_source() if masks is None and self._mask_source else masks
@@ -321,10 +356,10 @@ class Agent:
         """Ids that the action masks of the environments allow, bool [num_envs, width of a mask]; None for all."""
         if masks is None:
             return None
-        if len(masks) != num_envs:
-            raise UsageError(
-                f"{self.task.id}: {len(masks)} action masks for {num_envs} environments: give one each, or None"
-            )
+        count = len(masks) if hasattr(masks, "__len__") else type(masks).__name__
+        if count != num_envs:
+            message = f"{self.task.id}: {count} action masks for {num_envs} environments"
+            raise UsageError(f"{message}: give one each, or None")
         try:
             return self._masks.allowed(masks)
         except SpaceError as error:
@@ -342,7 +377,8 @@ class Agent:
         try:
             tokens = self.tokenizer.encode_actions(columns(self.action_space, action))
         except SpaceError as error:
-            raise GatoError(f"{self.task.id}: action in environment {error.row}: {error}") from error
+            where = "" if error.row is None else f" in environment {error.row}"
+            raise GatoError(f"{self.task.id}: action{where}: {error}") from error
         return torch.from_numpy(tokens).long()
 
     def _log_prob(self) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gato_agent.envs.errors import UsageError
 from gato_agent.inference.cpu_weights import (
     ABI,
     PANEL,
@@ -103,11 +104,10 @@ class CpuDecoder:
     def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
         """See `Decoder`."""
         c = self._model.config
-        self._rolling = -(-(c.context - prefix + longest - 1) // PANEL) * PANEL
-        slots = self._rolling - (-prefix // PANEL) * PANEL
-        self._longest, self._envs = longest, torch.arange(num_envs)
-        shape = (2, c.layers, num_envs, c.heads, slots, c.head_size)
-        self._kv = _zeros(shape, self._dtype)
+        rolling = -(-(c.context - prefix + longest - 1) // PANEL) * PANEL
+        slots = rolling - (-prefix // PANEL) * PANEL
+        self._kv = _zeros((2, c.layers, num_envs, c.heads, slots, c.head_size), self._dtype)  # or a MemoryError
+        self._rolling, self._longest, self._envs = rolling, longest, torch.arange(num_envs)
         self._index = torch.full((num_envs, slots), EMPTY)
         self._next_position = torch.zeros(num_envs, dtype=torch.int64)
         self._ring = Ring(
@@ -290,8 +290,10 @@ def make_decoder(
     Elsewhere `TorchDecoder`, with a warning.
 
     Raises:
-        UsageError: a precision that the device does not have.
+        UsageError: a precision that is unknown, or that the device does not have.
     """
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r:.80}: choose one of {', '.join(get_args(Precision))}")
     if model.norm.weight.is_cuda:
         return GraphDecoder(model, legal, precision, digits)
     try:
