@@ -16,7 +16,7 @@ namespace {
 
 constexpr int MOST_THREADS = 1024;  // of a call: OpenMP ends the process where it cannot start all of them
 
-// Threads that a call may use: those of OpenMP are not there in a forked process, which would wait for them for ever.
+// Threads that a call may use: those of OpenMP are not there in a forked process, which would wait for them.
 inline int &fork_limit() { static int limit = MOST_THREADS; return limit; }
 inline int usable(int threads) { return std::min(threads, fork_limit()); }
 #if defined(__unix__) || defined(__APPLE__)

@@ -101,7 +101,7 @@ def test_a_forked_process_acts_with_the_threads_that_it_has() -> None:
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    pytest.fail("the child waits for ever")
+    pytest.fail("the child still waits")
 
 
 @pytest.mark.parametrize("count", [0, -1, 1025, 10**6, 2**40, 10**30])
