@@ -31,14 +31,15 @@ from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
 from gato_agent.tokens.space_tokenizer import Observed
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _in_turn(method: Callable[Concatenate["Agent", P], R]) -> Callable[Concatenate["Agent", P], R]:
     """The method, of which threads wait for each other: the memory is that of one step at a time."""
 
     @wraps(method)
-    def locked(self: "Agent", *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: "Agent", /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._lock:
             return method(self, *args, **kwargs)
 
