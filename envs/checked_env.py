@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import EnvironmentFault, SpaceError, one_line
 from gato_agent.envs.ownership import owned
+from gato_agent.envs.spaces.leaf_kind import UNREADABLE
 from gato_agent.envs.spaces.same_space import plain_space
 from gato_agent.envs.spaces.step_results import MOST, brief, flag_of, reward_of
 from gato_agent.envs.spaces.values import validator
@@ -76,7 +77,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise self._fault(self._reset_name(), f"returned {what}; {OLD}: {RESET}")
         try:
             return self._own(self._valid_obs(result[0])), result[1]
-        except SpaceError as error:
+        except BaseException as error:  # converting a value to an array runs code of its class
             raise self._unsound(self._reset_name(), error) from error
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -104,12 +105,10 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 terminated, truncated = flag_of(terminated, "terminated"), flag_of(truncated, "truncated")
             if not (LEAST < total < MOST and isinstance(info, dict)):
                 raise ValueError(self._last_fault(reward, info))
-        except SpaceError as error:
-            raise self._unsound(self._step_name(), error) from error
-        except (TypeError, ValueError) as error:
+        except BaseException as error:  # converting a value to an array runs code of its class
             if not isinstance(result, tuple) or len(result) != 5:
                 raise self._fault(self._step_name(), f"returned {_kind(result)}; {OLD}: {STEP}") from error
-            raise self._fault(self._step_name(), f"returned {error}") from error
+            raise self._unsound(self._step_name(), error) from error
         self._t += 1
         if self._t >= self._long:
             self._still_going()
@@ -170,9 +169,15 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         hint = f"; {OLD}: {form}" if form and _is_misfit(error) else ""
         return self._fault(where, f"raised {one_line(error)}{hint}")
 
-    def _unsound(self, where: str, error: SpaceError) -> EnvironmentFault:
-        hint = "" if "not a finite number" in str(error) else f"; {DECLARE}"
-        return self._fault(where, f"returned an observation that is not in its space: {error}{hint}")
+    def _unsound(self, where: str, error: BaseException) -> EnvironmentFault:
+        """Build the fault for a returned value that raised an error when it was checked."""
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        if isinstance(error, SpaceError):
+            hint = "" if "not a finite number" in str(error) or UNREADABLE in str(error) else f"; {DECLARE}"
+            return self._fault(where, f"returned an observation that is not in its space: {error}{hint}")
+        what = str(error) if type(error) is ValueError else f"a value that {UNREADABLE} ({one_line(error)})"
+        return self._fault(where, f"returned {what}")
 
     def _last_fault(self, reward: float, info: Any) -> str:
         """Message for an info that is no dict, or a reward or return that is not finite."""

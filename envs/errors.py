@@ -64,3 +64,14 @@ def at_least(minimum: float, **options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not value >= minimum:  # `not >=` refuses NaN too
             raise UsageError(f"--{name.replace('_', '-')} {value}: at least {minimum} is needed")
+
+
+def at_most(maximum: float, **options: float | None) -> None:
+    """Refuse options above `maximum`; None stands for an option that is not set.
+
+    Raises:
+        UsageError: an option is larger; the message names the first.
+    """
+    for name, value in options.items():
+        if value is not None and value > maximum:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: at most {maximum:,} is possible")

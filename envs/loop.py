@@ -73,15 +73,25 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
     """
     if not isinstance(envs, SeparateInfos):
         raise ValueError("steps() resets environments and separates their infos: make them with make_vector")
-    if envs.num_envs == 1:
-        yield from _one_env(actor, envs, seeds)
-        return
-    queue, num_envs = iter(seeds), envs.num_envs
-    seed = [next(queue, None) for _ in range(num_envs)]  # None: no episode is left for this environment
+    queue, t = iter(seeds), [0] * envs.num_envs
+    seed = [next(queue, None) for _ in t]  # None: no episode is left for this environment
     if seed[0] is None:
         return
+    try:
+        yield from (_one_env if envs.num_envs == 1 else _several_envs)(actor, envs, queue, seed, t)
+    except (GatoError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # such as from copying an info
+        raise GatoError(f"{_place(envs, seed, t)}: {one_line(error)}") from error
+
+
+def _several_envs(
+    actor: Actor, envs: SeparateInfos, queue: Iterator[int], seed: list[int | None], t: list[int]
+) -> Iterator[Step]:
+    """Play environments together; `seed` and `t` are kept at their latest steps."""
+    num_envs = envs.num_envs
     # A vector environment steps every environment, so one without a seed replays the first, and is not yielded.
-    spare, t, start = seed[0], [0] * num_envs, np.ones(num_envs, dtype=np.bool_)
+    spare, start = seed[0], np.ones(num_envs, dtype=np.bool_)
     reset: Any = envs.reset  # its declared type lacks the list of seeds
     _begin(actor, envs, seed)
     observed = owned(reset(seed=[spare if s is None else s for s in seed])[0])
@@ -109,32 +119,32 @@ def steps(actor: Actor, envs: VectorEnv[Any, Any, Any], seeds: Iterable[int]) ->
             observed = owned(reset(seed=again, options={"reset_mask": start.copy()})[0])
 
 
-def _one_env(actor: Actor, envs: SeparateInfos, seeds: Iterable[int]) -> Iterator[Step]:
+def _one_env(
+    actor: Actor, envs: SeparateInfos, queue: Iterator[int], seeds: list[int | None], t: list[int]
+) -> Iterator[Step]:
     """Play one environment directly, without the vector environment's overhead; the same stream."""
     env = envs.envs[0]
     batch, one = batch_of_one(envs.single_observation_space), only_one(envs.single_observation_space, copy=True)
     acted = only_one(envs.single_action_space, copy=True)
     first, later = np.ones(1, dtype=np.bool_), np.zeros(1, dtype=np.bool_)
-    ready = False
-    for seed in seeds:
-        if not ready:
-            _begin(actor, envs, [seed])
-            ready = True
+    _begin(actor, envs, seeds)
+    while (seed := seeds[0]) is not None:
         value, info = env.reset(seed=seed)
         envs.keep_mask(0, info)
-        observed, start, t, done = batch(value), first, 0, False
+        observed, start, done = batch(value), first, False
         while not done:
             obs = one(observed)
             try:
                 action = acted(actor.act(observed, start.copy()))
             except BaseException as error:
-                raise _actor_error(envs, [seed], [t], error) from error
+                raise _actor_error(envs, seeds, t, error) from error
             value, reward, terminated, truncated, info = env.step(owned(action))
             envs.keep_mask(0, info)
             observed, info = batch(value), owned(info, INFO_DEPTH)
             terminal, cut, next_obs = bool(terminated), bool(truncated), one(observed)
-            yield Step(0, seed, t, obs, action, float(reward), terminal, cut, info, next_obs)
-            start, t, done = later, t + 1, terminal or cut
+            yield Step(0, seed, t[0], obs, action, float(reward), terminal, cut, info, next_obs)
+            start, t[0], done = later, t[0] + 1, terminal or cut
+        seeds[0], t[0] = next(queue, None), 0
 
 
 def _begin(actor: Actor, envs: SeparateInfos, seeds: Sequence[int | None]) -> None:
@@ -163,10 +173,16 @@ def _actor_error(
     """An actor's exception as a GatoError that names environment, seeds and steps; KeyboardInterrupt as it is."""
     if isinstance(error, KeyboardInterrupt):
         return error
+    place = _place(envs, seeds, t)
+    if isinstance(error, GatoError):
+        kind = UsageError if isinstance(error, UsageError) else GatoError
+        return kind(f"{place}: {str(error).removeprefix(place.partition(': ')[0] + ': ')}")
+    return GatoError(f"{place}: choosing an action raised {one_line(error)}")
+
+
+def _place(envs: SeparateInfos, seeds: Sequence[int | None], t: Sequence[int]) -> str:
+    """Environment, seeds and steps of an error."""
     name = envs.get_attr("spec")[0].id if envs.get_attr("spec")[0] else type(envs.envs[0].unwrapped).__name__
     episodes = [f"step {step} of seed {seed}" for seed, step in zip(seeds, t, strict=True) if seed is not None]
     where = " and ".join(episodes[:2]) + (f" and {len(episodes) - 2} more" if len(episodes) > 2 else "")
-    if isinstance(error, GatoError):
-        kind = UsageError if isinstance(error, UsageError) else GatoError
-        return kind(f"{name}: {where}: {str(error).removeprefix(f'{name}: ')}")
-    return GatoError(f"{name}: {where}: choosing an action raised {one_line(error)}")
+    return f"{name}: {where}"

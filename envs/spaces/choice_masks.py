@@ -40,8 +40,7 @@ def flat_mask(leaf: Leaf, mask: Any, row: int | None = None) -> list[NDArray[np.
 def _counts(leaf: Leaf) -> list[int]:
     """Values of each element of a space of choices."""
     low, high = map(np.ravel, leaf.kind.limits(leaf.space))
-    counts: list[int] = (high.astype(np.int64) - low.astype(np.int64) + 1).tolist()
-    return counts
+    return [last - first + 1 for first, last in zip(low.tolist(), high.tolist(), strict=True)]
 
 
 def _values(leaf: Leaf, mask: Any, row: int | None) -> NDArray[np.bool_]:

@@ -12,10 +12,12 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from gato_agent.envs.errors import one_line
 from gato_agent.envs.spaces.json_arrays import checked_shape
 from gato_agent.envs.spaces.paths import space_error
 
 CHOICES = 1024  # an element with at most so many integer values is categorical: each value has its own token
+UNREADABLE = "cannot be read as an array"
 FEW = 32  # up to so many elements are compared faster as Python numbers
 
 Bounds = tuple[NDArray[Any], NDArray[Any]]
@@ -98,6 +100,8 @@ class LeafKind(Generic[S]):
             raw = np.asarray(values)
         except ValueError:
             raise space_error(path, "values have differing shapes") from None
+        except Exception as error:  # such as a tensor on another device, or one that requires a gradient
+            raise space_error(path, f"a value {UNREADABLE} ({one_line(error)})") from error
         shape, dtype = self.shape(space), self.dtype(space)
         if _is_masked(values):
             raise space_error(path, "a masked array with masked elements, which have no value")

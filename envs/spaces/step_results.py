@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 SUCCESS = ("success", "is_success")  # keys of infos that report success
 MOST = 1e100  # largest magnitude of a return, so that the variance of returns is finite
@@ -18,7 +19,7 @@ def reward_of(value: Any) -> float:
         ValueError: no number, or one that is not finite or beyond MOST.
     """
     if not isinstance(value, (float, int, np.floating, np.integer)):
-        array = np.asarray(value)
+        array = _array(value)
         if array.size != 1 or not (array.dtype.kind in "biuf" or isinstance(array.item(), (Real, Decimal))):
             raise ValueError(f"a reward that is not one number: {brief(value)}")
         value = array.item()
@@ -39,10 +40,18 @@ def flag_of(value: Any, name: str) -> bool:
     """
     if value is None or isinstance(value, (bool, np.bool_)):
         return bool(value)
-    array = np.asarray(value)
+    array = _array(value)
     if array.size != 1 or array.dtype.kind not in "biuf" or array.item() != array.item():
         raise ValueError(f"{name} that is not one truth value: {brief(value)}")
     return bool(array.item())
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """A value as an array; an empty one for rows of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.zeros(0)
 
 
 def success_of(info: Mapping[Any, Any]) -> bool | None:
@@ -54,7 +63,9 @@ def success_of(info: Mapping[Any, Any]) -> bool | None:
 def _is_true(value: Any) -> bool:
     try:
         return bool(np.any(value))
-    except Exception:  # noqa: BLE001  # an info may contain anything, such as an object without a truth value
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  # an info may contain anything, such as an object without a truth value
         return False
 
 
@@ -62,6 +73,9 @@ def brief(value: Any) -> str:
     """Representation of a value for a message, at most 80 characters; a large array by its shape and dtype."""
     if isinstance(value, np.ndarray) and value.size > 4:
         return f"an array of shape {value.shape} of {value.dtype}"
-    text = " ".join(f"{value!r}".split())
+    try:
+        text = " ".join(f"{value!r}".split())
+    except Exception:  # noqa: BLE001  # from the `__repr__` of another package's class, or nested too deeply
+        text = f"a value of type {type(value).__name__}"
     kind = f" ({type(value).__name__} of shape {value.shape})" if isinstance(value, np.ndarray) else ""
     return (text if len(text) <= 80 else f"{text[:77]}...") + kind

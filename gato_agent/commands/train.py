@@ -68,7 +68,7 @@ def train(config: TrainConfig) -> Path:
         if any(other != data.sha256 for other in distributed.gather(data.sha256)):
             raise GatoError(f"{config.data} is not the same in all processes: wait until nothing writes to it")
         sampler = _sampler(config, size, data)
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed % 2**64)
         model = start.model if start else Gato(size).to(device)
         model.config = size  # positions are relative and have no weights: the context may differ from --init's
         trainer = Trainer(config, model, distributed)

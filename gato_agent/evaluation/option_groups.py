@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gato_agent.envs.errors import UsageError, at_least
+from gato_agent.envs.errors import UsageError
 from gato_agent.inference.decoders.decoder import Precision
+from gato_agent.inference.decoders.sampling import check_temperature
+from gato_agent.native.build import check_threads
 
 
 @dataclass(frozen=True)
@@ -50,5 +52,5 @@ class DecodingArguments:
 
     def check_decoding(self) -> None:
         """Raise UsageError for an option out of range."""
-        at_least(1, num_threads=self.num_threads)
-        at_least(0, temperature=self.temperature)
+        check_threads(self.num_threads)
+        check_temperature(self.temperature)

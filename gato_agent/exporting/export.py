@@ -16,6 +16,7 @@ from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.packages import suppress_output
 from gato_agent.exporting.control_step import ControlStep
 from gato_agent.exporting.signature import FORMAT, TEXT_MODEL, Signature, dropped
+from gato_agent.inference.decoders.sampling import check_temperature
 from gato_agent.inference.prompting import Prompter
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
@@ -51,12 +52,15 @@ def export(
         OSError: a file cannot be written.
     """
     at_least(1, n_envs=num_envs)
-    at_least(0, temperature=temperature)
+    check_temperature(temperature)
     files = checked_files(checkpoint, out, format)
     tokenizer, text = task.tokenizer(checkpoint.model.config, checkpoint.text), checkpoint.text
     prompter = Prompter(task, tokenizer, text.encode if text else None, prompt, demonstration)
     temperature = task.temperature if temperature is None else temperature
-    step = ControlStep(checkpoint, task, prompter, num_envs, temperature).eval()
+    try:
+        step = ControlStep(checkpoint, task, prompter, num_envs, temperature).eval()
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:  # TypeError: beyond PyTorch's sizes
+        raise UsageError(f"--n-envs {num_envs}: no cache can be made ({one_line(error):.200}): use fewer") from error
     graph, about, model = files
     contents = {graph: to_bytes(step, format)}
     described = description(checkpoint, task, step.signature, num_envs, temperature) | {"graph": graph.name}

@@ -57,7 +57,7 @@ class GraphActor:
         Args:
             graph: file that `gato-agent export` wrote.
             seed: see `GraphActor`.
-            num_threads: of ONNX Runtime.
+            num_threads: of ONNX Runtime, at least 1.
 
         Raises:
             UsageError: a file or the extra is missing, or the file is a torch graph.

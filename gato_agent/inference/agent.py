@@ -1,9 +1,10 @@
 """Agent: a trained model as an actor, and as a Stable-Baselines3 policy."""
 
-import math
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self, Unpack
+from threading import RLock
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -20,17 +21,35 @@ from gato_agent.envs.spaces.flatten import Columns, batch, columns, row, stack
 from gato_agent.inference.action_mask import ActionMasks
 from gato_agent.inference.decoders.decoder import Precision
 from gato_agent.inference.decoders.make_decoder import make_decoder
+from gato_agent.inference.decoders.sampling import check_temperature
 from gato_agent.inference.distribution import LeafDistribution
 from gato_agent.inference.options import DecodingOptions, resolve_device
 from gato_agent.inference.prompting import Prompter
 from gato_agent.inference.step_inputs import batch_columns, is_single, num_envs_of
 from gato_agent.inference.stepper import Stepper
+from gato_agent.native.build import check_threads
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.tokens.prompt import Kind
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_turn(method: Callable[Concatenate["Agent", P], R]) -> Callable[Concatenate["Agent", P], R]:
+    """The method, of which threads wait for each other: the memory is that of one step at a time."""
+
+    @wraps(method)
+    def locked(self: "Agent", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 class Agent:
     """A trained model that plays one task in any number of environments, each with the memory of its own episode.
+
+    Threads may share it: its methods take turns.
 
         agent = Agent.from_pretrained("runs/cartpole", env)
         agent.reset(num_envs=1)
@@ -66,13 +85,13 @@ class Agent:
         marginal: bool = False, masks: Callable[[], Sequence[Any]] | None = None,
     ) -> None:  # fmt: skip
         temperature = task.temperature if temperature is None else temperature
-        if not 0 <= temperature < math.inf:
-            raise UsageError(f"temperature {temperature}: use 0 for greedy actions, or a positive number")
+        check_temperature(temperature)
+        check_threads(num_threads)
         self.task, self.checkpoint = task, checkpoint
         self.observation_space, self.action_space = task.observation_space, task.action_space
         self.model, self.config = checkpoint.model, checkpoint.model.config
         self.device = torch.device(device)
-        self.temperature, self.seed, self._mask_source = temperature, seed, masks
+        self._mask_source, self._lock = masks, RLock()
         self.tokenizer = task.tokenizer(self.config, checkpoint.text)
         pieces = checkpoint.text.encode if checkpoint.text else None
         prompter = Prompter(task, self.tokenizer, pieces, prompt, demonstration)
@@ -83,6 +102,20 @@ class Agent:
             task.id, self.tokenizer, decoder, prompter, action_masks, separator=self.config.vocabulary.separator,
             temperature=temperature, seed=seed, marginal=marginal,
         )  # fmt: skip
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature; 0 for greedy actions."""
+        return self._stepper.temperature
+
+    @property
+    def seed(self) -> int:
+        """Seed of the sampling, from the next `reset` on."""
+        return self._stepper.seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._stepper.seed = seed
 
     @property
     def num_envs(self) -> int:
@@ -119,10 +152,12 @@ class Agent:
         """Upload the checkpoint with a card of its scores (`checkpoints.hub.push`); returns its address."""
         return push(self.checkpoint, repo, evaluation, private=private, token=token)
 
+    @_in_turn
     def reset(self, num_envs: int = 1) -> None:
         """Forget all episodes, prepare for `num_envs` environments, and begin the random streams again."""
         self._stepper.reset(num_envs)
 
+    @_in_turn
     def act(
         self, observation: Any, start: NDArray[np.bool_] | None = None, *, masks: Sequence[Any] | None = None,
         return_log_prob: bool = False,
@@ -149,6 +184,7 @@ class Agent:
         actions = batch(self.action_space, action)
         return (actions, self._stepper.log_prob()) if return_log_prob else actions
 
+    @_in_turn
     def distribution(
         self, observation: Any, start: NDArray[np.bool_] | None = None, *, given: Any = None,
         masks: Sequence[Any] | None = None,
@@ -174,6 +210,7 @@ class Agent:
         forced = None if given is None else self._encode_action(given)
         return self._stepper.distribution(self._columns(observation), start, forced, self._current_masks(masks))
 
+    @_in_turn
     def follow(self, observation: Any, action: Any, start: NDArray[np.bool_] | None = None) -> None:
         """Take a step with an action that another actor chose; the agent remembers it as its own.
 
@@ -190,6 +227,7 @@ class Agent:
             self.reset(len(forced))
         self._stepper.step(self._columns(observation), start, forced=forced)
 
+    @_in_turn
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
@@ -222,10 +260,9 @@ class Agent:
                 f"{self.task.id}: {count} observations with the state of {claimed}, and the memory is of "
                 f"{self.num_envs}: pass state=None to begin their episodes"
             )
-        if count != self.num_envs:
+        if count != self.num_envs or not count:
             self.reset(count)
-        begins = self._stepper.inputs.start
-        start = begins if episode_start is None else begins | np.reshape(episode_start, -1)
+        start = None if episode_start is None else self._stepper.starts(episode_start)
         actions = self._stepper.step(observed, start, greedy=deterministic, masks=self._current_masks(None))
         action = row(self.action_space, actions, 0) if single else batch(self.action_space, actions)
         return action, PredictState(self, count)
@@ -243,5 +280,6 @@ class Agent:
         try:
             tokens = self.tokenizer.encode_actions(columns(self.action_space, action))
         except SpaceError as error:
-            raise GatoError(f"{self.task.id}: action in environment {error.row}: {error}") from error
+            where = "" if error.row is None else f" in environment {error.row}"
+            raise GatoError(f"{self.task.id}: action{where}: {error}") from error
         return torch.from_numpy(tokens).long()

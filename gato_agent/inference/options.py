@@ -28,7 +28,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # which `meta` cannot
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
     return device

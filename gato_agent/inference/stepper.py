@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least
+from gato_agent.envs.errors import GatoError, SpaceError, UsageError, at_least, one_line
 from gato_agent.envs.spaces.flatten import Columns
 from gato_agent.inference.action_mask import ActionMasks
 from gato_agent.inference.decoders.decoder import Decoder, Prefill, StepOptions
-from gato_agent.inference.decoders.sampling import Sampler
+from gato_agent.inference.decoders.sampling import Sampler, random_stream
 from gato_agent.inference.distribution import LeafDistribution, distributions, log_probs
 from gato_agent.inference.prompting import Prompter
 from gato_agent.inference.step_inputs import ALL, Envs, StepInputs, num_envs_of
@@ -29,7 +29,7 @@ class Stepper:
         masks: of its actions.
         separator: id of the separator.
         temperature: of sampling, 0 for greedy actions.
-        seed: of sampling; environment i has the random stream of seed + i.
+        seed: of sampling; environment i has the random stream of seed + i, from a `reset` on.
         marginal: True to choose each action token independently of those before it, where there is an action decoder.
 
     Attributes:
@@ -44,20 +44,28 @@ class Stepper:
         separator: int, temperature: float, seed: int, marginal: bool,
     ) -> None:  # fmt: skip
         self._name, self._tokenizer, self._masks, self._separator = name, tokenizer, masks, separator
-        self._temperature, self._seed, self._marginal = temperature, seed, marginal
+        self.temperature, self.seed, self._marginal = temperature, seed, marginal
         self.decoder, self.prompter = decoder, prompter
         self.num_envs = 0
         self._allowed: NDArray[np.bool_] | None = None
 
     def reset(self, num_envs: int) -> None:
-        """Forget all episodes, prepare for `num_envs` environments, and begin the random streams again."""
+        """Forget all episodes, prepare for `num_envs` environments, and begin the random streams again.
+
+        Raises:
+            UsageError: there is no memory for so many.
+        """
         at_least(1, num_envs=num_envs)
-        self.decoder.reset(num_envs, self._tokenizer.layout.written, self.prompter.tokens)
+        try:
+            self.decoder.reset(num_envs, self._tokenizer.layout.written, self.prompter.tokens)
+        except (MemoryError, OverflowError, RuntimeError, ValueError) as error:
+            problem = f"{self._name}: there is no memory for {num_envs:,} environments ({one_line(error):.200})"
+            raise UsageError(f"{problem}: use fewer") from error
         self._prefill_prefix(np.ones(num_envs, dtype=np.bool_), self.prompter.reset(num_envs))
         self.num_envs = num_envs
         self.inputs = StepInputs(self._tokenizer, self._separator, num_envs)
-        generators = [torch.Generator().manual_seed(self._seed + env_index) for env_index in range(num_envs)]
-        self.sampler = Sampler(self._temperature, generators)
+        generators = [random_stream(self.seed + env_index) for env_index in range(num_envs)]
+        self.sampler = Sampler(self.temperature, generators)
 
     def step(
         self, observation: Columns, start: NDArray[np.bool_] | None, *, greedy: bool = False,
@@ -108,9 +116,20 @@ class Stepper:
         self.inputs.finish(self._chosen, envs)
         return self._tokenizer.decode_actions(self._chosen.numpy())
 
+    def starts(self, start: Any) -> NDArray[np.bool_]:
+        """Environments that begin an episode: those told, and those that begin with their first step; bool [env].
+
+        Args:
+            start: one for each environment.
+
+        Raises:
+            UsageError: another number of them than of environments.
+        """
+        return self.inputs.start | self._checked(start, self.num_envs)
+
     def log_prob(self) -> NDArray[np.float64]:
         """Log-probability of the latest action of each environment, float64 [num_envs]."""
-        return log_probs(self.decoder.logits, self._index(), self._temperature or 1.0, self._allowed_rows())
+        return log_probs(self.decoder.logits, self._index(), self.temperature or 1.0, self._allowed_rows())
 
     def distribution(
         self, observation: Columns, start: NDArray[np.bool_] | None, forced: torch.Tensor | None,
@@ -131,26 +150,33 @@ class Stepper:
         logits = [part.clone() for part in self.decoder.logits]
         self.decoder.rewind(layout.written - layout.rewound)
         self.inputs.restore(state)
-        return distributions(self._tokenizer, logits, self._temperature or 1.0, self._allowed_rows())
+        return distributions(self._tokenizer, logits, self.temperature or 1.0, self._allowed_rows())
 
     def _starts(self, start: NDArray[np.bool_] | None, observations: int, envs: Envs) -> NDArray[np.bool_]:
         """Beginnings of episodes in a step of `envs`, bool [env]."""
         known = self.inputs.start[envs]
         if observations != len(known):
             raise UsageError(f"{self._name}: {observations} observations for {len(known)} environments: call reset(n)")
-        start = np.array(known if start is None else start, dtype=np.bool_)
-        if start.shape != known.shape:
-            raise UsageError(f"{self._name}: episode starts of shape {start.shape} for {len(known)} environments")
-        return start
+        return known.copy() if start is None else self._checked(start, len(known))
+
+    def _checked(self, start: Any, num_envs: int) -> NDArray[np.bool_]:
+        """Beginnings of episodes, a new array, bool [num_envs]; raises UsageError for another number of them."""
+        try:
+            starts = np.array(start, dtype=np.bool_)
+        except (TypeError, ValueError):  # rows of different lengths
+            starts = np.zeros(0, dtype=np.bool_)
+        if starts.size != num_envs or not starts.ndim:
+            raise UsageError(f"{self._name}: episode starts of shape {starts.shape} for {num_envs} environments")
+        return starts.reshape(-1)
 
     def _allow(self, masks: Sequence[Any] | None, num_envs: int, envs: Envs) -> NDArray[np.bool_] | None:
         """Ids that the action masks of the environments allow, bool [num_envs, width of a mask]; None for all."""
         if masks is None:
             return None
-        if len(masks) != num_envs:
-            raise UsageError(
-                f"{self._name}: {len(masks)} action masks for {num_envs} environments: give one each, or None"
-            )
+        count = len(masks) if hasattr(masks, "__len__") else type(masks).__name__
+        if count != num_envs:
+            message = f"{self._name}: {count} action masks for {num_envs} environments"
+            raise UsageError(f"{message}: give one each, or None")
         try:
             return self._masks.allowed(masks)
         except SpaceError as error:

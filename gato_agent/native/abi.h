@@ -8,7 +8,20 @@
 #include <cstdint>
 #include <initializer_list>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
 namespace {
+
+constexpr int MOST_THREADS = 1024;  // of a call: OpenMP ends the process where it cannot start all of them
+
+// Threads that a call may use: those of OpenMP are not there in a forked process, which would wait for them.
+inline int &fork_limit() { static int limit = MOST_THREADS; return limit; }
+inline int usable(int threads) { return std::min(threads, fork_limit()); }
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { fork_limit() = 1; });
+#endif
 
 #define GATO_CODE(code, message) code,
 #define GATO_MESSAGE(code, message) message,

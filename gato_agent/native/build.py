@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,18 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from gato_agent.envs.errors import at_least, at_most
 from gato_agent.envs.files import write_files
 
 SOURCES = Path(__file__).parent  # of the C++ files
+MOST_THREADS = 1024  # of a call, as in abi.h
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+
+
+def check_threads(num_threads: int | None) -> None:
+    """Raise UsageError for a number of threads that no process can start."""
+    at_least(1, num_threads=num_threads)
+    at_most(MOST_THREADS, num_threads=num_threads)
 
 
 @cache
@@ -34,19 +43,31 @@ def library(source: Path, purpose: str) -> ctypes.CDLL:
     found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if not found:
         raise OSError("no C++ compiler was found: install g++ or clang++")
-    compiler = shlex.split(found)
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato-agent"
-    except RuntimeError as error:
-        raise OSError("there is no home folder to keep compiled code in: set XDG_CACHE_HOME") from error
+        compiler = shlex.split(found)
+    except ValueError as error:
+        raise OSError(f"CXX is {found!r:.80}, which is no command ({error})") from error
+    folder = _folder()
     target = folder / f"{source.stem}-{_identity(compiler, source)}.so"
     if _is_whole(target):
         with suppress(OSError):  # what is there is broken: make it again
             return ctypes.CDLL(str(target))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _compile(compiler, source, target, purpose)
     write_files({_beside(target): _digest(target).encode()})
     return ctypes.CDLL(str(target))
+
+
+def _folder() -> Path:
+    """Folder of compiled code, which this process runs; raises OSError if other users could have written it."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato-agent"
+    except RuntimeError as error:
+        raise OSError("there is no home folder to keep compiled code in: set XDG_CACHE_HOME") from error
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info, user = folder.stat(), os.getuid() if hasattr(os, "getuid") else 0
+    if info.st_mode & stat.S_IWOTH or (user and info.st_uid not in (0, user)):
+        raise OSError(f"other users can write into {folder}, whose code would be run: set XDG_CACHE_HOME to your own")
+    return folder
 
 
 def _is_whole(target: Path) -> bool:
@@ -94,7 +115,8 @@ def _compile(compiler: Sequence[str], source: Path, target: Path, purpose: str) 
 def _run(command: Sequence[str], message: str) -> tuple[int, str]:
     """Run a compiler; returns its exit code and errors. The message is printed when it has started."""
     try:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True, errors="replace")
     except OSError as error:
         raise OSError(f"the C++ compiler {command[0]} cannot be run ({error.strerror})") from error
     with process:

@@ -137,7 +137,7 @@ Error check(const AttentionInputs &in) {
     for (const int32_t x : {in.batch, in.length, in.heads, in.size})
         if (x < 1 || x > LARGEST) return BAD_SHAPE;
     if (in.size % (2 * WIDE) || int64_t(in.batch) * in.heads > INT32_MAX) return BAD_SHAPE;
-    if (in.context < 1 || in.threads < 1 || in.positions < 1) return BAD_SHAPE;
+    if (in.context < 1 || in.threads < 1 || in.threads > MOST_THREADS || in.positions < 1) return BAD_SHAPE;
     for (const int32_t *x : {in.index, in.segment, in.first, in.until, in.prefix_first, in.prefix_end})
         if (!x) return BAD_POINTER;
     if (!in.cos || !in.sin) return BAD_POINTER;
@@ -398,7 +398,8 @@ void backward(const AttentionInputs &in, int sequence, int head, const T *qkv, c
 
 template <class Work>
 void each_head(const AttentionInputs &in, Work work) {
-#pragma omp parallel for num_threads(in.threads) if (in.threads > 1) schedule(dynamic)
+    const int threads = usable(in.threads);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
     for (int i = 0; i < in.batch * in.heads; i++) work(i / in.heads, i % in.heads);
 }
 

@@ -212,7 +212,8 @@ Error check_model(const Model &m) {
 }
 
 Error check_cache(const Model &m, const Cache &c) {
-    if (c.num_envs < 1 || c.threads < 1 || c.window < 1 || c.prefix < 0 || c.prefix >= m.context) return BAD_CACHE;
+    if (c.num_envs < 1 || c.threads < 1 || c.threads > MOST_THREADS) return BAD_CACHE;
+    if (c.window < 1 || c.prefix < 0 || c.prefix >= m.context) return BAD_CACHE;
     if (c.window % PANEL || c.slots % PANEL || c.slots < c.window || c.prefix > c.slots - c.window) return BAD_CACHE;
     return !c.keys || !c.values || !c.index || !c.next_position ? BAD_CACHE : NONE;
 }
@@ -668,10 +669,12 @@ extern "C" {
 
 // A control step of some environments, whose action tokens are decoded one after the other, each fed back before the
 // next; or, without actions, the pass over their prefixes. Returns an error code, and then has changed nothing.
-int32_t gato_step(const Model *m, Cache *cache, const Request *request) {
+int32_t gato_step(const Model *m, const Cache *cache, const Request *request) {
     if (const Error error = check(*m, *cache, *request)) return error;
+    Cache own = *cache;
+    own.threads = usable(own.threads);
     const auto run = m->kind == 0 ? step<float, float> : m->kind == 1 ? step<bf16, bf16> : step<int8_t, bf16>;
-    run(*m, *cache, *request);
+    run(*m, own, *request);
     return NONE;
 }
 

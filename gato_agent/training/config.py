@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from gato_agent.envs.errors import UsageError, at_least
 from gato_agent.model.config import SIZES
+from gato_agent.native.build import check_threads
 from gato_agent.training.option_groups import (
     DataOptions,
     EvaluationOptions,
@@ -38,7 +39,8 @@ class TrainConfig(RunOptions, EvaluationOptions, OptimizationOptions, NetworkOpt
     def check(self) -> None:
         """Raise UsageError for an option out of range, or options that exclude each other."""
         at_least(1, steps=self.steps, batch_size=self.batch_size, save_every=self.save_every)
-        at_least(1, text_pieces=self.text_pieces, num_threads=self.num_threads, accumulate=self.accumulate)
+        at_least(1, text_pieces=self.text_pieces, accumulate=self.accumulate)
+        check_threads(self.num_threads)
         at_least(0, min_segment=self.min_segment)
         at_least(
             0,

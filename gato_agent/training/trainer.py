@@ -90,7 +90,7 @@ class Trainer:
         """
         self.model.train()
         # Seeded by step, so that stochastic depth and patch positions need no saved generator to resume exactly.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) % 2**64)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"](self.step)
         local_weight = sum(part.targets.weighed for part in parts)

@@ -272,3 +272,41 @@ def test_devices() -> None:
         assert resolve_device("auto") == "cpu"
         with pytest.raises(UsageError, match=r"try cpu"):
             resolve_device("cuda")
+
+
+@pytest.mark.parametrize("temperature", [-1, 1e-320, 1e-39, float("nan"), float("inf")])
+def test_a_temperature_that_cannot_be_sampled_at_is_refused(temperature: float) -> None:
+    with pytest.raises(UsageError, match="use 0 for greedy actions, or 1e-06 and more"):
+        agent_for(RICH, HANDS, temperature=temperature)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1, 10**30])
+def test_any_integer_is_a_seed(seed: int) -> None:
+    agent = agent_for(Discrete(3), Discrete(5), temperature=1.0, seed=seed)
+    assert agent.act(np.zeros(3, np.int64)).shape == (3,)
+
+
+@pytest.mark.parametrize("num_envs", [10**8, 2**31, 2**62, 2**63, 10**30])
+def test_more_environments_than_memory_holds_are_refused_and_the_episodes_go_on(num_envs: int) -> None:
+    agent, alone = agent_for(Discrete(3), Discrete(5)), agent_for(Discrete(3), Discrete(5))
+    for each in (agent, alone):
+        each.act(np.array([0, 1]))
+    with pytest.raises(UsageError, match=r"Toy-v0: there is no memory for .* environments .*: use fewer"):
+        agent.reset(num_envs)
+    assert agent.act(np.array([2, 1])).tolist() == alone.act(np.array([2, 1])).tolist()
+
+
+def test_arguments_of_no_form_are_named() -> None:
+    agent, observation = agent_for(Discrete(3), Discrete(5)), np.zeros(3, np.int64)
+    with pytest.raises(UsageError, match="num-envs 0"):
+        agent.predict(observation[:0])
+    for start in ([[True], [True, False], 1], np.ones(2, bool), True, {"a": 1}):
+        with pytest.raises(UsageError, match=r"episode starts of shape .* for 3 environments"):
+            agent.act(observation, start)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"episode starts of shape .* for 3 environments"):
+            agent.predict(observation, episode_start=start)  # type: ignore[arg-type]
+    for masks in (5, (None for _ in range(3)), [None]):
+        with pytest.raises(UsageError, match="action masks for 3 environments"):
+            agent.act(observation, masks=masks)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="precision 'float16': choose one of float32, bfloat16, int8"):
+        agent_for(Discrete(3), Discrete(5), precision="float16")

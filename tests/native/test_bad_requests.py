@@ -169,7 +169,8 @@ def test_attention_of_no_shape_is_refused(field: str) -> None:
     config = dataclasses.replace(GatoConfig.nano(), context=64, heads=2, width=64)
     attention = CpuAttention.prepare(config, random_sequences(0, 120).visibility(64))
     compiled, qkv, y = cpu_attention._compiled(), torch.randn(2, 120, 3, 2, 32), torch.empty(2, 120, 2, 32)
-    for value in (None,) if field in ("until", "cos") else (0, -1, -(2**31)):
+    many = (1025, 2**31 - 1) if field == "threads" else ()
+    for value in (None,) if field in ("until", "cos") else (0, -1, -(2**31), *many):
         before = getattr(attention.inputs, field)
         setattr(attention.inputs, field, value)
         pointers = [ctypes.c_void_p(x.data_ptr()) for x in (qkv, y, torch.empty(2, 2, 120))]

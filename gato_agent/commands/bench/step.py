@@ -30,6 +30,7 @@ from gato_agent.inference.decoders.torch_decoder import TorchDecoder
 from gato_agent.inference.options import resolve_device
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
+from gato_agent.native.build import check_threads
 
 __all__ = ["BenchConfig", "StepTiming", "bench", "expand_json"]
 
@@ -101,9 +102,8 @@ def bench(config: BenchConfig) -> list[StepTiming]:
         UsageError: an unknown size or task.
     """
     at_least(0, prompt=config.prompt)
-    at_least(
-        1, n_envs=min(config.n_envs), num_threads=config.num_threads, repeats=config.repeats, context=config.context
-    )
+    at_least(1, n_envs=min(config.n_envs), repeats=config.repeats, context=config.context)
+    check_threads(config.num_threads)
     torch.set_num_threads(config.num_threads)
     device, console = resolve_device(config.device), plain_console(soft_wrap=True)
     rows: list[StepTiming] = []

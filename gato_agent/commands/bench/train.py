@@ -28,6 +28,7 @@ from gato_agent.envs.io.json_output import write_json
 from gato_agent.inference.options import resolve_device
 from gato_agent.model.config import GatoConfig
 from gato_agent.model.gato import Gato
+from gato_agent.native.build import check_threads
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.training.config import TrainConfig
 from gato_agent.training.flops import training_flops
@@ -97,6 +98,7 @@ class TrainTiming:
 
 def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
     """Run the benchmark, print its table, and write `--json`."""
+    check_threads(config.num_threads)
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     roofline = Roofline(device)

@@ -99,11 +99,10 @@ class CpuDecoder:
     def reset(self, num_envs: int, longest: int, prefix: int = 0) -> None:
         """See `Decoder`."""
         c = self._model.config
-        self._rolling = -(-(c.context - prefix + longest - 1) // PANEL) * PANEL
-        slots = self._rolling - (-prefix // PANEL) * PANEL
-        self._longest, self._envs = longest, torch.arange(num_envs)
-        shape = (2, c.layers, num_envs, c.heads, slots, c.head_size)
-        self._kv = _zeros(shape, self._dtype)
+        rolling = -(-(c.context - prefix + longest - 1) // PANEL) * PANEL
+        slots = rolling - (-prefix // PANEL) * PANEL
+        self._kv = _zeros((2, c.layers, num_envs, c.heads, slots, c.head_size), self._dtype)  # or a MemoryError
+        self._rolling, self._longest, self._envs = rolling, longest, torch.arange(num_envs)
         self._index = torch.full((num_envs, slots), EMPTY)
         self._next_position = torch.zeros(num_envs, dtype=torch.int64)
         self._ring = Ring(

@@ -63,8 +63,8 @@ class GraphDecoder(TorchDecoder):
             self.cache.clear()
             self._begin.fill_(EMPTY)
             return
-        self._shape = num_envs, longest, prefix
         self.cache = KVCache(self.model.config, num_envs, longest - 1, prefix, device=self.device, dtype=self._dtype)
+        self._shape = num_envs, longest, prefix
         shape = num_envs, len(self.legal)
         self._begin: Tensor = torch.full((num_envs,), EMPTY)  # position of environments that begin with the next step
         self._action = torch.zeros(shape, dtype=torch.int64, device=self.device)

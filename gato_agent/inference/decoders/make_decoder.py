@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from typing import get_args
 
+from gato_agent.envs.errors import UsageError
 from gato_agent.inference.decoders.cpu_decoder import CpuDecoder
 from gato_agent.inference.decoders.cuda_graph_decoder import GraphDecoder
 from gato_agent.inference.decoders.decoder import Decoder, Legal, Precision
@@ -20,8 +22,10 @@ def make_decoder(
     Elsewhere `TorchDecoder`, with a warning.
 
     Raises:
-        UsageError: a precision that the device does not have.
+        UsageError: a precision that is unknown, or that the device does not have.
     """
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r:.80}: choose one of {', '.join(get_args(Precision))}")
     if model.norm.weight.is_cuda:
         return GraphDecoder(model, legal, precision, digits)
     try:

@@ -7,6 +7,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from gato_agent.envs.errors import UsageError
+
+LEAST_TEMPERATURE = 1e-6  # above 0: beyond, products with its inverse would overflow
+SEEDS = 2**64  # of PyTorch's generators
+
 
 class Sampler:
     """Temperature and random streams: greedy at 0, else samples from softmax(logits / temperature).
@@ -28,13 +33,24 @@ class Sampler:
 
     def restart(self, env: int, seed: int) -> None:
         """Begin the random stream of an environment again."""
-        self._generators[env].manual_seed(seed)
+        self._generators[env].manual_seed(seed % SEEDS)
 
     def uniforms(self, count: int) -> Tensor | None:
         """One number in [0, 1) for each environment and token, float64 [env, count]; None where greedy."""
         if not self.temperature:
             return None
         return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in self._generators])
+
+
+def check_temperature(temperature: float | None) -> None:
+    """Raise UsageError for a temperature that cannot be sampled at; None stands for one that is not set."""
+    if temperature and not LEAST_TEMPERATURE <= temperature < math.inf:  # also refuses NaN
+        raise UsageError(f"temperature {temperature}: use 0 for greedy actions, or {LEAST_TEMPERATURE} and more")
+
+
+def random_stream(seed: int) -> torch.Generator:
+    """Random stream of an environment; seeds are any integers."""
+    return torch.Generator().manual_seed(seed % SEEDS)
 
 
 class MaskBlocks:

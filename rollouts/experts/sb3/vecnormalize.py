@@ -146,17 +146,17 @@ def read_pickle(path: Path) -> Normalizer | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes")
-        state = _unpickled(read_named(path)).state
+        state = unpickled(read_named(path)).state
         if not state["norm_obs"]:
             return None
         keyed = state["obs_rms"] if isinstance(state["obs_rms"], dict) else {"": state["obs_rms"]}
-        mean, var = ({str(key): _array(rms.state[name]) for key, rms in keyed.items()} for name in ("mean", "var"))
+        mean, var = ({str(key): array_of(rms.state[name]) for key, rms in keyed.items()} for name in ("mean", "var"))
         return _checked(mean, var, float(state["clip_obs"]), float(state["epsilon"]))
     except Exception as error:  # a damaged pickle raises nearly any exception
         raise _damaged(path, one_line(error)) from error
 
 
-def _unpickled(data: bytes) -> Any:
+def unpickled(data: bytes) -> Any:
     """Contents of a pickle, with records in place of named objects.
 
     Raises:
@@ -176,7 +176,7 @@ def _unpickled(data: bytes) -> Any:
 def dtypes_in(data: bytes) -> list[str]:
     """Types, such as f8, of a pickled array or dict of arrays; raises GatoError for another pickle."""
     try:
-        value = _unpickled(data)
+        value = unpickled(data)
         arrays = [value[key] for key in sorted(value)] if isinstance(value, dict) else [value]
         return [_parts(array)[1].args[0] for array in arrays]
     except Exception as error:
@@ -211,7 +211,7 @@ class _Unpickler(pickle.Unpickler):
         return type(name, (Record,), {})
 
 
-def _array(record: Record) -> NDArray[np.float64]:
+def array_of(record: Record) -> NDArray[np.float64]:
     """Float array of the record of a pickled `numpy.ndarray`."""
     data, dtype, shape, order = _parts(record)
     kind = dtype.args[0]
@@ -220,6 +220,11 @@ def _array(record: Record) -> NDArray[np.float64]:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(f"statistics in {type(data).__name__}")
     return np.frombuffer(bytes(data), f"{dtype.state[1]}{kind}").reshape(shape, order=order).astype(np.float64)
+
+
+def bounds_of(record: Record) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper bounds of the record of a pickled Box; raises any exception for other records."""
+    return array_of(record.state["low"]), array_of(record.state["high"])
 
 
 def _parts(record: Record) -> tuple[Any, Any, Any, Any]:

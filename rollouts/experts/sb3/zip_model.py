@@ -6,7 +6,6 @@ A zip contains its data twice: pickled, and as plain JSON. Only the JSON and the
 safetensors file.
 """
 
-import base64
 import io
 import json
 import re
@@ -26,7 +25,7 @@ from gato_agent.envs.io.zip_file import MOST_TIMES, check_sizes, read_members
 from gato_agent.rollouts.experts.sb3.policy import Policy
 from gato_agent.rollouts.experts.sb3.policy_classes import NAMED, NOT_ACTOR, PLAIN, POLICIES, UNUSED, check_arguments
 from gato_agent.rollouts.experts.sb3.run_files import look_beside
-from gato_agent.rollouts.experts.sb3.vecnormalize import dtypes_in
+from gato_agent.rollouts.experts.sb3.trained_behind import trained_behind
 
 IN_PYTHON = (
     "load {} in Python, and use --expert module:callable, where callable(observation_space, action_space) returns it"
@@ -76,7 +75,7 @@ def read_zip(
         raise GatoError(f"{path}: {error}") from None
     if data.get("use_sde"):
         kwargs["use_sde"] = True
-    beside = look_beside(path, env_id, _behind(data), option=statistics, horizon=horizon, env_kwargs=env_kwargs)
+    beside = look_beside(path, env_id, trained_behind(data), option=statistics, horizon=horizon, env_kwargs=env_kwargs)
     starts = any(_starts(data.get(key)) for key in ("observation_space", "action_space"))
     return Policy(policy, kwargs, actor, beside.normalize, wrappers=beside.wrappers, starts=starts)
 
@@ -97,27 +96,6 @@ def _starts(space: Any) -> bool:
     entries = space if isinstance(space, dict) else {}
     within = re.findall(r"start=\[?([-\d ]+)", str(entries.get("spaces", ""))[:10_000])
     return any(re.search("[1-9]", str(start)[:10_000]) for start in (entries.get("start", 0), *within))
-
-
-def _behind(data: dict[str, Any]) -> bool | None:
-    """True if a model was trained with VecNormalize, false if it was not, None if that is unknown."""
-    original, last = data.get("_last_original_obs"), data.get("_last_obs")
-    if "replay_buffer_class" in data or "buffer_size" in data:
-        # These algorithms always store an original observation; it has another dtype if it was then normalised.
-        kinds = [pickled_dtypes(each) for each in (original, last)]
-        return True if all(kinds) and kinds[0] != kinds[1] else None
-    if original is not None:  # the others, only if it was normalised
-        return True
-    return None if last is None else False
-
-
-def pickled_dtypes(described: Any) -> list[str]:
-    """Dtypes of the arrays of a pickled observation in a zip; empty if they cannot be read."""
-    try:
-        data = base64.b64decode(described[":serialized:"], validate=True)
-        return dtypes_in(data)
-    except (KeyError, TypeError, ValueError, GatoError):
-        return []
 
 
 def read_weights(data: bytes) -> dict[str, NDArray[Any]]:
