@@ -85,7 +85,9 @@ def verb(*arguments: object) -> None:
 
 
 def train(data: Path, out: Path, options: str) -> None:
-    """Train an agent on one thread, or go on with its training."""
+    """Train an agent on one thread, or go on with its training; a complete run stays as it is."""
+    if (out / "model.safetensors").exists() and not (out / "tokens.safetensors").exists():
+        return
     resume = "--resume" if (out / "config.json").exists() else ""
     verb("train --num-threads 1 --size nano --data", data, "--out", out, options, resume)
 
