@@ -1,10 +1,10 @@
 """Filtered cloning where demonstrations are poor: how far an agent comes above its half-trained teacher.
 
-    python benchmarks/improve.py --out runs/improve [--tasks LunarLander-v3] [--seeds 3]
+    python benchmarks/improve.py --out runs/improve [--tasks LunarLander-v3] [--seeds 0 1 2]
 
-Each task has one teacher: PPO that was stopped early, or an agent that was trained on few episodes. For each seed the
-teacher records 20 noisy episodes, an agent is trained on them, and `gato-agent improve` goes on from it. The teacher,
-the first agent and the best one play the same 100 seeds, which chose nothing. The same command resumes.
+Each task has one teacher: an agent whose training on few episodes of the catalogue's expert was stopped early. For each
+seed the teacher records 20 episodes with sampled actions, an agent is trained on them, and `gato-agent improve` goes on
+from it. Teacher, first and best agent play the same 100 seeds greedily, which chose nothing. The same command resumes.
 """
 
 import json
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -25,6 +26,7 @@ from gato_agent.improving.progress import gain
 SEED = 1_000_000  # of the comparison, that of `evaluate`
 PLAYED = 100  # episodes of the comparison
 SHOWN = 20  # demonstrations
+OTHER = 100_000  # first seed of demonstrations, apart from those of the lessons, which the teacher knows by heart
 HEADINGS = (
     "task", "seed", "demonstrations", "teacher", "first agent", "best agent", "above teacher", "95% interval", "rounds",
     "episodes", "minutes",
@@ -36,30 +38,28 @@ class Trial:
     """A task, its teacher and the options that suit it.
 
     Attributes:
-        teacher: options of `collect` that record an expert to be trained, or of the episodes that train an agent.
-        by_training: True if `collect --expert train` makes the teacher; else it is an agent.
-        lesson: options of training that agent.
+        lessons: episodes of the catalogue's expert that the teacher learns from.
+        teacher: options of training the teacher.
         first: options of training the first agent on the demonstrations.
         improve: options of `improve`.
     """
 
+    lessons: int
     teacher: str
-    by_training: bool
-    lesson: str
     first: str
     improve: str
 
 
 TRIALS = {
     "LunarLander-v3": Trial(
-        "--expert train --train-steps 300000", True, "",
-        "--steps 200 --warmup 20 --model.context 128",
-        "--episodes 40 --tries 4 --steps 150",
+        20, "--steps 160 --warmup 20 --model.context 32 --batch-size 16",
+        "--steps 200 --warmup 20 --model.context 32 --batch-size 16",
+        "--episodes 50 --temperature 0.5 --steps 200 --batch-size 16 --eval-episodes 50",
     ),
     "BabyAI-GoToObjS6-v1": Trial(
-        "--noise --episodes 30", False, "--steps 40 --warmup 10 --batch-size 2 --model.context 256",
+        30, "--steps 40 --warmup 10 --batch-size 2 --model.context 256",
         "--steps 60 --warmup 10 --batch-size 2 --model.context 256",
-        "--episodes 100 --tries 4 --bar 0 --steps 100 --batch-size 2",
+        "--episodes 200 --steps 150 --batch-size 2",
     ),
 }  # fmt: skip
 
@@ -70,12 +70,12 @@ class Config:
 
     tasks: tuple[str, ...] = tuple(TRIALS)
     """Environment ids, of those with a trial here."""
-    seeds: int = 3
-    """Agents of each task; each has its own demonstrations."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds; the agent of each has its own demonstrations."""
     rounds: int = 5
     """Rounds of each."""
     out: Path = Path("runs/improve")
-    """Folder of all episodes and runs; OUT/rows.json has the table's rows."""
+    """Folder of all episodes and runs; OUT/TASK/seed-0/row.json is a row of the table."""
 
 
 def verb(*arguments: object) -> None:
@@ -85,7 +85,9 @@ def verb(*arguments: object) -> None:
 
 
 def train(data: Path, out: Path, options: str) -> None:
-    """Train an agent on one thread, or go on with its training."""
+    """Train an agent on one thread, or go on with its training; a complete run stays as it is."""
+    if (out / "model.safetensors").exists() and not (out / "tokens.safetensors").exists():
+        return
     resume = "--resume" if (out / "config.json").exists() else ""
     verb("train --num-threads 1 --size nano --data", data, "--out", out, options, resume)
 
@@ -99,14 +101,8 @@ def scores(env: str, actor: str, out: Path) -> list[float]:
 
 def teach(env: str, trial: Trial, out: Path) -> str:
     """Option of `collect` and `evaluate` that names the teacher, which is trained if it does not exist."""
-    data = out / "teacher-data"
-    if trial.by_training:
-        zipped = data / "experts" / env / "model.zip"
-        if not zipped.exists():
-            verb("collect --workers 0 --episodes 1 --env", env, trial.teacher, "--out", data)
-        return f"--expert {shlex.quote(str(zipped))}"
-    verb("collect --workers 0 --env", env, trial.teacher, "--out", data)
-    train(data, out / "teacher", trial.lesson)
+    verb("collect --workers 0 --noise --env", env, "--episodes", trial.lessons, "--out", out / "lessons")
+    train(out / "lessons", out / "teacher", trial.teacher)
     return f"--checkpoint {shlex.quote(str(out / 'teacher'))}"
 
 
@@ -114,44 +110,38 @@ def measure(env: str, seed: int, config: Config) -> list[str]:
     """Row of one agent."""
     trial, out = TRIALS[env], config.out / env
     teacher, run = teach(env, trial, out), out / f"seed-{seed}"
-    noise = "--noise" if trial.by_training else ""  # an agent's actions are sampled
-    verb(
-        f"collect --workers 0 --env {env} --episodes {SHOWN} --seed {1000 * seed}",
-        teacher,
-        noise,
-        "--out",
-        run / "demos",
-    )
+    shown = f"collect --workers 0 --env {env} --episodes {SHOWN} --seed {OTHER + 1000 * seed}"
+    verb(shown, teacher, "--out", run / "demos")
     train(run / "demos", run / "first", f"{trial.first} --seed {seed}")
-    began = ["--data", run / "demos", "--init", run / "first", "--out", run / "improved"]
-    verb(f"improve --workers 0 --env {env} --seed {seed} --rounds {config.rounds}", trial.improve, *began)
-    record = json.loads((run / "improved" / "improve.json").read_text())
-    taught = scores(env, teacher, out / "teacher-scores")
-    first = scores(env, f"--checkpoint {shlex.quote(str(run / 'first'))}", run / "first-scores")
-    best = scores(env, f"--checkpoint {shlex.quote(str(run / 'improved' / 'best'))}", run / "best-scores")
-    above = gain(best, taught)
-    minutes = (sum(sum(each["seconds"].values()) for each in record["rounds"])) / 60
-    digits = 2 if max(map(abs, best)) < 10 else 0
-    means = [f"{np.mean(each):.{digits}f}" for each in (taught, first, best)]
+    begun = ["--data", run / "demos", "--init", run / "first", "--out", run / "improved"]
+    verb(f"improve --workers 0 --env {env} --seed {seed} --rounds {config.rounds}", trial.improve, *begun)
+    actors = {"teacher": teacher, "first": f"--checkpoint {run}/first", "best": f"--checkpoint {run}/improved/best"}
+    played = {name: scores(env, actor, run / "scores" / name) for name, actor in actors.items()}
+    return row(env, seed, json.loads((run / "improved" / "improve.json").read_text()), played)
+
+
+def row(env: str, seed: int, record: dict[str, Any], played: dict[str, list[float]]) -> list[str]:
+    """Cells of one agent, from the record of its improvement and the returns of all actors."""
+    rounds, above = record["rounds"], gain(played["best"], played["teacher"])
+    digits = 2 if max(map(abs, played["best"])) < 10 else 0
+    shown, *means = (f"{np.mean(each):.{digits}f}" for each in (record["demonstrations"], *played.values()))
+    minutes = sum(sum(each["seconds"].values()) for each in rounds) / 60
     return [
-        env, str(seed), f"{record['demonstrations']:.{digits}f}", *means, f"{above.mean:+.{digits}f}",
-        f"{above.low:+.{digits}f} to {above.high:+.{digits}f}", str(len(record["rounds"]) - 1),
-        f"{sum(each['episodes'] for each in record['rounds']):,}", f"{minutes:.0f}",
+        env, str(seed), shown, *means, f"{above.mean:+.{digits}f}",
+        f"{above.low:+.{digits}f} to {above.high:+.{digits}f}", str(len(rounds) - 1),
+        f"{sum(each['episodes'] for each in rounds):,}", f"{minutes:.0f}",
     ]  # fmt: skip
 
 
 def main(config: Config) -> None:
     """Measure the missing agents, and print the table."""
-    path = config.out / "rows.json"
-    rows: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
-    for seed in range(config.seeds):
-        for env in config.tasks:
-            if f"{env} {seed}" not in rows:
-                rows[f"{env} {seed}"] = measure(env, seed, config)
-                write_files({path: json.dumps(rows, indent=1).encode()})
     table = Table(*HEADINGS, title="filtered cloning of an agent's own episodes")
-    for row in sorted(rows.values()):
-        table.add_row(*row)
+    for env in config.tasks:
+        for seed in config.seeds:
+            path = config.out / env / f"seed-{seed}" / "row.json"
+            if not path.exists():
+                write_files({path: json.dumps(measure(env, seed, config)).encode()})
+            table.add_row(*json.loads(path.read_text()))
     Console(width=160).print(table)
 
 
