@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from gato_agent.commands.former_spellings import present_option, present_verb
 from gato_agent.envs.errors import GatoError, UsageError, reason
+from gato_agent.envs.io.streams import discard, has_reader, open_missing_streams
 from gato_agent.envs.suggested_commands import after_interrupt, next_command, suggest
 
 
@@ -81,6 +82,7 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point; exits with 0, 1 (run-time error), 2 (usage error) or 130 (interrupted)."""
+    open_missing_streams()
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -103,6 +105,9 @@ def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: boo
     except OSError as error:
         if debug:
             raise
+        if isinstance(error, BrokenPipeError) and not has_reader(sys.stdout):
+            discard(sys.stdout)
+            sys.exit(1)
         print(f"{name}: error: {_os_error_message(error)}", file=sys.stderr)
         sys.exit(1)
     except SystemExit:
@@ -117,6 +122,8 @@ def guard(run: Callable[[], int | None], name: str = "gato-agent", *, debug: boo
 
 
 def _os_error_message(error: OSError) -> str:
+    if error.errno == errno.ENOENT and not error.filename:
+        return "the current folder no longer exists: change to another one"
     if error.errno == errno.EBADF and not error.filename:
         return (
             "an open file of this process was closed (Bad file descriptor): an environment or expert closes files that "

@@ -7,8 +7,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from gato_agent.envs.io.streams import discard
+
 UNLIMITED = 10_000  # columns of an output that is not a terminal, so that nothing is cut for grep
 _quiet = False
+
+
+class PatientConsole(Console):
+    """Console of a command that goes on when the reader of its output ends, as in `gato-agent collect ... | head`."""
+
+    def on_broken_pipe(self) -> None:
+        """Discard further output; rich would end the program."""
+        discard(self.file)
 
 
 def set_quiet(quiet: bool) -> None:
@@ -23,7 +33,7 @@ def plain_console(**options: Any) -> Console:
     Args:
         options: arguments of rich's Console. Without `width`, lines are not cut if the output is not a terminal.
     """
-    console = Console(markup=False, emoji=False, **{**options, "quiet": _quiet or options.get("quiet", False)})
+    console = PatientConsole(markup=False, emoji=False, **{**options, "quiet": _quiet or options.get("quiet", False)})
     if not console.is_terminal and "width" not in options:
         console.width = UNLIMITED
     return console
