@@ -44,7 +44,8 @@ class RoundOptions:
     tries: int = 4
     """Episodes of a seed: the first is greedy, the others are sampled. The best of them is selected."""
     temperature: float = 1.0
-    """Sampling temperature of the tries, above 0."""
+    """Sampling temperature of a round's first sampled try, above 0. It is doubled for the next as long as most episodes
+    of a try are as long and as good as the greedy ones."""
     bar: float = 0.25
     """Bar: quantile of the returns of a round's best tries, from 0 to below 1. Demonstrations and episodes of earlier
     rounds below it are left out too."""

@@ -57,6 +57,12 @@ def all_equal(tries: Tries) -> bool:
     return len({(stats.total, bool(stats.success)) for each in tries for stats in each.values()}) <= 1
 
 
+def alike(greedy: Mapping[int, EpisodeStats], sampled: Mapping[int, EpisodeStats]) -> bool:
+    """True if most episodes of two tries have the same length and return."""
+    same = [greedy[seed][:2] == sampled[seed][:2] for seed in greedy.keys() & sampled.keys()]
+    return sum(same) > len(same) / 2
+
+
 def above(candidates: Sequence[Candidate], bar: float) -> dict[int, int]:
     """Store of each selected seed: candidates that are not below the bar; of a seed in several stores the best."""
     chosen: dict[int, Candidate] = {}

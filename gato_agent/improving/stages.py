@@ -14,7 +14,7 @@ from gato_agent.commands.train import TrainConfig, fine_tuning, train
 from gato_agent.envs.errors import UsageError
 from gato_agent.evaluation.task_score import TaskScore
 from gato_agent.improving.config import ImproveConfig
-from gato_agent.improving.selection import copy_selected
+from gato_agent.improving.selection import alike, copy_selected, statistics
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.task_folder import SPACES, folder_of
 
@@ -41,22 +41,29 @@ class Stages:
         """Folder of a round."""
         return self.config.out / f"round-{number}"
 
-    def tries(self, number: int) -> list[EpisodeStore]:
-        """Stores of a round's tries, which have been played."""
-        roots = [self.folder(number) / "episodes" / f"try-{each}" for each in range(self.config.tries)]
+    def tries(self, number: int, count: int | None = None) -> list[EpisodeStore]:
+        """Stores of the first `count` of a round's tries, by default of all; they have been played."""
+        roots = [self.folder(number) / "episodes" / f"try-{each}" for each in range(count or self.config.tries)]
         return [EpisodeStore(folder_of(root, self.env_id)) for root in roots]
 
     def play(self, number: int, agent: Path) -> list[EpisodeStore]:
-        """Play the missing tries of a round: the first is greedy, the others are sampled."""
-        config = self.config
+        """Play the missing tries of a round: the first is greedy, the others are sampled.
+
+        The temperature is doubled after each sampled try that hardly differs from the greedy one: an agent that knows
+        its demonstrations by heart is sure of its actions, right or wrong.
+        """
+        config, temperature = self.config, self.config.temperature
         for each in range(config.tries):
             collect(CollectConfig(
-                env=(config.env,), checkpoint=str(agent), temperature=config.temperature if each else 0.0,
+                env=(config.env,), checkpoint=str(agent), temperature=temperature if each else 0.0,
                 sampling_seed=each, episodes=config.episodes, env_kwargs=self.env_kwargs, workers=config.workers,
                 seed=OWN + SEEDS * config.seed + config.episodes * (number - 1), timeout=config.timeout,
                 num_threads=config.num_threads, out=self.folder(number) / "episodes" / f"try-{each}",
             ))  # fmt: skip
-        return self.tries(number)
+            stores = self.tries(number, each + 1)
+            if each and alike(statistics(stores[0]), statistics(stores[-1])):
+                temperature *= 2
+        return stores
 
     def select(self, number: int, stores: Sequence[EpisodeStore], chosen: Mapping[int, int]) -> Path:
         """Copy the chosen episodes, seed -> place of its store, into a folder of the round; returns the folder.

@@ -112,6 +112,18 @@ def test_all_is_written_and_a_finished_improvement_only_shows_it(
     assert timeless(improve(asked(start, tmp_path / "out"))) == timeless(progress)
 
 
+@pytest.mark.parametrize(("same", "temperatures"), [(True, [0.0, 0.5, 1.0, 2.0]), (False, [0.0, 0.5, 0.5, 0.5])])
+def test_an_agent_that_is_too_sure_is_sampled_at_higher_temperatures(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool, temperatures: list[float]
+) -> None:
+    played: list[float | None] = []
+    collect = stages.collect
+    monkeypatch.setattr(stages, "alike", lambda greedy, sampled: same)
+    monkeypatch.setattr(stages, "collect", lambda config: (played.append(config.temperature), collect(config)))
+    improve(asked(start, tmp_path, rounds=1, tries=4, temperature=0.5))
+    assert played == temperatures
+
+
 def test_more_rounds_go_on(start: Path, tmp_path: Path) -> None:
     few = improve(asked(start, tmp_path / "out", rounds=1))
     more = improve(asked(start, tmp_path / "out", rounds=2))

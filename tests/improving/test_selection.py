@@ -2,7 +2,16 @@
 
 import pytest
 
-from gato_agent.improving.selection import CHUNK, Candidate, above, all_equal, bar_of, best_tries, copy_selected
+from gato_agent.improving.selection import (
+    CHUNK,
+    Candidate,
+    above,
+    alike,
+    all_equal,
+    bar_of,
+    best_tries,
+    copy_selected,
+)
 from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from tests.helpers.episodes import contents
@@ -51,6 +60,13 @@ def test_earlier_rounds_and_demonstrations_below_the_bar_are_left_out():
 
 def test_of_a_seed_in_two_stores_the_better_episode_is_chosen():
     assert above([Candidate(0, 5, 2.0), Candidate(1, 5, 3.0), Candidate(2, 5, 3.0)], 0.0) == {5: 1}
+
+
+def test_tries_are_alike_where_most_episodes_are_as_long_and_as_good():
+    greedy = {1: stats(1.0), 2: stats(2.0), 3: stats(3.0)}
+    assert alike(greedy, greedy | {3: stats(9.0)})
+    assert not alike(greedy, greedy | {2: stats(9.0), 3: stats(9.0)})
+    assert not alike(greedy, {seed: each._replace(steps=11) for seed, each in greedy.items()})
 
 
 def test_equal_tries_leave_nothing_to_select():
