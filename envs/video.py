@@ -102,7 +102,7 @@ class VideoWriter:
         create(temporary(self.path)).close()  # the encoder would write through a link
         height, width, _ = _even(frame).shape
         encoder: Generator[Any, Any, None] = imageio_ffmpeg.write_frames(
-            str(temporary(self.path)), (width, height), fps=self._fps, quality=None, macro_block_size=1,
+            _named(temporary(self.path)), (width, height), fps=self._fps, quality=None, macro_block_size=1,
             codec="gif" if self._gif else "libx264", pix_fmt_out="pal8" if self._gif else "yuv420p",
             ffmpeg_log_level="error", output_params=[*(GIF if self._gif else (*self._options, *MP4))],
         )  # fmt: skip
@@ -121,7 +121,7 @@ class VideoWriter:
 
     def _seconds(self) -> float:
         """Duration of the written file; below 0 if ffmpeg cannot read it."""
-        frames = imageio_ffmpeg.read_frames(str(temporary(self.path)))
+        frames = imageio_ffmpeg.read_frames(_named(temporary(self.path)))
         try:
             return float(next(frames)["duration"])
         except (OSError, StopIteration, RuntimeError):
@@ -133,6 +133,11 @@ class VideoWriter:
         temporary(self.path).unlink(missing_ok=True)
         self._encoder, self._written = None, 0
         return GatoError(f"{self.path}: the video encoder failed; its messages are above this line")
+
+
+def _named(path: Path) -> str:
+    """Name of a file for ffmpeg, which takes a relative name with a colon for a protocol."""
+    return str(path.absolute())
 
 
 def stride(path: Path, fps: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from gato_agent.commands.former_spellings import present_option, present_verb
 from gato_agent.envs.errors import GatoError, UsageError, reason
-from gato_agent.envs.io.streams import discard, has_reader, open_missing_streams
+from gato_agent.envs.io.streams import discard, has_reader, prepare_streams
 from gato_agent.envs.suggested_commands import after_interrupt, next_command, suggest
 
 
@@ -88,7 +88,7 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point; exits with 0, 1 (run-time error), 2 (usage error) or 130 (interrupted)."""
-    open_missing_streams()
+    prepare_streams()
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

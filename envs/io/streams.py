@@ -1,7 +1,9 @@
-"""Standard streams that the caller closed, or whose reader has ended."""
+"""Standard streams that the caller closed, whose reader has ended, or that cannot take every text."""
 
+import io
 import os
 import select
+import sys
 from contextlib import suppress
 from typing import IO
 
@@ -24,10 +26,18 @@ def has_reader(stream: IO[str]) -> bool:
         return True
 
 
-def open_missing_streams() -> None:
-    """Open standard streams that the caller closed, lest a data file takes their number and gets what is printed."""
+def prepare_streams() -> None:
+    """Open standard streams that the caller closed, and let standard output take any text.
+
+    Else a data file takes the number of a closed stream, and gets what libraries print; and the name of a file that is
+    not Unicode, or a line in a table on an ASCII terminal, ends the command when it is printed.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the least free number
+    output = sys.stdout
+    if isinstance(output, io.TextIOWrapper) and output.errors == "strict":
+        unicode = output.encoding.lower().replace("-", "") == "utf8"
+        output.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")

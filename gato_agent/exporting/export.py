@@ -1,7 +1,7 @@
 """Files of an exported control step: the graph, the JSON that describes it, and the text model if it reads texts."""
 
+import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, UsageError, at_least, one_line
 from gato_agent.envs.files import make_folder, write_files
+from gato_agent.envs.io.strict_json import with_digest
 from gato_agent.envs.spaces.flatten import space_to_json
 from gato_agent.envs.tasks.packages import suppress_output
 from gato_agent.exporting.control_step import ControlStep
@@ -64,10 +65,12 @@ def export(
     graph, about, model = files
     contents = {graph: to_bytes(step, format)}
     described = description(checkpoint, task, step.signature, num_envs, temperature) | {"graph": graph.name}
+    described["sha256"] = {"graph": hashlib.sha256(contents[graph]).hexdigest()}
     if text is not None and (prompter.instruction is not None or tokenizer.parts.texts):
         contents[model] = text.model
         described["text_model"] = model.name
-    write_files({**contents, about: json.dumps(described, indent=2).encode()})
+        described["sha256"]["text_model"] = hashlib.sha256(text.model).hexdigest()
+    write_files({**contents, about: with_digest(described, indent=2)})
     return [graph, about, *([model] if model in contents else [])]
 
 

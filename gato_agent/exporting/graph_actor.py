@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.files import read_own
-from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import Columns, batch, columns, leaves, space_from_json
-from gato_agent.exporting.signature import FORMAT, TEXT_MODEL
+from gato_agent.exporting.description import check_digest, read_description
+from gato_agent.exporting.signature import TEXT_MODEL
 from gato_agent.tokens.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:  # a graph of ONNX needs no PyTorch
@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # a graph of ONNX needs no PyTorch
 
 END = -1  # after the last piece of a text, and after the last character of an action's string
 LARGEST = 2**31  # bytes of an ONNX file
-KEYS = {"format", "task", "num_envs", "inputs", "outputs", "states", "observation_space", "action_space"}
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -48,7 +47,11 @@ class GraphActor:
         self.about, self._run, self._text, self._seed = about, run, text, seed
         self.observation_space = space_from_json(about["observation_space"])
         self.action_space = space_from_json(about["action_space"])
-        self.reset(about["num_envs"])
+        self._num_envs: int = about["num_envs"]
+        try:
+            self.reset(self._num_envs)
+        except (MemoryError, ValueError) as error:
+            raise GatoError(f"{about['task']}: the graph's memory is too large ({one_line(error):.200})") from error
 
     @classmethod
     def load(cls, graph: Path, seed: int = 0, num_threads: int = 1) -> Self:
@@ -69,7 +72,7 @@ class GraphActor:
         if graph.suffix == ".pt2":
             raise UsageError(f"{graph}: torch.export.load can run code of the file, so load it yourself if you trust "
                              "it: GraphActor.of_program(torch.export.load(path), path)")  # fmt: skip
-        return cls(about, _onnx_graph(graph, num_threads), text, seed)
+        return cls(about, _onnx_graph(graph, about, num_threads), text, seed)
 
     @classmethod
     def of_program(cls, program: "ExportedProgram", graph: Path, seed: int = 0) -> Self:
@@ -101,13 +104,21 @@ class GraphActor:
         """Choose one action per environment; see `Actor`.
 
         Raises:
-            GatoError: an observation is not in the space.
+            UsageError: another number of observations or starts than the graph has environments.
+            GatoError: an observation is not in the space, or the graph fails.
         """
         observed = columns(self.observation_space, observation)
+        counts = {len(column) for column in observed.values()} | {np.size(start)}
+        if counts != {self._num_envs}:
+            raise UsageError(f"{self.about['task']}: {' and '.join(map(str, sorted(counts)))} observations and episode "
+                             f"starts, and the graph has {self._num_envs} environments")  # fmt: skip
         fed = {
             port["name"]: self._input(port, observed, start) for port in self.about["inputs"] if port["role"] != "state"
         }
-        result = self._run({**fed, **self._memory})
+        try:
+            result = self._run({**fed, **self._memory})
+        except Exception as error:  # the runtimes have no common class of their own
+            raise GatoError(f"{self.about['task']}: the graph cannot be run: {one_line(error):.300}") from error
         if not result["valid"].all():
             env_index = int(np.argmin(result["valid"]))
             raise GatoError(f"{self.about['task']}: observation in environment {env_index} is not in the space")
@@ -118,7 +129,7 @@ class GraphActor:
     def _input(self, port: dict[str, Any], observed: Columns, start: NDArray[np.bool_]) -> NDArray[Any]:
         """Value of an input of the graph, other than the recurrent state."""
         if port["role"] == "start":
-            return np.asarray(start, np.bool_)
+            return np.asarray(start, np.bool_).reshape(-1)
         if port["role"] == "uniforms":
             return np.stack([generator.random(port["shape"][1]) for generator in self._generators])
         column = observed[port["leaf"]]
@@ -149,18 +160,24 @@ class GraphActor:
         return acted
 
 
-def _onnx_graph(graph: Path, num_threads: int) -> Callable[[Arrays], Arrays]:
+def _onnx_graph(graph: Path, about: dict[str, Any], num_threads: int) -> Callable[[Arrays], Arrays]:
     try:
         import onnxruntime
     except ImportError as error:
         raise UsageError(f"ONNX Runtime is missing ({one_line(error)}): pip install 'gato-agent[export]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
+    data = read_own(graph, LARGEST)
+    check_digest(graph, data, about, "graph")
     try:
-        session = onnxruntime.InferenceSession(read_own(graph, LARGEST), options)
+        session = onnxruntime.InferenceSession(data, options)
     except Exception as error:  # the runtime has no common class of its own
         raise GatoError(f"{graph} cannot be loaded: {one_line(error):.200}") from error
     names = [port.name for port in session.get_outputs()]
+    known = [(port.name, port.shape) for port in session.get_inputs()], names
+    described = [(port["name"], port["shape"]) for port in about["inputs"]], [port["name"] for port in about["outputs"]]
+    if known != described:
+        raise GatoError(f"{graph} has other inputs or outputs than the JSON beside it: export it again")
     return lambda arrays: dict(zip(names, session.run(names, arrays), strict=True))
 
 
@@ -180,25 +197,9 @@ def _torch_graph(program: "ExportedProgram", about: dict[str, Any]) -> Callable[
 
 def _beside(graph: Path) -> tuple[dict[str, Any], TextTokenizer | None]:
     """Content of the JSON beside a graph, and the tokenizer if the graph reads texts."""
-    about = read_description(graph.with_suffix(".json"))
-    return about, TextTokenizer.from_file(graph.with_suffix(TEXT_MODEL)) if about.get("text_model") else None
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """Content of the JSON beside a graph.
-
-    Raises:
-        UsageError: there is no such file.
-        GatoError: it is damaged, or of another version.
-    """
-    try:
-        about: dict[str, Any] = dict(parse(read_own(path).decode()))
-    except FileNotFoundError as error:
-        raise UsageError(f"no {path}: gato-agent export writes it beside the graph") from error
-    except (ValueError, TypeError) as error:
-        raise GatoError(f"{path} is not the JSON of an exported graph: {one_line(error):.200}") from error
-    if missing := KEYS - about.keys():
-        raise GatoError(f"{path} is not the JSON of an exported graph: it has no {min(missing)}")
-    if about["format"] != FORMAT:
-        raise GatoError(f"{path} has format {about['format']!r:.20} and this version reads {FORMAT}: export again")
-    return about
+    about, model = read_description(graph.with_suffix(".json")), graph.with_suffix(TEXT_MODEL)
+    if not about.get("text_model"):
+        return about, None
+    text = TextTokenizer.from_file(model)
+    check_digest(model, text.model, about, "text_model")
+    return about, text

@@ -78,7 +78,7 @@ def test_the_agent_records_an_episode_in_each_file(tmp_path: Path) -> None:
         ({"expert": "train"}, "name the zip that it made"),
         ({"expert_wrappers": "{}"}, "belong to an --expert"),
         ({"episodes": 0}, "--episodes 0: at least 1"),
-        ({"temperature": -1.0}, "--temperature -1.0: at least 0"),
+        ({"temperature": -1.0}, "--temperature -1.0: use 0 for greedy actions"),
     ],
 )
 def test_options_that_exclude_each_other_are_named(options: dict[str, Any], message: str) -> None:

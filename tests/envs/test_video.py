@@ -165,3 +165,15 @@ def test_a_video_of_an_environment_is_written(tmp_path: Path) -> None:
             video.write(env.render())  # type: ignore[arg-type]
     meta, frames = decoded(tmp_path / "pole.mp4")
     assert (meta["fps"], meta["size"], len(frames)) == (50.0, (600, 400), 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["run:1.mp4", "http:x.gif", "-y.mp4", "%03d.mp4", "a b'\".mp4", "x\ny.gif", "é[*].mp4"]
+)
+def test_a_relative_name_is_that_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(name, 10) as video:
+        for colour in COLOURS:
+            video.write(plain(colour))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(decoded(tmp_path / name)[1]) == len(COLOURS)

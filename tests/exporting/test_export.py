@@ -1,8 +1,10 @@
 """Files of exported steps: what they hold, what runs them, and one clear line where they cannot be written."""
 
+import contextlib
 import dataclasses
 import errno
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,11 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.cli import main
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.envs.spaces.flatten import batch, stack
 from gato_agent.envs.spaces.view_transforms import Drop
 from gato_agent.envs.spaces.views import View
 from gato_agent.exporting import export as export_module
+from gato_agent.exporting.description import read_description
 from gato_agent.exporting.export import Format, export
 from gato_agent.exporting.graph_actor import GraphActor
 from gato_agent.inference.agent import Agent
@@ -162,7 +166,10 @@ def test_wrong_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--env", "Other-v0", "--checkpoint", run, "--out", "a.onnx"), "does not know Other-v0"),
         ((*known, "--out", "a.onnx"), "a graph of --format torch is a file that ends in .pt2"),
         ((*known, "--out", "a.pt2", "--n-envs", "0"), "--n-envs 0: at least 1 is needed"),
-        ((*known, "--out", "a.pt2", "--temperature", "-1"), "--temperature -1.0: at least 0 is needed"),
+        (
+            (*known, "--out", "a.pt2", "--temperature", "-1"),
+            "--temperature -1.0: use 0 for greedy actions, or 1e-06 and more",
+        ),
         ((*known, "--out", "a.pt2", "--prompt", "text"), "was trained with --prompt none, not text"),
         (("--env", "x", "--checkpoint", tmp_path / "none", "--out", "a.pt2"), "no checkpoint at"),
     ]:
@@ -234,6 +241,9 @@ def test_a_graph_that_is_missing_damaged_or_of_another_version_is_named(tmp_path
     with pytest.raises(GatoError, match=r"step\.onnx cannot be loaded"):
         GraphActor.load(graph)
     about = json.loads((tmp_path / "step.json").read_text())
+    graph.write_bytes(b"another")
+    with pytest.raises(GatoError, match=r"step\.onnx is not the file that was exported: export it again"):
+        GraphActor.load(graph)
     (tmp_path / "step.json").write_text(json.dumps({**about, "format": 2}))
     with pytest.raises(GatoError, match="has format 2 and this version reads 1: export again"):
         GraphActor.load(graph)
@@ -241,6 +251,33 @@ def test_a_graph_that_is_missing_damaged_or_of_another_version_is_named(tmp_path
     (tmp_path / "step.json").write_text(json.dumps(about))
     with pytest.raises(UsageError, match="no graph at"):
         GraphActor.load(graph)
+
+
+@pytest.mark.usefixtures("no_graph")
+def test_every_change_of_a_description_is_noticed(tmp_path: Path) -> None:
+    """Bits that flip, with the digest; and forged values, which have none."""
+    export(checkpoint_of(PLAIN), PLAIN, tmp_path / "step.onnx")
+    path = tmp_path / "step.json"
+    whole, rng = path.read_bytes(), random.Random(0)
+    about = {key: value for key, value in json.loads(whole).items() if key != "digest"}
+    for at in rng.sample(range(len(whole)), 100):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        with contextlib.suppress(GatoError):  # where a change of white space is none
+            assert {key: value for key, value in read_description(path).items() if key != "digest"} == about
+    forged = [{key: value} for key in about for value in (None, 3, [], {}, "x", [{}], [1])]
+    forged += [{key: [{**about[key][0], name: value}]} for key in ("inputs", "outputs", "states")
+               for name in about[key][0] for value in (None, -1, [-1], ["x"], [10**30], "x")]  # fmt: skip
+    for change in forged:
+        path.write_text(json.dumps({**about, **change}))
+        with contextlib.suppress(GatoError):
+            GraphActor(read_description(path), lambda arrays: arrays)
+
+
+def test_arrays_that_do_not_fit_the_graph_are_named() -> None:
+    actor = eager_actor(checkpoint_of(PLAIN), PLAIN)
+    sample = stack(PLAIN.observation_space, [PLAIN.observation_space.sample()] * 2)
+    with pytest.raises(UsageError, match="1 and 2 observations and episode starts, and the graph has 1 environments"):
+        actor.act(batch(PLAIN.observation_space, sample), np.ones(1, bool))
 
 
 def test_another_number_of_environments_has_a_way_out() -> None:

@@ -120,7 +120,7 @@ def poster(video: Path) -> bytes:
     """JPEG of a frame near the end of a video; raises GatoError if it cannot be read."""
     image = io.BytesIO()
     try:
-        with closing(imageio_ffmpeg.read_frames(str(video), input_params=["-sseof", "-1"])) as frames:
+        with closing(imageio_ffmpeg.read_frames(str(video.absolute()), input_params=["-sseof", "-1"])) as frames:
             size = next(frames)["size"]
             Image.frombytes("RGB", size, next(frames)).save(image, "JPEG", quality=85)
     except (OSError, RuntimeError, StopIteration) as error:

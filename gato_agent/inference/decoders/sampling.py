@@ -45,7 +45,7 @@ class Sampler:
 def check_temperature(temperature: float | None) -> None:
     """Raise UsageError for a temperature that cannot be sampled at; None stands for one that is not set."""
     if temperature and not LEAST_TEMPERATURE <= temperature < math.inf:  # also refuses NaN
-        raise UsageError(f"temperature {temperature}: use 0 for greedy actions, or {LEAST_TEMPERATURE} and more")
+        raise UsageError(f"--temperature {temperature}: use 0 for greedy actions, or {LEAST_TEMPERATURE} and more")
 
 
 def random_stream(seed: int) -> torch.Generator:

@@ -53,3 +53,13 @@ def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "gato-agent: error: the current folder no longer exists: change to another one\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "utf-16"])
+def test_any_name_can_be_printed(tmp_path: Path, encoding: str) -> None:
+    name = os.fsdecode(b"caf\xe9 \xff")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "gato_agent", *COLLECT.split()[:-1], name]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert verify(tmp_path / name) == (3, [])
