@@ -54,7 +54,7 @@ TRIALS = {
     "LunarLander-v3": Trial(
         20, "--steps 160 --warmup 20 --model.context 32 --batch-size 16",
         "--steps 200 --warmup 20 --model.context 32 --batch-size 16",
-        "--episodes 50 --temperature 0.5 --steps 200 --batch-size 16 --eval-episodes 50",
+        "--episodes 50 --temperature 0.5 --steps 200 --batch-size 16 --eval-episodes 50 --patience 5",
     ),
     "BabyAI-GoToObjS6-v1": Trial(
         30, "--steps 40 --warmup 10 --batch-size 2 --model.context 256",

@@ -36,7 +36,7 @@ class RoundOptions:
 
     rounds: int = 5
     """Rounds at most. With more, the same command goes on."""
-    patience: int = 2
+    patience: int = 3
     """Rounds after which an end is possible: it comes if these rounds together brought no gain, that is if the 95%
     interval of the best agent's gain over them includes 0."""
     episodes: int = 50

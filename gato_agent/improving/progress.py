@@ -153,5 +153,5 @@ def ending(progress: Progress, patience: int) -> str | None:
     over = "1 round" if patience == 1 else f"{patience} rounds"
     return (
         f"the last {over} no longer helped: the best agent's gain over them is {recent.mean:+.2f}, 95% interval "
-        f"{recent.low:+.2f} to {recent.high:+.2f}"
+        f"{recent.low:+.2f} to {recent.high:+.2f}; a larger --patience goes on"
     )
