@@ -46,6 +46,8 @@ def improve(config: ImproveConfig) -> Progress:
     with closing(lock_folder(config.out, "improve")):
         try:
             return Improvement(config).to_the_end()
+        except BrokenPipeError:  # the reader of standard output has ended
+            raise
         except OSError as error:
             raise GatoError(
                 f"{reason(error)}: finished rounds and episodes are saved in {config.out}; mend the cause, such as a "
@@ -192,9 +194,12 @@ class Improvement:
         known = [store.env_kwargs for store in self._demonstrations]
         if self._known and self._init is not None:
             known.append(Checkpoint.load(self._init.path).tasks[env_id].env_kwargs)
-        if self.config.env_kwargs is None:
-            return json.dumps(known[0])
-        given = parse_kwargs(self.config.env_kwargs)
+        given = known[0] if self.config.env_kwargs is None else parse_kwargs(self.config.env_kwargs)
+        if other := [each for each in known if each != known[0]]:
+            raise UsageError(
+                f"{env_id} has the arguments {json.dumps(known[0])} in one of --data and --init, and "
+                f"{json.dumps(other[0])} in another: leave one of them out"
+            )
         if given != known[0]:
             raise UsageError(
                 f"--env-kwargs {json.dumps(given)} are not those of --data or --init: {json.dumps(known[0])}"

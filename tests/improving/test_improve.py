@@ -195,6 +195,13 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock"}
 
 
+def test_demonstrations_of_other_arguments_than_the_agent_are_refused(start: Path, tmp_path: Path) -> None:
+    collected(tmp_path / "other", env_kwargs='{"sutton_barto_reward": true}')
+    for data in ((tmp_path / "other",), (start / "demos", tmp_path / "other")):
+        with pytest.raises(UsageError, match=r"has the arguments .*: leave one of them out"):
+            improve(asked(start, tmp_path / "out", data=data))
+
+
 def test_other_options_or_data_in_the_same_folder_are_refused(start: Path, tmp_path: Path) -> None:
     improve(asked(start, tmp_path / "out", rounds=1))
     collected(tmp_path / "other", seed=50)
