@@ -30,13 +30,18 @@ def collect(config: CollectConfig) -> None:
         GatoError: as `collect_episodes`.
     """
     learner = Trained.named(config.dagger) if config.dagger else None
-    agent = None
-    if config.checkpoint is not None:
-        config.check()
-        trained, name = Trained.named(config.checkpoint), Path(config.checkpoint).name
-        temperature = TEMPERATURE if config.temperature is None else config.temperature
-        agent = Sampled(trained, name, temperature, config.sampling_seed)
-    collect_episodes(config, learner, agent)
+    collect_episodes(config, learner, _agent(config) if config.checkpoint is not None else None)
+
+
+def _agent(config: CollectConfig) -> "Sampled":
+    """Agent of --checkpoint; raises UsageError if there is none, or for options that exclude it."""
+    from gato_agent.checkpoints.checkpoint import FILE
+
+    config.check()
+    trained, path = Trained.named(str(config.checkpoint)), Path(str(config.checkpoint))
+    name = path.resolve().parent.name if path.name == FILE else path.name  # a run folder's
+    temperature = TEMPERATURE if config.temperature is None else config.temperature
+    return Sampled(trained, name, temperature, config.sampling_seed)
 
 
 TEMPERATURE = 1.0  # of sampled actions: the distribution that training fits

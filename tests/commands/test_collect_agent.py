@@ -74,6 +74,13 @@ def test_the_folder_names_the_agent_and_its_sampling(run: Path, tmp_path: Path) 
             collect(asked(run, tmp_path, **other))
 
 
+def test_a_run_folder_and_its_file_are_one_agent(run: Path, tmp_path: Path) -> None:
+    collect(asked(run, tmp_path, episodes=1))
+    collect(asked(run / "model.safetensors", tmp_path, episodes=2))
+    (store,) = open_stores(tmp_path)
+    assert store.indices() == [0, 1]
+
+
 def test_the_command_by_hand_filters_and_trains_on(run: Path, tmp_path: Path) -> None:
     """The steps that `improve` joins are verbs of their own."""
     own, tuned = tmp_path / "own", tmp_path / "tuned"
