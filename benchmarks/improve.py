@@ -29,7 +29,7 @@ SHOWN = 20  # demonstrations
 OTHER = 100_000  # first seed of demonstrations, apart from those of the lessons, which the teacher knows by heart
 HEADINGS = (
     "task", "seed", "demonstrations", "teacher", "first agent", "best agent", "above teacher", "95% interval", "rounds",
-    "episodes", "minutes",
+    "episodes", "steps",
 )  # fmt: skip
 
 
@@ -125,11 +125,10 @@ def row(env: str, seed: int, record: dict[str, Any], played: dict[str, list[floa
     rounds, above = record["rounds"], gain(played["best"], played["teacher"])
     digits = 2 if max(map(abs, played["best"])) < 10 else 0
     shown, *means = (f"{np.mean(each):.{digits}f}" for each in (record["demonstrations"], *played.values()))
-    minutes = sum(sum(each["seconds"].values()) for each in rounds) / 60
+    episodes, steps = (sum(each[name] for each in rounds) for name in ("episodes", "steps"))
     return [
         env, str(seed), shown, *means, f"{above.mean:+.{digits}f}",
-        f"{above.low:+.{digits}f} to {above.high:+.{digits}f}", str(len(rounds) - 1),
-        f"{sum(each['episodes'] for each in rounds):,}", f"{minutes:.0f}",
+        f"{above.low:+.{digits}f} to {above.high:+.{digits}f}", str(len(rounds) - 1), f"{episodes:,}", f"{steps:,}",
     ]  # fmt: skip
 
 
