@@ -1,10 +1,16 @@
 """Errors whose message is one line that names the cause and the way out."""
 
+import re
+
 
 class GatoError(Exception):
     """An error with a one-line message for the user, shown without a traceback. Exit code 1."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message in one line, whatever it quotes: the representation of a space or array has several."""
+        return re.sub(r"\s*\n\s*", " ", super().__str__())
 
 
 class UsageError(GatoError):

@@ -1,10 +1,13 @@
 """Numbers given on the command line are checked in one way, and errors take one line."""
 
 import math
+import pickle
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
-from gato_agent.envs.errors import UsageError, at_least, one_line
+from gato_agent.envs.errors import EnvironmentFault, GatoError, SpaceError, UsageError, at_least, at_most, one_line
 
 
 def test_at_least_takes_the_minimum_more_and_what_was_not_given() -> None:
@@ -28,3 +31,19 @@ def test_an_exception_whose_message_cannot_be_made_has_its_type() -> None:
             raise RuntimeError("no message")
 
     assert one_line(Silent()) == "Silent"
+
+
+@pytest.mark.parametrize("kind", [GatoError, UsageError, SpaceError, EnvironmentFault])
+def test_a_message_is_one_line_whatever_it_quotes(kind: type[GatoError]) -> None:
+    box = Box(-np.arange(6.0).reshape(2, 3), np.ones((2, 3)), dtype=np.float64)
+    error = kind(f"Any-v0: an action  is not in\r\n {box}: clip it")
+    assert "\n" in repr(box)
+    assert "\n" not in str(error)
+    assert str(error).startswith("Any-v0: an action  is not in Box([[") and str(error).endswith(": clip it")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_at_most_names_the_option_its_value_and_the_maximum() -> None:
+    at_most(10, episodes=10, num_threads=None)
+    with pytest.raises(UsageError, match=r"^--num-threads 1025: at most 1,024 is possible$"):
+        at_most(1024, episodes=1, num_threads=1025)

@@ -1,5 +1,8 @@
 """Compacted episodes are the same episodes in few files; after a kill or damage no loss is silent."""
 
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +108,52 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_time_finishes_it(tmp_
         assert names(again.folder) == names(undisturbed.folder)
         for name in names(again.folder):
             assert (again.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
+
+
+KILLS = int(os.environ.get("KILLS", "25"))
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gato_agent.rollouts.storage import compact
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
+compact.SHARD_BYTES = int(sys.argv[2])
+calls = iter(range(int(sys.argv[3])))
+def dying(event, arguments):
+    if event in ("open", "os.rename", "os.remove") and sys.argv[1] in str(arguments[0]) and next(calls, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+folder, = [store.folder for store in open_stores(Path(sys.argv[1]))]
+store = EpisodeStore.open(folder)
+sys.addaudithook(dying)
+compact.compact(store)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_the_episodes_and_the_next_makes_the_same_files(tmp_path, monkeypatch):
+    """KILLS=25 pytest -n0 -m slow -k killed_process: at each file that is opened, renamed or removed."""
+    size = 5 * varied(0).size
+    monkeypatch.setattr(module, "SHARD_BYTES", size)
+    with fill(tmp_path / "undisturbed", *range(20)) as undisturbed:
+        compact(undisturbed)
+    for moment in range(KILLS):
+        folder = tmp_path / f"killed{moment}"
+        store = fill(folder, *range(9))
+        compact(store)
+        store.commit([varied(seed).encode() for seed in range(9, 20)])
+        store.close()
+        command = [sys.executable, "-c", KILLED, str(folder), str(size), str(moment)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, -9), done.stderr
+        (store,) = open_stores(folder)
+        assert store.indices() == list(range(20))
+        assert all(store.read(seed).to_bytes() == varied(seed).to_bytes() for seed in range(20))
+        with EpisodeStore.open(store.folder) as again:
+            compact(again)
+        for name in names(undisturbed.folder):
+            assert (store.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
+        if done.returncode == 0:
+            break
+    assert moment > 8
 
 
 def test_every_flipped_bit_is_noticed_when_it_matters(tmp_path):

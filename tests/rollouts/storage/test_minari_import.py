@@ -203,7 +203,12 @@ exporting.export(store, "gato", Path(sys.argv[1]).parent / "minari")
 """
 
 
-@pytest.mark.parametrize("moment", [0, 5, 10, 20, 35, 50, pytest.param(1000, id="never")])
+MOMENTS = [0, 5, 10, 20, 35, 50, pytest.param(1000, id="never")]
+
+
+@pytest.mark.parametrize(
+    "moment", [*MOMENTS, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 50, 2))]
+)
 def test_killed_at_any_moment_an_export_leaves_nothing_in_the_way(tmp_path, home, moment):
     """The export is killed at each file that it opens and each folder that it makes or moves."""
     with fill(tmp_path / "data", *map(made, range(3))) as store:
