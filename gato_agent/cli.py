@@ -52,6 +52,12 @@ VERBS = {
     "info checkpoint": Verb(
         "gato_agent.commands.info", "CheckpointInfo", "info_checkpoint", "show the tasks of a checkpoint"
     ),
+    "checkpoint upgrade": Verb(
+        "gato_agent.checkpoints.upgrade_command",
+        "UpgradeConfig",
+        "upgrade_command",
+        "convert a checkpoint of an earlier version",
+    ),
     "bench step": Verb(
         "gato_agent.commands.bench.step", "BenchConfig", "bench", "time control steps relative to the roofline"
     ),
@@ -66,7 +72,7 @@ VERBS = {
 
 def usage() -> str:
     """Overview that `gato-agent` without a verb prints."""
-    verbs = "\n".join(f"    {name:<17}{verb.summary}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"    {name:<20}{verb.summary}" for name, verb in VERBS.items())
     return (
         "usage: gato-agent VERB [options]\n\n"
         "Collect expert episodes, train a Gato on them, evaluate it and watch it play.\n\n"
@@ -191,9 +197,9 @@ def run(arguments: list[str], *, quiet: bool = False) -> int:
         print(__version__)
         return 0
     arguments = present_verb(arguments, VERBS)
-    if group := [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ") and verb != " ".join(arguments[:2])]:
+    if group := [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")]:
         if arguments[1:] and arguments[1] in ("-h", "--help"):
-            print("\n".join(f"{verb:<17}{VERBS[verb].summary}" for verb in group))
+            print("\n".join(f"{verb:<20}{VERBS[verb].summary}" for verb in group))
             return 0
         if " ".join(arguments[:2]) not in VERBS:
             raise UsageError(f"{arguments[0]} what? choose one of: {', '.join(group)}")

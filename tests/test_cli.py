@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_a_module_and_a_row_add_a_verb(
     run(["greet", "--name", "Ada"])
     run([])
     overview = capsys.readouterr().out
-    assert overview.startswith("hello Ada\n") and "    greet            say hello\n" in overview
+    assert overview.startswith("hello Ada\n") and re.search(r"    greet +say hello\n", overview)
     with pytest.raises(SystemExit) as stop:
         main(["greet", "--help"])
     assert stop.value.code == 0 and "Person to greet." in capsys.readouterr().out

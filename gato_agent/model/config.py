@@ -162,11 +162,15 @@ class GatoConfig:
 def _of_this_version(data: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a file of version 0.1 under their names of this version."""
     fields = {RENAMED.get(name, name): value for name, value in data.items()}
-    former = fields.pop("parallel_actions", None)
+    # The first files have neither field: each action token was visible to all later ones.
+    former = fields.pop("parallel_actions", None if "past_actions" in fields else 0)
     if former is None:
         return fields
     if former is True or former not in (0, ACTION_GROUP):
-        raise UsageError(f"parallel_actions {former} of version 0.1 cannot be read: train it again")
+        raise UsageError(
+            f"parallel_actions {former} of version 0.1 cannot be converted, because each action token had a separator "
+            "of its own: train again on the same data, or play it with the gato-agent that wrote it"
+        )
     return {**fields, "action_decoder": bool(former), "past_actions": not former}
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gato_agent.checkpoints.checkpoint import not_finite, read, renamed, to_bytes
+from gato_agent.checkpoints.checkpoint import not_finite, read, to_bytes
+from gato_agent.checkpoints.former import renamed
 from gato_agent.dataset.batch import Batch
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.suggested_commands import suggest
 from gato_agent.model import cpu_attention as band
 from gato_agent.model import flex_attention as flex
 from gato_agent.model.config import GatoConfig
@@ -197,13 +199,14 @@ class Trainer:
         if name := not_finite({name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}):
             raise GatoError(f"{path}: {name} is not finite: restore it, or train again into another --out")
         self.step = about["step"]
+        go_on = suggest("fine-tune", init=path.parent, out=f"{path.parent}-again")
         for name, parameter in self.model.named_parameters():
             try:
                 parameter.data.copy_(tensors[f"model.{name}"])
             except (KeyError, RuntimeError) as error:
                 raise GatoError(
-                    f"{path} is of another model ({error}): use the run's own --size, or if it is "
-                    "of an earlier version train again into another --out"
+                    f"{path} is of another model ({error}): use the run's own --size, or if it is of an earlier "
+                    f"version go on from its weights with `{go_on}`"
                 ) from error
             state = {key: tensors[f"{key}.{name}"] for key in STATE_KEYS if f"{key}.{name}" in tensors}
             self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

@@ -293,10 +293,15 @@ def test_a_configuration_of_version_0_1_is_read(former: int, fields: dict[str, b
         assert GatoConfig.from_json({**data, "parallel_actions": former}) == dataclasses.replace(size, **fields)
 
 
+def test_the_first_files_have_neither_field_and_their_actions_stay_visible() -> None:
+    data = {k: v for k, v in GatoConfig.small().to_json().items() if k not in ("action_decoder", "past_actions")}
+    assert GatoConfig.from_json(data) == dataclasses.replace(GatoConfig.small(), past_actions=True)
+
+
 @pytest.mark.parametrize("former", [True, 1, 2, 64, -1, "32", 0.5])
 def test_an_action_of_version_0_1_that_cannot_be_read_is_refused(former: object) -> None:
     data = {**GatoConfig.tiny().to_json(), "parallel_actions": former}
-    with pytest.raises(UsageError, match=rf"parallel_actions {former} of version 0.1 cannot be read: train it again"):
+    with pytest.raises(UsageError, match=rf"parallel_actions {former} of version 0.1 cannot be conv.* train again"):
         GatoConfig.from_json(data)
 
 

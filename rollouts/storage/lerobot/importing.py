@@ -151,7 +151,7 @@ def _derived(files: LeRobotFiles, image_size: tuple[int, int] | None) -> Episode
         )
     bounds = _bounds(files, [features[name] for name in (*observed.values(), *acted.values())])
     longest = max(LONGEST, *map(len, files.tasks.values()))
-    seen: dict[str, Space[Any]] = {INSTRUCTION: Text(longest)} if INSTRUCTION not in observed else {}
+    seen: dict[str, Space[Any]] = {INSTRUCTION: Text(longest, min_length=0)} if INSTRUCTION not in observed else {}
     seen |= {key: _space(features[name], bounds, image_size) for key, name in observed.items()}
     actions = {path: _space(features[name], bounds, None, acted=True) for path, name in acted.items()}
     action: Space[Any] = (
@@ -197,7 +197,7 @@ def _space(
 ) -> Space[Any]:
     """Space of a feature's values."""
     if feature.dtype == TEXT:
-        return Text(LONGEST)
+        return Text(LONGEST, min_length=0)
     if feature.dtype in IMAGES:
         return Box(0, 255, (*(image_size or feature.shape[:2]), feature.shape[2]), np.uint8)
     dtype = np.dtype(feature.dtype)
