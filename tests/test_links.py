@@ -1,5 +1,6 @@
 """Symbolic links in the folders of commands: none is written through, and the error names the link."""
 
+import gzip
 import os
 import shlex
 import shutil
@@ -10,8 +11,10 @@ import pytest
 
 from gato_agent.cli import main
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.files import write_files
 from gato_agent.rollouts.storage.episode_store import open_stores
 from gato_agent.rollouts.storage.verify import verify
+from tests.helpers.paths import ROOT
 
 COLLECT = "collect --env CartPole-v1 --expert random --episodes 2 --workers 0 --out {out}"
 TRAIN = "train --data {made}/data --steps 2 --save-every 1 --batch-size 2 --num-threads 1 --holdout 0.5 --out {out}"
