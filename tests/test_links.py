@@ -1,5 +1,6 @@
 """Symbolic links in the folders of commands: none is written through, and the error names the link."""
 
+import gzip
 import os
 import shlex
 import shutil
@@ -10,8 +11,10 @@ import pytest
 
 from gato_agent.cli import main
 from gato_agent.envs.errors import UsageError
+from gato_agent.envs.files import write_files
 from gato_agent.rollouts.storage.episode_store import open_stores
 from gato_agent.rollouts.storage.verify import verify
+from tests.helpers.paths import ROOT
 
 COLLECT = "collect --env CartPole-v1 --expert random --episodes 2 --workers 0 --out {out}"
 TRAIN = "train --data {made}/data --steps 2 --save-every 1 --batch-size 2 --num-threads 1 --holdout 0.5 --out {out}"
@@ -24,6 +27,8 @@ COMMANDS = {
     "play": "play --env CartPole-v1 --render video --video {out}/x.mp4 --json {out}/x.json",
     "info tasks": "info tasks --suite classic --json {out}/envs.json",
     "import": "data import {made}/minari/gato/CartPole-v1/random-v0 --out {out}",
+    "import from LeRobot": "data import {made}/lerobot/gato/CartPole-v1-random --out {out}",
+    "upgrade": "checkpoint upgrade {made}/former --out {out}",
 }
 
 READ = (".lock", "task.json", "keep.json", "videos.json", "config.json", "results.json")
@@ -31,12 +36,16 @@ READ = (".lock", "task.json", "keep.json", "videos.json", "config.json", "result
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inputs of the commands: episodes, results, and a Minari data set."""
+    """Inputs of the commands: episodes, results, data sets of Minari and LeRobot, and a former checkpoint."""
     pytest.importorskip("minari")
+    pytest.importorskip("pyarrow")
     folder = tmp_path_factory.mktemp("made")
     run(COLLECT, folder, folder / "data")
     run(COMMANDS["evaluate"], folder, folder / "results")
     run("data export {made}/data --out {made}/minari", folder, folder)
+    run("data export {made}/data --format lerobot --out {made}/lerobot", folder, folder)
+    former = gzip.decompress((ROOT / "tests" / "data" / "former" / "first.safetensors.gz").read_bytes())
+    write_files({folder / "former" / "model.safetensors": former})
     return folder
 
 
@@ -103,13 +112,19 @@ def test_a_folder_that_the_user_names_may_be_a_link(name: str, made: Path, tmp_p
     assert names(tmp_path / "disk")[0]
 
 
-def test_an_export_writes_through_no_link(made: Path, tmp_path: Path, capsys: Any) -> None:
-    root, elsewhere = tmp_path / "minari", tmp_path / "elsewhere"
+@pytest.mark.parametrize(
+    ("form", "places"),
+    [("minari", ("gato", "gato/CartPole-v1")), ("lerobot", ("gato", "gato/CartPole-v1-random"))],
+)
+def test_an_export_writes_through_no_link(
+    form: str, places: tuple[str, ...], made: Path, tmp_path: Path, capsys: Any
+) -> None:
+    root, elsewhere = tmp_path / form, tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for place in ("gato", "gato/CartPole-v1"):
+    for place in places:
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).symlink_to(elsewhere)
-        assert run(f"data export {{made}}/data --out {root}", made, root) == 2
+        assert run(f"data export {{made}}/data --format {form} --out {root}", made, root) == 2
         assert "is a link, and links inside a folder are not followed" in capsys.readouterr().err
         assert not list(elsewhere.iterdir())
         (root / place).unlink()
