@@ -29,7 +29,7 @@ from gato_agent.evaluation.worker import EvaluationJob, EvaluationSettings, expe
 from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.options import resolve_device
 from gato_agent.inference.real_time import RealTimeActor
-from gato_agent.rollouts.experts.load import Expert
+from gato_agent.rollouts.experts.expert import Expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
 
 MODES = {"human": "human", "video": "rgb_array", "none": None}  # Gymnasium's names

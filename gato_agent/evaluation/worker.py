@@ -25,7 +25,8 @@ from gato_agent.inference.make_agent import make_agent_and_envs
 from gato_agent.inference.options import resolve_device
 from gato_agent.rollouts.collection import episode_worker as player
 from gato_agent.rollouts.collection.episode_worker import BEAT, JOB, NOTHING, SEED, STEP, Failed
-from gato_agent.rollouts.experts.load import Expert, load_expert
+from gato_agent.rollouts.experts.expert import Expert
+from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.storage.writer import Played
 from gato_agent.tokens.prompt import Kind

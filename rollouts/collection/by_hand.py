@@ -8,7 +8,7 @@ from gato_agent.envs.errors import UsageError
 from gato_agent.envs.make import has_display
 from gato_agent.rollouts.collection.collect_config import CollectConfig
 from gato_agent.rollouts.collection.episode_worker import CollectJob, Players, Result, idle_heartbeat
-from gato_agent.rollouts.experts.load import WindowOptions
+from gato_agent.rollouts.experts.expert import WindowOptions
 
 FASTEST = 1000.0  # steps per second
 INTRODUCTION = (

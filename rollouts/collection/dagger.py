@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.loop import Actor
 from gato_agent.envs.ownership import owned
-from gato_agent.rollouts.experts.load import Expert
+from gato_agent.rollouts.experts.expert import Expert
 
 KIND = "dagger"
 MEAN_STRETCH = 10  # mean of the 1 to 19 steps of a stretch

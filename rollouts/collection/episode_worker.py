@@ -18,7 +18,8 @@ from gato_agent.envs.spaces.step_results import success_of
 from gato_agent.envs.spaces.values import column_validator
 from gato_agent.rollouts.collection.dagger import Guided, Learner, SampledAgent
 from gato_agent.rollouts.collection.noise import Noisy
-from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, Watching, WindowOptions, load_expert
+from gato_agent.rollouts.experts.expert import NO_NETWORK, Expert, Watching, WindowOptions
+from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.writer import Played

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from gato_agent.envs.ownership import owned
-from gato_agent.rollouts.experts.load import Expert
+from gato_agent.rollouts.experts.expert import Expert
 
 LEVELS = (0.0, 0.05, 0.15, 0.3)  # approximate share of noisy steps; each episode draws one
 MEAN_HOLD = 3  # mean of the 1 to 5 steps for which a random action is repeated

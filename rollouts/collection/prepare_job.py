@@ -18,7 +18,8 @@ from gato_agent.rollouts.collection.collect_config import CollectConfig
 from gato_agent.rollouts.collection.dagger import Learner, SampledAgent, provenance
 from gato_agent.rollouts.collection.episode_worker import CollectJob
 from gato_agent.rollouts.experts.callables import CallableExpert, check_answer
-from gato_agent.rollouts.experts.load import NO_NETWORK, Expert, WindowOptions, load_expert
+from gato_agent.rollouts.experts.expert import NO_NETWORK, Expert, WindowOptions
+from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.experts.sb3.obs_wrappers import parse_wrappers
 from gato_agent.rollouts.storage.validate import check_learnable
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line
-from gato_agent.rollouts.experts.load import Expert
+from gato_agent.rollouts.experts.expert import Expert
 
 META_WORLD = "Meta-World/"
 DISCOUNT = 0.99

@@ -18,8 +18,9 @@ from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
 from gato_agent.envs.make import make_vector
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.experts.expert import Expert
 from gato_agent.rollouts.experts.forms import ACCEPTED
-from gato_agent.rollouts.experts.load import Expert, load_expert
+from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.storage.episode_store import open_stores
 from tests.helpers.testing_env import TestingEnv
 

@@ -13,8 +13,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.make import make, make_vector
+from gato_agent.rollouts.experts.expert import Expert
 from gato_agent.rollouts.experts.hub import fetch
-from gato_agent.rollouts.experts.load import Expert, load_expert
+from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.experts.sb3.zoo_config import CONFIGS
 from tests.helpers.hub_server import Hub, serving
 from tests.helpers.sb3_zips import RunsCommand

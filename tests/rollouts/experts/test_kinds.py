@@ -14,7 +14,8 @@ from gato_agent.rollouts.experts.load import KINDS, load_expert
 
 SPACES = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)
 MODULE = """
-from gato_agent.rollouts.experts.load import ExpertKind, RandomExpert
+from gato_agent.rollouts.experts.expert import ExpertKind
+from gato_agent.rollouts.experts.load import RandomExpert
 
 class LastAction(RandomExpert):
     def act(self, observation, start):
