@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.vector import SeparateInfos
 from gato_agent.rollouts.experts.load import load_expert
-from gato_agent.rollouts.experts.sb3.zip_model import _behind
+from gato_agent.rollouts.experts.sb3.trained_behind import trained_behind
 from tests.helpers.testing_env import TestingEnv
 
 FLAT = Box(-1, 1, (4,), np.float32)
@@ -162,7 +162,7 @@ def test_a_zip_says_whether_it_was_trained_behind_vecnormalize(
     model = made("MlpPolicy", envs, device="cpu", **({"learning_starts": 50} if off_policy else {}))
     model.learn(8).save(tmp_path / "model.zip")
     with zipfile.ZipFile(tmp_path / "model.zip") as file:
-        said = _behind(json.loads(file.read("data")))
+        said = trained_behind(json.loads(file.read("data")))
     assert said in (None, normalised)
     assert said is normalised or off_policy
     if normalised and double:
