@@ -24,7 +24,7 @@ class StartOptions:
     not know the environment."""
     size: Size = "nano"
     """Model size of an agent that is trained on --data alone."""
-    first_steps: int = 400
+    first_steps: int = 200
     """Optimizer steps of the first agent's training on --data."""
     env_kwargs: str | None = None
     """Environment arguments, as a JSON object; by default those of --data."""
@@ -39,7 +39,7 @@ class RoundOptions:
     patience: int = 3
     """Rounds after which an end is possible: it comes if these rounds together brought no gain, that is if the 95%
     interval of the best agent's gain over them includes 0."""
-    episodes: int = 50
+    episodes: int = 100
     """Environment seeds of a round, each played --tries times."""
     tries: int = 4
     """Episodes of a seed: the first is greedy, the others are sampled. The best of them is selected."""
