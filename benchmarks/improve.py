@@ -54,12 +54,12 @@ TRIALS = {
     "LunarLander-v3": Trial(
         20, "--steps 160 --warmup 20 --model.context 32 --batch-size 16",
         "--steps 200 --warmup 20 --model.context 32 --batch-size 16",
-        "--episodes 50 --temperature 0.5 --steps 200 --batch-size 16 --eval-episodes 50 --patience 5",
+        "--episodes 50 --temperature 0.5 --steps 200 --batch-size 16 --eval-episodes 50 --rounds 3",
     ),
     "BabyAI-GoToObjS6-v1": Trial(
         30, "--steps 40 --warmup 10 --batch-size 2 --model.context 256",
         "--steps 60 --warmup 10 --batch-size 2 --model.context 256",
-        "--episodes 200 --steps 150 --batch-size 2",
+        "--episodes 200 --steps 150 --batch-size 2 --rounds 5",
     ),
 }  # fmt: skip
 
@@ -72,8 +72,6 @@ class Config:
     """Environment ids, of those with a trial here."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; the agent of each has its own demonstrations."""
-    rounds: int = 5
-    """Rounds of each."""
     out: Path = Path("runs/improve")
     """Folder of all episodes and runs; OUT/TASK/seed-0/row.json is a row of the table."""
 
@@ -114,7 +112,7 @@ def measure(env: str, seed: int, config: Config) -> list[str]:
     verb(shown, teacher, "--out", run / "demos")
     train(run / "demos", run / "first", f"{trial.first} --seed {seed}")
     begun = ["--data", run / "demos", "--init", run / "first", "--out", run / "improved"]
-    verb(f"improve --workers 0 --env {env} --seed {seed} --rounds {config.rounds}", trial.improve, *begun)
+    verb(f"improve --workers 0 --env {env} --seed {seed}", trial.improve, *begun)
     actors = {"teacher": teacher, "first": f"--checkpoint {run}/first", "best": f"--checkpoint {run}/improved/best"}
     played = {name: scores(env, actor, run / "scores" / name) for name, actor in actors.items()}
     return row(env, seed, json.loads((run / "improved" / "improve.json").read_text()), played)
