@@ -31,6 +31,8 @@ COMMANDS = {
     "upgrade": "checkpoint upgrade {made}/former --out {out}",
 }
 
+LONG = ("evaluate", "report", "play")  # of which the slow tests are all
+
 READ = (".lock", "task.json", "keep.json", "videos.json", "config.json", "results.json")
 
 
@@ -61,7 +63,9 @@ def names(folder: Path) -> tuple[list[Path], list[Path]]:
     return [p for p in paths if (folder / p).is_file()], [p for p in paths if (folder / p).is_dir()]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [name if name not in LONG else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+)
 def test_no_command_writes_through_a_link(name: str, made: Path, tmp_path: Path, capsys: Any) -> None:
     line = COMMANDS[name]
     assert run(line, made, tmp_path / "clean") == 0

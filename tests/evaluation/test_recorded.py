@@ -108,6 +108,7 @@ def test_a_user_expert_is_named_again_for_a_video(local: Path, capsys: Any) -> N
     assert videos("page2") == ["Own-v0"]
 
 
+@pytest.mark.slow
 def test_arguments_that_are_more_than_words_are_named_again(local: Path, capsys: Any) -> None:
     kwargs = shlex.quote('{"model": "./own.txt"}')
     run(f"collect --env own:Own-v0 --env-kwargs {kwargs} --expert random --episodes 3 --workers 0 --out data")

@@ -123,7 +123,9 @@ def test_a_prompt_is_given_to_its_environments_alone(layout: str, kind: Kind) ->
     ("layout", "context", "prompt"),
     [
         *((layout, context, prompt) for layout in LAYOUTS for context, prompt in ((50, 0), (50, 7), (200, 70))),
-        *((layout, 512, prompt) for layout in ("decoder", "hidden") for prompt in (0, 114)),
+        ("decoder", 512, 114),
+        *(pytest.param("hidden", 512, prompt, marks=pytest.mark.slow) for prompt in (0, 114)),
+        pytest.param("decoder", 512, 0, marks=pytest.mark.slow),
     ],
 )
 def test_the_cpu_decoder_is_as_near_to_the_truth_as_pytorch(layout: str, context: int, prompt: int) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gato_agent.envs.io.strict_json import MOST_DEPTH, checked_digest, digest, parse, record, typed, with_digest
@@ -77,6 +77,7 @@ def test_an_object_with_a_digest_is_read_back_and_repeats(data: dict[str, Any]) 
     assert checked_digest(json.dumps(data).encode()) == data  # as earlier versions wrote it
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(), PLAIN, min_size=1), st.data())
 def test_no_changed_byte_below_a_digest_changes_what_is_read(data: dict[str, Any], draw: st.DataObject) -> None:
     data.pop("digest", None)

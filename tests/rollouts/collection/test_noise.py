@@ -77,7 +77,7 @@ def test_the_expert_gets_the_seed_too():
 
 @pytest.mark.parametrize(
     "env_id",
-    ["PandaReach-v3", "FetchReach-v4", "AntBulletEnv-v0", "ALE/Pong-v5", "Meta-World/reach-v3", "Taxi-v4",
+    ["PandaReach-v3", "FetchReach-v4", "AntBulletEnv-v0", pytest.param("ALE/Pong-v5", marks=pytest.mark.slow), "Meta-World/reach-v3", "Taxi-v4",
      "BabyAI-PutNextLocal-v0", "InvertedPendulum-v5"],
 )  # fmt: skip
 def test_any_expert_shows_how_it_comes_back(env_id):

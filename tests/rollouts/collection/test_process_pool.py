@@ -57,7 +57,11 @@ def test_every_family_is_the_same_whatever_the_number_of_workers(tmp_path, packa
 
 
 @pytest.mark.parametrize(
-    "how", [["--workers", "0"], ["--workers", "2"], pytest.param(["--ray", "local"], marks=pytest.mark.slow)]
+    "how",
+    [
+        ["--workers", "2"],
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (["--workers", "0"], ["--ray", "local"])),
+    ],
 )
 def test_an_expert_has_the_threads_that_were_asked_for(tmp_path, how):
     if "--ray" in how:
