@@ -77,8 +77,8 @@ def test_the_expert_gets_the_seed_too():
 
 @pytest.mark.parametrize(
     "env_id",
-    ["PandaReach-v3", "FetchReach-v4", "AntBulletEnv-v0", pytest.param("ALE/Pong-v5", marks=pytest.mark.slow), "Meta-World/reach-v3", "Taxi-v4",
-     "BabyAI-PutNextLocal-v0", "InvertedPendulum-v5"],
+    ["PandaReach-v3", "FetchReach-v4", "AntBulletEnv-v0", "Meta-World/reach-v3", "Taxi-v4", "BabyAI-PutNextLocal-v0",
+     "InvertedPendulum-v5", pytest.param("ALE/Pong-v5", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_any_expert_shows_how_it_comes_back(env_id):
     """Labels of many kinds of experts are in the action space and a function of the seed."""
