@@ -1,12 +1,13 @@
 """Preprocessing between an environment and an SB3 policy.
 
-    observation ──▶ counted from 0 ──▶ wrappers ──▶ normalised, frames stacked ──▶ policy ──▶ action, plus its start
+    observation ──▶ counted from 0, flat ──▶ wrappers ──▶ normalised, frames stacked ──▶ policy ──▶ action, plus start
 
-SB3 counts all discrete values from 0 and ignores the `start` of their space. Statistics are of single frames or of
-stacked ones; their shape decides whether normalisation or stacking comes first.
+SB3 observes leaves and Dicts of leaves: any other nesting becomes a Dict of its leaves by their paths. It counts all
+discrete values from 0 and ignores the `start` of their space. Statistics are of single frames or of stacked ones; their
+shape decides whether normalisation or stacking comes first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.ownership import owned
+from gato_agent.envs.spaces.paths import pointer
 from gato_agent.rollouts.experts.forms import Spaces
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Around
 from gato_agent.rollouts.experts.sb3.vecnormalize import Normalizer
@@ -34,7 +36,7 @@ class Preprocess:
         """Compute the policy's spaces; raises GatoError naming the expert if the statistics do not fit."""
         self._outer, self._normalize = spaces, normalize
         self._around = Around(wrappers)
-        self._frame = self._around.space(from_zero(spaces.observation))
+        self._frame = self._around.space(flat(from_zero(spaces.observation)))
         stack = self._stack = self._around.stack
         seen = stack.space(self._frame) if stack else self._frame
         self.spaces = Spaces(seen, from_zero(spaces.action))
@@ -50,7 +52,8 @@ class Preprocess:
 
     def observe(self, observation: Any, start: NDArray[np.bool_]) -> Any:
         """Transform a batch of observations; `start` is bool [num_envs], true where an episode begins."""
-        observation = self._around.apply(moved(self._outer.observation, observation, -1), start)
+        outer = self._outer.observation
+        observation = self._around.apply(flat_value(outer, moved(outer, observation, -1)), start)
         if self._normalize is not None and self._normalize_first:
             observation = self._normalize(observation)
         if self._stack is not None:
@@ -65,23 +68,54 @@ class Preprocess:
         return moved(self._outer.action, actions, 1)
 
 
-class CountsFromZero(gym.Wrapper[Any, Any, Any, Any]):
-    """Wrapper whose discrete values count from 0, as SB3 expects."""
+class AsSB3Expects(gym.Wrapper[Any, Any, Any, Any]):
+    """Wrapper whose discrete values count from 0, and whose observations are leaves or a Dict of leaves."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         """Wrap an environment of any spaces."""
         super().__init__(env)
-        self.observation_space, self.action_space = from_zero(env.observation_space), from_zero(env.action_space)
+        self.observation_space, self.action_space = flat(from_zero(env.observation_space)), from_zero(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         obs, info = self.env.reset(seed=seed, options=options)
-        return moved(self.env.observation_space, obs, -1), info
+        return self._observed(obs), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take one step."""
         obs, *rest = self.env.step(moved(self.env.action_space, action, 1))
-        return moved(self.env.observation_space, obs, -1), *rest
+        return self._observed(obs), *rest
+
+    def _observed(self, obs: Any) -> Any:
+        space = self.env.observation_space
+        return flat_value(space, moved(space, obs, -1))
+
+
+def flat(space: Space[Any]) -> Space[Any]:
+    """Dict of the leaves of a nested space by their paths, such as `goal/0`; the same object for what SB3 observes."""
+    parts = [(path, leaf) for path, leaf, _ in _parts(space, None)]
+    return Dict(parts) if _is_nested(space) else space  # a list keeps the order
+
+
+def flat_value(space: Space[Any], value: Any) -> Any:
+    """Batch or value of `space` in the form of `flat(space)`."""
+    return {path: part for path, _, part in _parts(space, value)} if _is_nested(space) else value
+
+
+def _is_nested(space: Space[Any]) -> bool:
+    """True if a space is a Tuple, or a Dict with a Dict or Tuple in it."""
+    inner = space.spaces.values() if isinstance(space, Dict) else ()
+    return isinstance(space, Tuple) or any(isinstance(child, Dict | Tuple) for child in inner)
+
+
+def _parts(space: Space[Any], value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[str, Space[Any], Any]]:
+    """Leaves of a space with their paths and their parts of a value."""
+    if not isinstance(space, Dict | Tuple):
+        yield pointer(keys), space, value
+        return
+    children = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+    for key, child in children:
+        yield from _parts(child, None if value is None else value[key], (*keys, key))
 
 
 def from_zero(space: Space[Any]) -> Space[Any]:

@@ -29,7 +29,7 @@ from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.envs.make import make
 from gato_agent.rollouts.experts.sb3.hyperparams import DEFAULT, TUNED, Settings
-from gato_agent.rollouts.experts.sb3.preprocess import CountsFromZero
+from gato_agent.rollouts.experts.sb3.preprocess import AsSB3Expects
 from gato_agent.rollouts.experts.sb3.train_progress import (
     ReportAndSave,
     measured_speed,
@@ -143,7 +143,7 @@ def _prepared(
     """
     envs: list[gym.Env[Any, Any]] = []
     for _ in range(settings.num_envs):
-        env = CountsFromZero(make(env_id, env_kwargs=env_kwargs))
+        env = AsSB3Expects(make(env_id, env_kwargs=env_kwargs))
         stack.callback(env.close)
         envs.append(env)
     observed = envs[0].observation_space

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 from gymnasium.vector.utils import batch_space
 from stable_baselines3 import PPO
 
@@ -21,7 +21,7 @@ from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.experts.load import load_expert
 from gato_agent.rollouts.experts.sb3 import train_progress
 from gato_agent.rollouts.experts.sb3.hyperparams import TUNED, Falling, Settings
-from gato_agent.rollouts.experts.sb3.preprocess import moved
+from gato_agent.rollouts.experts.sb3.preprocess import flat_value, moved
 from gato_agent.rollouts.experts.sb3.train import train
 from gato_agent.rollouts.experts.sb3.zip_model import read_zip
 from gato_agent.rollouts.storage.episode_store import open_stores
@@ -127,8 +127,8 @@ def test_any_observations_that_sb3_knows(tmp_path, monkeypatch, space):
         {"action_space": Box(-np.inf, np.inf, (2,))},
         {"observation_space": Text(3)},
         {"observation_space": Dict(mission=Text(10), x=Box(-1, 1, (2,)))},
-        {"observation_space": Dict(a=Dict(b=Box(-1, 1, (2,))), x=Discrete(2))},
-        {"observation_space": Tuple((Discrete(2), Discrete(2)))},
+        {"observation_space": Dict(a=Dict(b=Text(4)), x=Discrete(2))},
+        {"observation_space": Tuple((Discrete(2), Text(4)))},
         {"observation_space": Dict(small=Box(0, 255, (20, 20, 3), np.uint8), x=Discrete(2))},
     ],
     ids=str,
@@ -154,6 +154,9 @@ def test_what_goes_wrong_in_training_names_the_environment(tmp_path, monkeypatch
         (Discrete(4, start=-2), Discrete(2)),
         (Dict(a=Discrete(3, start=1), b=Box(-1, 1, (2,))), Discrete(2, start=7)),
         (MultiDiscrete([2, 2], start=[1, -1]), Discrete(2)),
+        (Tuple((Discrete(32), Discrete(11, start=1), Discrete(2))), Discrete(2)),
+        (Dict(a=Dict(b=Box(-1, 1, (2,)), c=Discrete(3, start=-1)), x=Box(-1, 1, (1,))), Discrete(2)),
+        (Dict({"a/b": Tuple((Box(-1, 1, (2,)), Tuple((MultiBinary(3),)))), "x": Box(-1, 1, (1,))}), Discrete(2)),
         (Box(0, 255, (32, 32, 3), np.uint8), Discrete(3, start=1)),
     ],
     ids=str,
@@ -179,7 +182,7 @@ def test_discrete_values_may_start_anywhere(tmp_path, monkeypatch, observed, act
     batch = batch_space(spaces[0], 5)
     seen = batch.sample()
     expert.reset(5)
-    normalize, counted = read_zip(path).normalize, moved(spaces[0], seen, -1)
+    normalize, counted = read_zip(path).normalize, flat_value(spaces[0], moved(spaces[0], seen, -1))
     wanted, _ = model.predict(normalize(counted) if normalize else counted, deterministic=True)
     np.testing.assert_array_equal(expert.act(seen, np.ones(5, np.bool_)), moved(acted, wanted, 1))
 
