@@ -191,10 +191,15 @@ def make_folder(folder: Path) -> None:
 
     Raises:
         GatoError: the folder is in a locked folder that was moved or removed.
+        UsageError: the folder, or one above it, is a file.
     """
     still_there(folder)
     new = [each for each in (folder, *folder.parents) if not each.is_dir()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        raise UsageError(f"{file} is a file, and a folder of this name is needed: choose another") from None
     for each in reversed(new):
         sync_folder(each.parent)
 

@@ -31,6 +31,7 @@ from gato_agent.envs.tasks.packages import (
 from gato_agent.envs.tasks.task import find, install_hint
 from gato_agent.envs.vector import SeparateInfos
 
+WITHOUT = "play it with --render none"
 _log = logging.getLogger(__name__)
 _MODULES: dict[str, str] = {}  # by plain id, as the user named them
 
@@ -152,7 +153,7 @@ def _constructed(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise UsageError(f"{spec.id} needs a package that is missing: {missing_install_hint(error)}") from error
     except (TypeError, gym.error.Error) as error:
-        if render_mode is not None and "render_mode" in str(error):
+        if render_mode is not None and "render_mode" in str(error).partition(" was raised from ")[0]:
             raise _cannot_render(spec.id, render_mode, []) from error
         if not kwargs or not isinstance(error, TypeError):
             raise EnvironmentFault(f"{spec.id}: making it raised {one_line(error)}") from error
@@ -165,7 +166,7 @@ def _constructed(spec: EnvSpec, render_mode: str | None, env_kwargs: Mapping[str
 
 def _cannot_render(env_id: str, render_mode: str, modes: Sequence[str]) -> CannotRender:
     able = ", ".join(map(str, modes)) or "nothing"
-    return CannotRender(f"{env_id} cannot render {render_mode!r}; it can render: {able}; play it with --render none")
+    return CannotRender(f"{env_id} cannot render {render_mode!r}; it can render: {able}; {WITHOUT}")
 
 
 def _adapted(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

@@ -2,6 +2,7 @@
 
 import shlex
 from typing import Any
+from urllib.parse import unquote
 
 COMMANDS = {
     "collect": "gato-agent collect --env {env}",
@@ -38,7 +39,8 @@ def next_command(verb: str, config: Any) -> str | None:
     if verb == "collect":
         return suggest("train", data=config.out, out="runs/gato")
     if verb == "train":
-        return suggest("evaluate checkpoint", checkpoint=config.out, out=config.out / "results")
+        command = suggest("evaluate checkpoint", checkpoint=config.out, out=config.out / "results")
+        return f"{command}{_own_tasks(config)}"
     if verb == "improve":
         return suggest("play", env=config.env, checkpoint=config.out / "best")
     if verb == "evaluate" and config.out:
@@ -48,6 +50,20 @@ def next_command(verb: str, config: Any) -> str | None:
     if verb == "play" and not config.expert:
         return suggest("evaluate task", env=config.env, checkpoint=config.checkpoint or "shipped", out="results")
     return None
+
+
+def _own_tasks(config: Any) -> str:
+    """Option --env for the tasks of a training's data, if only the user's module registers one of them; else empty."""
+    import gymnasium as gym  # slow to import, and known after a training
+
+    from gato_agent.envs.tasks.task import find
+
+    headers = [path for root in config.data for path in (root / "task.json", *sorted(root.glob("*/task.json")))]
+    tasks = [unquote(path.absolute().parent.name) for path in headers if path.is_file()]
+    named = {env.rpartition(":")[2]: env for env in config.eval_env if ":" in env}
+    own = {task: named.get(task, f"MODULE:{task}") for task in tasks if not find(task) and task not in gym.registry}
+    own |= {task: env for task, env in named.items() if task in tasks}
+    return f" --env {shlex.join(own.get(task, task) for task in dict.fromkeys(tasks))}" if own else ""
 
 
 def after_interrupt(verb: str, config: Any) -> str:

@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -145,12 +145,14 @@ def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
         UsageError: an option is given twice, or a former spelling that cannot be read.
         SystemExit: the options are not those of the verb, or --help.
     """
+    from gato_agent.envs.io.console import loading
     from gato_agent.envs.io.grouped_options import parse_grouped
 
     words = 2 if " ".join(arguments[:2]) in VERBS else 1
     name = " ".join(arguments[:words])
     verb = VERBS[name]
-    module = import_module(verb.module)
+    with loading():
+        module = import_module(verb.module)
     options = [present_option(name, a) if i == 0 or a.startswith("--") else a for i, a in enumerate(arguments[words:])]
     _refuse_twice(name, options, getattr(module, verb.arguments))
     if hasattr(module, "expand_json"):
@@ -186,9 +188,30 @@ def _takes_several(config: Any, name: str) -> bool:
     return False
 
 
+def _summaries(arguments: list[str]) -> str:
+    """Verbs of a group such as `info --help`; raises UsageError for words that are no verb."""
+    group = [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")]
+    if not group:
+        raise _unknown_verb(arguments[0], [*VERBS, "info", "bench", "help"])
+    if not arguments[1:]:
+        raise UsageError(f"{arguments[0]} what? choose one of: {', '.join(group)}")
+    if arguments[1] not in ("-h", "--help"):
+        raise _unknown_verb(" ".join(arguments[:2]), group)
+    return "\n".join(f"{verb:<20}{VERBS[verb].summary}" for verb in group)
+
+
+def _unknown_verb(words: str, verbs: Iterable[str]) -> UsageError:
+    """Error for a verb that there is not, with the one that resembles it or all of them."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(words, verbs, n=1)
+    way = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
+    return UsageError(f"no verb {words!r}: {way}")
+
+
 def run(arguments: list[str], *, quiet: bool = False) -> int:
     """Run one verb, quietly or with its messages; returns the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
     if arguments[0] == "--version":
@@ -197,15 +220,9 @@ def run(arguments: list[str], *, quiet: bool = False) -> int:
         print(__version__)
         return 0
     arguments = present_verb(arguments, VERBS)
-    if group := [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")]:
-        if arguments[1:] and arguments[1] in ("-h", "--help"):
-            print("\n".join(f"{verb:<20}{VERBS[verb].summary}" for verb in group))
-            return 0
-        if " ".join(arguments[:2]) not in VERBS:
-            raise UsageError(f"{arguments[0]} what? choose one of: {', '.join(group)}")
-    elif arguments[0] not in VERBS:
-        print(f"gato-agent: error: no verb {arguments[0]!r}: choose one of {', '.join(VERBS)}", file=sys.stderr)
-        return 2
+    if arguments[0] not in VERBS and " ".join(arguments[:2]) not in VERBS:
+        print(_summaries(arguments))
+        return 0
     from gato_agent.envs.io.console import plain_console, set_quiet
     from gato_agent.envs.io.json_output import messages_on_stderr
 

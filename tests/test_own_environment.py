@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from gato_agent.envs.errors import UsageError
+from gato_agent.envs.tasks.packages import import_named
 from tests.helpers.paths import ROOT
 
 PAGE = ROOT / "docs" / "your-own-environment.md"
@@ -54,3 +56,16 @@ def test_the_commands_of_the_page_make_an_agent(tmp_path: Path) -> None:
     (task,) = json.loads((tmp_path / "results" / "results.json").read_text())["tasks"]
     assert task["random"] < task["expert"]
     assert task["normalized"] > 0.5, task
+
+
+def test_a_module_of_the_working_folder_is_found_after_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", ".")])
+    (tmp_path / "my_local_env.py").write_text("NAME = 'mine'\n")
+    (tmp_path / "json.py").write_text("raise AssertionError('shadows an installed module')\n")
+    assert import_named("json", "json:Env-v0").__name__ == "json" and str(tmp_path) not in sys.path
+    assert import_named("my_local_env", "my_local_env:Env-v0").NAME == "mine" and sys.path[-1] == str(tmp_path)
+    with pytest.raises(UsageError, match=r"^none_such:Env-v0: no module named none_such; install it or add its"):
+        import_named("none_such", "none_such:Env-v0")

@@ -6,6 +6,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import gymnasium as gym
 import pytest
@@ -13,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Discrete, Sequence
 
 from gato_agent.cli import VERBS, main, parse
-from gato_agent.envs.suggested_commands import COMMANDS, suggest
+from gato_agent.envs.suggested_commands import COMMANDS, next_command, suggest
 from tests.helpers.paths import ROOT
 from tests.helpers.testing_env import IdentityEnv
 
@@ -60,6 +61,27 @@ def test_an_environment_whose_spaces_have_no_tokens_is_named(
         main(["info", "env", "Endless-v0"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("gato-agent: error: Endless-v0: ")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options", "following"),
+    [
+        (["CartPole-v1"], "", ""),
+        (["CartPole-v1", "ALE/Own-v0"], "", " --env MODULE:ALE/Own-v0 CartPole-v1"),
+        (["Own-v0"], "--eval-env own.module:Own-v0", " --env own.module:Own-v0"),
+        (["CartPole-v1"], "--eval-env own:Other-v0", ""),
+    ],
+)
+def test_tasks_that_a_module_registers_are_evaluated_by_its_name(
+    tasks: list[str], options: str, following: str, tmp_path: Path
+) -> None:
+    for task in tasks:
+        folder = tmp_path / "data" / quote(task, safe="")
+        folder.mkdir(parents=True)
+        (folder / "task.json").write_text("{}")
+    for data in (tmp_path / "data", folder)[: 3 - len(tasks)]:  # all tasks, and the folder of the only one
+        _, config = parse(shlex.split(f"train --data '{data}' --out r {options}"))
+        assert next_command("train", config) == f"gato-agent evaluate --checkpoint r --out r/results{following}"
 
 
 RUN = (  # in this order, in one folder: values of the placeholders, and options that make it brief

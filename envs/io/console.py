@@ -1,6 +1,7 @@
 """Consoles without markup, and tables that fit them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich import box
@@ -39,9 +40,22 @@ def plain_console(**options: Any) -> Console:
     return console
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Show on a terminal that packages are loaded, which takes seconds from a cold disk."""
+    console = plain_console(stderr=True)
+    with console.status("loading ...") if console.is_terminal else nullcontext():
+        yield
+
+
 def print_line(text: str) -> None:
     """Print a message literally, in one line however narrow the terminal is."""
     plain_console(soft_wrap=True).print(text, highlight=False)
+
+
+def plural(number: int, noun: str) -> str:
+    """Count of things, such as 1 task or 1,200 tasks."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def fitted(

@@ -3,9 +3,18 @@
 A field of the config itself is a group whose options have the field's name as prefix.
 """
 
+import ast
+import inspect
 import re
+import sys
+import textwrap
+from collections.abc import Iterator
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, TypeVar, cast
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
+
+from gato_agent.envs.io.option_errors import one_line_errors
 
 Config = TypeVar("Config")
 
@@ -28,8 +37,48 @@ def parse_grouped(config: type[Config], default: Config | None = None, **options
         options: arguments of `tyro.cli`.
 
     Raises:
-        SystemExit: the options are not those of the config, or --help.
+        UsageError: the options are not those of the config.
+        SystemExit: --help.
     """
+    prog, args = options.get("prog") or "", options.get("args")
+    words = sys.argv[1:] if args is None else args
+    _join_lines(config)
+    with one_line_errors(prog, words, list(flags(config))):
+        return _parse(config, default, options)
+
+
+def flags(config: Any, prefix: str = "--") -> Iterator[str]:
+    """Words of a config: options such as `--env` and `--model.context`, and subcommands with their options."""
+    for part in get_args(config):
+        yield from flags(part, prefix)
+        if isinstance(name := getattr(part, "name", None), str):  # of tyro.conf.subcommand
+            yield name
+    for name, hint in _hints(config).items():
+        option = f"{prefix}{name.replace('_', '-')}"
+        yield from flags(hint, f"{option}.") if _hints(hint) else [option]
+
+
+def _hints(config: Any) -> dict[str, Any]:
+    """Types of the fields of a dataclass by name; none of anything else."""
+    return get_type_hints(config) if isinstance(config, type) and is_dataclass(config) else {}
+
+
+def _join_lines(config: Any) -> None:
+    """Give options of a config, of its groups and subcommands texts without line breaks, which tyro would keep."""
+    for part in (*get_args(config), *_hints(config).values(), *getattr(config, "__bases__", ())):
+        _join_lines(part)
+    if not _hints(config):
+        return
+    body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]).body
+    for name, text in pairwise(body):
+        match name, text:
+            case ast.AnnAssign(target=ast.Name(id)), ast.Expr(ast.Constant(str(words))):
+                option = config.__dataclass_fields__[id]
+                option.metadata = MappingProxyType({**option.metadata, "help": " ".join(words.split())})
+
+
+def _parse(config: type[Config], default: Config | None, options: dict[str, Any]) -> Config:
+    """Read a command line into a config with the arguments of `tyro.cli`."""
     import tyro  # slow to import
 
     groups = groups_of(config)

@@ -13,13 +13,31 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 Update = Callable[[int, str], None]
 WIDE = 100  # columns of a terminal that has room for more than bar, count and remaining time
+BAR, ETA = 10, 8  # columns of the shortest bar beside a title, and of the remaining time
+
+
+class Title(ProgressColumn):
+    """Title of a job as far as bar, count and remaining time leave room: whole, its part before a colon, or nothing."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        """Title of a job for the width of the console."""
+        title = self._title.format(task=task)
+        room = self._console.width - BAR - ETA - 2 * len(str(task.total)) - 4
+        return Text(next((text for text in (title, title.partition(":")[0]) if len(text) <= room), ""))
 
 
 def bar_columns(console: Console, title: str, unit: str) -> list[ProgressColumn]:
@@ -32,7 +50,9 @@ def bar_columns(console: Console, title: str, unit: str) -> list[ProgressColumn]
     """
     texts = [unit, "{task.description}"] if console.width >= WIDE else []
     more = [TextColumn(text, markup=False) for text in texts]
-    return [TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn()]
+    count = MofNCompleteColumn(table_column=Column(no_wrap=True))
+    left = TimeRemainingColumn(table_column=Column(no_wrap=True))
+    return [Title(console, title), BarColumn(), count, *more, left]
 
 
 def remaining(began: float, done: int, left: int) -> str:

@@ -120,6 +120,8 @@ def register_own() -> None:
 def import_named(module: str, named: str) -> ModuleType:
     """Import a module that the user named, on the command line or in a call; never one that a file names.
 
+    A module in the working folder is found as well, after all others: the path of a program does not have that folder.
+
     Args:
         module: dotted name.
         named: option or id with which the user named it, for errors.
@@ -128,7 +130,10 @@ def import_named(module: str, named: str) -> ModuleType:
         UsageError: there is no such module, or it imports one that is missing.
         GatoError: the module raised.
     """
+    first, here = module.partition(".")[0], Path.cwd()
     try:
+        if (here / f"{first}.py").is_file() or (here / first).is_dir():
+            sys.path += [] if importlib.util.find_spec(first) else [str(here)]
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(f"{named}: no module named {error.name}; {_install_hint(error.name)}") from error

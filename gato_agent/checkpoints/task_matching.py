@@ -39,8 +39,8 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
     if task is not None:
         if other := differences(spaces, task):
             raise UsageError(
-                f"{name} has other spaces than {checkpoint.name} was trained on: {other}; give it the arguments of "
-                "its training, or collect and train again"
+                f"{name} has other spaces here than in the training of {checkpoint.name}: {other}; give it the "
+                "arguments of its training, or collect and train again"
             )
         return task
     same = [task for task in checkpoint.tasks.values() if not differences(spaces, task)]
@@ -73,7 +73,8 @@ def unknown_task(checkpoint: Checkpoint, env_id: str) -> str:
     collecting = "collect" if known is not None and known.expert_kind else "collect by training"
     shipped = checkpoint.name in ("", "shipped weights")
     init = "shipped" if shipped else checkpoint.name
-    train = suggest("fine-tune", init=init, out=f"runs/{env_id.replace('/', '-')}")
+    out = f"runs/{env_id.replace('/', '-')}"
+    train = suggest("fine-tune", init=init, out=out if out != init else f"{out}-2")
     listed = suggest("tasks") if shipped else suggest("tasks of a checkpoint", checkpoint=init)
     few = f"{', '.join(checkpoint.tasks)} ({listed})" if len(checkpoint.tasks) <= FEW else listed
     who = f"the {checkpoint.name or 'weights'} do" if shipped else f"{checkpoint.name} does"

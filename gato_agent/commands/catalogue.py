@@ -106,7 +106,8 @@ def table(tasks: list[Task], console: Console) -> Table:
             _mean(task.random), _mean(task.expert),
         ))  # fmt: skip
     caption = (
-        "tokens: of one timestep. score: the expert's mean return over 100 episodes; with a %: its success rate. "
+        "tokens: of one timestep in the paper's sizes; `info env` has those of each size. "
+        "score: the expert's mean return over 100 episodes; with a %: its success rate. "
         "Not installed: pip install 'gato-agent[NAME]'."
     )
     columns = [Column(name, justify="right" if name in right else "left") for name in names]

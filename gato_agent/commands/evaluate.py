@@ -20,7 +20,7 @@ from gato_agent.envs.tasks.task import catalogue, install_hint
 from gato_agent.envs.tasks.task import families as suites
 from gato_agent.evaluation import aggregate as summary
 from gato_agent.evaluation.evaluate_config import EvaluateConfig
-from gato_agent.evaluation.play_tasks import play_tasks, save_results
+from gato_agent.evaluation.play_tasks import grouped, play_tasks, save_results
 from gato_agent.evaluation.progress_table import families, table
 from gato_agent.evaluation.recorded import ReplayOptions
 from gato_agent.evaluation.references import as_expert, reference_jobs
@@ -58,9 +58,11 @@ def evaluate(config: EvaluateConfig) -> Results:
         results = _begin(config, name, settings)
         results.not_evaluated |= {task: why for task, why in absent.items() if task not in results.tasks}
         jobs = [EvaluationJob(env, task, settings) for task, env in wanted.items() if task not in results.tasks]
-        jobs += reference_jobs(wanted, results.tasks, settings, _reference_expert(config, settings))
+        known = {task: env for task, env in wanted.items() if checkpoint is None or task in checkpoint.tasks}
+        jobs += reference_jobs(known, results.tasks, settings, _reference_expert(config, settings))
+        before = [task for task in wanted if task in results.tasks]
         try:
-            play_tasks(config, jobs, results, console, [task for task in wanted if task in results.tasks])
+            play_tasks(config, jobs, results, console, before, alone=len(wanted) + len(absent) == 1)
         finally:
             asked = [results.tasks[task] for task in wanted if task in results.tasks]
             if asked:
@@ -147,7 +149,7 @@ def _versions() -> dict[str, str]:
 def _finish(config: EvaluateConfig, results: Results, console: Console, wanted: Mapping[str, str]) -> None:
     """Print the summary of families and write the final files and the report."""
     if len(results.tasks) > 1:
-        console.print(families(summary.by_group(results)))
+        console.print(families(summary.by_group(results), console))
     more = {"summary": summary.to_json(results)} if len(results.tasks) > 1 else {}
     save_results(config, results, more)
     if config.json == STDOUT:
@@ -172,7 +174,7 @@ def _raise_failures(results: Results, wanted: Sequence[str]) -> None:
         more = f"; and {len(failures) - SHOWN} more, printed above" if len(failures) > SHOWN else ""
         raise GatoError(f"{len(failures)} of {len(wanted)} tasks failed: {'; '.join(failures[:SHOWN])}{more}")
     if not any(task in results.tasks for task in wanted):
-        reasons = [results.not_evaluated[task] for task in wanted if task in results.not_evaluated]
-        if len(reasons) == 1:
+        reasons = grouped({task: why for task, why in results.not_evaluated.items() if task in wanted})
+        if len(reasons) == 1 and len(wanted) == 1:
             raise UsageError(reasons[0])
         raise UsageError(f"none of {len(wanted)} tasks could be evaluated: {'; '.join(reasons[:SHOWN])}")

@@ -41,7 +41,7 @@ def present_verb(arguments: list[str], verbs: Collection[str]) -> list[str]:
         return [word for word in words if word not in asked] if named else arguments
     if arguments[0] == "envs":
         new = ["info", "tasks", *arguments[1:]]
-    elif arguments[0] == "bench" and arguments[1:] and arguments[1] not in ("-h", "--help"):
+    elif arguments[0] == "bench" and arguments[1:] and arguments[1].startswith("--") and arguments[1] != "--help":
         new = ["bench", "step", *arguments[1:]]
     elif arguments[0] == "info" and asked:
         if len(asked) > 1:

@@ -1,16 +1,22 @@
 """The verb `info`: parameters of a model, tasks of a checkpoint, tokens of an environment."""
 
+import re
+import string
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
+from gymnasium import Space
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gato_agent.envs.errors import SpaceError, UsageError
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import fitted, plain_console, plural
 from gato_agent.model.config import SIZES, GatoConfig
+
+HEADINGS = ("task", "observations", "actions", "tokens per timestep", "context in steps", "temperature")
+USUAL = f", charset={string.digits}{string.ascii_uppercase}{string.ascii_lowercase}"  # of Gymnasium's Text
 
 
 @dataclass(frozen=True)
@@ -103,14 +109,20 @@ def _checkpoint(console: Console, reference: str) -> None:
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
     console.print(f"{checkpoint.name}: {config.layers} layers x {config.width}, context {config.context}, "
                   f"{parameters:,} parameters", highlight=False)  # fmt: skip
-    shown = Table("task", "observations", "actions", "tokens per timestep", "context in steps", "temperature")
+    rows = []
     for task in checkpoint.tasks.values():
         n = task.tokenizer(config, checkpoint.text).layout.span
-        shown.add_row(
-            task.id, str(task.observation_space), str(task.action_space), str(n), f"{config.context / n:.1f}",
-            f"{task.temperature:g}",
-        )  # fmt: skip
-    console.print(shown)
+        rows.append((
+            task.id, _in_words(task.observation_space), _in_words(task.action_space), str(n),
+            f"{config.context / n:,.0f}", f"{task.temperature:g}",
+        ))  # fmt: skip
+    columns = [Column(name) for name in HEADINGS]
+    console.print(fitted(console, columns, rows, ("observations", "actions"), title=plural(len(rows), "task")))
+
+
+def _in_words(space: Space[Any]) -> str:
+    """Space as Gymnasium writes it, without the padding of its arrays and the usual characters of texts."""
+    return re.sub(r"(?<=\[) | (?=\])", "", " ".join(str(space).split())).replace(USUAL, "")
 
 
 def env_table(env: str, env_kwargs: str) -> Table:
@@ -123,8 +135,8 @@ def env_table(env: str, env_kwargs: str) -> Table:
     with closing(make(env, env_kwargs=parse_kwargs(env_kwargs))) as made:
         spaces = made.observation_space, made.action_space
     shown = Table("", "value", title=env, show_header=False)
-    shown.add_row("observations", str(spaces[0]))
-    shown.add_row("actions", str(spaces[1]))
+    shown.add_row("observations", _in_words(spaces[0]))
+    shown.add_row("actions", _in_words(spaces[1]))
     for size in SIZES:
         config = GatoConfig.named(size)
         view = view_of(env, spaces[0], config.values_per_token > 1)
@@ -144,6 +156,6 @@ def env_table(env: str, env_kwargs: str) -> Table:
             size,
             f"{n} token{'s' * (n > 1)} per timestep, {tokenizer.n_obs} of them observation"
             f"{f' ({kinds})' if kinds else ''}; "
-            f"{config.context / tokenizer.layout.span:.1f} steps in a context of {config.context}",
+            f"{config.context / tokenizer.layout.span:,.0f} steps in a context of {config.context:,}",
         )
     return shown

@@ -14,11 +14,11 @@ from gymnasium.vector import VectorEnv
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.envs.errors import CannotRender, UsageError, at_least
-from gato_agent.envs.io.console import print_line
+from gato_agent.envs.io.console import plural, print_line
 from gato_agent.envs.io.json_output import write_json
 from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.loop import Actor, Step, steps
-from gato_agent.envs.make import find_spec, has_display, parse_kwargs
+from gato_agent.envs.make import WITHOUT, find_spec, has_display, parse_kwargs
 from gato_agent.envs.video import stride
 from gato_agent.evaluation.episode_totals import EpisodeTotals
 from gato_agent.evaluation.episode_video import FPS, EpisodeCamera, EpisodeVideos
@@ -121,8 +121,8 @@ def play(config: PlayConfig) -> dict[str, Any]:
         path = config.video or Path("videos") / f"{quote(env_id, safe='')}.mp4"
         videos = EpisodeVideos(path, camera, config.record) if camera else None
         if videos:
-            what = f"{config.record} episode(s), a video each" if config.record else f"{config.count()} episode(s)"
-            print_line(f"recording {what}: {videos.path}")
+            each = ", a video each" if config.record else ""
+            print_line(f"recording {plural(config.record or config.count(), 'episode')}{each}: {videos.path}")
         episodes = Episodes(env_id, videos)
         result: dict[str, Any] = {"env": env_id, "checkpoint": None if config.expert else name, "expert": config.expert}
         try:
@@ -166,7 +166,7 @@ def _rendered(
     except CannotRender as error:
         if config.render != "auto" or config.video or config.record:
             raise
-        print_line(f"played without rendering: {error}")
+        print_line(f"played without rendering: {str(error).removesuffix(f'; {WITHOUT}')}")
         return *_actor_and_envs(config, checkpoint, env_id, device, "none", stack), "none"
 
 

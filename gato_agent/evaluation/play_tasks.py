@@ -8,6 +8,7 @@ from contextlib import closing
 from rich.console import Console
 
 from gato_agent.envs.errors import GatoError
+from gato_agent.envs.io.console import plural
 from gato_agent.envs.io.json_output import STDOUT
 from gato_agent.envs.tasks.task import find
 from gato_agent.evaluation.evaluate_config import EvaluateConfig
@@ -23,14 +24,15 @@ from gato_agent.rollouts.collection.ray_pool import play_on_ray
 
 
 def play_tasks(
-    config: EvaluateConfig, jobs: Sequence[EvaluationJob], results: Results, console: Console, before: Sequence[str]
-) -> None:
-    """Play the remaining tasks and save the results after each."""
+    config: EvaluateConfig, jobs: Sequence[EvaluationJob], results: Results, console: Console, before: Sequence[str],
+    *, alone: bool,
+) -> None:  # fmt: skip
+    """Play the remaining tasks and save the results after each; the final error has the failure of a task alone."""
     done = [results.tasks[task] for task in before]
     names = [job.title if isinstance(job, ReferenceJob) else job.env_id for job in jobs]
     references, extra = References(), sum(isinstance(job, ReferenceJob) for job in jobs)
     with ProgressTable(console, names, results.actor, done, config.episodes, extra) as progress_table:
-        for reason in results.not_evaluated.values():
+        for reason in () if alone else grouped(results.not_evaluated):
             progress_table.print_line(f"not evaluated: {reason}")
         with closing(_results_stream(config, jobs, progress_table)) as groups:
             for group in groups:
@@ -38,7 +40,20 @@ def play_tasks(
                 if group:
                     save_results(config, results)
                 for result, line in zip(group, lines, strict=True):  # after they are saved
+                    if alone and line is not None and not isinstance(jobs[result.job], ReferenceJob):
+                        continue
                     _show(result.job, names[result.job], line, results, progress_table)
+
+
+def grouped(reasons: Mapping[str, str]) -> list[str]:
+    """Reasons by task in a line each, or in one for tasks that lack the same package."""
+    groups: dict[str, list[str]] = {}
+    for task, why in reasons.items():
+        groups.setdefault(why.removeprefix(f"{task} is "), []).append(task)
+    return [
+        reasons[tasks[0]] if len(tasks) == 1 else f"{plural(len(tasks), 'task')} from {tasks[0]} on are {why}"
+        for why, tasks in groups.items()
+    ]
 
 
 def _results_stream(

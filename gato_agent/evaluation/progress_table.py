@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from gato_agent.envs.io.console import fitted
+from gato_agent.envs.io.console import fitted, plural
 from gato_agent.envs.io.progress import remaining
 from gato_agent.evaluation.aggregate import Summary
 from gato_agent.evaluation.metrics import decimals
@@ -31,6 +30,7 @@ OPTIONAL = (
     "success",
 )  # left out of narrow consoles, the first first
 FRAME = 9  # lines of the live display besides the tasks
+PRINT_EVERY = 10.0  # seconds between two lines of a job's progress where the output is no terminal
 
 
 class ProgressTable:
@@ -52,6 +52,7 @@ class ProgressTable:
         self._console, self._names, self._title, self._episodes = console, names, title, episodes
         self._scores, self._tasks = list(done), len(done) + len(names) - references
         self._before, self._lines, self._began = len(done), 0, time.monotonic()
+        self._printed = self._began
         self.playing: dict[int, int] = {}  # job -> completed episodes
         self._heartbeat: tuple[int, Sequence[int]] | None = None
         self._live = Live(
@@ -64,14 +65,19 @@ class ProgressTable:
             self.print_line(f"{self._before} of {self._tasks} tasks are evaluated already")
         if self._console.is_terminal:
             self._live.start()
+        elif self._names:
+            tasks = self._names[0] if len(self._names) == 1 else f"{self._tasks - self._before} tasks"
+            self.print_line(f"{tasks} with {self._title}: {plural(self._episodes, 'episode')} a task")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._live.stop()
 
     def watch(self, job: int, episodes: int) -> None:
-        """Set the number of completed episodes of a job."""
+        """Set the number of completed episodes of a job; off a terminal, print it from time to time."""
         self.playing[job] = episodes
+        if not self._console.is_terminal and time.monotonic() - self._printed >= PRINT_EVERY:
+            self.print_line(f"{self._names[job]}: {episodes} of {self._episodes} episodes")
 
     def follow(self, job: int, heartbeat: list[int]) -> list[int]:
         """Show the progress in a heartbeat of this process; returns the heartbeat."""
@@ -99,6 +105,7 @@ class ProgressTable:
 
     def print_line(self, line: str) -> None:
         """Print a permanent line above the table."""
+        self._printed = time.monotonic()
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _progress(self) -> str:
@@ -139,19 +146,20 @@ def table(scores: Sequence[TaskScore], title: str, console: Console) -> Table:
     return fitted(console, columns, rows, OPTIONAL, title=heading, caption=CAPTION)
 
 
-def families(summaries: dict[str, Summary]) -> Table:
-    """Table of aggregate scores by family."""
-    shown = Table(Column("family", no_wrap=True), title="families", box=box.SIMPLE, padding=0)
-    shown.caption = "IQM: interquartile mean of the score, over all episodes and over the means of tasks"
-    for name in ("tasks", "IQM", "95% interval", "of tasks", "mean", "above half", "success"):
-        shown.add_column(name, justify="right", no_wrap=True)
+def families(summaries: dict[str, Summary], console: Console) -> Table:
+    """Table of aggregate scores by family, with fewer columns on a narrow console."""
+    names = ("tasks", "IQM", "95% interval", "of tasks", "mean", "above half", "success")
+    rows = []
     for name, each in summaries.items():
         interval = "-" if each.iqm_ci95 is None else "{:.3f} to {:.3f}".format(*each.iqm_ci95)
-        shown.add_row(
+        rows.append((
             name, f"{each.tasks} of {each.wanted}", number(each.iqm, 3), interval, number(each.iqm_of_tasks, 3),
             number(each.mean, 3), f"{each.above_half} of {each.defined}", percent(each.success),
-        )  # fmt: skip
-    return shown
+        ))  # fmt: skip
+    columns = [Column("family"), *(Column(name, justify="right") for name in names)]
+    optional = ("success", "of tasks", "95% interval", "mean", "above half")
+    caption = "IQM: interquartile mean of the score, over all episodes and over the means of tasks"
+    return fitted(console, columns, rows, optional, title="families", caption=caption)
 
 
 def returns(score: TaskScore) -> tuple[str, str]:

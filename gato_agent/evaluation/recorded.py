@@ -58,7 +58,8 @@ def replay_settings(results: Results, options: ReplayOptions) -> EvaluationSetti
     expert, demo, kwargs = settings.get("expert"), settings.get("demo"), settings.get("env_kwargs", {})
     if options.expert is not None:
         if options.expert != expert and (results.sha256 is None or expert_sha256(options.expert) != results.sha256):
-            raise UsageError(f"--expert {options.expert}: {file} is of the expert {expert!r:.80}")
+            actor = f"of the expert {expert!r:.80}" if expert else "of a checkpoint: leave --expert out"
+            raise UsageError(f"--expert {options.expert}: {file} is {actor}")
         expert = options.expert
     elif expert is not None:
         expert = plain.expert(expert, file, "name it with --expert")

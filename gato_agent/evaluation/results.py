@@ -87,7 +87,7 @@ class Results:
         """
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
-            folder = path.parent if path.suffix == ".json" else path
+            folder = path.parent if path.suffix else path  # a misspelt file of a folder
             command = suggest("evaluate into", env="CartPole-v1", out=folder)
             raise UsageError(f"no results at {path}: make some with `{command}`")
         try:

@@ -30,5 +30,8 @@ def resolve_device(device: str) -> str:
     try:
         torch.empty(0, device=device).cpu()  # which `meta` cannot
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
+        cause = (
+            str(error).splitlines()[0].partition(" (")[0] if "Expected one of" not in str(error) else "no such device"
+        )
+        raise UsageError(f"--device {device} cannot be used here ({cause}): choose auto, cpu or cuda") from error
     return device

@@ -16,7 +16,7 @@ from gato_agent.dataset.token_file import FILE as TOKENS
 from gato_agent.dataset.token_file import Data
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import below, still_there, write_files
-from gato_agent.envs.io.console import plain_console
+from gato_agent.envs.io.console import plain_console, plural
 from gato_agent.envs.io.progress import progress
 from gato_agent.envs.io.stop_signal import StopSignal
 from gato_agent.envs.make import find_spec, parse_kwargs
@@ -91,8 +91,8 @@ class Run:
         finished = trainer.step >= config.steps
         if finished and is_main:
             (config.out / TOKENS).unlink(missing_ok=True)  # other processes keep their mapping
-        console.print(f"{'trained' if finished else f'stopped at step {trainer.step}, continue with --resume'}: "
-                      f"{config.out / FILE}")  # fmt: skip
+        resume = "" if stop.received else ", continue with --resume"  # an interrupt says so by itself
+        console.print(f"{'trained' if finished else f'stopped at step {trainer.step:,}{resume}'}: {config.out / FILE}")
         if stop.received and not finished:
             raise KeyboardInterrupt
         return config.out / FILE
@@ -101,7 +101,7 @@ class Run:
         """Print sizes and devices, and a warning where bfloat16 is slow."""
         config, trainer = self.config, self.trainer
         console.print(
-            f"{len(self.data.tasks)} task(s), {self.data.tokens:,} tokens; {config.size}: "
+            f"{plural(len(self.data.tasks), 'task')}, {self.data.tokens:,} tokens; {config.size}: "
             f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters on {self.device}; "
             f"steps {trainer.step} to {config.steps} of {config.batch_size * self.sampler.sequence_length:,} tokens"
         )

@@ -71,9 +71,12 @@ def collect(config: CollectConfig, learner: Learner | None = None, agent: Sample
             except (GatoError, OSError) as error:  # the other tasks are completed
                 problems.append(error)
                 console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
-    columns = [Column(name) for name in HEADINGS]
-    title = f"episodes in {config.out}"
-    console.print(fitted(console, columns, rows, OPTIONAL, title=title, caption=CAPTION))
+    known = any(map(_catalogue_score, stores))
+    shown = [(i, name) for i, name in enumerate(HEADINGS) if known or name != "catalogue"]
+    console.print(fitted(
+        console, [Column(name) for _, name in shown], [[row[i] or "unknown" for i, _ in shown] for row in rows],
+        OPTIONAL, title=f"episodes in {config.out}", caption=CAPTION if known else None,
+    ))  # fmt: skip
     if failures:
         raise EnvironmentFault(_failure_summary(failures))
     if problems:
@@ -181,9 +184,9 @@ def _summary(store: EpisodeStore, seeds: range) -> list[str]:
 
 
 def _catalogue_score(store: EpisodeStore) -> str:
-    """Mean return of the catalogue's expert as text; `unknown` also for an environment with arguments."""
+    """Mean return of the catalogue's expert as text; empty if unknown, and for an environment with arguments."""
     task = None if store.env_kwargs else find(store.env_id)
-    return "unknown" if task is None or task.expert is None else f"{task.expert.mean:.2f}"
+    return "" if task is None or task.expert is None else f"{task.expert.mean:.2f}"
 
 
 def _failure_summary(failures: Sequence[Failed]) -> str:

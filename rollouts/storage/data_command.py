@@ -40,7 +40,8 @@ class Show:
         try:
             each_task(self.folder, console, lambda store: table.add_row(*_statistics(store)))
         finally:
-            console.print(table)
+            if table.row_count:
+                console.print(table)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def killed_and_resumed(tmp_path: Path, tasks: tuple[str, ...], kills: int) -> No
     while killed < kills and done < len(tasks):
         process = start(*line, "--out", str(tmp_path / "killed"))
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(rng.randrange(1, 3))]
+        lines = [process.stdout.readline() for _ in range(rng.randrange(2, 4))]
         time.sleep(rng.random() * 0.3)
         process.kill()
         lines += process.communicate()[0].splitlines()
@@ -118,11 +118,23 @@ def test_a_task_that_is_not_installed_or_not_known_is_named_and_not_evaluated(
     assert list(results.tasks) == ["CartPole-v1"]
     assert results.not_evaluated["Blackjack-v1"].startswith("the shipped weights do not know Blackjack-v1")
     assert "pip install 'gato-agent[minatar]'" in results.not_evaluated["MinAtar/Freeway-v1"]
-    assert "not evaluated: MinAtar/Breakout-v1 is not installed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    command = "pip install 'gato-agent[minatar]'"
+    assert out.startswith("2 tasks with shipped weights: 1 episode a task\n")
+    assert f"not evaluated: 3 tasks from MinAtar/Breakout-v1 on are not installed: {command}\n" in out
+    assert out.count("not evaluated:") == 2 and "Blackjack-v1 (random)" not in out
     groups = json.loads((tmp_path / "results.json").read_text())["not_evaluated"]
     assert set(groups) == {"Blackjack-v1", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"}
     with pytest.raises(UsageError, match=r"MinAtar/Freeway-v1 is not installed: pip install 'gato-agent\[minatar\]'"):
         evaluate(EvaluateConfig(env=("MinAtar/Freeway-v1",), episodes=1))
+    with pytest.raises(
+        UsageError, match=r"^none of 3 tasks could be evaluated: 3 tasks from MinAtar/Breakout-v1 on are"
+    ):
+        evaluate(EvaluateConfig(suite=("minatar",), episodes=1))
+    capsys.readouterr()
+    with pytest.raises(UsageError, match=r"^the shipped weights do not know Blackjack-v1"):
+        evaluate(EvaluateConfig(env=("Blackjack-v1",), episodes=1, workers=0))
+    assert "not evaluated" not in capsys.readouterr().out  # the error says it
 
 
 @pytest.mark.parametrize(

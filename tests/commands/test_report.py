@@ -1,5 +1,6 @@
 """The report: its content, its independence of the network, and its behaviour in a browser."""
 
+import io
 import json
 import re
 import shutil
@@ -261,7 +262,10 @@ def test_a_result_has_the_same_figures_in_evaluate_and_in_the_report(folder: Pat
     results = Results.load(folder / "random")
     console = plain_console(width=500)
     console.print(table(results.scores(), "random", console))
-    console.print(families(by_group(results)))
+    console.print(families(by_group(results), console))
+    narrow = plain_console(width=60, file=io.StringIO())
+    narrow.print(families(by_group(results), narrow))
+    assert "…" not in narrow.file.getvalue()  # type: ignore[attr-defined]
     terminal = capsys.readouterr().out
     page, tables = (folder / "page" / "index.html").read_text(), (folder / "page" / "tables.md").read_text()
     for task in results.scores():
@@ -272,7 +276,7 @@ def test_a_result_has_the_same_figures_in_evaluate_and_in_the_report(folder: Pat
     for name, each in by_group(results).items():
         assert each.iqm_ci95 is not None
         low, high = each.iqm_ci95
-        assert f"{low:.3f} to {high:.3f}" in terminal and f"{low:.3f}–{high:.3f}" in page
+        assert f"{low:.3f} to {high:.3f}" in terminal and f"{low:.3f} to {high:.3f}" in page
         assert name in terminal and f"| {name} |" in tables
 
 

@@ -128,7 +128,7 @@ def _tiles(results: Results, groups: Mapping[str, Summary]) -> Iterator[Tile]:
     total = groups[ALL]
     yield Tile(f"{total.tasks}", f"of {total.wanted}" if total.wanted > total.tasks else "", "tasks evaluated")
     if total.iqm is not None and total.iqm_ci95 is not None:
-        yield Tile(f"{total.iqm:.2f}", "{:.2f}–{:.2f}".format(*total.iqm_ci95), "IQM of score, all tasks")
+        yield Tile(f"{total.iqm:.2f}", "{:.2f} to {:.2f}".format(*total.iqm_ci95), "IQM of score, all tasks")
         share = total.above_half / total.defined
         yield Tile(f"{share:.0%}", f"{total.above_half} of {total.defined}", "above half of expert")
     states = of_states(groups)

@@ -6,7 +6,7 @@ import pytest
 from rich.table import Column
 
 from gato_agent.commands.catalogue import OPTIONAL, table
-from gato_agent.envs.io.console import fitted, plain_console, set_quiet
+from gato_agent.envs.io.console import fitted, loading, plain_console, plural, set_quiet
 from gato_agent.envs.io.progress import bar_columns, progress
 from gato_agent.envs.tasks.task import catalogue
 
@@ -63,3 +63,19 @@ def test_quiet_consoles_print_nothing() -> None:
     finally:
         set_quiet(False)
     assert not plain_console().quiet and plain_console(quiet=True).quiet
+
+
+def test_packages_are_loaded_with_a_word_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with loading():
+        pass
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with loading():
+        pass
+    assert "loading ..." in capsys.readouterr().err
+
+
+def test_counts_have_a_plural() -> None:
+    assert [plural(n, "task") for n in (0, 1, 2000)] == ["0 tasks", "1 task", "2,000 tasks"]

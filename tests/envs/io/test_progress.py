@@ -1,6 +1,7 @@
 """Progress of long jobs off a terminal."""
 
 import io
+import re
 
 import pytest
 
@@ -51,3 +52,14 @@ def test_a_bar_of_several_goes_when_its_job_is_done() -> None:
     last = file.getvalue()
     assert "second" in last and "all" in last and "3/4" in last and "5 steps/s" in last
     assert "first" not in last
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(80, "Chase-v0: training an expert with PPO"), (60, "Chase-v0"), (30, ""), (24, "")]
+)
+def test_a_narrow_bar_leaves_out_its_title_before_it_cuts_the_count(width: int, shown: str) -> None:
+    console = plain_console(file=io.StringIO(), width=width, force_terminal=True)
+    with progress(console, "Chase-v0: training an expert with PPO", 61_440, "steps") as update:
+        update(7448, "well")
+    line = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", console.file.getvalue()).splitlines()[-1]  # type: ignore[attr-defined]
+    assert line.partition("━")[0].rstrip(" ╸") == shown and " 7448/61440 " in line and "…" not in line

@@ -56,7 +56,8 @@
       row.hidden = !(fits(row) && (!state.value || row.dataset.state === state.value));
       return !row.hidden;
     });
-    one("#count").textContent = shown.length === rows.length ? `${rows.length} tasks` : `${shown.length} of ${rows.length} tasks`;
+    const total = rows.length === 1 ? "1 task" : `${rows.length} tasks`;
+    one("#count").textContent = shown.length === rows.length ? total : `${shown.length} of ${total}`;
     const filtered = words.length > 0 || group.value;
     let left = everything || filtered ? Infinity : FEW;
     // Without a filter the first cards are of as many families as possible.
