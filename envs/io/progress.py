@@ -1,6 +1,7 @@
 """Progress of long jobs: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,12 +81,12 @@ class Bars:
         console: output.
         jobs: at least one; `update` changes them.
         unit: name of the items, in the plural.
-        every: least number of seconds between two lines, except before the last one of a job.
+        every: least number of seconds between two lines, except after the first and before the last one of a job.
     """
 
     def __init__(self, console: Console, jobs: Sequence[Bar], unit: str, every: float = 0.0) -> None:
         self._console, self._jobs, self._unit, self._every = console, jobs, unit, every
-        self._began = self._printed = time.monotonic()
+        self._began, self._printed = time.monotonic(), -math.inf
         self._total, self._before = sum(job.total for job in jobs), sum(job.done for job in jobs)
         columns = bar_columns(console, "{task.fields[title]}", unit)
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)

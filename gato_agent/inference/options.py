@@ -33,5 +33,6 @@ def resolve_device(device: str) -> str:
         cause = (
             str(error).splitlines()[0].partition(" (")[0] if "Expected one of" not in str(error) else "no such device"
         )
-        raise UsageError(f"--device {device} cannot be used here ({cause}): choose auto, cpu or cuda") from error
+        others = "auto or cpu" if device.startswith("cuda") else "auto, cpu or cuda"
+        raise UsageError(f"--device {device} cannot be used here ({cause}): choose {others}") from error
     return device

@@ -66,10 +66,9 @@ def test_a_relative_folder_is_made_too(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"")
-    with pytest.raises(FileExistsError):
-        make_folder(tmp_path / "data")
-    with pytest.raises(NotADirectoryError):
-        make_folder(tmp_path / "data" / "new")
+    for folder in (tmp_path / "data", tmp_path / "data" / "new"):
+        with pytest.raises(UsageError, match="data is a file, and a folder of this name is needed"):
+            make_folder(folder)
 
 
 def test_no_write_follows_a_link(tmp_path: Path) -> None:

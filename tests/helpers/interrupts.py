@@ -1,6 +1,7 @@
 """Commands in processes of their own that are interrupted, as by Ctrl-C or by a signal to one process."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +15,7 @@ To = Literal["group", "parent"]
 
 
 def interrupted(line: str, after: str, to: To, cwd: Path) -> tuple[str, str]:
-    """Standard output and error of a command that gets SIGINT once a line of its output begins with `after`."""
+    """Standard output and error of a command that gets SIGINT once a line of its output matches `after`."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-u", "-m", "gato_agent", *shlex.split(line)]
     process = subprocess.Popen(
@@ -29,7 +30,7 @@ def interrupted(line: str, after: str, to: To, cwd: Path) -> tuple[str, str]:
     )
     assert process.stdout is not None
     begun: list[str] = []
-    while not begun or not begun[-1].startswith(after):
+    while not begun or not re.match(after, begun[-1]):
         begun.append(process.stdout.readline())
         assert begun[-1], (begun, process.communicate())
     os.kill(-process.pid if to == "group" else process.pid, signal.SIGINT)

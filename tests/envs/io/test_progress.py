@@ -20,8 +20,8 @@ def test_lines_of_a_log_have_the_remaining_time_and_are_few(monkeypatch: pytest.
         update(1000, "done")
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines == [
-        "A: 130 of 1,000 steps, well, 0:14:30 left", "A: 160 of 1,000 steps, well, 0:14:00 left",
-        "A: 190 of 1,000 steps, well, 0:13:30 left", "A: 1,000 of 1,000 steps, done",
+        "A: 110 of 1,000 steps, well, 0:14:50 left", "A: 140 of 1,000 steps, well, 0:14:20 left",
+        "A: 170 of 1,000 steps, well, 0:13:50 left", "A: 1,000 of 1,000 steps, done",
     ]  # fmt: skip
     assert [clock(seconds) for seconds in (0, 59.9, 3661, 36_000)] == ["0:00:00", "0:00:59", "1:01:01", "10:00:00"]
 

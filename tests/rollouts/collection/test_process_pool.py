@@ -182,7 +182,7 @@ def test_workers_end_with_their_parent(tmp_path):
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    process.stdout.readline()
+    process.stdout.readline(), process.stdout.readline()  # the beginning, and the first episodes
     workers = workers_of(process.pid)
     assert len(workers) == 2
     process.kill()
@@ -204,7 +204,7 @@ def test_an_interrupt_keeps_what_was_played_and_ends_the_workers(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )  # fmt: skip
     assert process.stdout is not None
-    process.stdout.readline()
+    process.stdout.readline(), process.stdout.readline()  # the beginning, and the first episodes
     workers = workers_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     said = process.stdout.read()
