@@ -58,15 +58,14 @@ def _check_ports(about: dict[str, Any]) -> None:
     }
     paths = {role: {leaf.path for leaf in leaves(space)} for role, space in spaces.items()}
     names = set()
-    for port in [
-        record(Port, {**entry, "shape": tuple(entry["shape"])}) for entry in (*about["inputs"], *about["outputs"])
-    ]:
+    for entry in (*about["inputs"], *about["outputs"]):
+        port = record(Port, {**entry, "shape": tuple(entry["shape"])})
         names.add(port.name)
         if not all(type(side) is int and side >= 0 for side in port.shape):
             raise ValueError(f"shape {port.shape!r:.80}")
         if port.dtype not in NAMES or (port.role in paths and port.leaf not in paths[port.role]):
             raise ValueError(f"{port.name!r:.80} of {port.dtype!r:.20} and leaf {port.leaf!r:.80}")
-    if {leaf for port in about["outputs"] if port["role"] == "action" for leaf in [port["leaf"]]} != paths["action"]:
+    if {port["leaf"] for port in about["outputs"] if port["role"] == "action"} != paths["action"]:
         raise ValueError("not all of the action")
     if any(state[end] not in names for state in about["states"] for end in ("input", "output")):
         raise ValueError("a state without an input or output")

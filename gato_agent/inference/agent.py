@@ -36,7 +36,7 @@ R = TypeVar("R")
 
 
 def _in_turn(method: Callable[Concatenate["Agent", P], R]) -> Callable[Concatenate["Agent", P], R]:
-    """The method, of which threads wait for each other: the memory is that of one step at a time."""
+    """Decorator of a method that one thread at a time may run, since a step changes the memory."""
 
     @wraps(method)
     def locked(self: "Agent", /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -33,6 +33,9 @@ class Stepper:
         marginal: True to choose each action token independently of those before it, where there is an action decoder.
 
     Attributes:
+        temperature: as given.
+        seed: as given; a change acts from the next `reset` on.
+        prompter: as given.
         num_envs: environments that the memory holds; 0 before the first `reset` or `step`.
         decoder: as given; its `logits` are those of the latest step.
         inputs: tokens that enter the model, with steps and beginnings of each episode.
