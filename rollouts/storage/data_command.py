@@ -20,7 +20,12 @@ from gato_agent.rollouts.storage.filter import EpisodeFilter, filtered_indices, 
 from gato_agent.rollouts.storage.task_folder import task_folders
 from gato_agent.rollouts.storage.verify import verify
 
-Folder = Annotated[Path, tyro.conf.Positional]
+Folder = Annotated[
+    Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(help="Output folder of `gato-agent collect`, or the folder of one task in it."),
+]
+OPTIONS = {"minari": ("author", "author_email", "code_permalink"), "lerobot": ("fps", "video")}  # of one format alone
 LEROBOT = "meta/info.json"  # description of a LeRobot data set
 
 
@@ -29,7 +34,6 @@ class Show:
     """Statistics of every task: episodes, steps, returns, success, noise and size."""
 
     folder: Folder = Path("data")
-    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
 
     def run(self, console: Console) -> None:
         """Print a row for each task."""
@@ -49,7 +53,6 @@ class Verify:
     """Read all episodes and verify their checksums; exit code 1 if any is damaged."""
 
     folder: Folder = Path("data")
-    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
 
     def run(self, console: Console) -> None:
         """Print a line for each damaged file, and a summary.
@@ -70,7 +73,6 @@ class Compact:
     """Join the episodes of every task into few large files; more may be collected later."""
 
     folder: Folder = Path("data")
-    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
 
     def run(self, console: Console) -> None:
         """Compact one task after the other and print their sizes; raises GatoError as `each_task`."""
@@ -91,7 +93,6 @@ class Filter:
     """Choose the episodes that training and exporting use; all stay on disk. Without options: all of them."""
 
     folder: Folder = Path("data")
-    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
     above: float | None = None
     """Least share of the expert's return (0.8 in the paper), above 0 to 1. The expert's return is the best mean of a
     tenth of the episodes in a row."""
@@ -117,7 +118,6 @@ class Export:
     """Write every task as a data set of Minari or LeRobot; images are stored losslessly."""
 
     folder: Folder = Path("data")
-    """What `gato-agent collect --out` wrote, or the folder of one task in it."""
     out: Path | None = None
     """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets, and $HF_LEROBOT_HOME or
     ~/.cache/huggingface/lerobot."""
@@ -137,7 +137,8 @@ class Export:
     """Images of a LeRobot data set as MP4 (H.264), which is small and lossy, instead of PNG."""
 
     def run(self, console: Console) -> None:
-        """Export one task after the other and print the ids; raises GatoError as `each_task`."""
+        """Export one task after the other and print the ids; raises as `each_task`, and UsageError for options."""
+        self._check_options()
         write = self._lerobot() if self.format == "lerobot" else self._minari()
 
         def work(store: EpisodeStore) -> None:
@@ -148,14 +149,20 @@ class Export:
 
         each_task(self.folder, console, work)
 
+    def _check_options(self) -> None:
+        """Raise UsageError for options that only the other format has."""
+        for form, names in OPTIONS.items():
+            for name in names if form != self.format else ():
+                if getattr(self, name) != getattr(Export, name):
+                    option = name.replace("_", "-")
+                    raise UsageError(f"--{option} is for --format {form}: leave it out, or add --format {form}")
+
     def _minari(self) -> Callable[[EpisodeStore], tuple[str, int]]:
-        """Export of a store to Minari; raises UsageError without the package, and for options of the other format."""
+        """Export of a store to Minari; raises UsageError without the package."""
         from gato_agent.rollouts.storage.minari.dataset import load_minari
         from gato_agent.rollouts.storage.minari.exporting import export
 
         load_minari()  # without it no task can be exported
-        if self.video:
-            raise UsageError("--video is for LeRobot data sets: add --format lerobot")
         about = {"author": self.author, "author_email": self.author_email, "code_permalink": self.code_permalink}
         return lambda store: export(store, self.namespace, self.out, about)
 

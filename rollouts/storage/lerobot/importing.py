@@ -142,31 +142,25 @@ def _derived(files: LeRobotFiles, image_size: tuple[int, int] | None) -> Episode
     """Reader with spaces derived from features and values."""
     features = files.features
     observed = {_key(name, features): name for name in features if name.startswith(f"{OBSERVATION}.")}
-    acted = {pointer((name.removeprefix(f"{ACTION}."),)): name for name in features if name.startswith(f"{ACTION}.")}
+    acted = {name.removeprefix(f"{ACTION}."): name for name in features if name.startswith(f"{ACTION}.")}
     acted = {"": ACTION} if ACTION in features else acted
     if not observed or not acted:
         raise UsageError(
             f"{files.folder} has no feature that begins with {OBSERVATION if not observed else ACTION}, and it has "
-            f"{', '.join(sorted(features))}: rename its features with lerobot, and import again"
+            f"{', '.join(sorted(features))}: rename columns in data/ and their entries in {INFO}"
         )
     bounds = _bounds(files, [features[name] for name in (*observed.values(), *acted.values())])
     longest = max(LONGEST, *map(len, files.tasks.values()))
     seen: dict[str, Space[Any]] = {INSTRUCTION: Text(longest, min_length=0)} if INSTRUCTION not in observed else {}
     seen |= {key: _space(features[name], bounds, image_size) for key, name in observed.items()}
-    actions = {path: _space(features[name], bounds, None, acted=True) for path, name in acted.items()}
-    action: Space[Any] = (
-        actions[""] if "" in actions else Dict({_unescaped(path): each for path, each in actions.items()})
-    )
+    actions = {key: _space(features[name], bounds, None, acted=True) for key, name in acted.items()}
+    action = actions[""] if "" in actions else Dict(actions)
     spaces = Dict(dict(sorted(seen.items()))), action
     return EpisodeReader(
         files, spaces, {pointer((key,)): features[name] for key, name in observed.items()},
-        {path: features[name] for path, name in acted.items()}, {},
+        {pointer((key,)): features[name] for key, name in acted.items()}, {},
         INSTRUCTION if INSTRUCTION not in observed else None, {},
     )  # fmt: skip
-
-
-def _unescaped(path: str) -> str:
-    return path.replace("~1", "/").replace("~0", "~")
 
 
 def _key(name: str, features: Mapping[str, Feature]) -> str:
