@@ -9,7 +9,7 @@ videos/FEATURE/chunk-000/file-000.mp4
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,12 +121,6 @@ class LeRobotFiles:
         texts = np.empty(place.length, dtype=object)
         texts[:] = [self.tasks[int(index)] for index in indices]
         return texts
-
-    def batches(self, features: Sequence[Feature]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Columns of numbers, an episode at a time."""
-        for place in self.episodes.values():
-            rows = self._rows(place, features)
-            yield {each.name: from_arrow(each, rows.column(each.name)) for each in features}
 
     def close(self) -> None:
         """Close all files."""

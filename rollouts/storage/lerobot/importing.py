@@ -29,7 +29,7 @@ from gato_agent.rollouts.storage.lerobot.reading import EpisodeReader, own_featu
 from gato_agent.rollouts.storage.task_folder import SPACES, read_header, space_of
 from gato_agent.tokens.prompt import INSTRUCTION
 
-LONGEST = 256  # characters of a task, or more where one is longer
+LONGEST = 256  # characters of a text, or more where one is longer
 MOST_CHOICES = 1024  # of a whole number that is an action
 Spaces = tuple[Space[Any], Space[Any]]
 _log = logging.getLogger(__name__)
@@ -172,17 +172,31 @@ def _key(name: str, features: Mapping[str, Feature]) -> str:
 
 
 def _bounds(files: LeRobotFiles, features: list[Feature]) -> dict[str, tuple[Any, Any]]:
-    """Least and largest value of each element of the features that hold numbers."""
-    numbers = [each for each in features if each.dtype not in (*IMAGES, TEXT)]
+    """Least and largest value of each element of the features that hold numbers; of texts, lengths in characters.
+
+    Raises:
+        GatoError: no episode can be read.
+    """
+    bounded = [each for each in features if each.dtype not in IMAGES]
     bounds: dict[str, tuple[Any, Any]] = {}
-    for columns in files.batches(numbers):
+    damage: GatoError | None = None
+    for number in files.episodes:
+        try:
+            columns = files.columns(number, bounded)
+        except GatoError as error:  # its episode is left out, by name
+            damage = damage or error
+            continue
         for name, column in columns.items():
+            if column.dtype == object:
+                column = np.array([len(text) for text in column])
             if column.dtype.kind == "f" and not np.isfinite(column).all():
-                continue  # its episode is left out, by name
+                continue  # likewise
             low, high = column.min(axis=0), column.max(axis=0)
             if name in bounds:
                 low, high = np.minimum(low, bounds[name][0]), np.maximum(high, bounds[name][1])
             bounds[name] = low, high
+    if damage and not bounds:
+        raise damage
     return bounds
 
 
@@ -191,7 +205,7 @@ def _space(
 ) -> Space[Any]:
     """Space of a feature's values."""
     if feature.dtype == TEXT:
-        return Text(LONGEST, min_length=0)
+        return Text(max(LONGEST, int(bounds[feature.name][1])), min_length=0)
     if feature.dtype in IMAGES:
         return Box(0, 255, (*(image_size or feature.shape[:2]), feature.shape[2]), np.uint8)
     dtype = np.dtype(feature.dtype)

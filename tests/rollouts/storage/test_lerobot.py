@@ -558,6 +558,16 @@ def test_a_data_set_without_actions_or_observations_is_refused_by_name(tmp_path)
         assert isinstance(store.action_space, Dict) and store.indices() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("length", [3, 256, 1000])
+def test_texts_of_any_length_are_observed(tmp_path, length):
+    note = Feature("observation.note", "string", (1,))
+    texts = np.array(["\N{SNOWMAN}" * length] * 6, dtype=object)
+    folder = foreign(tmp_path / "robot", rows={note.name: texts}, **{note.name: note})
+    with import_(folder, tmp_path / "back", "Arm-v0") as store:
+        assert store.observation_space["note"].max_length == max(256, length)
+        assert store.read(2).observations["note"].tolist() == [texts[0]] * 7
+
+
 def test_each_column_is_read_once(tmp_path, data, monkeypatch):
     """The descriptions of all episodes are one row group, of which each episode reads a row."""
     names: list[str] = []
@@ -584,6 +594,19 @@ def test_an_invalid_episode_is_left_out_by_name(tmp_path):
     with import_(folder, tmp_path / "back", "Arm-v0", say=said.append) as store:
         assert store.indices() == [1, 2]
     assert said == [f"{folder}: episode 0 is left out: actions, step 0: element [1] is nan, not a finite number"]
+
+
+@pytest.mark.parametrize("name", ["action", "observation.note"])
+def test_a_missing_value_leaves_out_its_episode_alone(tmp_path, name):
+    note, texts = Feature("observation.note", "string", (1,)), np.array(["a"] * 6, dtype=object)
+    folder, said = foreign(tmp_path / "robot", rows={note.name: texts}, **{note.name: note}), []
+    rewritten(DATA, name, lambda a: pa.array([None] * 6 + a.to_pylist()[6:], a.type))(folder)
+    with import_(folder, tmp_path / "back", "Arm-v0", say=said.append) as store:
+        assert store.indices() == [1, 2]
+    assert said == [f"{folder}: episode 0 is left out: {name}: 6 values are missing"]
+    rewritten(DATA, name, lambda a: pa.array([None] * len(a), a.type))(folder)
+    with pytest.raises(GatoError, match=f"{name}: 6 values are missing"):
+        import_(folder, tmp_path / "none", "Arm-v0")
 
 
 def test_columns_of_all_types_are_the_same_in_arrow():
