@@ -39,9 +39,10 @@ from gato_agent.model.gato import Gato
 from gato_agent.rollouts.collection.episode_worker import idle_heartbeat
 from gato_agent.rollouts.experts.load import SHIPPED, load_expert
 from gato_agent.rollouts.experts.sb3.policy import Policy
-from gato_agent.rollouts.storage.data_command import Compact, Export, Show, Verify
+from gato_agent.rollouts.storage.data_command import Compact, Show, Verify
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
+from gato_agent.rollouts.storage.exchange_command import Export
 from gato_agent.rollouts.storage.filter import read_filter
 from gato_agent.tokens.prompt import Prompt
 from gato_agent.training import run_folder

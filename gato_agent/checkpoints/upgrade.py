@@ -48,18 +48,18 @@ def upgrade(reference: str, out: Path | None = None) -> list[Upgrade]:
     """
     if out is None and (reference in SHIPPED or reference.startswith(PREFIX)):
         raise UsageError(f"{reference} is not replaced: give a folder for the converted file with --out")
-    done = [_upgrade(reference, locate(reference), out)]
+    done = [_upgrade(locate(reference), out)]
     best = Path(reference) / BEST / FILE
     if best.is_file():
-        done.append(_upgrade(str(best), best, None if out is None else out / BEST))
+        done.append(_upgrade(best, None if out is None else out / BEST))
     return done
 
 
-def _upgrade(reference: str, path: Path, out: Path | None) -> Upgrade:
+def _upgrade(path: Path, out: Path | None) -> Upgrade:
     """Convert one file."""
     before = read_named(path)
     tensors, about = read(path)
-    checkpoint = Checkpoint.load(reference)
+    checkpoint = Checkpoint.load(path)
     dtypes = {tensor.dtype for name, tensor in tensors.items() if name != TEXT_MODEL}
     after = checkpoint.to_bytes(dtypes.pop() if len(dtypes) == 1 else torch.float32)
     names = set(checkpoint.model.state_dict()) | ({TEXT_MODEL} if checkpoint.text else set())
@@ -70,7 +70,7 @@ def _upgrade(reference: str, path: Path, out: Path | None) -> Upgrade:
     kept = path.with_name(FORMER) if target.absolute() == path.absolute() else None
     taken = kept or target
     if taken.exists() and read_named(taken) != (before if kept else after):
-        raise UsageError(f"{taken} exists already: move it, or choose another --out")
+        raise UsageError(f"{taken} exists already: move it, or choose another folder with --out")
     write_files({kept: before} if kept else {})
     write_files({target: after})
     if read(target)[1] != _described(checkpoint):
@@ -90,8 +90,8 @@ def _changes(about: dict[str, Any], described: dict[str, Any], before: set[str],
     changes = []
     old, new = about["config"], described["config"]
     if old != new:
-        gone, come = old.keys() - new.keys(), new.keys() - old.keys()
-        fields = [*(f"-{name}" for name in sorted(gone)), *(f"+{name}" for name in sorted(come))]
+        removed, added = old.keys() - new.keys(), new.keys() - old.keys()
+        fields = [*(f"-{name}" for name in sorted(removed)), *(f"+{name}" for name in sorted(added))]
         changes.append(f"configuration {' '.join(fields)}")
     if about["tasks"] != described["tasks"]:
         changes.append(f"{len(described['tasks'])} tasks with all fields")

@@ -68,7 +68,9 @@ def test_another_folder_leaves_the_former_file_as_it_is_and_the_best_model_is_co
     assert played(tmp_path / "new" / "best") == ACTIONS["parallel"]
     upgrade(str(run), tmp_path / "new")  # the same files again
     run_of("first", run)
-    with pytest.raises(UsageError, match=r"new/model\.safetensors exists already: move it, or choose another --out"):
+    with pytest.raises(
+        UsageError, match=r"new/model\.safetensors exists already: move it, or choose another folder with --out"
+    ):
         upgrade(str(run), tmp_path / "new")
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 
 from gato_agent.envs.spaces.flatten import Columns, space_to_json
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.rollouts.storage.episode_store import open_stores
+from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
+from gato_agent.rollouts.storage.task_folder import SPACES as SPACE_NAMES
 
 TEXTS = ["go to the red ball", "", "naïve ☃ \U0001f916 \0 \ud800"]
 SPACES = Box(-1, 1, (2,)), Discrete(3)
@@ -63,6 +64,14 @@ def varied(seed: int) -> Episode:
         truncated=seed % 2 == 0,
         provenance=provenance,
     )
+
+
+def stored(root: Path, *episodes: Episode, spaces: tuple[Space[Any], Space[Any]], **header: Any) -> EpisodeStore:
+    """A store of `Thing-v0` below a folder, open for writing, with these episodes."""
+    described = dict(zip(SPACE_NAMES, map(space_to_json, spaces), strict=True))
+    store = EpisodeStore.create(root, HEADER | described | {"env_id": "Thing-v0", "env_kwargs": {}} | header)
+    store.commit([episode.encode() for episode in episodes])
+    return store
 
 
 def assert_equal(a: Columns, b: Columns) -> None:

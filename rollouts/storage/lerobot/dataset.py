@@ -8,7 +8,8 @@ videos/FEATURE/chunk-000/file-000.mp4
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from gato_agent.rollouts.storage.lerobot.features import IMAGES, TEXT, Feature, 
 from gato_agent.rollouts.storage.lerobot.tables import Table
 from gato_agent.rollouts.storage.lerobot.videos import FrameReader
 
-VERSION = "v3.0"
+VERSION, CONVERTIBLE = "v3.0", "v2.1"
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -121,23 +122,22 @@ class LeRobotFiles:
         texts[:] = [self.tasks[int(index)] for index in indices]
         return texts
 
-    def batches(self, features: Sequence[Feature]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Columns of numbers, an episode at a time."""
-        for place in self.episodes.values():
-            rows = self._rows(place, features)
-            yield {each.name: from_arrow(each, rows.column(each.name)) for each in features}
-
     def close(self) -> None:
         """Close all files."""
         for reader in self._readers.values():
             reader.close()
-        for table in [self._table] if self._table else []:
-            table.__exit__(None, None, None)
+        for table in {table for table, _ in self._about}:
+            table.close()
+        self._close_rows()
+
+    def _close_rows(self) -> None:
+        if self._table is not None:
+            self._table.close()
         self._table = None
 
     def _rows(self, place: EpisodeRow, features: Sequence[Feature]) -> Any:
         if self._table is None or self._table.path != place.path:
-            self.close()
+            self._close_rows()
             self._table = Table(place.path, _row_bytes(self.features.values()))
         return self._table.read([feature.name for feature in features], place.start, place.start + place.length)
 
@@ -197,14 +197,19 @@ def _read_info(folder: Path) -> dict[str, Any]:
         raise GatoError(f"{path} lacks features or the number of episodes: download it again")
     version = info.get("codebase_version")
     if version != VERSION:
-        raise GatoError(
-            f"{path} has version {version!r:.80}, and {VERSION} is read: convert it with "
-            "`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`"
-        )
+        remedy = f"convert it with `{_conversion(folder)}`" if version == CONVERTIBLE else f"get it in {VERSION}"
+        raise GatoError(f"{path} has version {version!r:.80}, and {VERSION} is read: {remedy}")
     for key, wanted in PATHS.items():
         if info.get(key) not in (wanted, None):
             raise GatoError(f"{path} has the {key} {info[key]!r:.80} instead of {wanted}: {ADVICE}")
     return info
+
+
+def _conversion(folder: Path) -> str:
+    """Command of lerobot that converts a data set in its place."""
+    path = folder.absolute()
+    options = f"--repo-id={path.name}", f"--root={path.parent}", "--push-to-hub=false"
+    return shlex.join(["python", "-m", "lerobot.datasets.v30.convert_dataset_v21_to_v30", *options])
 
 
 def _fps(folder: Path, info: Mapping[str, Any]) -> float:

@@ -1,16 +1,8 @@
-"""Export of episodes to a LeRobot data set.
-
-A data set is written into a hidden folder, read back, compared, and then moved to its path as a whole:
-
-    lerobot/.gato-export-x7d2/gato/CartPole-v1-catalogue    ->    lerobot/gato/CartPole-v1-catalogue
-
-The next export removes the folder of a killed one.
-"""
+"""Export of episodes to a LeRobot data set."""
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +12,12 @@ import pyarrow as pa
 from gymnasium.spaces import Text
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
-from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
+from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.spaces.flatten import Columns, leaves
 from gato_agent.envs.spaces.views import EVERYTHING
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import training_indices
+from gato_agent.rollouts.storage.exported import errors_named, exported_indices, place_dataset
 from gato_agent.rollouts.storage.lerobot.columns import to_arrow
 from gato_agent.rollouts.storage.lerobot.dataset import OWN, LeRobotFiles
 from gato_agent.rollouts.storage.lerobot.features import IMAGES, Feature
@@ -35,7 +26,6 @@ from gato_agent.rollouts.storage.lerobot.writing import DatasetWriter
 from gato_agent.rollouts.storage.task_folder import SPACES
 from gato_agent.tokens.prompt import instruction_of, names_of
 
-BEGUN = ".gato-export-"  # prefix of the folders of incomplete data sets
 FPS = 30  # of LeRobot's recordings
 FLAGS = {"terminated": pa.bool_(), "truncated": pa.bool_(), "success": pa.bool_(), "seed": pa.int64()}
 
@@ -72,28 +62,17 @@ def export(
         raise UsageError(f"--fps {fps}: it must be at least 1")
     name = f"{store.env_id}-{store.kind}".replace("/", "-")
     repo_id = re.sub(r"[^-\w./]", "_", f"{namespace}/{name}")
-    with _named(repo_id):
+    with errors_named(repo_id, "LeRobot"):
         own_features((store.observation_space, store.action_space), video=video)
-    numbers = training_indices(store)
-    if not numbers:
-        raise GatoError(f"{store.env_id}: no episodes to export in {store.folder}: collect some, or delete the folder")
+    numbers = exported_indices(store)
+
+    def write(begun: Path) -> None:
+        with errors_named(repo_id, "LeRobot"):
+            _write(store, numbers, begun / repo_id, fps, video)
+            _compare(store, numbers, begun / repo_id)
+
     root = (root or root_of_datasets()).absolute()
-    target = _own_place(root, repo_id)
-    make_folder(target.parent)
-    if not target.exists():
-        with temporary_folder(root, BEGUN) as begun:
-            with _named(repo_id):
-                _write(store, numbers, begun / repo_id, fps, video)
-                _compare(store, numbers, begun / repo_id)
-            if place_folder(begun / repo_id, target):
-                return repo_id, len(numbers)
-    try:
-        _compare(store, numbers, target, video=video)
-    except Exception as error:
-        raise UsageError(
-            f"{repo_id}: a data set already exists in {target}, and it does not hold these episodes: delete it, or "
-            "give another --namespace"
-        ) from error
+    place_dataset(root, repo_id, write, lambda target: _compare(store, numbers, target, video=video))
     return repo_id, len(numbers)
 
 
@@ -171,24 +150,3 @@ def _compare(store: EpisodeStore, numbers: list[int], folder: Path, *, video: bo
                 raise GatoError(f"LeRobot does not hold episode {number} of {store.env_id} exactly")
     finally:
         files.close()
-
-
-@contextmanager
-def _named(repo_id: str) -> Iterator[None]:
-    """Convert the exceptions of a block to GatoErrors that name the data set."""
-    try:
-        yield
-    except GatoError as error:
-        raise GatoError(f"{repo_id}: {error}") from error
-    except OSError as error:
-        raise GatoError(f"{repo_id} cannot be written: {reason(error)}") from error
-    except Exception as error:
-        raise GatoError(f"{repo_id}: LeRobot does not take these episodes: {one_line(error)}") from error
-
-
-def _own_place(root: Path, repo_id: str) -> Path:
-    """Folder of a data set; raises UsageError if it or a folder above it in `root` is a link."""
-    folder = root
-    for name in repo_id.split("/"):
-        folder = below(folder, name)
-    return folder

@@ -29,7 +29,7 @@ from gato_agent.rollouts.storage.lerobot.reading import EpisodeReader, own_featu
 from gato_agent.rollouts.storage.task_folder import SPACES, read_header, space_of
 from gato_agent.tokens.prompt import INSTRUCTION
 
-LONGEST = 256  # characters of a task, or more where one is longer
+LONGEST = 256  # characters of a text, or more where one is longer
 MOST_CHOICES = 1024  # of a whole number that is an action
 Spaces = tuple[Space[Any], Space[Any]]
 _log = logging.getLogger(__name__)
@@ -142,31 +142,25 @@ def _derived(files: LeRobotFiles, image_size: tuple[int, int] | None) -> Episode
     """Reader with spaces derived from features and values."""
     features = files.features
     observed = {_key(name, features): name for name in features if name.startswith(f"{OBSERVATION}.")}
-    acted = {pointer((name.removeprefix(f"{ACTION}."),)): name for name in features if name.startswith(f"{ACTION}.")}
+    acted = {name.removeprefix(f"{ACTION}."): name for name in features if name.startswith(f"{ACTION}.")}
     acted = {"": ACTION} if ACTION in features else acted
     if not observed or not acted:
         raise UsageError(
             f"{files.folder} has no feature that begins with {OBSERVATION if not observed else ACTION}, and it has "
-            f"{', '.join(sorted(features))}: rename its features with lerobot, and import again"
+            f"{', '.join(sorted(features))}: rename columns in data/ and their entries in {INFO}"
         )
     bounds = _bounds(files, [features[name] for name in (*observed.values(), *acted.values())])
     longest = max(LONGEST, *map(len, files.tasks.values()))
     seen: dict[str, Space[Any]] = {INSTRUCTION: Text(longest, min_length=0)} if INSTRUCTION not in observed else {}
     seen |= {key: _space(features[name], bounds, image_size) for key, name in observed.items()}
-    actions = {path: _space(features[name], bounds, None, acted=True) for path, name in acted.items()}
-    action: Space[Any] = (
-        actions[""] if "" in actions else Dict({_unescaped(path): each for path, each in actions.items()})
-    )
+    actions = {key: _space(features[name], bounds, None, acted=True) for key, name in acted.items()}
+    action = actions[""] if "" in actions else Dict(actions)
     spaces = Dict(dict(sorted(seen.items()))), action
     return EpisodeReader(
         files, spaces, {pointer((key,)): features[name] for key, name in observed.items()},
-        {path: features[name] for path, name in acted.items()}, {},
+        {pointer((key,)): features[name] for key, name in acted.items()}, {},
         INSTRUCTION if INSTRUCTION not in observed else None, {},
     )  # fmt: skip
-
-
-def _unescaped(path: str) -> str:
-    return path.replace("~1", "/").replace("~0", "~")
 
 
 def _key(name: str, features: Mapping[str, Feature]) -> str:
@@ -178,17 +172,31 @@ def _key(name: str, features: Mapping[str, Feature]) -> str:
 
 
 def _bounds(files: LeRobotFiles, features: list[Feature]) -> dict[str, tuple[Any, Any]]:
-    """Least and largest value of each element of the features that hold numbers."""
-    numbers = [each for each in features if each.dtype not in (*IMAGES, TEXT)]
+    """Least and largest value of each element of the features that hold numbers; of texts, lengths in characters.
+
+    Raises:
+        GatoError: no episode can be read.
+    """
+    bounded = [each for each in features if each.dtype not in IMAGES]
     bounds: dict[str, tuple[Any, Any]] = {}
-    for columns in files.batches(numbers):
+    damage: GatoError | None = None
+    for number in files.episodes:
+        try:
+            columns = files.columns(number, bounded)
+        except GatoError as error:  # its episode is left out, by name
+            damage = damage or error
+            continue
         for name, column in columns.items():
+            if column.dtype == object:
+                column = np.array([len(text) for text in column])
             if column.dtype.kind == "f" and not np.isfinite(column).all():
-                continue  # its episode is left out, by name
+                continue  # likewise
             low, high = column.min(axis=0), column.max(axis=0)
             if name in bounds:
                 low, high = np.minimum(low, bounds[name][0]), np.maximum(high, bounds[name][1])
             bounds[name] = low, high
+    if damage and not bounds:
+        raise damage
     return bounds
 
 
@@ -197,7 +205,7 @@ def _space(
 ) -> Space[Any]:
     """Space of a feature's values."""
     if feature.dtype == TEXT:
-        return Text(LONGEST, min_length=0)
+        return Text(max(LONGEST, int(bounds[feature.name][1])), min_length=0)
     if feature.dtype in IMAGES:
         return Box(0, 255, (*(image_size or feature.shape[:2]), feature.shape[2]), np.uint8)
     dtype = np.dtype(feature.dtype)

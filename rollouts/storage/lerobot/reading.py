@@ -69,25 +69,23 @@ class EpisodeReader:
         )
 
     def _observations(self, number: int, columns: Mapping[str, NDArray[Any]]) -> tuple[Columns, bool]:
-        """T + 1 observations, and whether the last one is a copy because the data set lacks it."""
+        """T + 1 observations; and true if the last one is a copy, because the data set lacks it."""
         values = self._columns(self.spaces[0], self.observed, columns)
         if self.instruction is not None:
             values[self.instruction] = self.files.instructions(number)
-        last = {path: self.files.final(number, feature) for path, feature in self.observed.items()}
+        last = {each.name: self.files.final(number, each) for each in self.observed.values()}
         repeated = any(each is None for each in last.values()) or self.instruction is not None
-        final = {} if repeated else self._columns(self.spaces[0], self.observed, last, by_path=True)
+        final = {} if repeated else self._columns(self.spaces[0], self.observed, last)
         return {
             path: np.concatenate([column, column[-1:] if repeated else final[path]]) for path, column in values.items()
         }, repeated
 
-    def _columns(
-        self, space: Space[Any], features: Mapping[str, Feature], columns: Mapping[str, Any], *, by_path: bool = False
-    ) -> Columns:
+    def _columns(self, space: Space[Any], features: Mapping[str, Feature], columns: Mapping[str, Any]) -> Columns:
         """Columns by leaf, in the shape of the leaf; images are resized to it."""
         shapes = {leaf.path: leaf.shape for leaf in leaves(space)}
         result: Columns = {}
         for path, feature in features.items():
-            column = columns[path if by_path else feature.name]
+            column = columns[feature.name]
             if feature.dtype in IMAGES and column.shape[1:] != shapes[path]:
                 column = resized(column, shapes[path])
             if feature.dtype != TEXT:

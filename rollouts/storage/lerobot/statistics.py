@@ -37,7 +37,7 @@ def statistics_of(feature: Feature, column: NDArray[Any]) -> Statistics:
 
 
 def joined(parts: Sequence[Statistics]) -> Statistics:
-    """Statistics of several episodes; quantiles are means of the episodes', as LeRobot has them."""
+    """Statistics of several episodes; a quantile is the mean over the episodes, which is LeRobot's definition."""
     counts = np.array([float(part["count"][0]) for part in parts])
     weights = counts / counts.sum()
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -50,7 +49,8 @@ class Table:
         self._starts = [0]
         for group in groups:
             self._starts.append(self._starts[-1] + group.num_rows)
-        self._cached: tuple[tuple[int, int, tuple[str, ...]], pa.Table] | None = None
+        self._range = range(0)  # row groups whose columns are kept
+        self._columns: dict[str, pa.ChunkedArray] = {}
 
     @property
     def names(self) -> list[str]:
@@ -63,11 +63,15 @@ class Table:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._closing.close()
 
     def read(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table:
-        """Read columns of rows `start` to `stop`; the row groups of the last call are kept.
+        """Read columns of rows `start` to `stop`; the columns of the last row groups are kept.
 
         Raises:
             GatoError: a column or row is missing, or the file is damaged.
@@ -79,11 +83,12 @@ class Table:
             raise GatoError(f"{self.path} has {len(self):,} rows, and not those from {start:,} to {stop:,}: {ADVICE}")
         first = max((i for i, begin in enumerate(self._starts[:-1]) if begin <= start), default=0)
         last = max((i + 1 for i, begin in enumerate(self._starts[:-1]) if begin < stop), default=first)
-        key = (first, last, tuple(names))
-        if self._cached is None or self._cached[0] != key:
-            self._cached = None
-            self._cached = key, self._groups(range(first, last), names)
-        return self._cached[1].slice(start - self._starts[first], stop - start)
+        if self._range != range(first, last):
+            self._range, self._columns = range(first, last), {}
+        if new := [name for name in names if name not in self._columns]:
+            self._columns |= zip(new, self._groups(self._range, new).columns, strict=True)
+        table = pa.Table.from_arrays([self._columns[name] for name in names], list(names))
+        return table.slice(start - self._starts[first], stop - start)
 
     def _groups(self, groups: range, names: Sequence[str]) -> pa.Table:
         try:

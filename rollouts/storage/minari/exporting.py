@@ -1,11 +1,4 @@
-"""Lossless export of episodes to a Minari data set.
-
-A data set is written into a hidden folder, read back, compared, and then moved to its path as a whole:
-
-    datasets/.gato-export-x7d2/gato/CartPole-v1/catalogue-v0    ->    datasets/gato/CartPole-v1/catalogue-v0
-
-The next export removes the folder of a killed one.
-"""
+"""Lossless export of episodes to a Minari data set."""
 
 import json
 import os
@@ -21,19 +14,17 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Dict, Space, Tuple
 
-from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
-from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
+from gato_agent.envs.errors import GatoError
 from gato_agent.envs.make import find_spec
 from gato_agent.envs.spaces.batch_of_one import is_object
 from gato_agent.envs.spaces.flatten import batch
 from gato_agent.envs.tasks.task import find
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
-from gato_agent.rollouts.storage.filter import training_indices
+from gato_agent.rollouts.storage.exported import errors_named, exported_indices, place_dataset
 from gato_agent.rollouts.storage.minari.dataset import EXACT, load_minari, open_storage, read_episode
 from gato_agent.rollouts.storage.task_folder import SPACES
 
 ROOT = "MINARI_DATASETS_PATH"
-BEGUN = ".gato-export-"  # prefix of the folders of incomplete data sets; Minari does not list hidden folders
 
 
 def export(
@@ -63,28 +54,17 @@ def export(
     dataset_id = re.sub(r"[^-\w/]", "_", f"{namespace}/{store.env_id}/{store.kind}") + "-v0"
     for name in SPACES:
         _check_keys(dataset_id, getattr(store, name))
-    numbers = training_indices(store)
-    if not numbers:
-        raise GatoError(f"{store.env_id}: no episodes to export in {store.folder}: collect some, or delete the folder")
+    numbers = exported_indices(store)
     root = (root or Path(get_dataset_path())).absolute()
-    target = _own_place(root, dataset_id)
-    make_folder(target.parent)
-    if not target.exists():
-        with temporary_folder(root, BEGUN) as begun:
-            with _root(begun), _named(dataset_id):
-                _write(minari, store, numbers, dataset_id, about or {})
-                _compare(store, numbers, begun / dataset_id / "data")
-            with _root(root), _named(dataset_id):
-                _register(dataset_id)
-            if place_folder(begun / dataset_id, target):
-                return dataset_id, len(numbers)
-    try:
-        _compare(store, numbers, target / "data")
-    except Exception as error:
-        raise UsageError(
-            f"{dataset_id}: a data set already exists in {target}, and it does not hold these episodes: delete it, or "
-            "give another --namespace"
-        ) from error
+
+    def write(begun: Path) -> None:
+        with _root(begun), errors_named(dataset_id, "Minari"):
+            _write(minari, store, numbers, dataset_id, about or {})
+            _compare(store, numbers, begun / dataset_id / "data")
+        with _root(root), errors_named(dataset_id, "Minari"):
+            _register(dataset_id)
+
+    place_dataset(root, dataset_id, write, lambda target: _compare(store, numbers, target / "data"))
     return dataset_id, len(numbers)
 
 
@@ -156,19 +136,6 @@ def _check_keys(dataset_id: str, space: Space[Any]) -> None:
         _check_keys(dataset_id, entry)
 
 
-@contextmanager
-def _named(dataset_id: str) -> Iterator[None]:
-    """Convert the exceptions of a block to GatoErrors that name the data set."""
-    try:
-        yield
-    except GatoError as error:
-        raise GatoError(f"{dataset_id}: {error}") from error
-    except OSError as error:
-        raise GatoError(f"{dataset_id} cannot be written: {reason(error)}") from error
-    except Exception as error:
-        raise GatoError(f"{dataset_id}: Minari does not take these episodes: {one_line(error)}") from error
-
-
 def _register(dataset_id: str) -> None:
     """Make the namespace of a data set known to Minari."""
     from minari.namespace import create_namespace, list_local_namespaces
@@ -208,14 +175,6 @@ def _nested(space: Space[Any], values: Any) -> Any:
     if isinstance(space, Tuple):
         return tuple(_nested(entry, value) for entry, value in zip(space.spaces, values, strict=True))
     return list(values) if is_object(space) else values
-
-
-def _own_place(root: Path, dataset_id: str) -> Path:
-    """Folder of a data set; raises UsageError if it or a folder above it in `root` is a link."""
-    folder = root
-    for name in dataset_id.split("/"):
-        folder = below(folder, name)
-    return folder
 
 
 @contextmanager

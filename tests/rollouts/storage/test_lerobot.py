@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from PIL import Image
 
 from gato_agent.cli import main
 from gato_agent.envs.errors import GatoError, UsageError
-from gato_agent.envs.spaces.flatten import leaves, space_to_json, stack
+from gato_agent.envs.spaces.flatten import leaves, stack
 from gato_agent.envs.spaces.views import EVERYTHING
 from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import EpisodeFilter, write_filter
 from gato_agent.rollouts.storage.verify import verify
 from gato_agent.tokens.prompt import instruction_of
-from tests.helpers.episodes import HEADER, contents
+from tests.helpers.episodes import contents, stored
 from tests.helpers.random_spaces import random_space, random_value
 
 pa = pytest.importorskip("pyarrow")
@@ -38,6 +39,7 @@ from gato_agent.rollouts.storage.lerobot.exporting import export  # noqa: E402
 from gato_agent.rollouts.storage.lerobot.features import Feature  # noqa: E402
 from gato_agent.rollouts.storage.lerobot.importing import import_  # noqa: E402
 from gato_agent.rollouts.storage.lerobot.reading import EpisodeReader  # noqa: E402
+from gato_agent.rollouts.storage.lerobot.tables import Table  # noqa: E402
 from gato_agent.rollouts.storage.lerobot.writing import DatasetWriter  # noqa: E402
 
 SPACE = Dict(
@@ -72,11 +74,7 @@ def made(seed: int, labels: bool = False, spaces: Any = (SPACE, ACTION)) -> Epis
     )
 
 
-def fill(root: Path, *episodes: Episode, spaces: Any = (SPACE, ACTION), **header: Any) -> EpisodeStore:
-    described = {n: space_to_json(s) for n, s in zip(("observation_space", "action_space"), spaces, strict=True)}
-    store = EpisodeStore.create(root, HEADER | described | {"env_id": "Thing-v0", "env_kwargs": {}} | header)
-    store.commit([episode.encode() for episode in episodes])
-    return store
+fill = partial(stored, spaces=(SPACE, ACTION))
 
 
 @pytest.fixture
@@ -347,7 +345,11 @@ VIDEO = {"dtype": "video", "shape": [16, 16, 3]}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed(lambda info: info.update(codebase_version="v2.1")), "version 'v2.1', and v3.0 is read: convert it"),
+        (
+            changed(lambda info: info.update(codebase_version="v2.1")),
+            r"version 'v2.1', .*: convert it .*_v30 --repo-id=Thing-v0-sb3 --root=/.*/gato --push-to-hub=false`",
+        ),
+        (changed(lambda info: info.update(codebase_version="v4.0")), "'v4.0', and v3.0 is read: get it in v3.0"),
         (changed(lambda info: info.update(codebase_version=None)), "version None, and v3.0 is read"),
         (changed(lambda info: info.update(data_path="{chunk_index.__class__}")), "data_path '{chunk_index.__class__}'"),
         (changed(lambda info: info.update(video_path="/etc/{file_index}")), "video_path '/etc/{file_index}' instead"),
@@ -542,9 +544,47 @@ def test_the_user_says_the_spaces(tmp_path):
 
 def test_a_data_set_without_actions_or_observations_is_refused_by_name(tmp_path):
     folder = foreign(tmp_path / "robot")
-    changed(lambda info: info["features"].pop("action"))(folder)
-    with pytest.raises(UsageError, match="no feature that begins with action, and it has episode_index, frame_"):
+    table = pq.read_table(folder / DATA)
+    pq.write_table(table.rename_columns({"action": "motors"}), folder / DATA)
+    changed(lambda info: info["features"].update(motors=info["features"].pop("action")))(folder)
+    message = (
+        r"begins with action, and it has episode_index, .*: rename columns in data/ and their entries in meta/info"
+    )
+    with pytest.raises(UsageError, match=message):
         import_(folder, tmp_path / "back", "Arm-v0")
+    pq.write_table(table.rename_columns({"action": "action.motors"}), folder / DATA)
+    changed(lambda info: info["features"].update({"action.motors": info["features"].pop("motors")}))(folder)
+    with import_(folder, tmp_path / "back", "Arm-v0") as store:
+        assert isinstance(store.action_space, Dict) and store.indices() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("length", [3, 256, 1000])
+def test_texts_of_any_length_are_observed(tmp_path, length):
+    note = Feature("observation.note", "string", (1,))
+    texts = np.array(["\N{SNOWMAN}" * length] * 6, dtype=object)
+    folder = foreign(tmp_path / "robot", rows={note.name: texts}, **{note.name: note})
+    with import_(folder, tmp_path / "back", "Arm-v0") as store:
+        assert store.observation_space["note"].max_length == max(256, length)
+        assert store.read(2).observations["note"].tolist() == [texts[0]] * 7
+
+
+def test_each_column_is_read_once(tmp_path, data, monkeypatch):
+    """The descriptions of all episodes are one row group, of which each episode reads a row."""
+    names: list[str] = []
+
+    def counted(table: Table, groups: Any, columns: Any) -> Any:
+        names.extend(f"{table.path}: {groups}: {column}" for column in columns)
+        return original(table, groups, columns)
+
+    original = Table._groups
+    monkeypatch.setattr(Table, "_groups", counted)
+    files = LeRobotFiles(data)
+    for _ in range(2):
+        for number in files.episodes:
+            assert files.about(number, "gato/seed") == 3 * number
+            assert files.final(number, files.features[PICTURE]).shape == (1, 16, 20, 3)
+    files.close()
+    assert len(names) == len(set(names))
 
 
 def test_an_invalid_episode_is_left_out_by_name(tmp_path):
@@ -554,6 +594,19 @@ def test_an_invalid_episode_is_left_out_by_name(tmp_path):
     with import_(folder, tmp_path / "back", "Arm-v0", say=said.append) as store:
         assert store.indices() == [1, 2]
     assert said == [f"{folder}: episode 0 is left out: actions, step 0: element [1] is nan, not a finite number"]
+
+
+@pytest.mark.parametrize("name", ["action", "observation.note"])
+def test_a_missing_value_leaves_out_its_episode_alone(tmp_path, name):
+    note, texts = Feature("observation.note", "string", (1,)), np.array(["a"] * 6, dtype=object)
+    folder, said = foreign(tmp_path / "robot", rows={note.name: texts}, **{note.name: note}), []
+    rewritten(DATA, name, lambda a: pa.array([None] * 6 + a.to_pylist()[6:], a.type))(folder)
+    with import_(folder, tmp_path / "back", "Arm-v0", say=said.append) as store:
+        assert store.indices() == [1, 2]
+    assert said == [f"{folder}: episode 0 is left out: {name}: 6 values are missing"]
+    rewritten(DATA, name, lambda a: pa.array([None] * len(a), a.type))(folder)
+    with pytest.raises(GatoError, match=f"{name}: 6 values are missing"):
+        import_(folder, tmp_path / "none", "Arm-v0")
 
 
 def test_columns_of_all_types_are_the_same_in_arrow():
@@ -578,6 +631,23 @@ def test_the_command_line_goes_there_and_back(tmp_path, capsys):
     assert "--spaces and --image-size are for LeRobot data sets" in capsys.readouterr().err
     assert run("export", tmp_path / "data", "--format", "lerobot", "--fps", "0", "--out", tmp_path / "y") == 2
     assert "--fps 0: it must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fps", "7"], "--fps is for --format lerobot: leave it out, or add --format lerobot"),
+        (["--video"], "--video is for --format lerobot"),
+        (["--format", "lerobot", "--author", "me"], "--author is for --format minari: leave it out, or add --format m"),
+        (["--format", "lerobot", "--author-email", "me@example.org"], "--author-email is for --format minari"),
+        (["--format", "lerobot", "--code-permalink", "https://example.org"], "--code-permalink is for --format minari"),
+    ],
+)
+def test_options_of_the_other_format_are_refused(tmp_path, capsys, words, message):
+    fill(tmp_path / "data", made(0)).close()
+    assert run("export", tmp_path / "data", "--out", tmp_path / "x", *words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "x").exists()
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path):

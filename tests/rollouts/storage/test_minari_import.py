@@ -9,6 +9,7 @@ import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from gato_agent.rollouts.storage.minari.dataset import EXACT, read_episode
 from gato_agent.rollouts.storage.minari.exporting import export
 from gato_agent.rollouts.storage.minari.importing import import_
 from gato_agent.rollouts.storage.verify import verify
-from tests.helpers.episodes import HEADER
+from tests.helpers.episodes import HEADER, stored
 from tests.helpers.hub_server import serving
 from tests.helpers.random_spaces import random_space, random_value
 
@@ -61,11 +62,7 @@ def made(seed: int, labels: bool = False) -> Episode:
     )
 
 
-def fill(root: Path, *episodes: Episode, **header) -> EpisodeStore:
-    spaces = {"observation_space": space_to_json(SPACE), "action_space": space_to_json(ACTION)}
-    store = EpisodeStore.create(root, HEADER | spaces | {"env_id": "Thing-v0", "env_kwargs": {}} | header)
-    store.commit([episode.encode() for episode in episodes])
-    return store
+fill = partial(stored, spaces=(SPACE, ACTION))
 
 
 @pytest.fixture(autouse=True)
