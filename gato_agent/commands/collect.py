@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["CollectConfig", "collect"]
 
 
-def collect(config: CollectConfig) -> None:
+def collect(config: CollectConfig, *, print_table: bool = True) -> None:
     """Collect episodes of an expert, of an agent, or with `--dagger` of an agent that an expert labels.
+
+    Args:
+        config: options of the command.
+        print_table: print a table of the episodes at the end.
 
     Raises:
         UsageError: as `collect_episodes`; or no such checkpoint.
         GatoError: as `collect_episodes`.
     """
     learner = Trained.named(config.dagger) if config.dagger else None
-    collect_episodes(config, learner, _agent(config) if config.checkpoint is not None else None)
+    collect_episodes(
+        config, learner, _agent(config) if config.checkpoint is not None else None, print_table=print_table
+    )
 
 
 def _agent(config: CollectConfig) -> "Sampled":
@@ -90,7 +96,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A checkpoint as a `rollouts.dagger.SampledAgent`.
+    """A checkpoint as a `rollouts.collection.dagger.SampledAgent`.
 
     Attributes:
         trained: the checkpoint.

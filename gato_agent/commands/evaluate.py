@@ -38,8 +38,12 @@ VERSIONS = (
 SHOWN = 5  # failures in the final error message
 
 
-def evaluate(config: EvaluateConfig) -> Results:
+def evaluate(config: EvaluateConfig, *, print_table: bool = True) -> Results:
     """Evaluate all environments, print tables, and write results and report.
+
+    Args:
+        config: options of the command.
+        print_table: print a table of the tasks at the end.
 
     Raises:
         UsageError: nothing to evaluate, an unknown id or file, an option out of range, or results of another
@@ -65,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> Results:
             play_tasks(config, jobs, results, console, before, alone=len(wanted) + len(absent) == 1)
         finally:
             asked = [results.tasks[task] for task in wanted if task in results.tasks]
-            if asked:
+            if asked and print_table:
                 console.print(table(asked, name, console))
         _finish(config, results, console, wanted)
     _raise_failures(results, [*wanted, *absent])

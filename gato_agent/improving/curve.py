@@ -16,14 +16,14 @@ HEADINGS = (
     "episodes",
     "steps",
     "selected",
-    "of them shown",
+    "demonstrations",
     "bar",
     "score",
     "95% interval",
     "seconds",
     "best",
 )
-OPTIONAL = ("of them shown", "steps", "seconds", "bar")  # left out of narrow consoles, the first first
+OPTIONAL = ("demonstrations", "steps", "seconds", "bar")  # left out of narrow consoles, the first first
 
 
 def describe(progress: Progress, number: int) -> str:

@@ -16,7 +16,7 @@ from gato_agent.checkpoints.checkpoint import Checkpoint
 from gato_agent.commands.collect import Trained
 from gato_agent.envs.errors import GatoError, UsageError, reason
 from gato_agent.envs.files import lock_folder, read_named, write_files
-from gato_agent.envs.io.console import print_line
+from gato_agent.envs.io.console import plural, print_line
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import find
@@ -91,7 +91,7 @@ class Improvement:
                 end = "all tries of a round have the same return, so that there is nothing to select"
                 break
             self._finish(result)
-        self.progress = self._compared(end or f"all {config.rounds} rounds are played")
+        self.progress = self._compared(end or f"{plural(config.rounds, 'round')} played")
         self.progress.save(config.out)
         show(config.out, self._stages.env_id, self.progress)
         return self.progress

@@ -10,6 +10,7 @@ import numpy as np
 
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.files import read_own, write_files
+from gato_agent.envs.io.console import plural
 from gato_agent.envs.io.strict_json import checked_digest, record, with_digest
 from gato_agent.evaluation.metrics import ci95
 
@@ -150,8 +151,7 @@ def ending(progress: Progress, patience: int) -> str | None:
     recent = progress.recent_gain(patience)
     if recent is None or recent.low > 0:
         return None
-    over = "1 round" if patience == 1 else f"{patience} rounds"
     return (
-        f"the last {over} no longer helped: the best agent's gain over them is {recent.mean:+.2f}, 95% interval "
-        f"{recent.low:+.2f} to {recent.high:+.2f}; a larger --patience goes on"
+        f"the last {plural(patience, 'round')} no longer helped: the best agent's gain over them is "
+        f"{recent.mean:+.2f}, 95% interval {recent.low:+.2f} to {recent.high:+.2f}; a larger --patience goes on"
     )

@@ -59,7 +59,7 @@ class Stages:
                 sampling_seed=each, episodes=config.episodes, env_kwargs=self.env_kwargs, workers=config.workers,
                 seed=OWN + SEEDS * config.seed + config.episodes * (number - 1), timeout=config.timeout,
                 num_threads=config.num_threads, out=self.folder(number) / "episodes" / f"try-{each}",
-            ))  # fmt: skip
+            ), print_table=False)  # fmt: skip
             stores = self.tries(number, each + 1)
             if each and alike(statistics(stores[0]), statistics(stores[-1])):
                 temperature *= 2
@@ -107,5 +107,5 @@ class Stages:
             env=(config.env,), checkpoint=str(agent), episodes=config.eval_episodes, seed=seed, n_envs=PARALLEL,
             env_kwargs=self.env_kwargs, device=config.device, num_threads=config.num_threads, workers=config.workers,
             timeout=config.timeout, out=out,
-        ))  # fmt: skip
+        ), print_table=False)  # fmt: skip
         return results.tasks[self.env_id]

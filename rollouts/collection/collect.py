@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 from rich.console import Console
-from rich.table import Column
+from rich.table import Column, Table
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, reason
 from gato_agent.envs.io.console import fitted, plain_console
@@ -37,13 +37,20 @@ SHOWN_FAILURES = 5  # failures that the last message names
 Play = Callable[[Sequence[CollectJob], Sequence[Sequence[int]]], Generator[list[Result], None, None]]
 
 
-def collect(config: CollectConfig, learner: Learner | None = None, agent: SampledAgent | None = None) -> None:
+def collect(
+    config: CollectConfig,
+    learner: Learner | None = None,
+    agent: SampledAgent | None = None,
+    *,
+    print_table: bool = True,
+) -> None:
     """Collect the missing episodes of every environment, then print a summary.
 
     Args:
         config: options of the command.
         learner: the agent of `config.dagger`.
         agent: the agent of `config.checkpoint`, in place of an expert.
+        print_table: print a table of the episodes at the end.
 
     Raises:
         UsageError: bad arguments, unknown environment or expert, or a folder made with other settings. It is raised
@@ -71,16 +78,24 @@ def collect(config: CollectConfig, learner: Learner | None = None, agent: Sample
             except (GatoError, OSError) as error:  # the other tasks are completed
                 problems.append(error)
                 console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
-    known = any(map(_catalogue_score, stores))
-    shown = [(i, name) for i, name in enumerate(HEADINGS) if known or name != "catalogue"]
-    console.print(fitted(
-        console, [Column(name) for _, name in shown], [[row[i] or "unknown" for i, _ in shown] for row in rows],
-        OPTIONAL, title=f"episodes in {config.out}", caption=CAPTION if known else None,
-    ))  # fmt: skip
+    if print_table:
+        console.print(_table(config, stores, rows, console))
     if failures:
         raise EnvironmentFault(_failure_summary(failures))
     if problems:
         raise problems[0]
+
+
+def _table(
+    config: CollectConfig, stores: Sequence[EpisodeStore], rows: Sequence[Sequence[str]], console: Console
+) -> Table:
+    """Summary of all tasks; without catalogue scores if none is known."""
+    known = any(map(_catalogue_score, stores))
+    shown = [(i, name) for i, name in enumerate(HEADINGS) if known or name != "catalogue"]
+    return fitted(
+        console, [Column(name) for _, name in shown], [[row[i] or "unknown" for i, _ in shown] for row in rows],
+        OPTIONAL, title=f"episodes in {config.out}", caption=CAPTION if known else None,
+    )  # fmt: skip
 
 
 def _complete(config: CollectConfig, store: EpisodeStore, episode_filter: EpisodeFilter) -> None:

@@ -88,8 +88,8 @@ class CollectConfig:
     def _check_checkpoint(self) -> None:
         """Raise UsageError for options that exclude --checkpoint, or need it."""
         if self.checkpoint is None:
-            for name in ("temperature", "sampling_seed"):
-                if getattr(self, name):
+            for name, default in (("temperature", None), ("sampling_seed", 0)):
+                if getattr(self, name) != default:
                     raise UsageError(f"--{name.replace('_', '-')} is for --checkpoint: leave it out")
             return
         if self.expert != "catalogue":

@@ -112,6 +112,7 @@ def test_the_command_by_hand_filters_and_trains_on(run: Path, tmp_path: Path) ->
         ({"temperature": float("nan")}, "--temperature nan"),
         ({"sampling_seed": -1}, "--sampling-seed -1"),
         ({"checkpoint": None, "temperature": 0.5}, "--temperature is for --checkpoint"),
+        ({"checkpoint": None, "temperature": 0.0}, "--temperature is for --checkpoint"),
         ({"checkpoint": None, "sampling_seed": 1}, "--sampling-seed is for --checkpoint"),
     ],
 )

@@ -92,12 +92,13 @@ def test_all_is_written_and_a_finished_improvement_only_shows_it(
     for words in (
         "round 0: mean return",
         "round 2: ",
-        "end: all 2 rounds",
+        "end: 2 rounds played",
         "best: round",
         "on new seeds",
         "cost: 12 ep",
     ):
         assert words in out
+    assert "episodes in " not in out and "score: (mean" not in out  # tables of each try and evaluation
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "improve.json", "curve.png", "curve.svg", "best", "round-1", "round-2",
     }  # fmt: skip
@@ -119,7 +120,9 @@ def test_an_agent_that_is_too_sure_is_sampled_at_higher_temperatures(
     played: list[float | None] = []
     collect = stages.collect
     monkeypatch.setattr(stages, "alike", lambda greedy, sampled: same)
-    monkeypatch.setattr(stages, "collect", lambda config: (played.append(config.temperature), collect(config)))
+    monkeypatch.setattr(
+        stages, "collect", lambda config, **options: (played.append(config.temperature), collect(config, **options))
+    )
     improve(asked(start, tmp_path, rounds=1, tries=4, temperature=0.5))
     assert played == temperatures
 

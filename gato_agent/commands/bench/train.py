@@ -23,6 +23,7 @@ from gato_agent.commands.bench.roofline import Roofline, timed
 from gato_agent.commands.model_fields import ModelFields, expand_json
 from gato_agent.dataset.batches import BatchSampler
 from gato_agent.dataset.task_tokens import TokenizedTask
+from gato_agent.envs.errors import at_least
 from gato_agent.envs.io.console import plain_console
 from gato_agent.envs.io.json_output import write_json
 from gato_agent.inference.options import resolve_device
@@ -97,7 +98,13 @@ class TrainTiming:
 
 
 def bench_train(config: TrainBenchConfig) -> list[TrainTiming]:
-    """Run the benchmark, print its table, and write `--json`."""
+    """Run the benchmark, print its table, and write `--json`.
+
+    Raises:
+        UsageError: an unknown size, or an option out of range.
+    """
+    at_least(1, batch_size=config.batch_size, observations=config.observations, actions=config.actions)
+    at_least(1, repeats=config.repeats)
     check_threads(config.num_threads)
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)

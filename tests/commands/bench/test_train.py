@@ -10,6 +10,7 @@ import torch
 from gato_agent.commands.bench.plain_loop import PlainLoop
 from gato_agent.commands.bench.roofline import Roofline
 from gato_agent.commands.bench.train import TrainBenchConfig, bench_train, made_up
+from gato_agent.envs.errors import UsageError
 from gato_agent.model.config import SIZES, GatoConfig
 
 SHORT = dataclasses.replace(GatoConfig.nano(), context=32, layers=2)
@@ -31,6 +32,12 @@ def test_it_prints_and_writes_a_row(
         assert 0 < row.loader < 1
         assert row.logits > 0  # how much it is worth is for the benchmark to say: a busy machine would fail this
     assert "tokens/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["batch_size", "observations", "actions", "repeats"])
+def test_an_option_below_1_is_named(option: str) -> None:
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} 0: at least 1 is needed"):
+        bench_train(TrainBenchConfig(**{option: 0}))  # type: ignore[arg-type]
 
 
 def test_the_plain_loop_computes_what_the_model_does() -> None:
