@@ -168,24 +168,16 @@ def parse(arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
 
 def _refuse_twice(verb: str, options: list[str], config: Any) -> None:
     """Raise UsageError for an option that is given twice."""
-    flags = [option.partition("=")[0] for option in options if option.startswith("--")]
-    for flag in [flag for flag in flags if flags.count(flag) > 1]:
-        if _takes_several(config, flag.removeprefix("--").replace("-", "_")):
+    from typing import get_origin
+
+    from gato_agent.envs.io.grouped_options import flags
+
+    given = [option.partition("=")[0] for option in options if option.startswith("--")]
+    several = {word for word, hint in flags(config) if get_origin(hint) is tuple}
+    for flag in [flag for flag in given if given.count(flag) > 1]:
+        if flag.replace("_", "-") in several:
             raise UsageError(f"{flag} is given twice; for several values write them after one {flag}")
         raise UsageError(f"{flag} is given twice, and {verb} takes one value of it")
-
-
-def _takes_several(config: Any, name: str) -> bool:
-    """True if a field of a dataclass, or of a dataclass in it, takes several values."""
-    from dataclasses import is_dataclass
-    from typing import get_args, get_origin, get_type_hints
-
-    for field, hint in get_type_hints(config).items() if is_dataclass(config) else ():
-        if field == name and get_origin(hint) is tuple:
-            return True
-        if any(_takes_several(each, name) for each in (hint, *get_args(hint))):
-            return True
-    return False
 
 
 def _summaries(arguments: list[str]) -> str:

@@ -242,11 +242,18 @@ def test_mistakes_are_answered_in_one_line(
     assert message in fails(capsys, command.format(**places), code)
 
 
-def test_boxes_stand_for_releases_of_tyro_without_hooks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("release", ["no module", "no hook", "other events"])
+def test_boxes_stand_for_releases_of_tyro_with_other_hooks(
+    release: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tyro._errors", None)
-    monkeypatch.delattr("tyro._errors")
+    if release == "no module":
+        monkeypatch.setitem(sys.modules, "tyro._errors", None)
+        monkeypatch.delattr("tyro._errors")
+    elif release == "no hook":
+        monkeypatch.delattr("tyro._errors.on_parse_error")
+    else:
+        event = type("UnrecognizedArgs", (), {"__init__": lambda self, **values: None, "prog": "gato-agent play"})
+        monkeypatch.setattr("tyro._errors.UnrecognizedArgs", event)
     with pytest.raises(SystemExit) as stop:
         main(["play", "--env", "CartPole-v1", "--no-such-option"])
     assert stop.value.code == 2 and "no-such-option" in capsys.readouterr().err

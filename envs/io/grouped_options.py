@@ -43,19 +43,19 @@ def parse_grouped(config: type[Config], default: Config | None = None, **options
     prog, args = options.get("prog") or "", options.get("args")
     words = sys.argv[1:] if args is None else args
     _join_lines(config)
-    with one_line_errors(prog, words, list(flags(config))):
+    with one_line_errors(prog, words, [word for word, _ in flags(config)]):
         return _parse(config, default, options)
 
 
-def flags(config: Any, prefix: str = "--") -> Iterator[str]:
-    """Words of a config: options such as `--env` and `--model.context`, and subcommands with their options."""
+def flags(config: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """Options of a config, such as `--env` and `--model.context`, with their types; and subcommands, with None."""
     for part in get_args(config):
         yield from flags(part, prefix)
         if isinstance(name := getattr(part, "name", None), str):  # of tyro.conf.subcommand
-            yield name
+            yield name, None
     for name, hint in _hints(config).items():
         option = f"{prefix}{name.replace('_', '-')}"
-        yield from flags(hint, f"{option}.") if _hints(hint) else [option]
+        yield from flags(hint, f"{option}.") if _hints(hint) else [(option, hint)]
 
 
 def _hints(config: Any) -> dict[str, Any]:
@@ -69,7 +69,11 @@ def _join_lines(config: Any) -> None:
         _join_lines(part)
     if not _hints(config):
         return
-    body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]).body
+    try:
+        source = inspect.getsource(config)
+    except (OSError, TypeError):  # installed without sources, where tyro has no texts either
+        return
+    body = cast(ast.ClassDef, ast.parse(textwrap.dedent(source)).body[0]).body
     for name, text in pairwise(body):
         match name, text:
             case ast.AnnAssign(target=ast.Name(id)), ast.Expr(ast.Constant(str(words))):

@@ -24,6 +24,7 @@ from rich.text import Text
 
 Update = Callable[[int, str], None]
 WIDE = 100  # columns of a terminal that has room for more than bar, count and remaining time
+PRINT_EVERY = 10.0  # seconds between two lines where the output is no terminal
 BAR, ETA = 10, 8  # columns of the shortest bar beside a title, and of the remaining time
 
 
@@ -61,6 +62,31 @@ def remaining(began: float, done: int, left: int) -> str:
     return clock((time.monotonic() - began) * left / done)
 
 
+class Lines:
+    """Lines of long jobs where the output is no terminal; nothing on a terminal.
+
+    The first result has a line at once, and others at most one in PRINT_EVERY seconds.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._printed = console, -math.inf
+
+    def start(self, text: str) -> None:
+        """Print that jobs start."""
+        with contextlib.suppress(OSError):  # of a full disk, which ends the job when something is written
+            self._print(text)
+
+    def add(self, text: str, *, last: bool = False) -> None:
+        """Print a result, if it is the last of its job or a line is due."""
+        if last or time.monotonic() - self._printed >= PRINT_EVERY:
+            self._printed = time.monotonic()
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+
 @dataclass
 class Bar:
     """Progress of one job: its title, the number of its items, and those that are done."""
@@ -81,12 +107,12 @@ class Bars:
         console: output.
         jobs: at least one; `update` changes them.
         unit: name of the items, in the plural.
-        every: least number of seconds between two lines, except after the first and before the last one of a job.
+        start: line with which the jobs start where the output is no terminal; empty for none.
     """
 
-    def __init__(self, console: Console, jobs: Sequence[Bar], unit: str, every: float = 0.0) -> None:
-        self._console, self._jobs, self._unit, self._every = console, jobs, unit, every
-        self._began, self._printed = time.monotonic(), -math.inf
+    def __init__(self, console: Console, jobs: Sequence[Bar], unit: str, start: str = "") -> None:
+        self._console, self._jobs, self._unit, self._start = console, jobs, unit, start
+        self._began, self._lines = time.monotonic(), Lines(console)
         self._total, self._before = sum(job.total for job in jobs), sum(job.done for job in jobs)
         columns = bar_columns(console, "{task.fields[title]}", unit)
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -99,6 +125,8 @@ class Bars:
 
     def __enter__(self) -> Self:
         self._bars.__enter__()
+        if self._start:
+            self._lines.start(self._start)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -110,10 +138,9 @@ class Bars:
         job.done = done
         if self._console.is_terminal:
             self._show(job, text)
-        elif done == job.total or time.monotonic() - self._printed >= self._every:
-            self._printed = time.monotonic()
+        else:
             line = f"{job.title}: {done:,} of {job.total:,} {self._unit}, {text}{self._left()}"
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._lines.add(line, last=done == job.total)
 
     def describe(self, text: str) -> None:
         """Show a text at the bar of all jobs."""
@@ -135,9 +162,7 @@ class Bars:
 
 
 @contextlib.contextmanager
-def progress(
-    console: Console, title: str, total: int, unit: str, done: int = 0, every: float = 0.0
-) -> Iterator[Update]:
+def progress(console: Console, title: str, total: int, unit: str, done: int = 0, start: str = "") -> Iterator[Update]:
     """Yield a function `update(done, text)` that shows the progress of one job.
 
     Args:
@@ -146,9 +171,9 @@ def progress(
         total: number of items.
         unit: see `Bars`.
         done: number of items that are done at the start.
-        every: see `Bars`.
+        start: see `Bars`.
     """
-    with Bars(console, [Bar(title, total, done)], unit, every) as bars:
+    with Bars(console, [Bar(title, total, done)], unit, start) as bars:
         yield lambda now, text: bars.update(0, now, text)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 from rich.console import Console
 
@@ -17,9 +18,10 @@ from gato_agent.evaluation.references import ReferenceJob, References
 from gato_agent.evaluation.results import FILE, Results
 from gato_agent.evaluation.task_score import Outcome, score
 from gato_agent.evaluation.worker import EvaluationJob, EvaluationWorker
-from gato_agent.rollouts.collection.episode_worker import Failed, Result, idle_heartbeat
+from gato_agent.rollouts.collection.episode_worker import JOB, STEP, Failed, Result, idle_heartbeat
 from gato_agent.rollouts.collection.like_random import EPISODES, warning
 from gato_agent.rollouts.collection.process_pool import play_in_processes
+from gato_agent.rollouts.collection.protocols import Watch
 from gato_agent.rollouts.collection.ray_pool import play_on_ray
 
 
@@ -76,11 +78,24 @@ def _play_in_this_process(
     jobs: Sequence[EvaluationJob], progress_table: ProgressTable
 ) -> Generator[list[Result], None, None]:
     """Play the tasks in turn in this process."""
-    players = EvaluationWorker(jobs)
+    players, heartbeat = EvaluationWorker(jobs), _WatchedHeartbeat(progress_table.watch)
     for number, job in enumerate(jobs):
-        heartbeat = progress_table.follow(number, idle_heartbeat())
         for result in players.play(number, [job.settings.seed], heartbeat):
             yield [result]
+
+
+class _WatchedHeartbeat(list[int]):
+    """Heartbeat of this process, which passes its job and step to `watch` when the step is set."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__(idle_heartbeat())
+        self._watch = watch
+
+    def __setitem__(self, entry: Any, value: Any) -> None:
+        """Set an entry."""
+        super().__setitem__(entry, value)
+        if entry == STEP:
+            self._watch(self[JOB], value)
 
 
 def _record(result: Result, job: EvaluationJob, results: Results, references: References) -> str | None:

@@ -11,11 +11,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gato_agent.envs.io.console import fitted, plural
-from gato_agent.envs.io.progress import remaining
+from gato_agent.envs.io.progress import Lines, remaining
 from gato_agent.evaluation.aggregate import Summary
 from gato_agent.evaluation.metrics import decimals
 from gato_agent.evaluation.task_score import TaskScore
-from gato_agent.rollouts.collection.episode_worker import JOB, NOTHING, STEP
 
 CAPTION = (
     "score: (mean - random) / (expert - random); of success where random and expert are in %\n"
@@ -30,7 +29,6 @@ OPTIONAL = (
     "success",
 )  # left out of narrow consoles, the first first
 FRAME = 9  # lines of the live display besides the tasks
-PRINT_EVERY = 10.0  # seconds between two lines of a job's progress where the output is no terminal
 
 
 class ProgressTable:
@@ -51,10 +49,9 @@ class ProgressTable:
     ) -> None:  # fmt: skip
         self._console, self._names, self._title, self._episodes = console, names, title, episodes
         self._scores, self._tasks = list(done), len(done) + len(names) - references
-        self._before, self._lines, self._began = len(done), 0, time.monotonic()
-        self._printed = self._began
+        self._before, self._without_score, self._began = len(done), 0, time.monotonic()
+        self._lines = Lines(console)
         self.playing: dict[int, int] = {}  # job -> completed episodes
-        self._heartbeat: tuple[int, Sequence[int]] | None = None
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True,
             redirect_stdout=False, redirect_stderr=False,
@@ -67,7 +64,7 @@ class ProgressTable:
             self._live.start()
         elif self._names:
             tasks = self._names[0] if len(self._names) == 1 else f"{self._tasks - self._before} tasks"
-            self.print_line(f"{tasks} with {self._title}: {plural(self._episodes, 'episode')} a task")
+            self._lines.start(f"{tasks} with {self._title}: {plural(self._episodes, 'episode')} a task")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -76,13 +73,8 @@ class ProgressTable:
     def watch(self, job: int, episodes: int) -> None:
         """Set the number of completed episodes of a job; off a terminal, print it from time to time."""
         self.playing[job] = episodes
-        if not self._console.is_terminal and time.monotonic() - self._printed >= PRINT_EVERY:
-            self.print_line(f"{self._names[job]}: {episodes} of {self._episodes} episodes")
-
-    def follow(self, job: int, heartbeat: list[int]) -> list[int]:
-        """Show the progress in a heartbeat of this process; returns the heartbeat."""
-        self._heartbeat = job, heartbeat
-        return heartbeat
+        if 0 < episodes < self._episodes:  # the last has its score's line
+            self._lines.add(f"{self._names[job]}: {episodes} of {self._episodes} episodes")
 
     def add(self, job: int, score: TaskScore) -> None:
         """Show the score of a finished job."""
@@ -92,33 +84,31 @@ class ProgressTable:
             mean, interval = returns(score)
             success = "" if score.success is None else f", success {percent(score.success)}"
             ended = "" if score.ended is None else f", {percent(score.ended)} ended before the time limit"
-            self.print_line(
+            self._lines.add(
                 f"{score.task}: mean {mean} ({interval}){success}, score "
-                f"{number(score.normalized, 3)}{ended}, {score.steps_per_second:,.0f} steps/s; {self._progress()}"
+                f"{number(score.normalized, 3)}{ended}, {score.steps_per_second:,.0f} steps/s; {self._progress()}",
+                last=True,
             )
 
     def add_line(self, job: int, line: str) -> None:
         """Print a line in place of a score of a finished job: its failure, or a reference of other scores."""
         self.playing.pop(job, None)
-        self._lines += 1
+        self._without_score += 1
         self.print_line(line)
 
     def print_line(self, line: str) -> None:
         """Print a permanent line above the table."""
-        self._printed = time.monotonic()
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _progress(self) -> str:
         played = len(self._scores) - self._before
-        left = len(self._names) - played - self._lines
+        left = len(self._names) - played - self._without_score
         text = f"{len(self._scores)} of {self._tasks} tasks"
         if not left or not played:
             return text
         return f"{text}, about {remaining(self._began, played, left)} left"
 
     def _render(self) -> RenderableType:
-        if self._heartbeat is not None and self._heartbeat[1][JOB] != NOTHING:
-            self.playing[self._heartbeat[0]] = self._heartbeat[1][STEP]
         playing = [f"{self._names[job]} ({done} of {self._episodes})" for job, done in sorted(self.playing.items())]
         room = max(3, self._console.height - FRAME - len(playing))
         shown = table(self._scores[-room:], self._title, self._console)

@@ -27,7 +27,6 @@ from gato_agent.training.validation import validate_in_env
 
 VALIDATION_METRICS = ("held_out_loss", "returns", "selection_metric")  # kept in the header of a checkpoint
 RENAMED = {"worth": "selection_metric"}  # of version 0.1
-PRINT_EVERY = 10.0  # seconds between two lines of progress where the output is no terminal
 BEST = "best"  # folder of the model with the highest returns in play, or else the lowest held-out loss
 
 
@@ -63,7 +62,7 @@ class Run:
         config, trainer = self.config, self.trainer
         console = plain_console(soft_wrap=True, quiet=not self.distributed.is_main)
         self._print_beginning(console)
-        bar = progress(console, str(config.out), config.steps, "steps", trainer.step, every=PRINT_EVERY)
+        bar = progress(console, str(config.out), config.steps, "steps", trainer.step)
         deadline = time.monotonic() + 60 * config.minutes if config.minutes is not None else float("inf")
         is_main = self.distributed.is_main
         log = Loggers(config.logger, config.out, self.fingerprint, trainer.step) if is_main else nullcontext()

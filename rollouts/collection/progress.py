@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -13,8 +12,6 @@ from rich.console import Console
 from gato_agent.envs.io.console import plural
 from gato_agent.envs.io.progress import Bar, Bars
 from gato_agent.rollouts.storage.writer import Played
-
-PRINT_EVERY = 10.0  # seconds between two lines where the output is no terminal, except a task's last line
 
 
 @dataclass
@@ -36,20 +33,14 @@ class Report:
     def __init__(self, console: Console, rows: Sequence[Row]) -> None:
         self._console, self._rows = console, rows
         self._began, self._steps = time.monotonic(), 0
-        self._bars = Bars(console, rows, "episodes", PRINT_EVERY)
+        self._bars = Bars(console, rows, "episodes", _start(rows))
 
     def __enter__(self) -> Self:
-        self._bars.__enter__()
         for row in self._rows:
             if row.done:
                 text = f"{row.title}: {row.done:,} of {row.total:,} episodes are already collected"
                 self._console.print(text, highlight=False, soft_wrap=True)
-        missing = {row.title: row.total - row.done for row in self._rows if row.done < row.total}
-        if missing and not self._console.is_terminal:
-            tasks = next(iter(missing)) if len(missing) == 1 else f"{len(missing)} tasks"
-            episodes = plural(sum(missing.values()), "episode")
-            with suppress(OSError):  # of a full disk, which ends the collection when something is written
-                self._console.print(f"{tasks}: collecting {episodes}", highlight=False, soft_wrap=True)
+        self._bars.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -69,3 +60,10 @@ class Report:
             text = f"{rate}, mean return {np.mean(row.returns):.2f}{known}"
             self._bars.update(job, row.done + len(returns), text)
         self._bars.describe(rate)
+
+
+def _start(rows: Sequence[Row]) -> str:
+    """Line with the missing episodes; empty if there are none."""
+    missing = {row.title: row.total - row.done for row in rows if row.done < row.total}
+    tasks = next(iter(missing)) if len(missing) == 1 else f"{len(missing)} tasks"
+    return f"{tasks}: collecting {plural(sum(missing.values()), 'episode')}" if missing else ""

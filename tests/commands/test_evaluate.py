@@ -159,6 +159,13 @@ def test_a_task_that_fails_keeps_the_results_of_others(tmp_path: Path, fault: st
     assert list(results.failed) == ["Worker-v0"]
 
 
+def test_off_a_terminal_the_first_episode_in_this_process_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(EvaluateConfig(env=("CartPole-v1",), expert="random", episodes=10, workers=0))
+    start, first, score, *_ = capsys.readouterr().out.splitlines()
+    assert (start, first) == ("CartPole-v1 with random: 10 episodes a task", "CartPole-v1: 1 of 10 episodes")
+    assert score.startswith("CartPole-v1: mean ")
+
+
 def test_tasks_in_processes_and_here_are_the_same(tmp_path: Path) -> None:
     for workers in (0, 2):
         evaluate(EvaluateConfig(

@@ -49,7 +49,7 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_a_run_logs_its_losses_by_family_and_its_speed(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gato_agent.training.run.PRINT_EVERY", 0.0)
+    monkeypatch.setattr("gato_agent.envs.io.progress.PRINT_EVERY", 0.0)
     config = dataclasses.replace(config, out=tmp_path, logger=("tensorboard",))
     train(config)
     lines = [line for line in capsys.readouterr().out.splitlines() if "of 2 steps" in line]

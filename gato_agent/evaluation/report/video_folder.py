@@ -14,6 +14,7 @@ from rich.console import Console
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.files import below, read_own, write_files
 from gato_agent.envs.io import plain
+from gato_agent.envs.io.console import plural
 from gato_agent.envs.io.progress import progress
 from gato_agent.envs.io.strict_json import checked_digest, with_digest
 from gato_agent.evaluation.recorded import ReplayOptions, replay_settings
@@ -75,6 +76,8 @@ def record_videos(
 ) -> Videos:
     """Record missing videos and save each as it completes; prints an error for each task that failed."""
     existing = dict(existing)
+    if not jobs:
+        return existing
     playing = play_in_processes(
         jobs,
         [[job.settings.seed] for job in jobs],
@@ -83,9 +86,10 @@ def record_videos(
         players=VideoRecorder,
         ahead=1,
     )
-    with progress(console, "recording videos", len(jobs), "tasks", every=10.0) as update, closing(playing):
+    start = f"recording videos of {plural(len(jobs), 'task')}"
+    with progress(console, "recording videos", len(jobs), "tasks", start=start) as update, closing(playing):
         done = 0
-        for group in playing if jobs else ():
+        for group in playing:
             for result in group:
                 done += 1
                 task = jobs[result.job].env_id

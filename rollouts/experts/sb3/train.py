@@ -43,7 +43,6 @@ ABOUT = "training.json"
 OPTIONS = {"seed": "--seed", "steps": "--train-steps", "env_kwargs": "--env-kwargs"}  # keys of the file
 KNOWN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)  # what SB3 can observe
 NATURE_CNN = 36  # pixels that SB3's convolutions need at least; smaller images are flattened
-LINE_SECONDS = 30.0  # between two lines of a log
 Result = TypeVar("Result")
 
 
@@ -80,7 +79,7 @@ def train(env_id: str, env_kwargs: Mapping[str, Any], seed: int, steps: int | No
         title = f"{env_id}: training an expert with {settings.algo}"
         with (
             StopSignal() as stop,
-            progress(console, title, total, "steps", model.num_timesteps, LINE_SECONDS) as update,
+            progress(console, title, total, "steps", model.num_timesteps) as update,
         ):
             callback = ReportAndSave(update, lambda: save_state(folder, model, wanted), stop)
             _learn(env_id, model, steps, callback)

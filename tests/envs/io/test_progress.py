@@ -12,15 +12,16 @@ from gato_agent.envs.io.progress import Bar, Bars, clock, progress
 def test_lines_of_a_log_have_the_remaining_time_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("gato_agent.envs.io.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gato_agent.envs.io.progress.PRINT_EVERY", 30.0)
     console = plain_console(file=io.StringIO(), width=200)
-    with progress(console, "A", 1000, "steps", done=100, every=30.0) as update:
+    with progress(console, "A", 1000, "steps", done=100, start="A: 900 steps") as update:
         for seconds in range(10, 100, 10):
             now[0] = 100.0 + seconds
             update(100 + seconds, "well")
         update(1000, "done")
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines == [
-        "A: 110 of 1,000 steps, well, 0:14:50 left", "A: 140 of 1,000 steps, well, 0:14:20 left",
+        "A: 900 steps", "A: 110 of 1,000 steps, well, 0:14:50 left", "A: 140 of 1,000 steps, well, 0:14:20 left",
         "A: 170 of 1,000 steps, well, 0:13:50 left", "A: 1,000 of 1,000 steps, done",
     ]  # fmt: skip
     assert [clock(seconds) for seconds in (0, 59.9, 3661, 36_000)] == ["0:00:00", "0:00:59", "1:01:01", "10:00:00"]

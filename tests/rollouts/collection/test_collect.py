@@ -15,7 +15,6 @@ from rich.console import Console
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError
 from gato_agent.envs.io.progress import progress
 from gato_agent.rollouts.collection import episode_worker as player
-from gato_agent.rollouts.collection import progress as reporting
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 from gato_agent.rollouts.storage import writer as commit
 from gato_agent.rollouts.storage.episode import Episode
@@ -144,7 +143,7 @@ def test_success_at_any_step_is_success(tmp_path):
 
 def test_the_summary_and_the_lines_say_what_was_collected(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(commit, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(reporting, "PRINT_EVERY", 0.0)
+    monkeypatch.setattr("gato_agent.envs.io.progress.PRINT_EVERY", 0.0)
     collect(config(tmp_path, expert="catalogue", episodes=4))
     out = capsys.readouterr().out
     assert out.startswith("CartPole-v1: collecting 4 episodes\n")
