@@ -51,7 +51,7 @@ class StepInputs:
     def prefill(self, observed: Observed, envs: Envs = ALL) -> Prefill:
         """Tokens of a step of some environments with these observations; the next step overwrites them."""
         self.start[envs] = False
-        self._tokens[envs, self._observed] = torch.from_numpy(observed.tokens).long()
+        self._tokens.numpy()[envs, self._observed] = observed.tokens
         patches, value_groups = (
             torch.from_numpy(flat(part)) if part.size else None for part in (observed.patches, observed.value_groups)
         )
@@ -61,7 +61,8 @@ class StepInputs:
 
     def finish(self, action: torch.Tensor, envs: Envs = ALL) -> None:
         """End a step of some environments whose action tokens are int64 [env, A]."""
-        self._tokens[envs, : self._carried] = action[:, action.shape[1] - self._carried :]
+        if self._carried:
+            self._tokens[envs, : self._carried] = action[:, action.shape[1] - self._carried :]
         self.steps[envs] += 1
 
     def state(self) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]:

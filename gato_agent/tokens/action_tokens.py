@@ -57,7 +57,7 @@ class ActionTokens:
         rows = len(next(iter(columns.values()), ()))
         tokens = np.empty((rows, self.count), dtype=np.int32)
         for part in self._parts:
-            tokens[:, part.slots] = self._offset + part.encode(columns, rows)
+            tokens[:, part.places] = self._offset + part.encode(columns, rows)
         return tokens
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> Columns:
@@ -77,7 +77,7 @@ class ActionTokens:
         ids = ids - self._offset
         decoded: Columns = {}
         for part in self._parts:
-            decoded |= part.decode(ids[:, part.slots])
+            decoded |= part.decode(ids[:, part.places])
         for path, digits in self.digits.items():
             decoded[path] = digits.join(decoded[path])
         return {leaf.path: decoded[leaf.path] for leaf, _ in self.leaves}

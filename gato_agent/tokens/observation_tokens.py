@@ -16,6 +16,7 @@ from gato_agent.envs.spaces.views import EVERYTHING, View
 from gato_agent.tokens.image_layout import PATCH_SIZE, ImageLayout, image_layout
 from gato_agent.tokens.leaf_codecs import (
     Elements,
+    as_slice,
     check_count,
     column_of,
     cut_patches,
@@ -124,8 +125,10 @@ class ObservationTokens:
         self._grouped = side_by_side([leaf for leaf, _ in tensors] if size > 1 else [], size, grid_rows)
         self.n_value_groups = -(-(1 + int(self._grouped.max(initial=-1))) // size)
         self.widest = 1 + int((self._grouped % size).max(initial=-1))
+        self._value_places = list[slice | NDArray[np.int64]]()  # of each part, in the concatenated value groups
         if size > 1:
             self.count = self._values + self.n_value_groups
+            self._value_places = [as_slice(self._grouped[part.slots - self._values]) for part in self._tensors]
 
     @property
     def parts(self) -> ObservationParts:
@@ -150,26 +153,20 @@ class ObservationTokens:
             for row, text in enumerate(column_of(leaf, columns, rows)):
                 pieces = self._encode_text(leaf.path, text, row)
                 tokens[row, at : at + len(pieces)] = pieces
-        tokens[:, self.patch_slots] = PATCH
-        patches = [
-            cut_patches(part)
-            for leaf, layout in self._images
-            for part in layout.arrange(column_of(leaf, columns, rows)).swapaxes(0, 1)
-        ]
+        patches = np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8)
+        if self._images:
+            tokens[:, self.patch_slots] = PATCH
+            arranged = [layout.arrange(column_of(leaf, columns, rows)) for leaf, layout in self._images]
+            patches = np.concatenate([cut_patches(part) for each in arranged for part in each.swapaxes(0, 1)], axis=1)
         value_groups = np.full((rows, self.n_value_groups * self._values_per_token), PAD, dtype=np.int16)
         if self.n_value_groups:
             tokens[:, self._values :] = VALUES
-        for part in self._tensors:
-            if self.n_value_groups:
-                value_groups[:, self._grouped[part.slots - self._values]] = part.encode(columns, rows)
-            else:
-                tokens[:, part.slots] = self._offset + part.encode(columns, rows)
-        none = np.zeros((rows, 0, PATCH_SIZE, PATCH_SIZE, 4), np.uint8)
-        return Observed(
-            tokens,
-            np.concatenate([none, *patches], axis=1),
-            value_groups.reshape(rows, self.n_value_groups, self._values_per_token),
-        )
+            for part, places in zip(self._tensors, self._value_places, strict=True):
+                value_groups[:, places] = part.encode(columns, rows)
+        else:
+            for part in self._tensors:
+                tokens[:, part.places] = self._offset + part.encode(columns, rows)
+        return Observed(tokens, patches, value_groups.reshape(rows, self.n_value_groups, self._values_per_token))
 
     def _encode_text(self, path: str, text: str, row: int) -> Sequence[int]:
         if self._pieces is None:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gato_agent.inference.decoders.decoder import Prefill
@@ -28,24 +29,31 @@ def check_prefill(prefill: Prefill, rows: int, longest: int, limits: Limits) -> 
         limits: of the model.
     """
     tokens, local, patches, _, value_groups = prefill
-    fits = tokens.ndim == 2 and tokens.shape[0] == rows and 0 < tokens.shape[1] <= longest
-    if not fits or tokens.dtype != torch.int64:
+    ids, places = tokens.numpy(), local.numpy()  # for so few values NumPy costs a tenth of PyTorch
+    fits = ids.ndim == 2 and ids.shape[0] == rows and 0 < ids.shape[1] <= longest
+    if not fits or ids.dtype != np.int64:
         raise ValueError(
             f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
             f"with n at most {longest}"
         )
-    fits = local.shape == tokens.shape and local.dtype == torch.int64
-    if not fits or (local.numel() and local.numpy().max() >= limits.positions):
+    fits = places.shape == ids.shape and places.dtype == np.int64
+    if not fits or (places.size and places.max() >= limits.positions):
         raise ValueError(f"local positions {local.dtype} {list(local.shape)}: int64 below {limits.positions} are known")
-    ids = tokens.numpy()  # for so few values NumPy costs a tenth of PyTorch
-    if ids.size and (ids.max() >= limits.ids or ids.min() < VALUES):
-        raise ValueError(f"token ids from {ids.min()} to {ids.max()}: the vocabulary has {limits.ids}")
-    for name, part, kind in (("patches", patches, PATCH), ("value_groups", value_groups, VALUES)):
+    lowest = ids.min(initial=PAD)
+    if lowest < VALUES or ids.max(initial=PAD) >= limits.ids:
+        raise ValueError(f"token ids from {lowest} to {ids.max()}: the vocabulary has {limits.ids}")
+    if lowest < PAD or patches is not None or value_groups is not None:
+        _check_counts(ids, patches=(patches, PATCH), value_groups=(value_groups, VALUES))
+    if value_groups is not None:
+        _check_value_groups(value_groups, limits.values_per_token)
+
+
+def _check_counts(ids: NDArray[np.int64], **parts: tuple[Tensor | None, int]) -> None:
+    """Raise ValueError for patches or value groups that are more or fewer than their tokens; each with its token."""
+    for name, (part, kind) in parts.items():
         count, places = 0 if part is None else len(part), np.count_nonzero(ids == kind)
         if count != places:
             raise ValueError(f"{count} {name} for {places} places among the tokens")
-    if value_groups is not None:
-        _check_value_groups(value_groups, limits.values_per_token)
 
 
 def _check_value_groups(value_groups: Tensor, values_per_token: int) -> None:
