@@ -84,6 +84,24 @@ def test_tasks_that_a_module_registers_are_evaluated_by_its_name(
         assert next_command("train", config) == f"gato-agent evaluate --checkpoint r --out r/results{following}"
 
 
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ("--checkpoint runs/it --expert-statistics a/b.pkl", ""),
+        ("--checkpoint /runs/it", " --checkpoint /runs/it"),
+        ("--checkpoint ../it --demo '/a demo'", " --checkpoint ../it --demo '/a demo'"),
+        ("--checkpoint hub:org/name", " --checkpoint hub:org/name"),
+        ("--expert module:function --env module:Own-v0", " --env module:Own-v0 --expert module:function"),
+        ("--expert scripted", ""),
+        ('--env-kwargs \'{"xml_file": "/a/b.xml"}\'', ' --env-kwargs \'{"xml_file": "/a/b.xml"}\''),
+        ("--env-kwargs '{\"gravity\": 9}'", ""),
+    ],
+)
+def test_a_report_names_again_what_no_results_file_may_name(options: str, again: str) -> None:
+    _, config = parse(shlex.split(f"evaluate --out r {options}"))
+    assert next_command("evaluate", config) == f"gato-agent report r --out r/report{again}"
+
+
 RUN = (  # in this order, in one folder: values of the placeholders, and options that make it brief
     ("collect", {"env": "CartPole-v1"}, "--episodes 2 --workers 0"),
     ("collect by training", {"env": "Acrobot-v1"}, "--train-steps 64 --episodes 1 --workers 0 --out other"),
