@@ -1,8 +1,12 @@
 """Commands that messages suggest; a test parses each of them."""
 
+import json
 import shlex
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
+
+from gato_agent.envs.io import plain
 
 COMMANDS = {
     "collect": "gato-agent collect --env {env}",
@@ -21,6 +25,14 @@ COMMANDS = {
     "report": "gato-agent report {results} --out {out}",
     "tasks": "gato-agent info tasks",
     "tasks of a checkpoint": "gato-agent info checkpoint {checkpoint}",
+}
+
+NAMED: dict[str, Callable[[Any, str, str], object]] = {  # options of an evaluation, and the check of each in a file
+    "checkpoint": plain.checkpoint,
+    "expert": plain.expert,
+    "demo": plain.path,
+    "expert_statistics": plain.path,
+    "env_kwargs": plain.env_kwargs,
 }
 
 
@@ -44,12 +56,25 @@ def next_command(verb: str, config: Any) -> str | None:
     if verb == "improve":
         return suggest("play", env=config.env, checkpoint=config.out / "best")
     if verb == "evaluate" and config.out:
-        own = [env for env in config.env if ":" in env]  # results name no module, and videos need it
         command = suggest("report", results=config.out, out=config.out / "report")
-        return f"{command} --env {shlex.join(own)}" if own else command
+        return " ".join([command, *map(shlex.quote, _named_again(config))])
     if verb == "play" and not config.expert:
         return suggest("evaluate task", env=config.env, checkpoint=config.checkpoint or "shipped", out="results")
     return None
+
+
+def _named_again(config: Any) -> list[str]:
+    """Options of an evaluation that its videos need again, because no results file may name their values."""
+    own = [env for env in config.env if ":" in env]
+    words = ["--env", *own] if own else []
+    for option, check in NAMED.items():
+        value = getattr(config, option)
+        try:
+            if value is not None:
+                check(json.loads(value) if option == "env_kwargs" else str(value), "", "")
+        except plain.NotPlain:
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    return words
 
 
 def _own_tasks(config: Any) -> str:

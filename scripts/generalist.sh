@@ -1,37 +1,28 @@
 #!/usr/bin/env bash
-# Train one checkpoint for all tasks of the catalogue from scratch. The same command resumes after a kill.
+# Train the checkpoints of the catalogue from scratch: a tiny for all tasks and a nano beside it. With --quick, only a
+# nano for ten tasks. The same command resumes after a kill.
 #
-#     scripts/generalist.sh [FOLDER]
+#     scripts/generalist.sh [--quick] [FOLDER]
 set -euo pipefail
+quick=
+[[ ${1:-} == --quick ]] && quick=1 && shift
 folder=${1:-generalist}
 export OMP_NUM_THREADS=1 # two processes of one thread each are faster than one of two
 mkdir -p "$folder"
 # The faster precision of the first machine, kept: a run resumes only with equal options.
 [[ -e $folder/precision ]] || (grep -qs avx512_bf16 /proc/cpuinfo && echo bfloat16 || echo float32) >"$folder/precision"
 precision=$(<"$folder/precision")
+cost="20 hours and 20 GB"
+[[ $quick ]] && cost="30 minutes and 1 GB"
+echo "This takes about $cost on two cores; $folder/log.tsv has the times of its phases."
 
 # Each phase's beginning, with the commit and the machine: what it cost is the difference of the times.
 machine="$(nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2-), $precision"
 phase() { printf '%s\t%s\t%s\t%s\n' "$(date -u +%FT%TZ)" "$(git describe --always --dirty)" "$machine" "$*" >>"$folder/log.tsv"; }
 
-phase noisy
-# Noisy expert episodes: more where they are short, few of Atari's, which are large.
+# Noisy expert episodes, states that an agent visits with the labels of the experts (DAgger), and a training.
 noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/${into:-data}"; }
-noisy --suite babyai mujoco --episodes 300
-noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400 # 7 to 10 steps each
-noisy --env BabyAI-{PutNextS4N1,PutNextS5N1,PutNextS5N2,OpenRedBlueDoorsDebug}-v0 --episodes 2800
-noisy --suite babyai_rgb --episodes 2000
-noisy --suite panda --episodes 3000
-noisy --suite robotics --episodes 600
-noisy --suite box2d bullet minatar --episodes 200
-noisy --suite classic metaworld toytext --episodes 100
-noisy --suite atari --episodes 10
-
-# Mixture weights by family: equal within a family in the first run, by the gap to the expert in the second.
-shares='{"babyai": 0.47, "mujoco": 0.13, "babyai_rgb": 0.08, "minatar": 0.075, "metaworld": 0.065, "bullet": 0.06,
-    "box2d": 0.045, "classic": 0.015, "panda": 0.015, "robotics": 0.015, "atari": 0.015, "toytext": 0.005}'
-equal=(babyai=5.3 mujoco=12 babyai_rgb=16 minatar=25 metaworld=1.3 bullet=12 box2d=11 classic=3 panda=15 robotics=15
-    atari=5 toytext=1.7)
+met() { gato-agent collect "$@" --dagger "$folder/first" --workers 2 --out "$folder/met"; }
 learn() { # OUT, then options
     local out=$1 resume=()
     [[ -e $out/config.json ]] && resume=(--resume)
@@ -40,33 +31,75 @@ learn() { # OUT, then options
         --prompt text --num-threads 1 --precision "$precision" --save-dtype bfloat16 --save-every 100 --holdout 0.03 \
         "${@:2}"
 }
-phase first
-learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 9000 \
-    --mixture "${equal[@]}"
+results() { # RUN, OUT, episodes, then tasks
+    gato-agent evaluate --checkpoint "$1" --out "$2" --episodes "$3" --workers 2 "${@:4}"
+}
+# The share of each family in the tokens; `by_need.py` divides it among its tasks by what they lack of the expert.
+shares='{"babyai": 0.47, "mujoco": 0.13, "babyai_rgb": 0.08, "minatar": 0.075, "metaworld": 0.065, "bullet": 0.06,
+    "box2d": 0.045, "classic": 0.015, "panda": 0.015, "robotics": 0.015, "atari": 0.015, "toytext": 0.005}'
+all_tasks() {
+    # More episodes where they are short, few of Atari's, which are large.
+    phase noisy
+    noisy --suite babyai mujoco --episodes 300
+    noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400 # 7 to 10 steps each
+    noisy --env BabyAI-{PutNextS4N1,PutNextS5N1,PutNextS5N2,OpenRedBlueDoorsDebug}-v0 --episodes 2800
+    noisy --suite babyai_rgb --episodes 2000
+    noisy --suite panda --episodes 3000
+    noisy --suite robotics --episodes 600
+    noisy --suite box2d bullet minatar --episodes 200
+    noisy --suite classic metaworld toytext --episodes 100
+    noisy --suite atari --episodes 10
 
-phase met
-# DAgger: states that the agent visits, with the labels of the experts.
-met() { gato-agent collect "$@" --dagger "$folder/first" --workers 2 --out "$folder/met"; }
-met --env Ant-v5 HalfCheetah-v5 Hopper-v5 Humanoid-v5 Walker2d-v5 --episodes 40
-met --env InvertedPendulum-v5 InvertedDoublePendulum-v5 --episodes 300
-met --suite bullet babyai --episodes 25
-met --env MinAtar/Freeway-v1 MinAtar/SpaceInvaders-v1 --episodes 12
-met --suite babyai_rgb --episodes 120
-# More of the levels that need the longest episodes.
-longest=(BossLevel BossLevelNoUnlock Synth SynthLoc SynthSeq SynthS5R2 MiniBossLevel Unlock UnblockPickup PutNextLocal
-    GoToOpen Pickup MoveTwoAcrossS5N2 MoveTwoAcrossS8N9 PickupAbove OpenDoorsOrderN4 KeyInBox GoToSeq GoToSeqS5R2
-    GoToImpUnlock)
-into=more noisy --env $(printf 'BabyAI-%s-v0 ' "${longest[@]}") --episodes 1500
+    phase first
+    learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 9000 --mixture \
+        babyai=5.3 mujoco=12 babyai_rgb=16 minatar=25 metaworld=1.3 bullet=12 box2d=11 classic=3 panda=15 robotics=15 \
+        atari=5 toytext=1.7
 
-phase evaluate first
-gato-agent evaluate --suite all --checkpoint "$folder/first" --episodes 10 --workers 2 --out "$folder/first/results"
-read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
-phase run
-learn "$folder/run" --data "$folder/data" "$folder/more" "$folder/met" --init "$folder/first" --warmup 30 --steps 6000 \
-    --decay-steps 5000 --loss-over timesteps --mixture "${needed[@]}"
+    phase met
+    met --env Ant-v5 HalfCheetah-v5 Hopper-v5 Humanoid-v5 Walker2d-v5 --episodes 40
+    met --env InvertedPendulum-v5 InvertedDoublePendulum-v5 --episodes 300
+    met --suite bullet babyai --episodes 25
+    met --env MinAtar/Freeway-v1 MinAtar/SpaceInvaders-v1 --episodes 12
+    met --suite babyai_rgb --episodes 120
+    # More of the levels that need the longest episodes.
+    local longest=(BossLevel BossLevelNoUnlock Synth SynthLoc SynthSeq SynthS5R2 MiniBossLevel Unlock UnblockPickup
+        PutNextLocal GoToOpen Pickup MoveTwoAcrossS5N2 MoveTwoAcrossS8N9 PickupAbove OpenDoorsOrderN4 KeyInBox GoToSeq
+        GoToSeqS5R2 GoToImpUnlock)
+    into=more noisy --env $(printf 'BabyAI-%s-v0 ' "${longest[@]}") --episodes 1500
 
-phase evaluate
-python scripts/temperatures.py "$folder/run" --suite babyai
-gato-agent evaluate --suite all --checkpoint "$folder/run" --episodes 50 --workers 2 --out "$folder/results"
-gato-agent report "$folder/results" --out "$folder/report"
+    phase evaluate first
+    results "$folder/first" "$folder/first/results" 10 --suite all
+    local needed
+    read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
+    local data=("$folder/data" "$folder/more" "$folder/met")
+    phase run
+    learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 6000 --decay-steps 5000 \
+        --loss-over timesteps --mixture "${needed[@]}"
+    phase nano
+    learn "$folder/nano" --data "${data[@]}" --size nano --warmup 100 --steps 9000 --decay-steps 5000 \
+        --loss-over timesteps --mixture "${needed[@]}"
+
+    phase evaluate
+    python scripts/temperatures.py "$folder/run" --suite babyai
+    results "$folder/run" "$folder/results" 50 --suite all
+    results "$folder/nano" "$folder/nano/results" 10 --suite all
+}
+ten_tasks() {
+    local tasks=(CartPole-v1 Acrobot-v1 MountainCar-v0 Pendulum-v1 Taxi-v4 CliffWalking-v1 InvertedPendulum-v5
+        Meta-World/reach-v3 BabyAI-GoToRedBallNoDists-v0 BabyAI-GoToObjS4-v0)
+    phase noisy
+    noisy --env "${tasks[@]}" --episodes 150
+    phase first
+    learn "$folder/first" --data "$folder/data" --size nano --model.context 256 --warmup 50 --steps 1500
+    phase met
+    met --env "${tasks[@]}" --episodes 50
+    phase run
+    learn "$folder/run" --data "$folder/data" "$folder/met" --init "$folder/first" --warmup 30 --steps 1500 \
+        --decay-steps 1200
+    phase evaluate
+    results "$folder/run" "$folder/results" 20 --env "${tasks[@]}"
+}
+if [[ $quick ]]; then ten_tasks; else all_tasks; fi
+gato-agent report "$folder/results" --checkpoint "$folder/run" --out "$folder/report"
 phase end
+cut -f 1,2,4 "$folder/log.tsv"

@@ -92,3 +92,16 @@ def test_the_picture_of_the_readme_has_tasks_side_by_side(tmp_path: Path) -> Non
     assert hero["record"](hero["Config"](tmp_path / "a.gif", envs, seconds=1.0, fps=4, width=100)) == 0
     with Image.open(tmp_path / "a.gif") as image:
         assert (image.width, image.n_frames, image.info["duration"]) == (200, 4, 250)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_the_quick_generalist_is_made_from_nothing(tmp_path: Path) -> None:
+    """`scripts/generalist.sh --quick`: data, two trainings, evaluation and report; about half an hour of two cores."""
+    script = ROOT / "scripts" / "generalist.sh"
+    subprocess.run(["bash", script, "--quick", tmp_path], check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
+    scores = [task.normalized for task in Results.load(tmp_path / "results").scores()]
+    assert len(scores) == 10
+    assert sum(score is not None and score > 0.5 for score in scores) >= 8
+    assert (tmp_path / "report" / "index.html").exists()
+    phases = [line.split("\t")[3] for line in (tmp_path / "log.tsv").read_text().splitlines()]
+    assert phases == ["noisy", "first", "met", "run", "evaluate", "end"]
