@@ -51,7 +51,7 @@ all_tasks() {
     noisy --suite atari --episodes 10
 
     phase first
-    learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 9000 --mixture \
+    learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 5000 --mixture \
         babyai=5.3 mujoco=12 babyai_rgb=16 minatar=25 metaworld=1.3 bullet=12 box2d=11 classic=3 panda=15 robotics=15 \
         atari=5 toytext=1.7
 
@@ -73,7 +73,7 @@ all_tasks() {
     read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
     local data=("$folder/data" "$folder/more" "$folder/met")
     phase run
-    learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 6000 --decay-steps 5000 \
+    learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 10000 --decay-steps 6000 \
         --loss-over timesteps --mixture "${needed[@]}"
     phase nano
     learn "$folder/nano" --data "${data[@]}" --size nano --warmup 100 --steps 9000 --decay-steps 5000 \
