@@ -63,7 +63,7 @@ class ProgressTable:
         if self._console.is_terminal:
             self._live.start()
         elif self._names:
-            tasks = self._names[0] if len(self._names) == 1 else f"{self._tasks - self._before} tasks"
+            tasks = self._names[0] if len(self._names) == 1 else plural(self._tasks - self._before, "task")
             self._lines.start(f"{tasks} with {self._title}: {plural(self._episodes, 'episode')} a task")
         return self
 
