@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from gato_agent.commands.former_spellings import present_option, present_verb
+from gato_agent.commands.next_steps import after_interrupt, next_command
 from gato_agent.envs.errors import GatoError, UsageError, reason
 from gato_agent.envs.io.streams import discard, has_reader, prepare_streams
-from gato_agent.envs.suggested_commands import after_interrupt, next_command, suggest
+from gato_agent.envs.suggested_commands import suggest
 
 
 class Verb(NamedTuple):
