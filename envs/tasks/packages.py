@@ -130,10 +130,10 @@ def import_named(module: str, named: str) -> ModuleType:
         UsageError: there is no such module, or it imports one that is missing.
         GatoError: the module raised.
     """
-    first, here = module.partition(".")[0], Path.cwd()
+    first, current = module.partition(".")[0], Path.cwd()
     try:
-        if (here / f"{first}.py").is_file() or (here / first).is_dir():
-            sys.path += [] if importlib.util.find_spec(first) else [str(here)]
+        if (current / f"{first}.py").is_file() or (current / first).is_dir():
+            sys.path += [] if importlib.util.find_spec(first) else [str(current)]
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(f"{named}: no module named {error.name}; {_install_hint(error.name)}") from error
