@@ -9,14 +9,12 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-from numpy.typing import NDArray
 
 from gato_agent.envs.errors import EnvironmentFault, SpaceError, one_line
 from gato_agent.envs.ownership import owned
 from gato_agent.envs.spaces.leaf_kind import UNREADABLE
 from gato_agent.envs.spaces.same_space import plain_space
-from gato_agent.envs.spaces.step_results import MOST, brief, flag_of, reward_of
+from gato_agent.envs.spaces.step_results import MOST, brief, flag_of, image_of, reward_of
 from gato_agent.envs.spaces.values import validator
 
 LEAST = -MOST
@@ -174,7 +172,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         if isinstance(error, KeyboardInterrupt):
             raise error
         if isinstance(error, SpaceError):
-            hint = "" if "not a finite number" in str(error) or UNREADABLE in str(error) else f"; {DECLARE}"
+            hint = "" if error.in_no_space else f"; {DECLARE}"
             return self._fault(where, f"returned an observation that is not in its space: {error}{hint}")
         what = str(error) if type(error) is ValueError else f"a value that {UNREADABLE} ({one_line(error)})"
         return self._fault(where, f"returned {what}")
@@ -216,28 +214,6 @@ def _kind(result: Any) -> str:
 
 def _no_dict(info: Any) -> str:
     return f"an info that is not a dict: {brief(info)}"
-
-
-def image_of(frame: Any) -> NDArray[np.uint8]:
-    """A rendered frame as a new array, uint8 [height, width, 3].
-
-    Args:
-        frame: integers from 0 to 255 of any dtype, gray, RGB or RGBA.
-
-    Raises:
-        ValueError: the frame is no such array.
-    """
-    try:
-        array = np.array(frame)
-    except ValueError:  # rows of different lengths
-        array = np.zeros(0)
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size or array.dtype.kind not in "iu":
-        raise ValueError(f"{brief(frame)} for an image of integers [height, width, 3]")
-    if array.min() < 0 or array.max() > 255:
-        raise ValueError(f"an image with values from {array.min()} to {array.max()}, beyond 0 to 255")
-    array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
-    return np.ascontiguousarray(array, np.uint8)
 
 
 @contextmanager

@@ -30,13 +30,17 @@ class SpaceError(GatoError):
         key: path of the leaf inside the nested space ("" at the root).
         row: index of the offending timestep in the batch that was passed, or None.
         remedy: instruction that makes the value valid, such as "clip it", or "".
+        in_no_space: True if no other space would contain the value: one that is not finite, or unreadable.
     """
 
-    def __init__(self, message: str, key: str = "", row: int | None = None, remedy: str = "") -> None:
+    def __init__(
+        self, message: str, key: str = "", row: int | None = None, remedy: str = "", in_no_space: bool = False
+    ) -> None:
         super().__init__(message)
         self.key = key
         self.row = row
         self.remedy = remedy
+        self.in_no_space = in_no_space
 
 
 class EnvironmentFault(GatoError):

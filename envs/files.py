@@ -3,12 +3,10 @@
 import errno
 import fcntl
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import IO
@@ -202,51 +200,6 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"{file} is a file, and a folder of this name is needed: choose another") from None
     for each in reversed(new):
         sync_folder(each.parent)
-
-
-@contextmanager
-def temporary_folder(root: Path, prefix: str) -> Iterator[Path]:
-    """A locked temporary folder below `root`; those that killed processes left behind are removed."""
-    for leftover in sorted(root.glob(f"{prefix}*")):
-        with suppress(OSError), _locked(leftover) as free:  # removed meanwhile, or a link, which is not followed
-            if free:
-                shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
-    with _locked(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder; yields false if another process has the lock."""
-    handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)
-
-
-def place_folder(folder: Path, target: Path) -> bool:
-    """Move a complete folder to `target` durably; false if `target` exists, which is not changed."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    for parent in sorted({path.parent for path in folder.rglob("*")} | {folder}):
-        sync_folder(parent)
-    try:
-        folder.replace(target)
-    except OSError:
-        if target.exists():
-            return False
-        raise
-    sync_folder(target.parent)
-    return True
 
 
 def temporary(path: Path) -> Path:

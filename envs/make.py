@@ -195,8 +195,8 @@ def _follow(env: gym.Env[Any, Any]) -> None:
 
 
 def has_display() -> bool:
-    """True if a window can be opened; always on macOS and Windows."""
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    """True if a window can be opened; always on macOS."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _draw_without_a_screen() -> None:

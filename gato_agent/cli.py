@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from gato_agent.commands.former_spellings import present_option, present_verb
+from gato_agent.commands.next_steps import after_interrupt, next_command
 from gato_agent.envs.errors import GatoError, UsageError, reason
 from gato_agent.envs.io.streams import discard, has_reader, prepare_streams
-from gato_agent.envs.suggested_commands import after_interrupt, next_command, suggest
+from gato_agent.envs.suggested_commands import suggest
 
 
 class Verb(NamedTuple):
@@ -172,9 +173,9 @@ def _refuse_twice(verb: str, options: list[str], config: Any) -> None:
 
     from gato_agent.envs.io.grouped_options import flags
 
-    given = [option.partition("=")[0] for option in options if option.startswith("--")]
+    flags_used = [option.partition("=")[0] for option in options if option.startswith("--")]
     several = {word for word, hint in flags(config) if get_origin(hint) is tuple}
-    for flag in [flag for flag in given if given.count(flag) > 1]:
+    for flag in [flag for flag in flags_used if flags_used.count(flag) > 1]:
         if flag.replace("_", "-") in several:
             raise UsageError(f"{flag} is given twice; for several values write them after one {flag}")
         raise UsageError(f"{flag} is given twice, and {verb} takes one value of it")

@@ -14,7 +14,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Discrete, Sequence
 
 from gato_agent.cli import VERBS, main, parse
-from gato_agent.envs.suggested_commands import COMMANDS, next_command, suggest
+from gato_agent.commands.next_steps import next_command
+from gato_agent.envs.suggested_commands import COMMANDS, suggest
 from tests.helpers.paths import ROOT
 from tests.helpers.testing_env import IdentityEnv
 
@@ -130,6 +131,11 @@ def test_each_suggested_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(SystemExit) as stop:
             main(shlex.split(f"{suggest(name, **values)} {brief}")[1:])
         assert stop.value.code == 0, name
+
+
+def test_data_removed_during_a_training_changes_nothing_else(tmp_path: Path) -> None:
+    _, config = parse(["train", "--data", str(tmp_path / "gone"), "--out", "r"])
+    assert next_command("train", config) == "gato-agent evaluate --checkpoint r --out r/results"
 
 
 def test_extras_in_messages_exist() -> None:

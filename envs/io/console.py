@@ -71,12 +71,12 @@ def fitted(
         options: arguments of rich's Table.
     """
     for left_out in range(len(optional) + 1):
-        kept = [i for i, column in enumerate(columns) if column.header not in optional[:left_out]]
-        shown = Table(*(columns[i].copy() for i in kept), box=box.SIMPLE, padding=0, **options)
+        fitting = [i for i, column in enumerate(columns) if column.header not in optional[:left_out]]
+        shown = Table(*(columns[i].copy() for i in fitting), box=box.SIMPLE, padding=0, **options)
         for column in shown.columns:
             column.no_wrap = True
         for row in rows:
-            shown.add_row(*(row[i] for i in kept))
+            shown.add_row(*(row[i] for i in fitting))
         if console.measure(shown, options=console.options.update(max_width=UNLIMITED)).maximum <= console.width:
             break
     return shown

@@ -101,7 +101,7 @@ class LeafKind(Generic[S]):
         except ValueError:
             raise space_error(path, "values have differing shapes") from None
         except Exception as error:  # such as a tensor on another device, or one that requires a gradient
-            raise space_error(path, f"a value {UNREADABLE} ({one_line(error)})") from error
+            raise space_error(path, f"a value {UNREADABLE} ({one_line(error)})", in_no_space=True) from error
         shape, dtype = self.shape(space), self.dtype(space)
         if _is_masked(values):
             raise space_error(path, "a masked array with masked elements, which have no value")
@@ -198,11 +198,11 @@ def refuse(path: str, column: NDArray[Any], at: list[int], bounds: Bounds | None
     """
     row, *index = at
     value, where = column[tuple(at)], f"element {index}" if index else "value"
-    what, remedy = "not a finite number", ""
-    if np.isfinite(value) and bounds is not None:
+    what, remedy, finite = "not a finite number", "", bool(np.isfinite(value))
+    if finite and bounds is not None:
         low, high = (bound[tuple(index)] for bound in bounds)
         what, remedy = f"beyond its bounds {low} to {high}", "clip it" * clipped
-    raise space_error(path, f"{where} is {value}, {what}", row, remedy)
+    raise space_error(path, f"{where} is {value}, {what}", row, remedy, in_no_space=not finite)
 
 
 def from_start(start: Any, n: Any) -> Bounds:

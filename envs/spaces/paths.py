@@ -7,9 +7,12 @@ from gymnasium.spaces import Dict
 from gato_agent.envs.errors import SpaceError
 
 
-def space_error(path: str, what: str, row: int | None = None, remedy: str = "") -> SpaceError:
+def space_error(
+    path: str, what: str, row: int | None = None, remedy: str = "", *, in_no_space: bool = False
+) -> SpaceError:
     """Build the error for the leaf at `path`; the message starts with the path unless it is the root."""
-    return SpaceError(f"{path!r}: {what}" if path else what, key=path, row=row, remedy=remedy)
+    message = f"{path!r}: {what}" if path else what
+    return SpaceError(message, key=path, row=row, remedy=remedy, in_no_space=in_no_space)
 
 
 def pointer(keys: tuple[str | int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Conversion of rewards, end flags and success of a step to Python's own types."""
+"""Conversion of results of an environment: rewards, end flags and success to Python's own types, frames to arrays."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -67,6 +67,28 @@ def _is_true(value: Any) -> bool:
         raise
     except BaseException:  # noqa: BLE001  # an info may contain anything, such as an object without a truth value
         return False
+
+
+def image_of(frame: Any) -> NDArray[np.uint8]:
+    """A rendered frame as a new array, uint8 [height, width, 3].
+
+    Args:
+        frame: integers from 0 to 255 of any dtype, gray, RGB or RGBA.
+
+    Raises:
+        ValueError: the frame is no such array.
+    """
+    try:
+        array = np.array(frame)
+    except ValueError:  # rows of different lengths
+        array = np.zeros(0)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size or array.dtype.kind not in "iu":
+        raise ValueError(f"{brief(frame)} for an image of integers [height, width, 3]")
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError(f"an image with values from {array.min()} to {array.max()}, beyond 0 to 255")
+    array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
+    return np.ascontiguousarray(array, np.uint8)
 
 
 def brief(value: Any) -> str:

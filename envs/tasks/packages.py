@@ -40,8 +40,8 @@ class Suite:
         extra: extra of this package that installs `packages`.
         packages: modules that must be installed.
         distributions: their names on PyPI, whose versions are stored with episodes.
-        module: module that registers the ids, or that `register` needs; None if Gymnasium registers them.
-        register: registers the ids that `module` does not register.
+        module: module that registers the ids, or that `register` needs; None if it is not imported first.
+        register: registers the ids that neither `module` nor Gymnasium registers; it may be called several times.
         own: True if `register` imports none of the packages and its ids are no other package's; `import gato_agent`
             then registers them, so that `gymnasium.make` knows them.
         wrap: wrapper of each environment.
@@ -57,6 +57,11 @@ class Suite:
     own: bool = False
     wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None
     stateful_reset: str | None = None
+
+    @property
+    def registers(self) -> bool:
+        """True if Gymnasium does not register its ids by itself."""
+        return self.module is not None or self.register is not None
 
     @property
     def is_installed(self) -> bool:
@@ -97,10 +102,11 @@ def register_suite(env_id: str) -> None:
         GatoError: registering raised.
     """
     suite = suite_of(env_id)
-    if suite is None or suite.module is None or not suite.is_installed:
+    if suite is None or not suite.registers or not suite.is_installed:
         return
     with suppress_output():
-        import_named(suite.module, env_id)
+        if suite.module is not None:
+            import_named(suite.module, env_id)
         if suite.register is not None:
             suite.register()
 
@@ -130,10 +136,10 @@ def import_named(module: str, named: str) -> ModuleType:
         UsageError: there is no such module, or it imports one that is missing.
         GatoError: the module raised.
     """
-    first, here = module.partition(".")[0], Path.cwd()
+    first, current = module.partition(".")[0], Path.cwd()
     try:
-        if (here / f"{first}.py").is_file() or (here / first).is_dir():
-            sys.path += [] if importlib.util.find_spec(first) else [str(here)]
+        if (current / f"{first}.py").is_file() or (current / first).is_dir():
+            sys.path += [] if importlib.util.find_spec(first) else [str(current)]
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(f"{named}: no module named {error.name}; {_install_hint(error.name)}") from error
@@ -157,7 +163,7 @@ def missing_install_hint(error: Exception) -> str:
 def suite_install_hint(env_id: str) -> str | None:
     """Command that installs the suite of an id; None if it is installed, or the id is of no suite."""
     suite = suite_of(env_id)
-    missing = [package for package in suite.packages if not installed(package)] if suite and suite.module else []
+    missing = [package for package in suite.packages if not installed(package)] if suite and suite.registers else []
     return _install_hint(missing[0]) if missing else None
 
 

@@ -22,13 +22,13 @@ class Upgrade:
     Attributes:
         path: file that was read.
         written: file that was written; None if `path` has the form of this version.
-        kept: copy of the former file; None if it was not replaced.
+        former: copy of the former file; None if it was not replaced.
         changes: differences between the two forms, in words.
     """
 
     path: Path
     written: Path | None = None
-    kept: Path | None = None
+    former: Path | None = None
     changes: tuple[str, ...] = ()
 
 
@@ -67,15 +67,15 @@ def _upgrade(path: Path, out: Path | None) -> Upgrade:
     if not changes:
         return Upgrade(path)
     target = path if out is None else out / FILE
-    kept = path.with_name(FORMER) if target.absolute() == path.absolute() else None
-    taken = kept or target
-    if taken.exists() and read_named(taken) != (before if kept else after):
+    former = path.with_name(FORMER) if target.absolute() == path.absolute() else None
+    taken = former or target
+    if taken.exists() and read_named(taken) != (before if former else after):
         raise UsageError(f"{taken} exists already: move it, or choose another folder with --out")
-    write_files({kept: before} if kept else {})
+    write_files({former: before} if former else {})
     write_files({target: after})
     if read(target)[1] != _described(checkpoint):
-        raise GatoError(f"{target} does not read back as written: restore it from {kept or path}")
-    return Upgrade(path, target, kept, changes)
+        raise GatoError(f"{target} does not read back as written: restore it from {former or path}")
+    return Upgrade(path, target, former, changes)
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -29,5 +29,5 @@ def upgrade_command(config: UpgradeConfig) -> None:
 def _line(done: Upgrade) -> str:
     if done.written is None:
         return f"{done.path} has the form of this version: nothing to convert"
-    kept = f"; the former file is {done.kept}" if done.kept else ""
-    return f"{done.path} converted to {done.written}: {'; '.join(done.changes)}{kept}"
+    former = f"; the former file is {done.former}" if done.former else ""
+    return f"{done.path} converted to {done.written}: {'; '.join(done.changes)}{former}"

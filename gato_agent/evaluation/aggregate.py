@@ -104,8 +104,10 @@ def shared(results: Sequence[Results]) -> list[Results]:
     common = set.intersection(*(set(each.tasks) for each in results))
     if all(set(each.tasks) == common for each in results):
         return list(results)
-    kept = [{name: task for name, task in each.tasks.items() if name in common} for each in results]
-    return [replace(each, tasks=tasks, failed={}, not_evaluated={}) for each, tasks in zip(results, kept, strict=True)]
+    tables = [{name: task for name, task in each.tasks.items() if name in common} for each in results]
+    return [
+        replace(each, tasks=tasks, failed={}, not_evaluated={}) for each, tasks in zip(results, tables, strict=True)
+    ]
 
 
 def shared_note(results: Sequence[Results]) -> str:

@@ -80,8 +80,8 @@ class ControlStep(nn.Module):
         self._cache = GraphCache(config, num_envs, self._layout.written - 1, prompter.tokens)
         local = torch.from_numpy(self._layout.local[: self._layout.n_prefill])
         with torch.no_grad():
-            places = checkpoint.model.embedding.local(local.clamp(min=0)) * (local >= 0).unsqueeze(-1)
-        self._places = nn.functional.pad(places, (0, 0, self._layout.carried, 0))
+            positions = checkpoint.model.embedding.local(local.clamp(min=0)) * (local >= 0).unsqueeze(-1)
+        self._positions = nn.functional.pad(positions, (0, 0, self._layout.carried, 0))
         self._intervals = torch.from_numpy(tokenizer.patch_intervals).repeat(num_envs, 1, 1)
         self._separators = torch.full((num_envs, self._layout.n_separators), config.vocabulary.separator)
         constant = prompter.reset(num_envs)
@@ -147,7 +147,7 @@ class ControlStep(nn.Module):
             parts.append(embedding.value_group(encoded.values.flatten(0, 1)).unflatten(0, (rows, -1)))
         else:
             parts.append(embedding.table(encoded.values))
-        x = torch.cat([*parts, embedding.table(self._separators)], dim=1) + self._places
+        x = torch.cat([*parts, embedding.table(self._separators)], dim=1) + self._positions
         others = torch.zeros(rows, x.shape[1] - before.shape[1], dtype=torch.int64)
         return x, torch.cat((before, others), dim=1)
 

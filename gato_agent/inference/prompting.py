@@ -53,14 +53,14 @@ class Prompter:
             return None
         if self._demonstration is None:
             return self._text([self._prompt.text] * num_envs)
-        prefix, patches, places = self._demonstration.last(self.tokens), None, None
+        prefix, patches, intervals = self._demonstration.last(self.tokens), None, None
         tokens, local = (torch.from_numpy(part).long().repeat(num_envs, 1) for part in (prefix.tokens, prefix.local))
         if len(prefix.patches):
             count = len(prefix.patches) // len(self._demonstration.tokenizer.patch_intervals)
             patches = torch.from_numpy(prefix.patches).repeat(num_envs, 1, 1, 1)
-            places = torch.from_numpy(self._demonstration.tokenizer.patch_intervals).repeat(num_envs * count, 1, 1)
+            intervals = torch.from_numpy(self._demonstration.tokenizer.patch_intervals).repeat(num_envs * count, 1, 1)
         value_groups = torch.from_numpy(prefix.value_groups).repeat(num_envs, 1) if len(prefix.value_groups) else None
-        return Prefill(tokens, local, patches, places, value_groups)
+        return Prefill(tokens, local, patches, intervals, value_groups)
 
     def begin(self, observation: Columns, start: NDArray[np.bool_], envs: Envs = ALL) -> Prefill | None:
         """Prompts of the episodes that begin with this observation, if each episode has its own.

@@ -28,7 +28,7 @@ class StepInputs:
 
     Attributes:
         steps: int64 [num_envs], steps of each episode so far.
-        start: bool [num_envs], environments whose episode begins with the next step unless `act` is told otherwise.
+        start: bool [num_envs], environments whose episode begins with the next step unless a caller sets it otherwise.
     """
 
     def __init__(self, tokenizer: SpaceTokenizer, separator: int, num_envs: int) -> None:

@@ -120,7 +120,7 @@ class Stepper:
         return self._tokenizer.decode_actions(self._chosen.numpy())
 
     def starts(self, start: Any) -> NDArray[np.bool_]:
-        """Environments that begin an episode: those told, and those that begin with their first step; bool [env].
+        """Environments that begin an episode: those of `start`, and those that take their first step; bool [env].
 
         Args:
             start: one for each environment.

@@ -40,13 +40,13 @@ def library(source: Path, purpose: str) -> ctypes.CDLL:
     Raises:
         OSError: there is no compiler, or it failed.
     """
-    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if not found:
+    command = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not command:
         raise OSError("no C++ compiler was found: install g++ or clang++")
     try:
-        compiler = shlex.split(found)
+        compiler = shlex.split(command)
     except ValueError as error:
-        raise OSError(f"CXX is {found!r:.80}, which is no command ({error})") from error
+        raise OSError(f"CXX is {command!r:.80}, which is no command ({error})") from error
     folder = _folder()
     target = folder / f"{source.stem}-{_identity(compiler, source)}.so"
     if _is_whole(target):

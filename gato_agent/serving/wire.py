@@ -43,7 +43,7 @@ def unpack(frame: bytes) -> Any:
     """Message of a frame; lists become tuples, and arrays are the caller's own.
 
     Raises:
-        WireError: the frame is not msgpack, or an array is not what it says of itself.
+        WireError: the frame is not msgpack, or an array does not fit its declaration.
     """
     try:
         return msgpack.unpackb(
@@ -58,7 +58,7 @@ def unpack(frame: bytes) -> Any:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        if value.dtype.kind in "OU":  # texts; what else there is fails in its turn
+        if value.dtype.kind in "OU":  # texts; other objects are refused later
             return value.tolist()
         _known(value.dtype)
         return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}

@@ -8,67 +8,96 @@ from gato_agent.envs.suggested_commands import suggest
 
 
 @dataclass(frozen=True)
-class CollectConfig:
-    """Collect episodes of an expert. Run the command again to resume an interrupted collection."""
+class TaskOptions:
+    """Tasks and episodes."""
 
     env: tuple[str, ...] = ()
     """Environment ids, one or several; module:Env-v0 imports the module first, and is stored as Env-v0."""
     suite: tuple[str, ...] = ()
     """Suites of the catalogue, in addition to --env or instead of it; all for every suite."""
+    episodes: int = 100
+    """Episodes of each environment, at least 1."""
+    seed: int = 0
+    """Random seed of the first episode, at least 0; each next one adds 1. Also that of the expert's training."""
+    env_kwargs: str = "{}"
+    """Environment arguments, as a JSON object."""
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """Expert and noise."""
+
     expert: str = "catalogue"
-    """catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, an SB3 zip's path, or
-    human (you, at a window)."""
+    """Expert: catalogue (shipped or scripted), scripted, train, random, module:callable, hub:ORG/NAME, an SB3 zip's
+    path, or human (you, at a window)."""
     expert_statistics: str | None = None
     """VecNormalize statistics with which an SB3 zip or model was trained: a .pkl or .npz file, or none; by default the
     file beside the zip."""
     expert_wrappers: str | None = None
     """Wrappers with which an SB3 zip or model was trained, as JSON, such as {"frame_stack": {"n": 4}}; by default from
     the settings beside the zip, or those that fit."""
+    train_steps: int | None = None
+    """Environment steps of --expert train; by default those of the environment's tuned settings."""
     keys: str | None = None
     """Keys of --expert human, as JSON, such as {"": 0, "left": 1, "left+space": 2}; "" is the action without a key. By
     default the environment's own, or those of its kind of actions."""
     fps: float | None = None
     """Steps per second of --expert human; by default those at which the environment is shown."""
+    noise: bool = False
+    """Action noise (DART): some actions are random, and the targets are the expert's. It makes far better agents."""
+    num_threads: int = 1
+    """CPU threads of each expert's network, at least 1; small networks are fastest with one."""
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """Agent that acts, in place of the expert or with its labels."""
+
     checkpoint: str | None = None
-    """Agent in place of an expert: its own episodes, with sampled actions. A run folder, a .safetensors file, or
-    shipped."""
+    """Checkpoint of an agent in place of an expert: its own episodes, with sampled actions. A run folder, a
+    .safetensors file, or shipped."""
     temperature: float | None = None
     """Sampling temperature of --checkpoint, at least 0, by default 1; 0: greedy."""
     sampling_seed: int = 0
     """Random seed of --checkpoint's actions; with another one and another --out the same seeds are tried again."""
-    episodes: int = 100
-    """Episodes of each environment."""
     dagger: str | None = None
     """DAgger: this agent acts, and the expert's actions are the targets. A run folder, a .safetensors file, or shipped.
     Use another --out than for the expert's episodes, and train on both folders."""
     dagger_beta: float = 0.25
-    """Share of --dagger's steps in which the expert acts instead, from 0 to 1, in stretches of 1 to 19 steps."""
-    noise: bool = False
-    """Replace some actions by random ones and store the expert's as targets (DART): makes far better agents."""
-    seed: int = 0
-    """Seed of the first episode; the others follow. Also the seed of training the expert."""
-    out: Path = Path("data")
-    """Folder for the episodes, one folder per environment inside it."""
-    env_kwargs: str = "{}"
-    """Arguments of the environments, as JSON."""
-    train_steps: int | None = None
-    """Environment steps of --expert train; by default those of the environment's tuned settings."""
+    """DAgger's beta: share of the steps in which the expert acts, from 0 to 1, in stretches of 1 to 19 steps."""
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """Worker processes."""
+
     workers: int | None = None
-    """Worker processes, 1 by default; episodes do not depend on their number. 0 plays in this process, where a step
-    that hangs or aborts ends the collection and loses the episodes not yet saved."""
+    """Worker processes, at least 0, by default 1; episodes do not depend on their number. 0 plays in this process,
+    where a step that hangs or aborts ends the collection and loses the episodes not yet saved."""
     ray: str | None = None
-    """Address of a Ray cluster to play on, auto, or local to start one here; by default one worker per CPU. Named files
-    and modules must be readable there."""
+    """Ray cluster: its address, auto, or local to start one; by default one worker for each CPU. Named files and
+    modules must be readable there."""
     timeout: float = 300.0
-    """Time limit of one step, seconds; a seed whose step exceeds it fails."""
+    """Timeout of an environment step in seconds, above 0; a seed that exceeds it fails."""
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Folder of the episodes."""
+
+    out: Path = Path("data")
+    """Output folder, with a folder for each environment."""
+    compact: bool = True
+    """Join the episodes of an environment into few large files when all are collected; more may be collected later."""
     keep_above: float | None = None
     """A former spelling of `gato-agent data filter --above`."""
     success_only: bool = False
     """A former spelling of `gato-agent data filter --success-only`."""
-    compact: bool = True
-    """Join the episodes of an environment into few large files when all are collected; more may be collected later."""
-    num_threads: int = 1
-    """Threads of each expert's network; small networks are fastest with one."""
+
+
+@dataclass(frozen=True)
+class CollectConfig(OutputOptions, ProcessOptions, AgentOptions, ExpertOptions, TaskOptions):
+    """Collect episodes of an expert. Run the command again to resume an interrupted collection."""
 
     def check(self) -> None:
         """Raise UsageError for an option out of range, or options that exclude each other."""

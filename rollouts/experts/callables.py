@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from gato_agent.envs.errors import GatoError, one_line
 from gato_agent.envs.tasks.packages import import_named
-from gato_agent.rollouts.experts.forms import ACCEPTED, Misfit, Spaces, actions_of, form_of, method, parameters, takes
+from gato_agent.rollouts.experts.action_batches import Misfit, actions_of
+from gato_agent.rollouts.experts.forms import ACCEPTED, Spaces, form_of, method, parameters, takes
 from gato_agent.rollouts.experts.sb3.loaded_model import is_sb3, masks_of, preprocess_of
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.experts.sb3.preprocess import Preprocess

@@ -1,4 +1,4 @@
-"""Forms of a user's expert, and conversion of its results to batches of actions.
+"""Forms of a user's expert: functions and objects that choose actions.
 
 The first of FORMS that fits is used. Signatures decide, before any episode is played: an attribute of the right name
 that is not callable, or has other arguments, does not count.
@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Dict, Space, Tuple
+from gymnasium.spaces import Space, Tuple
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from gato_agent.envs.errors import UsageError
-from gato_agent.envs.spaces.batch_of_one import is_object, only_one
+from gato_agent.envs.spaces.batch_of_one import only_one
+from gato_agent.rollouts.experts.action_batches import Misfit, actions_of, joined
 
 STARTS = {"start", "starts", "episode_start", "episode_starts", "first", "is_first"}  # second arguments of `act`
 ACCEPTED = (
@@ -23,10 +23,6 @@ ACCEPTED = (
     "(observation_space, action_space) or () that returns one of these; optional are reset(), reset(n), reset(seed) "
     "and seed(seed)"
 )
-
-
-class Misfit(UsageError):
-    """Error of an expert of no accepted form, or whose result is no action for each environment."""
 
 
 class Spaces(NamedTuple):
@@ -191,68 +187,3 @@ def method(expert: Any, name: str) -> Any:
     """Method of that name; None if it is missing or not callable."""
     attribute = getattr(expert, name, None)
     return attribute if callable(attribute) else None
-
-
-def actions_of(space: Space[Any], answer: Any, n: int) -> Any:
-    """Convert an expert's result to a batch of `batch_space(space, n)`; dtypes are unchanged.
-
-    Args:
-        space: space of single actions.
-        answer: arrays, lists, numbers or tensors for a batch; if `n` is 1, also for a single action.
-        n: number of environments.
-
-    Raises:
-        Misfit: the result has another structure or shape.
-    """
-    if isinstance(space, Dict | Tuple):
-        if isinstance(answer, list) and len(answer) == n and all(isinstance(one, dict | tuple) for one in answer):
-            return joined(space, [actions_of(space, one, 1) for one in answer])
-        children = dict(space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces))
-        try:
-            parts = {key: actions_of(child, answer[key], n) for key, child in children.items()}
-        except (LookupError, TypeError) as error:
-            raise Misfit(f"{type(answer).__name__} where actions are {space}") from error
-        return parts if isinstance(space, Dict) else tuple(parts.values())
-    if is_object(space):
-        if isinstance(answer, str):
-            answer = (answer,)
-        if not isinstance(answer, list | tuple | np.ndarray) or len(answer) != n:
-            raise Misfit(f"{type(answer).__name__} where actions are {n} texts")
-        return tuple(answer)
-    return _array(space, answer, n)
-
-
-def _array(space: Space[Any], answer: Any, n: int) -> NDArray[Any]:
-    wanted = (n, *(space.shape or ()))
-    try:
-        array = np.asarray(
-            [_of_tensor(each) for each in answer] if isinstance(answer, list | tuple) else _of_tensor(answer)
-        )
-    except (TypeError, ValueError) as error:
-        raise Misfit(f"{type(answer).__name__} where actions are {space}") from error
-    if array.dtype.kind not in "biuf":
-        raise Misfit(f"{type(answer).__name__} where actions are {space}")
-    if array.shape != wanted:
-        if [side for side in array.shape if side != 1] != [side for side in wanted if side != 1]:
-            raise Misfit(f"an array of shape {array.shape} where actions are {n} times {space}")
-        array = array.reshape(wanted)
-    return array
-
-
-def _of_tensor(value: Any) -> Any:
-    """A tensor of torch as an array, of bfloat16 as float32; other values unchanged."""
-    if not hasattr(value, "detach"):
-        return value
-    tensor = value.detach().cpu()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-
-
-def joined(space: Space[Any], batches: list[Any]) -> Any:
-    """Concatenate batches of actions."""
-    if isinstance(space, Dict):
-        return {key: joined(child, [each[key] for each in batches]) for key, child in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(joined(child, [each[i] for each in batches]) for i, child in enumerate(space.spaces))
-    if is_object(space):
-        return tuple(text for each in batches for text in each)
-    return np.concatenate(batches)

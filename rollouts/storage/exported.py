@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gato_agent.envs.errors import GatoError, UsageError, one_line, reason
-from gato_agent.envs.files import below, make_folder, place_folder, temporary_folder
+from gato_agent.envs.files import below, make_folder
+from gato_agent.envs.io.whole_folder import place_folder, temporary_folder
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import training_indices
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import gymnasium as gym
 
@@ -35,6 +35,11 @@ LEARNER = {"learner": "--dagger or --dagger-beta"}  # an optional setting: an ag
 def folder_of(root: Path, env_id: str) -> Path:
     """Folder of a task under `root`: its id with "/" as %2F."""
     return root / quote(env_id, safe="")
+
+
+def env_id_of(folder: Path) -> str:
+    """Id of the task in a folder; the inverse of `folder_of`."""
+    return unquote(folder.absolute().name)
 
 
 def task_folder(root: Path, env_id: str) -> Path:

@@ -43,7 +43,7 @@ def test_a_converted_checkpoint_acts_as_the_version_that_wrote_it(tmp_path, age)
     assert played(run) == ACTIONS[age]
     before = (run / "model.safetensors").read_bytes()
     (done,) = upgrade(str(run))
-    assert (done.written, done.kept) == (run / "model.safetensors", run / FORMER)
+    assert (done.written, done.former) == (run / "model.safetensors", run / FORMER)
     assert (run / FORMER).read_bytes() == before
     assert played(run) == ACTIONS[age]
     tensors, about = read(run / "model.safetensors")

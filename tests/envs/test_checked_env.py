@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 
 from gato_agent.envs.checked_env import CheckedEnv
@@ -147,6 +148,24 @@ def test_an_unsound_observation_is_a_fault(space: Space[Any], observation: Any, 
     said = fault(lambda: env.step(0))
     assert said.startswith(OUTSIDE) and message in said
     assert ("gymnasium.wrappers.TransformObservation" in said) is ("not a finite number" not in said)
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "another_space"),
+    [
+        (PAIR, np.array([0, np.nan], np.float32), False),
+        (PAIR, torch.zeros(2, requires_grad=True), False),
+        (NESTED, {"deep": (np.full((2, 3), INF), 1), "text": ""}, False),
+        (PAIR, np.zeros(3, np.float32), True),
+        (Text(5), "not a finite number", True),  # the words of another message
+        (Text(5), "cannot be read as an array", True),
+    ],
+)
+def test_another_space_is_suggested_where_one_would_have_the_value(
+    space: Space[Any], observation: Any, another_space: bool
+) -> None:
+    env = returning(space, observation)
+    assert ("declare the space that observations have" in fault(lambda: env.step(0))) is another_space
 
 
 def test_an_unsound_first_observation_is_a_fault() -> None:

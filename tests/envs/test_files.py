@@ -218,19 +218,3 @@ def test_a_folder_that_is_gone_stops_collecting_and_training(tmp_path: Path, mon
     with pytest.raises(GatoError, match=r"run was moved or removed while it was written to"):
         train(TrainConfig(data=(tmp_path / "data",), out=tmp_path / "run", steps=3, batch_size=1, num_threads=1))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_takes_its_place_as_a_whole_and_those_of_the_dead_are_removed(tmp_path):
-    (tmp_path / ".begun-dead").mkdir()
-    (tmp_path / ".begun-dead" / "half").touch()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / ".begun-link").symlink_to(tmp_path / "elsewhere")
-    with files.temporary_folder(tmp_path, ".begun-") as first, files.temporary_folder(tmp_path, ".begun-") as second:
-        assert first.is_dir()  # the second does not take the first for dead
-        for folder in (first, second):
-            (folder / "all" / "of").mkdir(parents=True)
-            (folder / "all" / "of" / "it").write_text(folder.name)
-        assert files.place_folder(first / "all", tmp_path / "place")
-        assert not files.place_folder(second / "all", tmp_path / "place")
-    assert (tmp_path / "place" / "of" / "it").read_text() == first.name
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".begun-link", "elsewhere", "place"]

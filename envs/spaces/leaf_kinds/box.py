@@ -68,7 +68,7 @@ class BoxKind(LeafKind[Box[Any]]):
         )
 
     def same_meaning(self, a: Box[Any], b: Box[Any], acted: bool) -> bool:
-        """The width of a dtype has no part in tokens, except uint8, which makes images."""
+        """True for equal bounds and numbers of one kind; uint8, which makes images, is a kind of its own."""
         return _number_kind(a) == _number_kind(b) and all(
             np.array_equal(*pair) for pair in zip(_rounded_bounds(a), _rounded_bounds(b), strict=True)
         )

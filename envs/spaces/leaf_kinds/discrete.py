@@ -41,7 +41,7 @@ class DiscreteKind(LeafKind[Discrete]):
         return lambda value: bool(isinstance(value, integer) and first <= value < end)
 
     def same_meaning(self, a: Discrete, b: Discrete, acted: bool) -> bool:
-        """The same values."""
+        """True if both have the same values."""
         return int(a.n) == int(b.n) and int(a.start) == int(b.start)
 
 

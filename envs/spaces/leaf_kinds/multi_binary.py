@@ -38,7 +38,7 @@ class MultiBinaryKind(LeafKind[MultiBinary]):
         return 2
 
     def same_meaning(self, a: MultiBinary, b: MultiBinary, acted: bool) -> bool:
-        """The same shape."""
+        """True if both have the same shape."""
         return a.shape == b.shape
 
     def mask(self, space: MultiBinary, values: NDArray[Any]) -> NDArray[np.bool_]:

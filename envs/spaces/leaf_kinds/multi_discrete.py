@@ -40,7 +40,7 @@ class MultiDiscreteKind(LeafKind[MultiDiscrete]):
         return space.nvec.ndim == 2 and min(space.nvec.shape) > 1
 
     def same_meaning(self, a: MultiDiscrete, b: MultiDiscrete, acted: bool) -> bool:
-        """The same values."""
+        """True if both have the same values."""
         return np.array_equal(a.nvec, b.nvec) and np.array_equal(a.start, b.start)
 
 

@@ -77,7 +77,7 @@ class TextKind(LeafKind[Text]):
                 raise space_error(path, fault, row)
 
     def same_meaning(self, a: Text, b: Text, acted: bool) -> bool:
-        """The same characters and lengths, for actions."""
+        """True for observations, and for actions of the same characters and lengths."""
         return a == b or not acted
 
 

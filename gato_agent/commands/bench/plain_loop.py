@@ -35,8 +35,8 @@ class PlainLoop:
         self.tokens = torch.randint(0, config.vocabulary.size, batch.tokens.shape, device=device)
         index = torch.arange(self.tokens.shape[1], device=device)
         distance = index[:, None] - index
-        band = (distance >= 0) & (distance < config.context)
-        self.mask = torch.zeros(band.shape, device=device).masked_fill(~band, -torch.inf)
+        window = (distance >= 0) & (distance < config.context)
+        self.mask = torch.zeros(window.shape, device=device).masked_fill(~window, -torch.inf)
         self.angles = angles_of(index, config.head_size, torch.float32)
 
     def hidden(self) -> Tensor:

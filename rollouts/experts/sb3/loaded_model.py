@@ -17,7 +17,8 @@ from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.choice_masks import flat_mask
 from gato_agent.envs.spaces.flatten import Leaf
 from gato_agent.envs.vector import SeparateInfos
-from gato_agent.rollouts.experts.forms import Misfit, Spaces
+from gato_agent.rollouts.experts.action_batches import Misfit
+from gato_agent.rollouts.experts.forms import Spaces
 from gato_agent.rollouts.experts.sb3.obs_wrappers import Wrappers
 from gato_agent.rollouts.experts.sb3.preprocess import Preprocess, starts_elsewhere
 from gato_agent.rollouts.experts.sb3.run_files import OPTION, given_statistics

@@ -104,11 +104,11 @@ def _folders(model: Path, env_id: str) -> list[Path]:
     If none of these has such files, folders of other names are searched, such as of another environment version.
     """
     named = [model.with_suffix(""), model.parent / env_id.replace("/", "-"), model.parent / env_id]
-    found = [folder for folder in named if folder.is_dir()]
-    if not any(_of_a_run(folder) for folder in found):
+    folders = [folder for folder in named if folder.is_dir()]
+    if not any(_of_a_run(folder) for folder in folders):
         others = [folder for folder in _children(model.parent) if folder.is_dir() and _of_a_run(folder)]
-        found += [folder for folder in others if not any(folder.glob("*.zip"))]
-    return list(dict.fromkeys([model.parent, *found]))
+        folders += [folder for folder in others if not any(folder.glob("*.zip"))]
+    return list(dict.fromkeys([model.parent, *folders]))
 
 
 def _of_a_run(folder: Path) -> bool:

@@ -33,7 +33,7 @@ VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 PATHS = {"data_path": DATA, "video_path": VIDEOS}  # others would be templates that a stranger wrote
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # features of each data set
 SIZES = ("episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index")
-OWN = "gato"  # entry of the description, and prefix of columns, that other programs do not write
+PREFIX = "gato"  # entry of the description, and prefix of columns, that other programs do not write
 
 
 class EpisodeRow(NamedTuple):
@@ -74,7 +74,7 @@ class LeRobotFiles:
     @property
     def own(self) -> Mapping[str, Any] | None:
         """Entry of our export in the description; None for other data sets."""
-        own = self.info.get(OWN)
+        own = self.info.get(PREFIX)
         return own if isinstance(own, Mapping) else None
 
     def about(self, number: int, name: str) -> Any:
@@ -85,7 +85,7 @@ class LeRobotFiles:
     def final(self, number: int, feature: Feature) -> NDArray[Any] | None:
         """Observation after the last action, [1, ...]; None if it is not stored."""
         table, row = self._about[self.episodes[number].row]
-        name = f"{OWN}/final/{feature.name}"
+        name = f"{PREFIX}/final/{feature.name}"
         if name not in table.names:
             return None
         still = feature._replace(dtype="image") if feature.dtype in IMAGES else feature

@@ -19,7 +19,7 @@ from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.exported import errors_named, exported_indices, place_dataset
 from gato_agent.rollouts.storage.lerobot.columns import to_arrow
-from gato_agent.rollouts.storage.lerobot.dataset import OWN, LeRobotFiles
+from gato_agent.rollouts.storage.lerobot.dataset import PREFIX, LeRobotFiles
 from gato_agent.rollouts.storage.lerobot.features import IMAGES, Feature
 from gato_agent.rollouts.storage.lerobot.reading import DONE, REWARD, EpisodeReader, own_features
 from gato_agent.rollouts.storage.lerobot.writing import DatasetWriter
@@ -91,7 +91,7 @@ def _write(store: EpisodeStore, numbers: list[int], folder: Path, fps: int, vide
             ends = np.arange(len(episode)) == len(episode) - 1
             columns |= {REWARD: episode.rewards, DONE: ends & (episode.terminated or episode.truncated)}
             writer.add(columns, _texts(store, episode), _described(observed, episode))
-        writer.close({OWN: {"env_id": store.env_id, **{name: store.header[name] for name in SPACES}}})
+        writer.close({PREFIX: {"env_id": store.env_id, **{name: store.header[name] for name in SPACES}}})
     finally:
         writer.abort()
 
@@ -111,14 +111,14 @@ def _texts(store: EpisodeStore, episode: Episode) -> list[str]:
 
 def _described(observed: Mapping[str, Feature], episode: Episode) -> dict[str, pa.Array]:
     """Columns of an episode's description that LeRobot's format lacks: ends, seed, noise and the last observation."""
-    row = {f"{OWN}/{name}": pa.array([getattr(episode, name)], kind) for name, kind in FLAGS.items()}
+    row = {f"{PREFIX}/{name}": pa.array([getattr(episode, name)], kind) for name, kind in FLAGS.items()}
     row |= {
-        f"{OWN}/noise": pa.array([episode.provenance.get("noise")], pa.float64()),
-        f"{OWN}/labels": pa.array([episode.labels is not None], pa.bool_()),
+        f"{PREFIX}/noise": pa.array([episode.provenance.get("noise")], pa.float64()),
+        f"{PREFIX}/labels": pa.array([episode.labels is not None], pa.bool_()),
     }
     for path, feature in observed.items():
         still = feature._replace(dtype="image") if feature.dtype in IMAGES else feature
-        row[f"{OWN}/final/{feature.name}"] = to_arrow(still, episode.observations[path][-1:])
+        row[f"{PREFIX}/final/{feature.name}"] = to_arrow(still, episode.observations[path][-1:])
     return row
 
 

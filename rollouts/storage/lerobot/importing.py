@@ -20,17 +20,17 @@ from gymnasium.spaces import Box, Dict, Discrete, Space, Text
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.io import plain
 from gato_agent.envs.spaces.flatten import space_from_json
+from gato_agent.envs.spaces.leaf_kind import CHOICES
 from gato_agent.envs.spaces.paths import pointer
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.imported import ImportedEpisodes, folder_sha256, header_of
-from gato_agent.rollouts.storage.lerobot.dataset import INFO, OWN, LeRobotFiles
+from gato_agent.rollouts.storage.lerobot.dataset import INFO, PREFIX, LeRobotFiles
 from gato_agent.rollouts.storage.lerobot.features import ACTION, IMAGES, OBSERVATION, TEXT, Feature
 from gato_agent.rollouts.storage.lerobot.reading import EpisodeReader, own_features
-from gato_agent.rollouts.storage.task_folder import SPACES, read_header, space_of
+from gato_agent.rollouts.storage.task_folder import HEADER, SPACES, read_header, space_of
 from gato_agent.tokens.prompt import INSTRUCTION
 
 LONGEST = 256  # characters of a text, or more where one is longer
-MOST_CHOICES = 1024  # of a whole number that is an action
 Spaces = tuple[Space[Any], Space[Any]]
 _log = logging.getLogger(__name__)
 _warn = _log.warning
@@ -79,7 +79,7 @@ def import_(
 
 def _numbers(files: LeRobotFiles) -> dict[int, int]:
     """Index in the store -> number of the episode: the seeds, if all episodes have different ones."""
-    seeds = {files.about(number, f"{OWN}/seed"): number for number in files.episodes}
+    seeds = {files.about(number, f"{PREFIX}/seed"): number for number in files.episodes}
     if len(seeds) == len(files.episodes) and all(type(seed) is int and seed >= 0 for seed in seeds):
         return seeds
     return {number: number for number in files.episodes}
@@ -98,36 +98,36 @@ def _reader(files: LeRobotFiles, spaces: Path | None, image_size: tuple[int, int
     if image_size and min(image_size) < 1:
         raise UsageError(f"--image-size {image_size[0]} {image_size[1]}: sides are at least 1")
     if spaces is not None:
-        path = spaces / "task.json" if spaces.is_dir() else spaces
+        path = spaces / HEADER if spaces.is_dir() else spaces
         header = read_header(path)
-        return _given(files, (space_of(path, header, SPACES[0]), space_of(path, header, SPACES[1])))
+        return _declared(files, (space_of(path, header, SPACES[0]), space_of(path, header, SPACES[1])))
     if files.own is not None and image_size is None:
         try:
             own = space_from_json(files.own[SPACES[0]]), space_from_json(files.own[SPACES[1]])
         except (GatoError, LookupError) as error:
             raise GatoError(f"{files.folder / INFO}: its spaces are not those of an export ({error})") from error
-        return _given(files, own)
+        return _declared(files, own)
     return _derived(files, image_size)
 
 
-def _given(files: LeRobotFiles, spaces: Spaces) -> EpisodeReader:
-    """Reader with given spaces, whose leaves have features of their names; a text without one is the task's."""
+def _declared(files: LeRobotFiles, spaces: Spaces) -> EpisodeReader:
+    """Reader with declared spaces, whose leaves have features of their names; a text without one is the task's."""
     wanted = own_features(spaces)
-    observed, acted, labels = ({path: _found(files, each) for path, each in group.items()} for group in wanted)
+    observed, acted, labels = ({path: _matching(files, each) for path, each in group.items()} for group in wanted)
     texts = [path for path, each in wanted[0].items() if each.dtype == TEXT and observed[path] is None]
     instruction = texts[0] if len(texts) == 1 else None
-    for group, found in zip(wanted[:2], (observed, acted), strict=True):
+    for group, features in zip(wanted[:2], (observed, acted), strict=True):
         for path in group:
-            if found[path] is None and not (group is wanted[0] and path == instruction):
+            if features[path] is None and not (group is wanted[0] and path == instruction):
                 raise UsageError(
                     f"{files.folder} has no feature {group[path].name} for the leaf {path!r}, and it has "
                     f"{', '.join(sorted(files.features))}: give spaces whose leaves have such names"
                 )
-    groups = [{path: each for path, each in found.items() if each} for found in (observed, acted, labels)]
+    groups = [{path: each for path, each in features.items() if each} for features in (observed, acted, labels)]
     return EpisodeReader(files, spaces, groups[0], groups[1], groups[2], instruction)
 
 
-def _found(files: LeRobotFiles, wanted: Feature) -> Feature | None:
+def _matching(files: LeRobotFiles, wanted: Feature) -> Feature | None:
     """Feature of a data set with the name and kind of another, or its image under the other usual name."""
     names = (wanted.name, wanted.name.replace(f"{OBSERVATION}.images.", f"{OBSERVATION}."))
     features = [files.features[name] for name in names if name in files.features]
@@ -212,12 +212,6 @@ def _space(
     if feature.name not in bounds:
         raise GatoError(f"{feature.name} has no finite value in any episode")
     low, high = (np.asarray(bound, dtype).reshape(feature.shape) for bound in bounds[feature.name])
-    if (
-        acted
-        and dtype.kind in "iu"
-        and feature.shape == (1,)
-        and int(low.min()) >= 0
-        and int(high.max()) < MOST_CHOICES
-    ):
+    if acted and dtype.kind in "iu" and feature.shape == (1,) and int(low.min()) >= 0 and int(high.max()) < CHOICES:
         return Discrete(int(high.max()) + 1)
     return Box(low, high, feature.shape, dtype.type)

@@ -12,7 +12,7 @@ from PIL import Image
 from gato_agent.envs.errors import GatoError
 from gato_agent.envs.spaces.flatten import Columns, leaves
 from gato_agent.rollouts.storage.episode import Episode
-from gato_agent.rollouts.storage.lerobot.dataset import OWN, LeRobotFiles
+from gato_agent.rollouts.storage.lerobot.dataset import PREFIX, LeRobotFiles
 from gato_agent.rollouts.storage.lerobot.features import ACTION, IMAGES, LABEL, OBSERVATION, TEXT, Feature, features_of
 
 REWARD, DONE, SUCCESS = "next.reward", "next.done", "next.success"
@@ -44,7 +44,7 @@ class EpisodeReader:
     def read(self, number: int) -> Episode:
         """Read an episode; raises GatoError as `LeRobotFiles`."""
         files = self.files
-        labelled = bool(files.about(number, f"{OWN}/labels"))
+        labelled = bool(files.about(number, f"{PREFIX}/labels"))
         ends = [files.features[name] for name in (REWARD, DONE, SUCCESS, *ENDS) if name in files.features]
         labels = self.labels if labelled else {}
         wanted = [*self.observed.values(), *self.acted.values(), *labels.values(), *ends]
@@ -52,7 +52,7 @@ class EpisodeReader:
         observations, repeated = self._observations(number, columns)
         flags = {each.name: columns[each.name].reshape(-1) for each in ends}
         terminated, truncated = self._end(number, flags)
-        seed, noise = files.about(number, f"{OWN}/seed"), files.about(number, f"{OWN}/noise")
+        seed, noise = files.about(number, f"{PREFIX}/seed"), files.about(number, f"{PREFIX}/noise")
         known: dict[str, Any] = {"lerobot_episode": number}
         known |= {"final_observation": "a copy of the last one"} if repeated else {}
         known |= {} if REWARD in flags else {"rewards": "unknown"}
@@ -95,7 +95,7 @@ class EpisodeReader:
 
     def _end(self, number: int, flags: Mapping[str, NDArray[Any]]) -> tuple[bool, bool]:
         """Flags of the last step; an episode without a terminal step is truncated by the end of the recording."""
-        own = [self.files.about(number, f"{OWN}/{name}") for name in ("terminated", "truncated")]
+        own = [self.files.about(number, f"{PREFIX}/{name}") for name in ("terminated", "truncated")]
         if None not in own:
             return bool(own[0]), bool(own[1])
         truncated = bool(flags[ENDS[1]][-1]) if ENDS[1] in flags else False
@@ -104,7 +104,7 @@ class EpisodeReader:
         return terminated, truncated or not terminated
 
     def _success(self, number: int, flags: Mapping[str, NDArray[Any]]) -> bool | None:
-        own = self.files.about(number, f"{OWN}/success")
+        own = self.files.about(number, f"{PREFIX}/success")
         if own is not None:
             return bool(own)
         return bool(flags[SUCCESS].any()) if SUCCESS in flags else None

@@ -4,9 +4,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gato_agent.commands.collect import CollectConfig
 from gato_agent.commands.evaluate import EvaluateConfig
 from gato_agent.commands.play import PlayConfig
+from gato_agent.commands.serve import ServeConfig
+from gato_agent.commands.train import TrainConfig
 from gato_agent.envs.io.grouped_options import groups_of, parse_grouped
+from gato_agent.improving.config import ImproveConfig
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,13 @@ def test_help_shows_a_box_for_each_group(capsys: pytest.CaptureFixture[str]) -> 
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize("config", [CollectConfig, TrainConfig, ImproveConfig, PlayConfig, EvaluateConfig, ServeConfig])
+def test_no_box_has_more_than_ten_options(config: type) -> None:
+    assert 0 < max(len(group.__dataclass_fields__) for group in groups_of(config).values()) <= 10
+
+
 @pytest.mark.parametrize("config", [PlayConfig, EvaluateConfig])
 def test_verbs_that_play_share_their_groups(config: type) -> None:
     groups = groups_of(config)
     assert {"actor", "decoding", "output"} < groups.keys()
     assert groups["decoding"] is groups_of(PlayConfig)["decoding"]
-    assert max(len(group.__dataclass_fields__) for group in groups.values()) <= 10

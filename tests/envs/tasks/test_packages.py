@@ -62,6 +62,14 @@ def test_a_module_and_a_table_add_a_suite(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(env.reset(seed=3)[0], first)
 
 
+def test_a_suite_needs_no_module_beside_its_register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ADAPTER", ADAPTER.replace(' module="gymnasium",', ""))
+    add(tmp_path, monkeypatch, "gymnasium")
+    assert make("Added/Cart-v0").reset(seed=3)[0].shape == (4,)
+    monkeypatch.setattr(packages, "installed", lambda package: False)
+    assert suite_install_hint("Added/Cart-v0") is not None
+
+
 def test_a_suite_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(tmp_path, monkeypatch, "no_such_package")
     hint = "pip install 'gato-agent[added]'"
