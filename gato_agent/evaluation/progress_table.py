@@ -64,7 +64,7 @@ class ProgressTable:
         if self._console.is_terminal:
             self._live.start()
         elif self._names:
-            tasks = self._names[0] if len(self._names) == 1 else f"{remaining_tasks} tasks"
+            tasks = self._names[0] if len(self._names) == 1 else plural(remaining_tasks, "task")
             tasks = f"{tasks} with {self._title}" if remaining_tasks else ", ".join(self._names)
             self._lines.start(f"{tasks}: {plural(self._episodes, 'episode')} a task")
         return self

@@ -64,6 +64,7 @@ def test_evaluate_plays_them_beside_a_checkpoint(tmp_path: Path, capsys: pytest.
     assert task.random is not None and 8 < task.random < 60
     out = capsys.readouterr().out
     assert "CartPole-v1 (random): mean" in out and "CartPole-v1 (catalogue): mean 60.00, the expert score" in out
+    assert out.startswith("1 task with shipped weights: 3 episodes a task\n")
     assert "steps/s; 1 of 1 tasks" in out  # references are no tasks
     assert evaluate(config).tasks["CartPole-v1"] == task
     assert "(random)" not in capsys.readouterr().out
