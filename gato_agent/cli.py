@@ -68,6 +68,9 @@ VERBS = {
         "bench_train",
         "time training steps relative to the roofline",
     ),
+    "completion": Verb(
+        "gato_agent.completion", "CompletionConfig", "completion", "complete verbs and options by Tab in a shell"
+    ),
 }
 
 

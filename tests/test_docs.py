@@ -208,13 +208,5 @@ def test_computed_results_are_those_of_the_code(name: str) -> None:
     assert TABLES["load"](name) == TABLES["COMPUTED"][name](), "run `python scripts/tables.py --update`"
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_a_shell_can_complete_the_options_of_a_verb(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--tyro-print-completion", shell])
-    assert not stop.value.code
-    assert "--data" in capsys.readouterr().out
-
-
 def test_the_page_of_benchmarks_is_short() -> None:
     assert len((ROOT / "benchmarks" / "README.md").read_text().splitlines()) <= BENCHMARK_LINES

@@ -41,7 +41,7 @@ Means over whole episodes with unseen seeds; the score is 0 for a random player 
 
 
 def load_checkpoint(reference: str | Path | None, device: torch.device | str = "cpu") -> Checkpoint:
-    """Load a checkpoint of a path, or of the repository `ORG/NAME` on the hub where there is no such path.
+    """Load a checkpoint of a path, or of the repository `ORG/NAME` on the hub where no folder `ORG` is.
 
     Args:
         reference: as `Checkpoint.load`, or `ORG/NAME`.
@@ -53,16 +53,18 @@ def load_checkpoint(reference: str | Path | None, device: torch.device | str = "
     """
     if not isinstance(reference, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", reference) or Path(reference).exists():
         return Checkpoint.load(reference, device)
+    path = Path(reference)
+    if path.parent.is_dir():  # a mistyped path, which needs no network
+        raise UsageError(f"no folder {reference}{_nearest(path)}; a repository on the hub is {PREFIX}{reference}")
     try:
         return Checkpoint.load(f"{PREFIX}{reference}", device)
     except GatoError as error:
-        raise type(error)(f"no folder {reference}{_nearest(Path(reference))}, and on the hub: {error}") from error
+        raise type(error)(f"no folder {reference}, and on the hub: {error}") from error
 
 
 def _nearest(path: Path) -> str:
     """Hint at an entry of the path's folder with a similar name; empty if there is none."""
-    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = get_close_matches(path.name, beside, n=1)
+    close = get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1)
     return f" (did you mean {path.parent / close[0]}?)" if close else ""
 
 

@@ -25,6 +25,17 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
     Raises:
         UsageError: no task has its id or its spaces, or that of its id has other spaces.
     """
+    task, name = matching_task(checkpoint, env), env if isinstance(env, str) else _id(env)
+    if name not in (None, task.id):  # an environment without an id cannot be known by it
+        shipped = checkpoint.name == "shipped weights"
+        who, acts = ("the shipped weights were", "they act") if shipped else (f"{checkpoint.name} was", "it acts")
+        text = "%s not trained on %s: %s as in %s, whose spaces are the same"
+        _log.warning(text, who if checkpoint.name else "the checkpoint was", name, acts, task.id)
+    return task
+
+
+def matching_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
+    """As `find_task`, without a warning."""
     if isinstance(env, str):
         if env in checkpoint.tasks:
             return checkpoint.tasks[env]
@@ -33,8 +44,7 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
         getattr(env, "single_observation_space", env.observation_space),
         getattr(env, "single_action_space", env.action_space),
     )
-    spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # vector environments often have none of their own
-    name = type(env).__name__ if spec is None else spec.id
+    name = _id(env) or type(env).__name__
     task = checkpoint.tasks.get(name)
     if task is not None:
         if other := differences(spaces, task):
@@ -46,12 +56,13 @@ def find_task(checkpoint: Checkpoint, env: Any) -> TrainedTask:
     same = [task for task in checkpoint.tasks.values() if not differences(spaces, task)]
     if len(same) != 1:
         raise UsageError(unknown_task(checkpoint, name))
-    if spec is not None:  # an environment without an id cannot be known by it
-        _log.warning(
-            "%s was not trained on %s: it acts as in %s, whose spaces are the same",
-            checkpoint.name or "the checkpoint", name, same[0].id,
-        )  # fmt: skip
     return same[0]
+
+
+def _id(env: Any) -> str | None:
+    """Registered id of an environment or of a vector of them; None without one."""
+    spec = getattr(getattr(env, "envs", [env])[0], "spec", None)  # vector environments often have none of their own
+    return None if spec is None else str(spec.id)
 
 
 def differences(spaces: tuple[gym.Space[Any], gym.Space[Any]], task: TrainedTask) -> str:

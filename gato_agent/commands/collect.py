@@ -80,9 +80,9 @@ class Trained:
 
     def check(self, envs: VectorEnv[Any, Any, Any]) -> None:
         """Raise UsageError if the checkpoint was not trained on these environments' id or spaces."""
-        from gato_agent.checkpoints.task_matching import find_task
+        from gato_agent.checkpoints.task_matching import matching_task
 
-        find_task(_load(self), envs)
+        matching_task(_load(self), envs)  # `make` has the warning of `find_task`
 
     def make(self, envs: VectorEnv[Any, Any, Any], temperature: float = 0.0) -> "Agent":
         """Make an agent for these environments, by default a greedy one; raises GatoError if the file has changed."""

@@ -58,13 +58,15 @@ class ProgressTable:
         )  # fmt: skip
 
     def __enter__(self) -> Self:
-        if self._before:
+        remaining_tasks = self._tasks - self._before
+        if self._before and (remaining_tasks or not self._names):
             self.print_line(f"{self._before} of {self._tasks} tasks are evaluated already")
         if self._console.is_terminal:
             self._live.start()
         elif self._names:
-            tasks = self._names[0] if len(self._names) == 1 else plural(self._tasks - self._before, "task")
-            self._lines.start(f"{tasks} with {self._title}: {plural(self._episodes, 'episode')} a task")
+            tasks = self._names[0] if len(self._names) == 1 else plural(remaining_tasks, "task")
+            tasks = f"{tasks} with {self._title}" if remaining_tasks else ", ".join(self._names)
+            self._lines.start(f"{tasks}: {plural(self._episodes, 'episode')} a task")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
-from gato_agent.checkpoints.task_matching import find_task
+from gato_agent.checkpoints.task_matching import matching_task
 from gato_agent.envs.errors import GatoError, UsageError, one_line
 from gato_agent.envs.loop import Actor, steps
 from gato_agent.envs.make import find_spec, make_vector
@@ -150,7 +150,7 @@ class ActorFactory:
 def _check_spaces(checkpoint: Checkpoint, job: EvaluationJob) -> None:
     """Raise UsageError unless an unknown task has the spaces of a known one; makes one environment only."""
     with contextlib.closing(make_vector(job.env_id, 1, env_kwargs=job.settings.env_kwargs)) as envs:
-        find_task(checkpoint, envs)
+        matching_task(checkpoint, envs)
 
 
 @contextlib.contextmanager

@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
+from gato_agent.envs.errors import UsageError
 from gato_agent.evaluation.references import ReferenceJob, References, as_expert, needs_references, reference_jobs
 from gato_agent.evaluation.task_score import Outcome, score
 from gato_agent.evaluation.worker import EvaluationSettings
@@ -62,6 +64,7 @@ def test_evaluate_plays_them_beside_a_checkpoint(tmp_path: Path, capsys: pytest.
     assert task.random is not None and 8 < task.random < 60
     out = capsys.readouterr().out
     assert "CartPole-v1 (random): mean" in out and "CartPole-v1 (catalogue): mean 60.00, the expert score" in out
+    assert out.startswith("1 task with shipped weights: 3 episodes a task\n")
     assert "steps/s; 1 of 1 tasks" in out  # references are no tasks
     assert evaluate(config).tasks["CartPole-v1"] == task
     assert "(random)" not in capsys.readouterr().out
@@ -76,3 +79,19 @@ def test_a_reference_that_cannot_be_played_keeps_the_result(capsys: pytest.Captu
     task = evaluate(config).tasks["CartPole-v1"]
     assert task.mean == 60.0 and task.expert is None
     assert "no expert score: " in capsys.readouterr().out
+
+
+def test_an_environment_that_is_played_as_another_has_references_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gym.register("Alike-v0", "gymnasium.envs.classic_control.cartpole:CartPoleEnv", max_episode_steps=60)
+    config = EvaluateConfig(
+        env=("Alike-v0", "CartPole-v1"), checkpoint="shipped", expert="random", episodes=3, workers=0, out=tmp_path
+    )
+    task = evaluate(config).tasks["Alike-v0"]
+    assert task.mean == 60.0 and task.random is not None and task.random == task.expert
+    assert "Alike-v0 (random), Alike-v0 (random): 3 episodes a task" in capsys.readouterr().out
+    unknown = replace(config, env=("Blackjack-v1",), out=None)
+    with pytest.raises(UsageError, match="not know Blackjack-v1"):  # nothing is played beside it
+        evaluate(unknown)
+    assert "(random)" not in capsys.readouterr().out

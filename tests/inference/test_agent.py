@@ -14,7 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from gato_agent.checkpoints.checkpoint import Checkpoint
-from gato_agent.checkpoints.task_matching import find_task
+from gato_agent.checkpoints.task_matching import find_task, matching_task
 from gato_agent.checkpoints.trained_task import TrainedTask
 from gato_agent.envs.errors import GatoError, UsageError
 from gato_agent.envs.loop import steps
@@ -221,6 +221,10 @@ def test_a_task_is_found_by_id_or_by_its_spaces(caplog: pytest.LogCaptureFixture
     assert not caplog.records
     assert find_task(checkpoint, gym.make("CartPole-v0")).id == "CartPole-v1"  # same spaces, another id
     assert "was not trained on CartPole-v0: it acts as in CartPole-v1, whose spaces are the same" in caplog.text
+    find_task(dataclasses.replace(checkpoint, name="shipped weights"), gym.make("CartPole-v0"))
+    assert "the shipped weights were not trained on CartPole-v0: they act as in CartPole-v1" in caplog.text
+    caplog.clear()
+    assert matching_task(checkpoint, gym.make("CartPole-v0")).id == "CartPole-v1" and not caplog.records
     with pytest.raises(UsageError, match=r"not know Acrobot-v1\. .*Known tasks: CartPole-v1, Pendulum-v1 "):
         find_task(checkpoint, gym.make("Acrobot-v1"))
     with pytest.raises(UsageError, match="collect --env Nothing-v0"):

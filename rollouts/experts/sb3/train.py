@@ -150,6 +150,9 @@ def _prepared(
     try:
         if unknown:
             raise ValueError(f"it cannot observe {', '.join(unknown)}")
+        if small := [path for path, leaf in _leaves(observed) if observed is not leaf and _is_small_image(leaf)]:
+            least = f"{NATURE_CNN} x {NATURE_CNN} pixels"
+            raise ValueError(f"images beside other observations need {least}, unlike {', '.join(small)}")
         venv: Any = DummyVecEnv([lambda env=env: Monitor(env) for env in envs])  # type: ignore[misc]
         if settings.normalize:
             venv = VecNormalize(venv, norm_obs=_floats(observed))
@@ -170,11 +173,16 @@ def _leaves(space: gym.Space[Any]) -> list[tuple[str, gym.Space[Any]]]:
     return [(str(space), space)]
 
 
+def _is_small_image(space: gym.Space[Any]) -> bool:
+    """True if a space has images with too few pixels for SB3's convolutions."""
+    return is_image_space(space) and min(sorted(space.shape or ())[1:]) < NATURE_CNN
+
+
 def _algorithm(settings: Settings, envs: Any, seed: int) -> BaseAlgorithm:
     """Make the algorithm with the policy that fits the observations; raises SB3's exceptions."""
     space = envs.observation_space
     policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
-    if is_image_space(space) and min(sorted(space.shape)[1:]) >= NATURE_CNN:
+    if is_image_space(space) and not _is_small_image(space):
         policy = "CnnPolicy"
     model: BaseAlgorithm = getattr(stable_baselines3, settings.algo)(
         policy, envs, seed=seed, device="cpu", **settings.kwargs
