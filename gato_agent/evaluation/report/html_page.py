@@ -16,7 +16,8 @@ from markupsafe import Markup
 from gato_agent.evaluation.aggregate import ALL, GROUPS, Summary, by_group, compare, of_states, shared, shared_note
 from gato_agent.evaluation.metrics import Sample
 from gato_agent.evaluation.progress_table import number, percent, returns, shown
-from gato_agent.evaluation.report.charts import bars, profiles
+from gato_agent.evaluation.report.charts import bars
+from gato_agent.evaluation.report.plots import inline_profile
 from gato_agent.evaluation.results import Results
 from gato_agent.evaluation.task_score import TaskScore, family_of
 
@@ -83,7 +84,7 @@ def page(
     return _templates().get_template("page.html").render(
         first=first, results=results, groups=groups, published=published, about=_about(first),
         tiles=list(_tiles(first, by_group(first))), note=shared_note(results),
-        strips=list(_strips(first)), profile=profiles(samples),
+        strips=list(_strips(first)), profile=inline_profile(samples),
         actors=[name for name, _ in samples], comparisons=[(other, compare(first, other)) for other in results[1:]],
         families=_group_names(first), rows=list(_rows(results, videos)), missing=list(_missing(first)),
         numeric=[name for name, each in published.items() if any("iqm" in g for g in each["groups"].values())],
