@@ -43,9 +43,9 @@ class Round:
         best: True if no earlier agent is better.
         episodes: played for the selection.
         steps: environment steps of these.
-        selected: episodes trained on.
-        demonstrations: of these, how many are demonstrations.
-        bar: least return of a selected episode; None in round 0.
+        selected: episodes, or stretches of episodes, trained on.
+        demonstrations: of these, how many are of demonstrations.
+        bar: least return of a selected episode, or least advantage of a stretch; None in round 0.
         seconds: wall time of each stage, in the command that finished it.
     """
 
