@@ -54,7 +54,7 @@ class RoundOptions:
     """Bar: quantile of the returns of a round's best tries, or of the advantages of its stretches, from 0 to below 1.
     What is below it in demonstrations and earlier rounds is left out too. By default 0.25, of stretches 0.6."""
     steps: int = 200
-    """Optimizer steps of a round, from the best agent so far, with a new optimizer."""
+    """Optimizer steps of a round, from the agent that played, with a new optimizer."""
     learning_rate: float | None = None
     """Learning rate; by default that of fine-tuning the model's size."""
     batch_size: int | None = None

@@ -119,10 +119,10 @@ class Improvement:
         Raises:
             GatoError: no episode is a success.
         """
-        config, best = self.config, self._agent(self.progress.best.number)
+        config, start = self.config, self._agent(self.progress.start.number)
         print_line(f"round {number}: {config.episodes} seeds, {config.tries} tries each")
         with self._timed("playing"):
-            tries = [statistics(store) for store in self._stages.play(number, best)]
+            tries = [statistics(store) for store in self._stages.play(number, start)]
         groups = [[store] for store in self._demonstrations]
         groups += [self._stages.tries(each) for each in range(1, number + 1)]
         choice = choose(groups, config.stretch, config.bar)
@@ -136,7 +136,7 @@ class Improvement:
             "of them are demonstrations"
         )
         with self._timed("training"):
-            self._stages.train(number, [self._stages.select(number, choice.stores, choice.parts)], best)
+            self._stages.train(number, [self._stages.select(number, choice.stores, choice.parts)], start)
         stats = [each for many in tries for each in many.values()]
         return self._evaluated(
             number, episodes=len(stats), steps=sum(each.steps for each in stats), selected=len(choice.parts),

@@ -94,6 +94,16 @@ class Progress:
         return next(each for each in reversed(self.rounds) if each.best)
 
     @property
+    def start(self) -> Round:
+        """Round whose agent the next one begins with: the latest, unless it is surely worse than the best.
+
+        A few held-out episodes do not order agents that are about as good, and rounds that all began with one of them
+        would repeat each other.
+        """
+        latest = self.rounds[-1]
+        return self.best if gain(latest.scores, self.best.scores).high < 0 else latest
+
+    @property
     def test_gain(self) -> Gain | None:
         """Gain of the best agent over the first one on seeds that chose nothing; None before it is known."""
         return gain(self.test["best"], self.test["first"]) if self.test else None
