@@ -42,15 +42,19 @@ class RoundOptions:
     episodes: int = 100
     """Environment seeds of a round, each played --tries times."""
     tries: int = 4
-    """Episodes of a seed: the first is greedy, the others are sampled. The best of them is selected."""
+    """Episodes of a seed: the first is greedy, the others are sampled. Of whole episodes the best of them is
+    selected."""
     temperature: float = 1.0
     """Sampling temperature of a round's first sampled try, above 0. It is doubled for the next as long as most episodes
     of a try are as long and as good as the greedy ones."""
-    bar: float = 0.25
-    """Bar: quantile of the returns of a round's best tries, from 0 to below 1. Demonstrations and episodes of earlier
-    rounds below it are left out too."""
+    stretch: int | None = None
+    """Steps of a stretch. Stretches that bring more than expected are selected in place of whole episodes; 0: whole
+    episodes. By default 0 where episodes report success or observations are images, else 12."""
+    bar: float | None = None
+    """Bar: quantile of the returns of a round's best tries, or of the advantages of its stretches, from 0 to below 1.
+    What is below it in demonstrations and earlier rounds is left out too. By default 0.25, of stretches 0.6."""
     steps: int = 200
-    """Optimizer steps of a round, from the best agent so far, with a new optimizer."""
+    """Optimizer steps of a round, from the agent that played, with a new optimizer."""
     learning_rate: float | None = None
     """Learning rate; by default that of fine-tuning the model's size."""
     batch_size: int | None = None
@@ -90,12 +94,12 @@ class ImproveConfig(RunOptions, RoundOptions, StartOptions):
         at_least(1, rounds=self.rounds, patience=self.patience, episodes=self.episodes, steps=self.steps)
         at_least(1, first_steps=self.first_steps, num_threads=self.num_threads, batch_size=self.batch_size)
         at_least(2, tries=self.tries, eval_episodes=self.eval_episodes)
-        at_least(0, seed=self.seed, workers=self.workers)
+        at_least(0, seed=self.seed, workers=self.workers, stretch=self.stretch)
         for name in ("temperature", "timeout", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: it must be above 0")
-        if not 0 <= self.bar < 1:
+        if self.bar is not None and not 0 <= self.bar < 1:
             raise UsageError(f"--bar {self.bar}: it must be at least 0, and below 1")
         if not self.data and self.init is None:
             raise UsageError("improve begins with demonstrations or an agent: give --data FOLDER, --init RUN, or both")

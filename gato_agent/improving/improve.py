@@ -22,10 +22,11 @@ from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import find
 from gato_agent.evaluation.metrics import FIRST_SEED
 from gato_agent.evaluation.task_score import TaskScore
+from gato_agent.improving.choice import choose
 from gato_agent.improving.config import ImproveConfig
 from gato_agent.improving.curve import describe, show, write_curve
 from gato_agent.improving.progress import Progress, Round, ending
-from gato_agent.improving.selection import Candidate, above, all_equal, bar_of, best_tries, statistics
+from gato_agent.improving.selection import all_equal, statistics
 from gato_agent.improving.stages import Stages
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
 from gato_agent.training.validation import FIRST_SEED as HELD_OUT
@@ -118,40 +119,29 @@ class Improvement:
         Raises:
             GatoError: no episode is a success.
         """
-        config, best = self.config, self._agent(self.progress.best.number)
+        config, start = self.config, self._agent(self.progress.start.number)
         print_line(f"round {number}: {config.episodes} seeds, {config.tries} tries each")
         with self._timed("playing"):
-            tries = [statistics(store) for store in self._stages.play(number, best)]
-        own = best_tries(tries)
-        if not own:
+            tries = [statistics(store) for store in self._stages.play(number, start)]
+        groups = [[store] for store in self._demonstrations]
+        groups += [self._stages.tries(each) for each in range(1, number + 1)]
+        choice = choose(groups, config.stretch, config.bar)
+        if choice is None:
             raise GatoError(self._no_success(number))
         if all_equal(tries):
             return None
-        bar = bar_of(own, config.bar)
-        stores, candidates = self._candidates(number)
-        chosen = above(candidates, bar)
-        shown = sum(place < len(self._demonstrations) for place in chosen.values())
+        shown = sum(part.store < len(self._demonstrations) for part in choice.parts)
         print_line(
-            f"round {number}: training on {len(chosen)} episodes with a return of at least {bar:.2f}; {shown} of them "
-            "are demonstrations"
+            f"round {number}: training on {len(choice.parts):,} {choice.kind} of at least {choice.bar:.2f}; {shown:,} "
+            "of them are demonstrations"
         )
         with self._timed("training"):
-            self._stages.train(number, [self._stages.select(number, stores, chosen)], best)
+            self._stages.train(number, [self._stages.select(number, choice.stores, choice.parts)], start)
         stats = [each for many in tries for each in many.values()]
         return self._evaluated(
-            number, episodes=len(stats), steps=sum(each.steps for each in stats), selected=len(chosen),
-            demonstrations=shown, bar=bar,
+            number, episodes=len(stats), steps=sum(each.steps for each in stats), selected=len(choice.parts),
+            demonstrations=shown, bar=choice.bar,
         )  # fmt: skip
-
-    def _candidates(self, number: int) -> tuple[list[EpisodeStore], list[Candidate]]:
-        """Stores of all episodes so far, the demonstrations first, and their best tries."""
-        stores, candidates = list[EpisodeStore](), list[Candidate]()
-        groups = [[store] for store in self._demonstrations]
-        groups += [self._stages.tries(each) for each in range(1, number + 1)]
-        for group in groups:
-            candidates += best_tries([statistics(store) for store in group], len(stores))
-            stores += group
-        return stores, candidates
 
     def _evaluated(self, number: int, **counts: Any) -> Round:
         """Result of a round: its agent on the held-out seeds."""

@@ -43,9 +43,9 @@ class Round:
         best: True if no earlier agent is better.
         episodes: played for the selection.
         steps: environment steps of these.
-        selected: episodes trained on.
-        demonstrations: of these, how many are demonstrations.
-        bar: least return of a selected episode; None in round 0.
+        selected: episodes, or stretches of episodes, trained on.
+        demonstrations: of these, how many are of demonstrations.
+        bar: least return of a selected episode, or least advantage of a stretch; None in round 0.
         seconds: wall time of each stage, in the command that finished it.
     """
 
@@ -92,6 +92,16 @@ class Progress:
     def best(self) -> Round:
         """Best round so far."""
         return next(each for each in reversed(self.rounds) if each.best)
+
+    @property
+    def start(self) -> Round:
+        """Round whose agent the next one begins with: the latest, unless it is surely worse than the best.
+
+        A few held-out episodes do not order agents that are about as good, and rounds that all began with one of them
+        would repeat each other.
+        """
+        latest = self.rounds[-1]
+        return self.best if gain(latest.scores, self.best.scores).high < 0 else latest
 
     @property
     def test_gain(self) -> Gain | None:

@@ -1,15 +1,16 @@
-"""Selection of the episodes to clone: the best try of each seed, if it is not below the bar.
+"""Selection of whole episodes to clone: the best try of each seed, if it is not below the bar.
 
 Seeds of an environment may differ in difficulty, so an episode is compared with other tries of its own seed first. The
 bar is a quantile of the returns of these best tries. It rises with the agent, so that episodes of earlier rounds and
 demonstrations that it has surpassed are left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from gato_agent.rollouts.storage.compression import Encoded
 from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.filter import training_indices
@@ -24,6 +25,24 @@ class Candidate(NamedTuple):
     store: int
     seed: int
     total: float
+
+
+class Part(NamedTuple):
+    """Episode or part of one to train on.
+
+    Attributes:
+        number: in the selection; that of a whole episode is its seed.
+        store: place of its store.
+        seed: of the episode.
+        start: first step.
+        stop: step after the last; None for a whole episode.
+    """
+
+    number: int
+    store: int
+    seed: int
+    start: int = 0
+    stop: int | None = None
 
 
 def best_tries(tries: Tries, first: int = 0) -> list[Candidate]:
@@ -47,9 +66,9 @@ def best_tries(tries: Tries, first: int = 0) -> list[Candidate]:
     return best
 
 
-def bar_of(candidates: Sequence[Candidate], quantile: float) -> float:
-    """Bar of a round: a quantile of its candidates' returns."""
-    return float(np.quantile([each.total for each in candidates], quantile, method="lower"))
+def bar_of(values: Sequence[float], quantile: float) -> float:
+    """Bar of a round: a quantile of its candidates' returns or advantages, itself one of them."""
+    return float(np.quantile(values, quantile, method="lower"))
 
 
 def all_equal(tries: Tries) -> bool:
@@ -63,13 +82,13 @@ def alike(greedy: Mapping[int, EpisodeStats], sampled: Mapping[int, EpisodeStats
     return sum(same) > len(same) / 2
 
 
-def above(candidates: Sequence[Candidate], bar: float) -> dict[int, int]:
-    """Store of each selected seed: candidates that are not below the bar; of a seed in several stores the best."""
+def above(candidates: Sequence[Candidate], bar: float) -> list[Part]:
+    """Whole episodes to train on: candidates that are not below the bar; of a seed in several stores the best."""
     chosen: dict[int, Candidate] = {}
     for each in candidates:
         if each.total >= bar and (each.seed not in chosen or each.total > chosen[each.seed].total):
             chosen[each.seed] = each
-    return {seed: each.store for seed, each in sorted(chosen.items())}
+    return [Part(seed, each.store, seed) for seed, each in sorted(chosen.items())]
 
 
 def statistics(store: EpisodeStore) -> dict[int, EpisodeStats]:
@@ -77,9 +96,15 @@ def statistics(store: EpisodeStore) -> dict[int, EpisodeStats]:
     return {seed: store.stats(seed) for seed in training_indices(store)}
 
 
-def copy_selected(target: EpisodeStore, stores: Sequence[EpisodeStore], chosen: Mapping[int, int]) -> None:
-    """Copy episodes into a store, except for those that are there; raises as `EpisodeStore.encoded`."""
+def copy_selected(target: EpisodeStore, parts: Sequence[Part], read: Callable[[Part], Encoded]) -> None:
+    """Copy parts of episodes into a store, except for those that are there.
+
+    Args:
+        target: the store, open for writing.
+        parts: by increasing number.
+        read: reads a part, which has its number for a seed; what it raises is passed on.
+    """
     present = set(target.indices())
-    missing = [seed for seed in sorted(chosen) if seed not in present]
+    missing = [part for part in parts if part.number not in present]
     for start in range(0, len(missing), CHUNK):
-        target.commit([stores[chosen[seed]].encoded(seed) for seed in missing[start : start + CHUNK]])
+        target.commit([read(part) for part in missing[start : start + CHUNK]])

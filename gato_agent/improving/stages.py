@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from gato_agent.commands.train import TrainConfig, fine_tuning, train
 from gato_agent.envs.errors import UsageError
 from gato_agent.evaluation.task_score import TaskScore
 from gato_agent.improving.config import ImproveConfig
-from gato_agent.improving.selection import alike, copy_selected, statistics
+from gato_agent.improving.selection import Part, alike, copy_selected, statistics
+from gato_agent.improving.stretches import encoded
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.rollouts.storage.task_folder import SPACES, folder_of
 
@@ -65,8 +67,8 @@ class Stages:
                 temperature *= 2
         return stores
 
-    def select(self, number: int, stores: Sequence[EpisodeStore], chosen: Mapping[int, int]) -> Path:
-        """Copy the chosen episodes, seed -> place of its store, into a folder of the round; returns the folder.
+    def select(self, number: int, stores: Sequence[EpisodeStore], parts: Sequence[Part]) -> Path:
+        """Copy the chosen parts of episodes into a folder of the round; returns the folder.
 
         Raises:
             UsageError: the demonstrations have other spaces than the environment.
@@ -78,12 +80,12 @@ class Stages:
                     f"{self.env_id}: the episodes in {store.folder} have another {other[0].replace('_', ' ')} than the "
                     "environment has now: leave them out of --data, or collect them again"
                 )
-        digest = hashlib.sha256(json.dumps(sorted(chosen.items())).encode()).hexdigest()
-        expert = {"kind": "selection", "source": f"best tries of rounds 1 to {number}", "sha256": digest}
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        expert = {"kind": "selection", "source": f"best of rounds 1 to {number}", "sha256": digest}
         root = self.folder(number) / "selected"
         with ExitStack() as stack:
             target = stack.enter_context(EpisodeStore.create(root, {**own, "expert": expert}))
-            copy_selected(target, stores, chosen)
+            copy_selected(target, parts, partial(encoded, stores))
         return root
 
     def train(self, number: int, data: Sequence[Path], init: Path | None) -> None:

@@ -14,8 +14,8 @@ import gato_agent
 from gato_agent.checkpoints.checkpoint import FILE as MODEL
 from gato_agent.cli import main
 from gato_agent.envs.errors import GatoError, UsageError
+from gato_agent.improving import choice, stages
 from gato_agent.improving import improve as module
-from gato_agent.improving import stages
 from gato_agent.improving.config import ImproveConfig
 from gato_agent.improving.improve import improve
 from gato_agent.improving.progress import Progress
@@ -36,7 +36,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(start: Path, out: Path, **more: Any) -> ImproveConfig:
     config = ImproveConfig(
         CARTPOLE, data=(start / "demos",), init=str(start / "first"), rounds=2, patience=3, episodes=3, tries=2,
-        steps=2, batch_size=1, eval_episodes=3, workers=0, out=out,
+        steps=2, batch_size=1, eval_episodes=3, workers=0, out=out, stretch=0,
     )  # fmt: skip
     return dataclasses.replace(config, **more)
 
@@ -68,13 +68,16 @@ class Killer:
         return counted
 
 
-def test_a_kill_after_any_stage_loses_nothing(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = improve(asked(start, tmp_path / "whole"))
+@pytest.mark.parametrize("stretch", [0, 5])
+def test_a_kill_after_any_stage_loses_nothing(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch: int
+) -> None:
+    whole = improve(asked(start, tmp_path / "whole", stretch=stretch))
     killer, kills = Killer(monkeypatch), 0
     while True:
         killer.left = kills + 1
         try:
-            parts = improve(asked(start, tmp_path / "parts"))
+            parts = improve(asked(start, tmp_path / "parts", stretch=stretch))
             break
         except KeyboardInterrupt:
             kills += 1
@@ -154,7 +157,7 @@ def test_without_an_agent_the_first_is_trained_on_the_demonstrations(
 def test_no_success_in_the_first_round_is_an_error_with_a_way_out(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "best_tries", lambda tries, first=0: [])
+    monkeypatch.setattr(choice, "best_tries", lambda tries, first=0: [])
     with pytest.raises(GatoError, match=r"none of the 6 episodes of round 1 is a success.*better or more --data"):
         improve(asked(start, tmp_path / "out"))
 

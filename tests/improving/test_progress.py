@@ -30,6 +30,13 @@ def test_the_best_round_is_the_latest_that_beat_the_best_before_it():
     assert after(0, 5, 4, 6, 5).best.number == 3
 
 
+@pytest.mark.parametrize(
+    ("means", "number"), [((0,), 0), ((0, 5), 1), ((0, 5, 4), 2), ((0, 5, -20), 1), ((0, 5, -20, 4), 3)]
+)
+def test_the_next_round_begins_with_the_latest_agent_unless_it_is_surely_worse(means, number):
+    assert after(*means).start.number == number
+
+
 def test_equal_rounds_do_not_replace_the_best():
     assert after(1, 1, noise=0.0).best.number == 0
 

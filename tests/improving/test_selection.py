@@ -1,10 +1,13 @@
 """The best try of each seed is chosen, and it must not be below the bar."""
 
+from functools import partial
+
 import pytest
 
 from gato_agent.improving.selection import (
     CHUNK,
     Candidate,
+    Part,
     above,
     alike,
     all_equal,
@@ -12,6 +15,7 @@ from gato_agent.improving.selection import (
     best_tries,
     copy_selected,
 )
+from gato_agent.improving.stretches import encoded
 from gato_agent.rollouts.storage.episode import EpisodeStats
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from tests.helpers.episodes import contents
@@ -48,18 +52,18 @@ def test_a_seed_that_one_try_lacks():
 
 @pytest.mark.parametrize(("quantile", "bar"), [(0.0, -1.0), (0.25, 1.0), (0.5, 2.0), (0.99, 3.0)])
 def test_the_bar_is_the_return_of_a_candidate_so_that_something_passes(quantile, bar):
-    candidates = [Candidate(0, seed, total) for seed, total in enumerate([3.0, -1.0, 1.0, 2.0, 4.0])]
-    assert bar_of(candidates, quantile) == bar
-    assert above(candidates, bar)
+    totals = [3.0, -1.0, 1.0, 2.0, 4.0]
+    assert bar_of(totals, quantile) == bar
+    assert above([Candidate(0, seed, total) for seed, total in enumerate(totals)], bar)
 
 
 def test_earlier_rounds_and_demonstrations_below_the_bar_are_left_out():
     candidates = [Candidate(0, 5, 9.0), Candidate(1, 6, 10.0), Candidate(2, 7, 11.0)]
-    assert above(candidates, 10.0) == {6: 1, 7: 2}
+    assert above(candidates, 10.0) == [Part(6, 1, 6), Part(7, 2, 7)]
 
 
 def test_of_a_seed_in_two_stores_the_better_episode_is_chosen():
-    assert above([Candidate(0, 5, 2.0), Candidate(1, 5, 3.0), Candidate(2, 5, 3.0)], 0.0) == {5: 1}
+    assert above([Candidate(0, 5, 2.0), Candidate(1, 5, 3.0), Candidate(2, 5, 3.0)], 0.0) == [Part(5, 1, 5)]
 
 
 def test_tries_are_alike_where_most_episodes_are_as_long_and_as_good():
@@ -79,6 +83,7 @@ def test_a_copy_that_was_cut_short_is_completed(tmp_path, monkeypatch):
     """Episodes keep their bytes and their provenance; a second run copies what is missing."""
     stores = [collected(tmp_path / name, seed, 5) for name, seed in (("one", 0), ("two", 3))]
     chosen = {0: 0, 2: 0, 4: 1, 6: 1}
+    parts, read = [Part(seed, place, seed) for seed, place in chosen.items()], partial(encoded, stores)
     monkeypatch.setattr("gato_agent.improving.selection.CHUNK", 2)
     assert CHUNK > 2
     with EpisodeStore.create(tmp_path / "part", stores[0].header) as target:
@@ -91,11 +96,11 @@ def test_a_copy_that_was_cut_short_is_completed(tmp_path, monkeypatch):
 
         monkeypatch.setattr(target, "commit", cut)
         with pytest.raises(KeyboardInterrupt):
-            copy_selected(target, stores, chosen)
+            copy_selected(target, parts, read)
         assert target.indices() == [0, 2]
     for name in ("part", "whole"):
         with EpisodeStore.create(tmp_path / name, stores[0].header) as target:
-            copy_selected(target, stores, chosen)
+            copy_selected(target, parts, read)
     assert contents(tmp_path / "part") == contents(tmp_path / "whole")
     copy = EpisodeStore(next((tmp_path / "whole").iterdir()))
     assert copy.indices() == list(chosen)
