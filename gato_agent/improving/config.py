@@ -32,7 +32,7 @@ class StartOptions:
 
 @dataclass(frozen=True)
 class RoundOptions:
-    """Episodes, selection and training of a round."""
+    """Episodes and selection of a round."""
 
     rounds: int = 5
     """Rounds at most. With more, the same command goes on."""
@@ -53,15 +53,21 @@ class RoundOptions:
     bar: float | None = None
     """Bar: quantile of the returns of a round's best tries, or of the advantages of its stretches, from 0 to below 1.
     What is below it in demonstrations and earlier rounds is left out too. By default 0.25, of stretches 0.6."""
+    eval_episodes: int = 100
+    """Episodes that compare the agents of all rounds, from seed 900,000; and again as many for the last comparison of
+    the best agent with the first, from seed 1,000,000. At least 2."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Training of a round."""
+
     steps: int = 200
     """Optimizer steps of a round, from the agent that played, with a new optimizer."""
     learning_rate: float | None = None
     """Learning rate; by default that of fine-tuning the model's size."""
     batch_size: int | None = None
     """Batch size in sequences of twice the context length; by default that of fine-tuning the model's size."""
-    eval_episodes: int = 100
-    """Episodes that compare the agents of all rounds, from seed 900,000; and again as many for the last comparison of
-    the best agent with the first, from seed 1,000,000. At least 2."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class ImproveConfig(RunOptions, RoundOptions, StartOptions):
+class ImproveConfig(RunOptions, TrainingOptions, RoundOptions, StartOptions):
     """Improve an agent by the best of its own episodes: play, select, train on the selection, in rounds.
 
     Run the command again to resume an interrupted one.

@@ -53,6 +53,7 @@ def test_an_agent_comes_back_as_it_went(hub: Hub, remote: Path, tmp_path: Path) 
     assert first["mean"] == again["mean"]
 
 
+@pytest.mark.slow
 def test_fresh_processes_send_an_agent_up_and_play_it(hub: Hub, tmp_path: Path) -> None:
     """In processes that have not imported the package yet, which brings its modules only when they are asked for."""
     program = f"""if True:

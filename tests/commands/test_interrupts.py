@@ -40,7 +40,8 @@ def test_collect_saves_complete_episodes_and_goes_on(to: To, tmp_path: Path) -> 
     assert [path.name for path in sorted(ours.iterdir())] == [path.name for path in sorted(theirs.iterdir())]
 
 
-@pytest.mark.parametrize("to", ["group", pytest.param("parent", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["group", "parent"])
 def test_evaluate_saves_evaluated_tasks_and_goes_on(to: To, tmp_path: Path) -> None:
     envs = f"CartPole-v1 MountainCar-v0 {SLOW}"
     line = f"evaluate --env {envs} --expert random --episodes 20 --workers 2 --out r"

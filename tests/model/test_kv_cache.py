@@ -230,7 +230,9 @@ def test_a_ring_of_context_slots_would_be_too_small(monkeypatch: pytest.MonkeyPa
     assert errors[0] < 1e-5 < 1e-2 < errors[1]
 
 
-@layouts
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[pytest.mark.slow] * (name == "visible")) for name in LAYOUTS]
+)
 def test_an_episodes_numbers_do_not_depend_on_what_was_played_before(layout: str) -> None:
     """Bit by bit: by number of environments, threads, index, restarts of others, and episodes that came before."""
     model = shaped(layout, context=40)
