@@ -136,7 +136,7 @@ def test_actions_that_are_read_may_have_more_tokens_than_an_observation(layout: 
     assert torch.equal(actions(CpuDecoder(model, legal)), actions(TorchDecoder(model, legal)))
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_value_groups_and_long_actions_are_those_of_pytorch(groups: int) -> None:
     """In all precisions; a number's bits depend neither on other environments nor on threads."""
     model, legal = harsh(PACKED), legal_for(PACKED) * (1 if groups == 1 else 12)

@@ -21,7 +21,7 @@ from tests.helpers.faulty_env import OTHER, WORKER
 from tests.helpers.paths import ROOT
 
 
-@pytest.mark.parametrize("expert", ["random", "catalogue"])
+@pytest.mark.parametrize("expert", ["random", pytest.param("catalogue", marks=pytest.mark.slow)])
 def test_the_files_are_the_same_whatever_the_number_of_workers(tmp_path, expert):
     for workers in (0, 1, 3):
         collect(CollectConfig(
