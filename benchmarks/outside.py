@@ -10,6 +10,7 @@ Writes OUT/CASE/scores.json after each training, from which the same command res
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.task_matching import matching_task
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
 from gato_agent.commands.train import TrainConfig, fine_tuning, train
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import write_files
+from gato_agent.envs.make import make_vector
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
 
-Scores = dict[str, float | list[float]]  # of random, expert and zero-shot; and of each kind of training, by seed
+# Mean returns of random, expert and zero-shot, None of an agent that does not know the spaces; and of each kind of
+# training, by seed.
+Scores = dict[str, float | list[float] | None]
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "frozen-lake-8x8": ("FrozenLake8x8-v1", {}),
@@ -49,7 +55,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "inverted-pendulum-far": ("InvertedPendulum-v5", {"reset_noise_scale": 0.1}),
     "walker-slow": ("Walker2d-v5", {"frame_skip": 5}),
 }
-FROM_NOTHING, FINE_TUNED = "from nothing", "fine-tuned"
+ZERO_SHOT, FROM_NOTHING, FINE_TUNED = "zero-shot", "from nothing", "fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ class Case:
     """
 
     def __init__(self, name: str, config: Config) -> None:
-        (self._env, kwargs), self._config = CASES[name], config
-        self._kwargs, self._out = json.dumps(kwargs), config.out / name
+        (self._env, self._arguments), self._config = CASES[name], config
+        self._kwargs, self._out = json.dumps(self._arguments), config.out / name
         self._path = self._out / "scores.json"
         self.scores: Scores = json.loads(self._path.read_text()) if self._path.exists() else {}
 
@@ -92,7 +98,7 @@ class Case:
         """Measure the missing scores."""
         for actor, options in self._actors():
             if actor not in self.scores:
-                self._keep(actor, self._mean(**options))
+                self._keep(actor, self._mean(**options) if actor != ZERO_SHOT or self._is_known() else None)
         for seed in range(self._config.seeds):
             for count in self._config.episodes:
                 for start in (FROM_NOTHING, FINE_TUNED):
@@ -102,23 +108,29 @@ class Case:
 
     def normalized(self, name: str) -> float | None:
         """Expert-normalised mean over seeds of the scores `name`; None where they are not known."""
-        random, expert, score = (self.scores.get(each) for each in ("random", "expert", name))
-        if score is None or np.isnan(score).any():
+        random, expert, score = (self.scores[each] for each in ("random", "expert", name))
+        if score is None or random is None or expert is None:
             return None
-        return float((np.mean(score) - np.mean(random or 0.0)) / (np.mean(expert or 0.0) - np.mean(random or 0.0)))
+        return float((np.mean(score) - np.mean(random)) / (np.mean(expert) - np.mean(random)))
 
     def _actors(self) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "random", {"expert": "random"}
         yield "expert", {"expert": "catalogue"}
-        yield "zero-shot", {"checkpoint": self._config.init}
+        yield ZERO_SHOT, {"checkpoint": self._config.init}
+
+    def _is_known(self) -> bool:
+        """True if the agent has a task of these spaces."""
+        with closing(make_vector(self._env, 1, env_kwargs=self._arguments)) as envs:
+            try:
+                matching_task(Checkpoint.load(self._config.init), envs)
+            except UsageError:
+                return False
+        return True
 
     def _mean(self, **options: Any) -> float:
-        """Mean return of an actor; NaN for an agent that does not know the spaces."""
+        """Mean return of an actor."""
         task: dict[str, Any] = {"env": (self._env,), "env_kwargs": self._kwargs, "episodes": self._config.played}
-        try:
-            return evaluate(EvaluateConfig(workers=0, **task, **options), print_table=False).tasks[self._env].mean
-        except (UsageError, KeyError):
-            return float("nan")
+        return evaluate(EvaluateConfig(workers=0, **task, **options), print_table=False).tasks[self._env].mean
 
     def _trained(self, start: str, count: int, seed: int) -> float:
         """Mean return of an agent that was trained on `count` episodes."""
@@ -133,7 +145,7 @@ class Case:
         train(fine_tuning(self._config.init, **options) if fine else TrainConfig(size=self._config.size, **options))
         return self._mean(checkpoint=str(run))
 
-    def _keep(self, name: str, score: float | list[float]) -> None:
+    def _keep(self, name: str, score: float | list[float] | None) -> None:
         self.scores[name] = score
         write_files({self._path: json.dumps(self.scores, indent=1).encode()})
 
@@ -143,12 +155,12 @@ def main(config: Config) -> None:
     if unknown := [name for name in config.case if name not in CASES]:
         raise UsageError(f"--case {unknown[0]}: there are {', '.join(CASES)}")
     trained = [f"{start}, {count}" for count in config.episodes for start in (FROM_NOTHING, FINE_TUNED)]
-    table = Table("case", "task", "arguments", "random", "expert", "zero-shot", *trained)
+    table = Table("case", "task", "arguments", "random", "expert", ZERO_SHOT, *trained)
     for name in config.case:
         case, (env, kwargs) = Case(name, config), CASES[name]
         case.measure()
-        cells = [case.normalized(each) for each in ("zero-shot", *trained)]
-        raw = [f"{np.mean(case.scores[each]):.4g}" for each in ("random", "expert")]
+        cells = [case.normalized(each) for each in (ZERO_SHOT, *trained)]
+        raw = [f"{np.mean(case.scores[each] or 0.0):.4g}" for each in ("random", "expert")]
         table.add_row(name, env, json.dumps(kwargs), *raw, *("-" if each is None else f"{each:.2f}" for each in cells))
     Console(width=220).print(table)
 

@@ -12,9 +12,8 @@ mkdir -p "$folder"
 # The faster precision of the first machine, kept: a run resumes only with equal options.
 [[ -e $folder/precision ]] || (grep -qs avx512_bf16 /proc/cpuinfo && echo bfloat16 || echo float32) >"$folder/precision"
 precision=$(<"$folder/precision")
-cost="20 hours and 20 GB"
-[[ $quick ]] && cost="30 minutes and 1 GB"
-echo "This takes about $cost on two cores; $folder/log.tsv has the times of its phases."
+echo "The cost is estimated, not yet measured: $([[ $quick ]] && echo half an hour || echo a day) on two cores." \
+    "$folder/log.tsv has the times of its phases."
 
 # Each phase's beginning, with the commit and the machine: what it cost is the difference of the times.
 machine="$(nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2-), $precision"

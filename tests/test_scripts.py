@@ -96,7 +96,7 @@ def test_the_picture_of_the_readme_has_tasks_side_by_side(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_quick_generalist_is_made_from_nothing(tmp_path: Path) -> None:
-    """`scripts/generalist.sh --quick`: data, two trainings, evaluation and report; about half an hour of two cores."""
+    """`scripts/generalist.sh --quick`: data, two trainings, evaluation and report."""
     script = ROOT / "scripts" / "generalist.sh"
     subprocess.run(["bash", script, "--quick", tmp_path], check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
     scores = [task.normalized for task in Results.load(tmp_path / "results").scores()]

@@ -30,10 +30,10 @@ class Stretch(NamedTuple):
     advantage: float
 
 
-def stretches(stores: Sequence[EpisodeStore], value: Value, length: int, first: int = 0) -> list[Stretch]:
-    """Split all episodes of some stores into stretches; `first` is the place of the first store."""
+def stretches(stores: Sequence[EpisodeStore], value: Value, length: int) -> list[Stretch]:
+    """Split all episodes of some stores into stretches of `length` steps."""
     return [
-        Stretch(first + place, seed, *each)
+        Stretch(place, seed, *each)
         for place, store in enumerate(stores) for seed in statistics(store)
         for each in _split(store.read(seed), value, length)
     ]  # fmt: skip

@@ -18,7 +18,7 @@ FEATURES = 512
 MOST = 1024  # numbers of an array; arrays of more, and of three dimensions, are images
 BANDWIDTH = 0.5  # of the features, in inverse standard deviations of an observation's numbers
 RIDGE = 1.0
-TAIL = 0.02  # share of returns at each end that are cut: single falls would rule the squared error
+TAIL = 0.02  # share of returns at each end that are cut: a few very low returns would rule the squared error
 
 Array = NDArray[np.float64]
 

@@ -22,10 +22,11 @@ from gato_agent.evaluation.aggregate import by_group
 from gato_agent.evaluation.progress_table import families, number, percent, returns, table
 from gato_agent.evaluation.report import video_folder
 from gato_agent.evaluation.report.html_page import page
-from gato_agent.evaluation.report.plots import inline_profile, plots
+from gato_agent.evaluation.report.plots import COLORS, inline_profile, plots
 from gato_agent.evaluation.report.videos import FRAMES, LARGEST, LONGEST, encode
 from gato_agent.evaluation.results import Results
 from gato_agent.evaluation.task_score import Outcome, score
+from tests.helpers.paths import ROOT
 
 TASKS = ("CartPole-v1", "Pendulum-v1", "FrozenLake-v1")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -141,6 +142,8 @@ def test_names_in_plots_are_no_formulas() -> None:
     for file in ("families.svg", "profile.svg"):
         assert "a$\\no{formula$ &amp; &lt;b&gt;" in drawn[file].decode()
     inside = inline_profile(samples)
+    style = (ROOT / "gato_agent" / "evaluation" / "report" / "template" / "page.css").read_text()
+    assert all(f"--p{number}: {color};" in style for number, color in enumerate(COLORS))
     assert "var(--p1)" in inside and "currentColor" in inside and "#000000" not in inside and name not in inside
 
 

@@ -17,14 +17,14 @@ def constant(level: float):
 def test_stretches_cover_each_episode_from_its_end_and_their_rewards_are_its_return(tmp_path):
     store = collected(tmp_path, episodes=4)
     for length in (1, 5, 1000):
-        found = stretches([store], constant(0.0), length, first=3)
+        found = stretches([store], constant(0.0), length)
         for seed in store.indices():
             own = [each for each in found if each.seed == seed]
             steps = store.stats(seed).steps
             assert [each.start for each in own] == [0, *(each.stop for each in own[:-1])] and own[-1].stop == steps
             assert [each.stop - each.start for each in own[1:]] == [length] * (len(own) - 1)
             assert sum(each.advantage for each in own) == store.stats(seed).total
-            assert {each.store for each in own} == {3}
+            assert {each.store for each in own} == {0}
 
 
 def test_the_advantage_has_the_value_of_both_ends_and_none_after_a_terminal_step(tmp_path):

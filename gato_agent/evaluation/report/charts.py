@@ -1,4 +1,4 @@
-"""Bar charts of the HTML page, coloured by its style sheet, with a button for each task."""
+"""Bar charts of the HTML page, coloured by its style sheet; a bar names its task when it is touched."""
 
 from collections.abc import Sequence
 

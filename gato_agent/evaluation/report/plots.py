@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,13 @@ def plots(results: Sequence[Results], samples: Sequence[tuple[str, list[Sample]]
 
     files: dict[str, bytes] = {}
     with mpl.rc_context(RC_PARAMS):
-        for name, size, draw in (("families", (6, 3), _families), ("tasks", (7, 6), _tasks), ("profile", (5, 3), None)):
+        for name, size, draw in (
+            ("families", (6, 3), partial(_families, results=results)),
+            ("tasks", (7, 6), partial(_tasks, results=results)),
+            ("profile", (5, 3), partial(_profile, samples=samples, legend=len(samples) > 1)),
+        ):
             figure = Figure(figsize=size, layout="constrained")
-            if draw is None:
-                _profile(figure, samples, legend=len(samples) > 1)
-            else:
-                draw(figure, results)
+            draw(figure)
             files |= {f"{name}.{kind}": _drawn(figure, kind) for kind in KINDS}
     return files
 

@@ -29,15 +29,14 @@ def check_prefill(prefill: Prefill, rows: int, longest: int, limits: Limits) -> 
         limits: of the model.
     """
     tokens, local, patches, _, value_groups = prefill
-    ids, places = tokens.numpy(), local.numpy()  # for so few values NumPy costs a tenth of PyTorch
-    fits = ids.ndim == 2 and ids.shape[0] == rows and 0 < ids.shape[1] <= longest
-    if not fits or ids.dtype != np.int64:
+    # For so few values NumPy costs a tenth of PyTorch. It does not know all of PyTorch's dtypes.
+    ids, places = (part.numpy() if part.dtype == torch.int64 else None for part in (tokens, local))
+    if ids is None or not (ids.ndim == 2 and ids.shape[0] == rows and 0 < ids.shape[1] <= longest):
         raise ValueError(
             f"tokens {tokens.dtype} {list(tokens.shape)}, and reset prepared for int64 [{rows}, n] "
             f"with n at most {longest}"
         )
-    fits = places.shape == ids.shape and places.dtype == np.int64
-    if not fits or (places.size and places.max() >= limits.positions):
+    if places is None or places.shape != ids.shape or places.max(initial=-1) >= limits.positions:
         raise ValueError(f"local positions {local.dtype} {list(local.shape)}: int64 below {limits.positions} are known")
     lowest = ids.min(initial=PAD)
     if lowest < VALUES or ids.max(initial=PAD) >= limits.ids:
