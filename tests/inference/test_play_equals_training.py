@@ -80,7 +80,8 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "followed"), [
-    (TorchDecoder, False), (TorchDecoder, True), (CpuDecoder, False), (CpuDecoder, True), (TracedDecoder, True)
+    (TorchDecoder, False), (TorchDecoder, True), (CpuDecoder, False), (CpuDecoder, True),
+    pytest.param(TracedDecoder, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_logits_in_play_are_those_of_training(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kind: type[TorchDecoder | CpuDecoder], followed: bool

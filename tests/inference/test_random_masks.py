@@ -15,7 +15,7 @@ from gato_agent.tokens.space_tokenizer import SpaceTokenizer, Vocabulary
 from tests.helpers.random_spaces import random_space
 
 MASKABLE = 10_000  # values of a masked leaf, so that the test is quick
-SPACES, CHUNKS, FEW = 10_000, 20, 2  # all chunks with `-m slow` too
+SPACES, CHUNKS, FEW = 10_000, 20, 1  # all chunks with `-m slow` too
 VOCABULARY = Vocabulary(300)
 
 

@@ -33,11 +33,11 @@ def shaped(layout: str, **fields: Any) -> Gato:
 @layouts
 @decoders
 def test_cached_equals_uncached_through_restarts_and_evictions(layout: str, kind: Kind) -> None:
-    """10,000 environment steps, in episodes far beyond the context."""
-    model = shaped(layout, context=64)
-    driver = Driver(model, 50, kind)
-    worst, longest = worst_error(model, driver, 200)
-    assert longest == 200 * driver.layout.span > 10 * 64
+    """Episodes far beyond the context."""
+    model = shaped(layout, context=32)
+    driver = Driver(model, 20, kind)
+    worst, longest = worst_error(model, driver, 100)
+    assert longest == 100 * driver.layout.span > 10 * 32
     assert worst < 1e-5
 
 
@@ -231,13 +231,13 @@ def test_a_ring_of_context_slots_would_be_too_small(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "layout", [pytest.param(name, marks=[pytest.mark.slow] * (name == "visible")) for name in LAYOUTS]
+    "layout", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("visible", "separator"))) for name in LAYOUTS]
 )
 def test_an_episodes_numbers_do_not_depend_on_what_was_played_before(layout: str) -> None:
     """Bit by bit: by number of environments, threads, index, restarts of others, and episodes that came before."""
     model = shaped(layout, context=40)
     generator = torch.Generator().manual_seed(5)
-    shown = [observe(model.config, (1,), generator) for _ in range(40)]  # longer than the context
+    shown = [observe(model.config, (1,), generator) for _ in range(20)]  # longer than the context
     prompt = random_prompts(model.config, 1, 6, seed=7)
 
     def play(decoder: Callable[[Gato, Legal], Decoder], num_envs: int, env: int, before: int) -> list[Tensor]:
@@ -258,6 +258,6 @@ def test_an_episodes_numbers_do_not_depend_on_what_was_played_before(layout: str
         return actual
 
     expected = play(CpuDecoder, 1, 0, 0)
-    for num_envs, env, before, threads in ((1, 0, 3, 1), (3, 2, 17, 1), (9, 4, 50, 2), (30, 29, 5, 2), (2, 0, 0, 2)):
+    for num_envs, env, before, threads in ((1, 0, 3, 1), (3, 2, 17, 1), (9, 4, 25, 1), (12, 11, 5, 2), (2, 0, 0, 2)):
         actual = play(lambda model, legal, n=threads: CpuDecoder(model, legal, threads=n), num_envs, env, before)
         assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))

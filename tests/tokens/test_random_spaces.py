@@ -15,7 +15,7 @@ from gato_agent.tokens.space_tokenizer import PAD, PATCH, VALUES, SpaceTokenizer
 from tests.helpers.random_spaces import random_space, random_value
 
 SPACES, CHUNKS, ROWS = 10_000, 25, 2
-FAST = 10  # chunks that are not left to the slow tests
+FAST = 5  # chunks that are not left to the slow tests
 ALL = [*range(FAST), *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in range(FAST, CHUNKS))]
 MOST = 60  # elements of one leaf that are checked against the rules one by one
 VOCABULARY = Vocabulary(300)
