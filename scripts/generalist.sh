@@ -34,10 +34,10 @@ results() { # RUN, OUT, episodes, then tasks
     gato-agent evaluate --checkpoint "$1" --out "$2" --episodes "$3" --workers 2 "${@:4}"
 }
 # The share of each family in the tokens; `by_need.py` divides it among its tasks by what they lack of the expert.
-shares='{"babyai": 0.47, "mujoco": 0.13, "babyai_rgb": 0.08, "minatar": 0.075, "metaworld": 0.065, "bullet": 0.06,
-    "box2d": 0.045, "classic": 0.015, "panda": 0.015, "robotics": 0.015, "atari": 0.015, "toytext": 0.005}'
+shares='{"babyai": 0.42, "mujoco": 0.13, "metaworld": 0.09, "babyai_rgb": 0.08, "minatar": 0.08, "bullet": 0.06, "atari": 0.05,
+    "box2d": 0.045, "classic": 0.015, "panda": 0.01, "robotics": 0.01, "toytext": 0.01}'
 all_tasks() {
-    # More episodes where they are short, few of Atari's, which are large.
+    # More episodes where they are short, fewer of Atari's, which are large.
     phase noisy
     noisy --suite babyai mujoco --episodes 300
     noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400 # 7 to 10 steps each
@@ -47,7 +47,7 @@ all_tasks() {
     noisy --suite robotics --episodes 600
     noisy --suite box2d bullet minatar --episodes 200
     noisy --suite classic metaworld toytext --episodes 100
-    noisy --suite atari --episodes 10
+    noisy --suite atari --episodes 60
 
     phase first
     learn "$folder/first" --data "$folder/data" --size tiny --model.context 512 --warmup 100 --steps 5000 --mixture \
@@ -59,6 +59,7 @@ all_tasks() {
     met --env InvertedPendulum-v5 InvertedDoublePendulum-v5 --episodes 300
     met --suite bullet babyai --episodes 25
     met --env MinAtar/Freeway-v1 MinAtar/SpaceInvaders-v1 --episodes 12
+    met --suite atari --episodes 15
     met --suite babyai_rgb --episodes 120
     # More of the levels that need the longest episodes.
     local longest=(BossLevel BossLevelNoUnlock Synth SynthLoc SynthSeq SynthS5R2 MiniBossLevel Unlock UnblockPickup

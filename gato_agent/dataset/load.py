@@ -14,13 +14,13 @@ from gymnasium.spaces import Dict, Text
 from gato_agent.checkpoints.trained_task import TEXT_PIECES, TrainedTask
 from gato_agent.dataset.task_tokens import TOKEN_FORMAT, TokenizedTask
 from gato_agent.dataset.token_file import Data
+from gato_agent.dataset.unread_episodes import UnreadEpisodes
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io.strict_json import parse
 from gato_agent.envs.spaces.flatten import leaves
 from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import Task, find, view_of
 from gato_agent.model.config import GatoConfig
-from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore, open_stores
 from gato_agent.rollouts.storage.filter import training_indices
 from gato_agent.tokens.prompt import Kind, Prompt, demonstration, instruction_of, names_of, without
@@ -62,16 +62,16 @@ def load_data(
         text = TextTokenizer.train(texts, config.text) if texts else None
     pieces = text.encode if text else None
     tokenized, held_out = [], []
-    for number, same in enumerate(stores.values()):  # one task's episodes at a time are in memory
-        parts = [[store.fitting(i) for i in training_indices(store)] for store in same]
+    for number, same in enumerate(stores.values()):
+        parts = [[(store, i) for i in training_indices(store)] for store in same]
         if not any(parts):
             raise UsageError(_no_episodes(same))
         ends = [len(many) - int(holdout * len(many)) for many in parts]
-        learned = [episode for many, end in zip(parts, ends, strict=True) for episode in many[:end]]
-        last = [episode for many, end in zip(parts, ends, strict=True) for episode in many[end:]]
-        both = [*learned, *last]
-        tasks[number] = _with_room(tasks[number], text, both) if text_pieces is None else tasks[number]
-        tasks[number] = task = _sized(tasks[number], config, text, both, text_pieces)
+        learned = UnreadEpisodes([each for many, end in zip(parts, ends, strict=True) for each in many[:end]])
+        last = UnreadEpisodes([each for many, end in zip(parts, ends, strict=True) for each in many[end:]])
+        longest = _longest_texts(tasks[number], text, same)
+        tasks[number] = _with_room(tasks[number], longest) if text_pieces is None else tasks[number]
+        tasks[number] = task = _sized(tasks[number], config, text, longest, text_pieces)
         common = task.id, task.tokenizer(config, text)
         tokenized.append(TokenizedTask.of(*common, learned, task.prompt, pieces))
         if last:
@@ -139,12 +139,27 @@ def _trained(store: EpisodeStore, text_pieces: int | None, grouped: bool) -> Tra
 def _texts_of(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
     """All texts in a task's observations, and its text prompt."""
     if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
-        for store in stores:
-            for i in training_indices(store):
-                columns = store.fitting(i).observations.values()
-                yield from (text for column in columns if column.dtype == object for text in column)
+        for episode in _training_episodes(stores):
+            columns = episode.observations.values()
+            yield from (text for column in columns if column.dtype == object for text in column)
     if task.prompt.text:
         yield task.prompt.text
+
+
+def _longest_texts(task: TrainedTask, text: TextTokenizer | None, stores: Sequence[EpisodeStore]) -> dict[str, int]:
+    """Pieces of the longest text of each text leaf, by path."""
+    paths = [leaf.path for leaf in leaves(task.observation_space) if isinstance(leaf.space, Text)]
+    if text is None or not paths:
+        return {}
+    seen: dict[str, set[str]] = {path: set() for path in paths}
+    for episode in _training_episodes(stores):
+        for path, strings in seen.items():
+            strings.update(episode.observations[path])
+    return {path: max(len(text.encode(words)) for words in strings) for path, strings in seen.items()}
+
+
+def _training_episodes(stores: Sequence[EpisodeStore]) -> UnreadEpisodes:
+    return UnreadEpisodes([(store, i) for store in stores for i in training_indices(store)])
 
 
 def _prompted(tasks: list[TrainedTask], kind: Kind | Literal["auto"]) -> list[TrainedTask]:
@@ -164,7 +179,7 @@ def _prompted(tasks: list[TrainedTask], kind: Kind | Literal["auto"]) -> list[Tr
 
 
 def _sized(
-    task: TrainedTask, config: GatoConfig, text: TextTokenizer | None, episodes: list[Episode], room: int | None
+    task: TrainedTask, config: GatoConfig, text: TextTokenizer | None, longest: Mapping[str, int], room: int | None
 ) -> TrainedTask:
     """Task with the length of its prompt in tokens: `room`, or by default 1.5 times the longest instruction."""
     prompt = task.prompt
@@ -181,22 +196,19 @@ def _sized(
     if prompt.instruction is None:
         room = len(text.encode(prompt.text))
     elif room is None:
-        strings = {words for episode in episodes for words in episode.observations[prompt.instruction]}
-        longest = max((len(text.encode(words)) for words in strings), default=0)
-        room = max(task.text_pieces, longest + longest // 2)
+        pieces = longest[prompt.instruction]
+        room = max(task.text_pieces, pieces + pieces // 2)
     return replace(task, prompt=replace(prompt, tokens=room))
 
 
-def _with_room(task: TrainedTask, text: TextTokenizer | None, episodes: list[Episode]) -> TrainedTask:
+def _with_room(task: TrainedTask, longest: Mapping[str, int]) -> TrainedTask:
     """Task whose texts have at least the tokens of the longest observed; a larger number is 1.5 times that."""
     seen = task.view.space(task.observation_space)
     columns = (
         seen.spaces.items() if task.view.steps and isinstance(seen, Dict) else leaves(seen)
     )  # paths as in episodes
-    paths = [path for path, space in columns if isinstance(space, Text)]
-    strings = {words for episode in episodes for path in paths for words in episode.observations[path]}
-    longest = max((len(text.encode(words)) for words in strings), default=0) if text else 0
-    return task if longest <= task.text_pieces else replace(task, text_pieces=longest + longest // 2)
+    pieces = max((longest.get(path, 0) for path, space in columns if isinstance(space, Text)), default=0)
+    return task if pieces <= task.text_pieces else replace(task, text_pieces=pieces + pieces // 2)
 
 
 def _user_text_model(model: Path | None, config: GatoConfig) -> TextTokenizer | None:

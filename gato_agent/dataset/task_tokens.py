@@ -91,7 +91,7 @@ class TokenizedTask:
         cls, name: str, tokenizer: SpaceTokenizer, episodes: Sequence[Episode],
         prompt: Prompt = NO_PROMPT, pieces: Callable[[str], Sequence[int]] | None = None,
     ) -> Self:  # fmt: skip
-        """Tokenize episodes.
+        """Tokenize episodes, one after the other: each is read once, and may be freed before the next.
 
         Args:
             name: of the task.
@@ -106,10 +106,12 @@ class TokenizedTask:
         if not episodes:
             raise GatoError(f"{name}: no episodes to train on; collect some with `{suggest('collect', env=name)}`")
         patches = UniquePatches()
-        parts = [_tokenize(name, tokenizer, patches, episode) for episode in episodes]
-        rows, labels, places, value_groups = (np.concatenate(part) for part in zip(*parts, strict=True))
+        parts = [
+            (*_tokenize(name, tokenizer, patches, episode), _text(name, episode, prompt, pieces))
+            for episode in episodes
+        ]
+        rows, labels, places, value_groups, texts = (np.concatenate(part) for part in zip(*parts, strict=True))
         ends = np.cumsum([len(part) for part, *_ in parts])
-        texts = _texts(name, episodes, prompt, pieces)
         return cls(name, tokenizer, Arrays(rows, labels, patches.all(), places, value_groups, ends, texts), prompt)
 
     @property
@@ -188,25 +190,23 @@ class TokenizedTask:
         return PrefixTokens(self.prompt.tokens, tokens[index], index, local[index], patches, value_groups)
 
 
-def _texts(
-    name: str, episodes: Sequence[Episode], prompt: Prompt, pieces: Callable[[str], Sequence[int]] | None
+def _text(
+    name: str, episode: Episode, prompt: Prompt, pieces: Callable[[str], Sequence[int]] | None
 ) -> NDArray[np.int32]:
-    """Text prompt of each episode, int32 [episodes, tokens]; raises GatoError if an instruction changes in one."""
+    """Text prompt of an episode, int32 [1, tokens]; raises GatoError if its instruction changes."""
     if prompt.kind != "text":
-        return np.zeros((len(episodes), 0), np.int32)
+        return np.zeros((1, 0), np.int32)
     assert pieces is not None
-    texts = [prompt.text] * len(episodes)
-    for number, episode in enumerate(episodes if prompt.instruction is not None else ()):
-        instructions = episode.observations[str(prompt.instruction)][:-1]
-        for step in np.flatnonzero(instructions != instructions[0]):
-            raise GatoError(
-                f"{name}: seed {episode.seed}, step {step}: {prompt.changed(instructions[0], instructions[step])}"
-            )
-        texts[number] = instructions[0]
+    text = prompt.text
+    if prompt.instruction is not None:
+        instructions = episode.observations[prompt.instruction][:-1]
+        text = instructions[0]
+        for step in np.flatnonzero(instructions != text):
+            raise GatoError(f"{name}: seed {episode.seed}, step {step}: {prompt.changed(text, instructions[step])}")
     try:
-        return prompt.encode(texts, pieces)
+        return prompt.encode([text], pieces)
     except SpaceError as error:
-        raise GatoError(f"{name}: seed {episodes[error.row or 0].seed}: {error}") from error
+        raise GatoError(f"{name}: seed {episode.seed}: {error}") from error
 
 
 def _tokenize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from gato_agent.dataset.token_file import FILE, Data
 from gato_agent.envs.errors import GatoError
 from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.rollouts.storage.episode import Episode
+from gato_agent.rollouts.storage.episode_store import EpisodeStore
 from gato_agent.tokens.space_tokenizer import SpaceTokenizer
 
 SIZE = dataclasses.replace(GatoConfig.nano(), context=128)
@@ -111,6 +114,21 @@ def test_a_run_keeps_its_tokens_until_it_is_complete(
 def test_a_folder_named_twice_is_read_once(folder: Path) -> None:
     twice = load_data([folder, folder / "CartPole-v1"], SIZE, None, prompt="text", holdout=0.25)
     assert same(twice, load(folder))
+
+
+def test_two_episodes_at_most_are_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred episodes of raw frames would not fit: the next one is read, then the former is freed."""
+    alive, most, fitting = weakref.WeakSet[Episode](), list[int](), EpisodeStore.fitting
+
+    def counted(store: EpisodeStore, index: int) -> Episode:
+        alive.add(episode := fitting(store, index))
+        most.append(len(alive))
+        return episode
+
+    monkeypatch.setattr(EpisodeStore, "fitting", counted)
+    load(folder)
+    assert len(most) >= 8
+    assert max(most) <= 2
 
 
 def test_what_is_wrong_is_said_before_anything_is_kept(tmp_path: Path) -> None:
