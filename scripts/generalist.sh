@@ -58,7 +58,11 @@ all_tasks() {
     met --env Ant-v5 HalfCheetah-v5 Hopper-v5 Humanoid-v5 Walker2d-v5 --episodes 40
     met --env InvertedPendulum-v5 InvertedDoublePendulum-v5 --episodes 300
     met --suite bullet babyai --episodes 25
+    met --suite classic --episodes 40
+    met --suite box2d --episodes 20
+    met --suite metaworld --episodes 10
     met --env MinAtar/Freeway-v1 MinAtar/SpaceInvaders-v1 --episodes 12
+    met --env MinAtar/Breakout-v1 --episodes 40
     met --suite atari --episodes 15
     met --suite babyai_rgb --episodes 120
     # More of the levels that need the longest episodes.
