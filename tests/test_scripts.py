@@ -1,5 +1,6 @@
 """The scripts: temperatures that are measured, and shares of tokens by what tasks lack."""
 
+import json
 import runpy
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from PIL import Image
 
 from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read, to_bytes
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
+from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.errors import UsageError
 from gato_agent.evaluation.report.comparison import published
 from gato_agent.evaluation.report.html_page import page
@@ -92,6 +94,26 @@ def test_the_picture_of_the_readme_has_tasks_side_by_side(tmp_path: Path) -> Non
     assert hero["record"](hero["Config"](tmp_path / "a.gif", envs, seconds=1.0, fps=4, width=100)) == 0
     with Image.open(tmp_path / "a.gif") as image:
         assert (image.width, image.n_frames, image.info["duration"]) == (200, 4, 250)  # type: ignore[attr-defined]
+
+
+def test_what_a_training_took_is_written(tmp_path: Path, data: Path) -> None:
+    """From the folders of the script: episodes, steps and hours, and a plot of each family's loss."""
+    cost = runpy.run_path(str(SCRIPTS / "training_cost.py"))
+    config = cost["Config"](tmp_path, table=tmp_path / "table.json", plot=tmp_path / "plot.svg")
+    with pytest.raises(UsageError, match="or no runs"):
+        cost["main"](config)
+    (tmp_path / "data").symlink_to(data)
+    (tmp_path / "log.tsv").write_text("2026-01-01T00:00:00Z\tabc1234\t2 cores\tnoisy\n")
+    train(
+        TrainConfig(data=(data,), out=tmp_path / "first", size="nano", shape='{"context": 64}', steps=3, batch_size=2)
+    )
+    cost["main"](config)
+    table = json.loads(config.table.read_text())
+    assert (table["commit"], table["machine"]) == ("abc1234", "2 cores")
+    episodes, training = table["rows"]
+    assert episodes[:2] == ["data", "4 episodes of 1 tasks"]
+    assert training[:3] == ["first", "training of nano, 0.0 million tokens", "3"]
+    assert "classic" in config.plot.read_text()
 
 
 @pytest.mark.slow
