@@ -54,7 +54,7 @@ TRIALS = {
     "LunarLander-v3": Trial(
         20, "--steps 160 --warmup 20 --model.context 32 --batch-size 16",
         "--steps 200 --warmup 20 --model.context 4 --batch-size 128",
-        "--episodes 100 --bar 0.8 --steps 300 --batch-size 128 --rounds 5 --eval-episodes 200",
+        "--episodes 100 --steps 300 --batch-size 128 --rounds 5 --eval-episodes 200",
     ),
     "BabyAI-GoToObjS6-v1": Trial(
         30, "--steps 40 --warmup 10 --batch-size 2 --model.context 256",

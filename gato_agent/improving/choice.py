@@ -12,7 +12,7 @@ from gato_agent.rollouts.storage.episode import Episode
 from gato_agent.rollouts.storage.episode_store import EpisodeStore
 
 STRETCH = 12  # steps of a stretch by default
-EPISODE_BAR, STRETCH_BAR = 0.25, 0.6  # quantiles by default
+EPISODE_BAR, STRETCH_BAR = 0.25, 0.8  # quantiles by default
 
 Groups = Sequence[Sequence[EpisodeStore]]  # each store of demonstrations alone, then the tries of each round
 

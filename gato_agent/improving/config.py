@@ -52,7 +52,7 @@ class RoundOptions:
     episodes. By default 0 where episodes report success or observations are images, else 12."""
     bar: float | None = None
     """Bar: quantile of the returns of a round's best tries, or of the advantages of its stretches, from 0 to below 1.
-    What is below it in demonstrations and earlier rounds is left out too. By default 0.25, of stretches 0.6."""
+    What is below it in demonstrations and earlier rounds is left out too. By default 0.25, of stretches 0.8."""
     eval_episodes: int = 100
     """Episodes that compare the agents of all rounds, from seed 900,000; and again as many for the last comparison of
     the best agent with the first, from seed 1,000,000. At least 2."""
