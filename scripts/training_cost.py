@@ -1,4 +1,4 @@
-"""What the trainings of `scripts/generalist.sh` cost and how their loss fell: a table of the documents and a plot.
+"""Cost of the trainings of `scripts/generalist.sh`, and their loss by family: a table of the documents and a plot.
 
 python scripts/training_cost.py generalist
 python scripts/tables.py
