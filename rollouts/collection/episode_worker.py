@@ -147,8 +147,8 @@ class Player:
         rewards: list[float] = []
         success: bool | None = None
         for step in steps(actor, self._envs, [seed]):
-            if last is not None and isinstance(actor, Guided) and actor.lost:
-                break  # labels are useless from here on
+            if last is not None and getattr(actor, "lost", False):
+                break  # actions and labels without a plan are no demonstration
             last = step
             observed.append(step.obs)
             executed.append(step.action)

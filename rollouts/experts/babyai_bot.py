@@ -79,6 +79,7 @@ class EpisodeBot:
         self._before: State | None = None
         self._idle = 0
         self._lost: State | None = None  # the state without a plan
+        self._reported = False
         self.waits = False
 
     def next(self, start: bool) -> int:
@@ -109,10 +110,10 @@ class EpisodeBot:
             self._bot, self._idle = Bot(self._env, self._bot.vis_mask), 0
             return int(self._bot.replan())
         except LOST as error:
-            if self._lost is None:
+            if not self._reported:
                 why = one_line(error)
-                _log.warning("%s: the bot has no plan in this episode (%s): it waits for its end", self._env_id, why)
-            self._lost, self.waits = state, True
+                _log.warning("%s: the bot has no plan in some episodes (%s) and waits there", self._env_id, why)
+            self._lost, self.waits, self._reported = state, True, True
             return int(self._env.actions.done)
 
 

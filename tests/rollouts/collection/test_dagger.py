@@ -109,6 +109,21 @@ def test_one_environment_only():
         Guided(Student(), ConstantExpert(EXPERT), ABOUT).reset(2)
 
 
+@pytest.mark.parametrize("noise", [True, False])
+def test_an_episode_of_the_expert_ends_where_it_is_lost_too(tmp_path, monkeypatch, noise):
+    """Waiting is no demonstration, with noise or without."""
+    monkeypatch.setattr(Lost, "at", 2)
+    collect(
+        CollectConfig(("tests.helpers.testing_env:Testing-v0",), expert=f"{__name__}:lost_from_the_third", episodes=3,
+                      noise=noise, workers=0, out=tmp_path),
+    )  # fmt: skip
+    store = EpisodeStore(tmp_path / "Testing-v0")
+    for seed in range(3):
+        read = store.read(seed)
+        assert (len(read), read.terminated, read.truncated) == (2, False, True)
+        np.testing.assert_array_equal(read.targets[""], np.ones(2))
+
+
 @pytest.mark.parametrize(("at", "steps"), [(2, 2), (1, 1), (0, 1), (9, 3)])
 def test_an_episode_ends_where_the_expert_is_lost(tmp_path, monkeypatch, at, steps):
     """At least one step is stored, since an episode must not be empty."""

@@ -85,8 +85,8 @@ def test_what_was_executed_is_read_off_the_environment(level):
 
 
 def test_where_the_bot_knows_no_way_it_waits_and_says_so_once(caplog):
-    taken = play("KeyInBox", range(1))
-    assert "BabyAI-KeyInBox-v0: the bot has no plan in this episode (AssertionError" in caplog.text
+    taken = play("KeyInBox", range(2))
+    assert "BabyAI-KeyInBox-v0: the bot has no plan in some episodes (AssertionError" in caplog.text
     assert len(caplog.records) == 1
     assert taken[-1].truncated and taken[-1].action == 6
 
