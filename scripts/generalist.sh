@@ -20,7 +20,7 @@ machine="$(nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2-), 
 phase() { printf '%s\t%s\t%s\t%s\n' "$(date -u +%FT%TZ)" "$(git describe --always --dirty)" "$machine" "$*" >>"$folder/log.tsv"; }
 
 # Noisy expert episodes, states that an agent visits with the labels of the experts (DAgger), and a training.
-noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/${into:-data}"; }
+noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/data"; }
 met() { gato-agent collect "$@" --dagger "$folder/first" --workers 2 --out "$folder/met"; }
 learn() { # OUT, then options
     local out=$1 resume=()
@@ -34,19 +34,28 @@ results() { # RUN, OUT, episodes, then tasks
     gato-agent evaluate --checkpoint "$1" --out "$2" --episodes "$3" --workers 2 "${@:4}"
 }
 # The share of each family in the tokens; `by_need.py` divides it among its tasks by what they lack of the expert.
-shares='{"babyai": 0.42, "mujoco": 0.13, "metaworld": 0.09, "babyai_rgb": 0.08, "minatar": 0.08, "bullet": 0.06, "atari": 0.05,
-    "box2d": 0.045, "classic": 0.015, "panda": 0.01, "robotics": 0.01, "toytext": 0.01}'
+shares='{"babyai": 0.42, "mujoco": 0.13, "metaworld": 0.09, "babyai_rgb": 0.08, "minatar": 0.08, "bullet": 0.06,
+    "atari": 0.05, "box2d": 0.045, "classic": 0.015, "panda": 0.01, "robotics": 0.01, "toytext": 0.01}'
 all_tasks() {
     # More episodes where they are short, fewer of Atari's, which are large.
     phase noisy
-    noisy --suite babyai mujoco --episodes 300
-    noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400 # 7 to 10 steps each
+    noisy --suite babyai --episodes 1500
+    local short=(ActionObjDoor GoToDoor GoToLocal{,S5N2,S6N{2,3,4},S7N{4,5},S8N{2,3,4,5,6,7}} GoToObj{,Door,S4}
+        GoToRed{Ball,BallGrey,BallNoDists,BlueBall} OneRoomS{8,12} OpenDoor{,Color,Loc} OpenRedDoor PickupDist
+        PutNextLocalS6N4)
+    noisy --env $(printf 'BabyAI-%s-v0 ' "${short[@]}") BabyAI-GoToObjS6-v1 --episodes 3000
     noisy --env BabyAI-{PutNextS4N1,PutNextS5N1,PutNextS5N2,OpenRedBlueDoorsDebug}-v0 --episodes 2800
-    noisy --suite babyai_rgb --episodes 2000
+    noisy --env BabyAI-{PickupLoc,PickupDistDebug,OpenDoorDebug,PutNextLocalS5N3}-v0 --episodes 4400
+    noisy --suite babyai_rgb --episodes 5000
     noisy --suite panda --episodes 3000
     noisy --suite robotics --episodes 600
+    noisy --suite mujoco --episodes 300
     noisy --suite box2d bullet minatar --episodes 200
-    noisy --suite classic metaworld toytext --episodes 100
+    noisy --env MinAtar/Breakout-v1 --episodes 1000
+    noisy --env MinAtar/SpaceInvaders-v1 --episodes 500
+    noisy --suite metaworld --episodes 300
+    noisy --suite toytext --episodes 1000
+    noisy --suite classic --episodes 100
     noisy --suite atari --episodes 60
 
     phase first
@@ -65,17 +74,12 @@ all_tasks() {
     met --env MinAtar/Breakout-v1 --episodes 40
     met --suite atari --episodes 15
     met --suite babyai_rgb --episodes 120
-    # More of the levels that need the longest episodes.
-    local longest=(BossLevel BossLevelNoUnlock Synth SynthLoc SynthSeq SynthS5R2 MiniBossLevel Unlock UnblockPickup
-        PutNextLocal GoToOpen Pickup MoveTwoAcrossS5N2 MoveTwoAcrossS8N9 PickupAbove OpenDoorsOrderN4 GoToSeq
-        GoToSeqS5R2 GoToImpUnlock)
-    into=more noisy --env $(printf 'BabyAI-%s-v0 ' "${longest[@]}") --episodes 1500
 
     phase evaluate first
     results "$folder/first" "$folder/first/results" 10 --seed 2000000 --suite all # not the seeds of the table
     local needed
     read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
-    local data=("$folder/data" "$folder/more" "$folder/met")
+    local data=("$folder/data" "$folder/met")
     phase run
     learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 10000 --decay-steps 6000 \
         --loss-over timesteps --mixture "${needed[@]}"

@@ -6,7 +6,6 @@ python scripts/tables.py
 
 import io
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.storage.episode_store import open_stores
 
 ROOT = Path(__file__).resolve().parents[1]
-EPISODES, RUNS = ("data", "more", "met"), ("first", "run", "nano")
+EPISODES, RUNS = ("data", "met"), ("first", "run", "nano")
 MEAN_OF = 100  # steps in one point of the plot
 Log = Sequence[Mapping[str, Any]]
 
@@ -44,7 +43,8 @@ def episodes_row(folder: Path) -> list[str]:
     """Cells of a folder of episodes."""
     stores = open_stores(folder)
     steps = [store.stats(index).steps for store in stores for index in store.indices()]
-    return [folder.name, f"{len(steps):,} episodes of {len(stores)} tasks", f"{sum(steps):,}", ""]
+    tasks = "1 task" if len(stores) == 1 else f"{len(stores)} tasks"
+    return [folder.name, f"{len(steps):,} episodes of {tasks}", f"{sum(steps):,}", ""]
 
 
 def read(run: Path) -> tuple[dict[str, Any], Log]:
@@ -70,55 +70,67 @@ def run_row(run: Path) -> list[str]:
 def plot(runs: Sequence[Path]) -> bytes:
     """SVG of each family's loss by tokens, one panel a run."""
     import matplotlib as mpl
-    from cycler import cycler
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    colors = cycler(color=mpl.colormaps["tab20"].colors)  # type: ignore[attr-defined]
-    with mpl.rc_context({**RC_PARAMS, "axes.prop_cycle": colors}):
+    logs = {run.name: read(run) for run in runs}
+    families = sorted({family for _, log in logs.values() for entry in log for family in entry["family_loss"]})
+    colors = dict(zip(families, mpl.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
+    with mpl.rc_context(RC_PARAMS):
         figure = Figure(figsize=(3.4 * len(runs) + 1.6, 3.4), layout="constrained")
         panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-        for axes, run in zip(panels, runs, strict=True):
-            config, log = read(run)
-            by_family: dict[str, list[tuple[float, float]]] = defaultdict(list)
-            for entry in log:
-                for family, loss in entry["family_loss"].items():
-                    by_family[family].append((entry["step"] * tokens_of(config) / 1e6, loss))
-            for family in sorted(by_family):
-                points = np.array(by_family[family])
-                parts = np.array_split(points, max(1, len(points) // MEAN_OF))
-                axes.plot(*zip(*(part.mean(axis=0) for part in parts), strict=True), linewidth=1, label=family)
+        for axes, (name, (config, log)) in zip(panels, logs.items(), strict=True):
+            for family in families:
+                points = np.array([
+                    (entry["step"] * tokens_of(config) / 1e6, entry["family_loss"][family])
+                    for entry in log if family in entry["family_loss"]
+                ])  # fmt: skip
+                parts = np.array_split(points, max(1, len(points) // MEAN_OF)) if len(points) else []
+                axes.plot(*np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2).T, color=colors[family])
             axes.set(yscale="log", xlabel="million tokens")
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.set_title(run.name, fontsize=9, loc="left")
+            axes.set_title(name, fontsize=9, loc="left")
         panels[0].set_ylabel("loss in nats")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+        lines = [Line2D([], [], color=color) for color in colors.values()]
+        figure.legend(lines, families, loc="outside right center", frameon=False)
         data = io.BytesIO()
         figure.savefig(data, format="svg", metadata={"Date": None})
     return data.getvalue()
 
 
+def sources(path: Path) -> tuple[str, str]:
+    """Commits and machines of a log.tsv, each once and in order.
+
+    Raises:
+        UsageError: no such file, a line without these, or a commit with changes that are in no commit.
+    """
+    try:
+        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+        commits, machines = (", ".join(dict.fromkeys(column)) for column in list(zip(*lines, strict=True))[1:3])
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {error}; it is made by scripts/generalist.sh {path.parent}") from error
+    if "dirty" in commits:
+        raise UsageError(f"{path}: a phase ran with changes that are in no commit: {commits}; run it again")
+    return commits, machines
+
+
 def main(config: Config) -> None:
     """Write both files."""
-    episodes = [config.folder / name for name in EPISODES if (config.folder / name).exists()]
-    runs = [config.folder / name for name in RUNS if (config.folder / name / "log.jsonl").exists()]
-    log = config.folder / "log.tsv"
-    if not runs or not log.exists():
-        raise UsageError(
-            f"{config.folder}: no log.tsv or no runs; make them with scripts/generalist.sh {config.folder}"
-        )
-    phases = [line.split("\t") for line in log.read_text(encoding="utf-8").splitlines()]
+    folder = config.folder.resolve()
+    commits, machines = sources(folder / "log.tsv")
+    episodes = [folder / name for name in EPISODES if (folder / name).exists()]
+    runs = [folder / name for name in RUNS if (folder / name / "log.jsonl").exists()]
+    if not runs:
+        raise UsageError(f"{folder}: no runs; they are made by scripts/generalist.sh {folder}")
     table = {
         "title": "what the weights were made of",
-        "command": f"scripts/generalist.sh && python scripts/training_cost.py {config.folder.name}",
-        "commit": phases[-1][1],
-        "machine": phases[-1][2],
+        "command": f"scripts/generalist.sh {folder.name} && python scripts/training_cost.py {folder.name}",
+        "commit": commits,
+        "machine": machines,
         "columns": ["folder", "contents", "steps", "hours"],
-        "rows": [*(episodes_row(folder) for folder in episodes), *(run_row(run) for run in runs)],
+        "rows": [*map(episodes_row, episodes), *map(run_row, runs)],
     }
-    write_files({
-        config.table: (json.dumps(table, indent=1) + "\n").encode(),
-        config.plot: plot(runs),
-    })  # fmt: skip
+    write_files({config.table: (json.dumps(table, indent=1) + "\n").encode(), config.plot: plot(runs)})
 
 
 if __name__ == "__main__":

@@ -100,19 +100,26 @@ def test_what_a_training_took_is_written(tmp_path: Path, data: Path) -> None:
     """From the folders of the script: episodes, steps and hours, and a plot of each family's loss."""
     cost = runpy.run_path(str(SCRIPTS / "training_cost.py"))
     config = cost["Config"](tmp_path, table=tmp_path / "table.json", plot=tmp_path / "plot.svg")
-    with pytest.raises(UsageError, match="or no runs"):
-        cost["main"](config)
+    log = tmp_path / "log.tsv"
+    for text, problem in ((None, "No such file"), ("", "not enough values"), ("t\ta-dirty\tm\tend\n", "in no commit"),
+                          ("t\tabc1234\t2 cores\tnoisy\nt\tabc1234\t2 cores\tend\n", "no runs")):  # fmt: skip
+        if text is not None:
+            log.write_text(text)
+        with pytest.raises(UsageError, match=problem):
+            cost["main"](config)
     (tmp_path / "data").symlink_to(data)
-    (tmp_path / "log.tsv").write_text("2026-01-01T00:00:00Z\tabc1234\t2 cores\tnoisy\n")
     train(
         TrainConfig(data=(data,), out=tmp_path / "first", size="nano", shape='{"context": 64}', steps=3, batch_size=2)
     )
+    entries = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
+    entry = dict(entries[0], tokens_per_second=256 / 3600)  # an hour a step of two segments of 128 tokens
+    (tmp_path / "first" / "log.jsonl").write_text("".join(json.dumps(entry | {"step": i}) + "\n" for i in range(4000)))
     cost["main"](config)
     table = json.loads(config.table.read_text())
     assert (table["commit"], table["machine"]) == ("abc1234", "2 cores")
     episodes, training = table["rows"]
-    assert episodes[:2] == ["data", "4 episodes of 1 tasks"]
-    assert training[:3] == ["first", "training of nano, 0.0 million tokens", "3"]
+    assert episodes[:2] == ["data", "4 episodes of 1 task"]
+    assert training == ["first", "training of nano, 1.0 million tokens", "4,000", "4000.0"]
     assert "classic" in config.plot.read_text()
 
 

@@ -6,18 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from gymnasium.spaces import Dict, Text
-
 from gato_agent.checkpoints.trained_task import TEXT_PIECES, TrainedTask
 from gato_agent.dataset.task_tokens import TOKEN_FORMAT, TokenizedTask
+from gato_agent.dataset.texts import longest_texts, texts_of, user_text_model, viewed_texts
 from gato_agent.dataset.token_file import Data
 from gato_agent.dataset.unread_episodes import UnreadEpisodes
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.io.strict_json import parse
-from gato_agent.envs.spaces.flatten import leaves
 from gato_agent.envs.suggested_commands import suggest
 from gato_agent.envs.tasks.task import Task, find, view_of
 from gato_agent.model.config import GatoConfig
@@ -53,12 +52,12 @@ def load_data(
     """
     stores = _by_task([folders] if isinstance(folders, Path) else folders)
     tasks = _prompted([_trained(same[0], text_pieces, config.values_per_token > 1) for same in stores.values()], prompt)
-    text = text or _user_text_model(text_model, config)
+    text = text or user_text_model(text_model, config)
     source_digest = _source_digest(stores, tasks, config, text_pieces, text, holdout)
     if file and (cached := Data.load(file, source_digest, config)):
         return cached
     if text is None:
-        texts = [string for task, same in zip(tasks, stores.values(), strict=True) for string in _texts_of(task, same)]
+        texts = [string for task, same in zip(tasks, stores.values(), strict=True) for string in texts_of(task, same)]
         text = TextTokenizer.train(texts, config.text) if texts else None
     pieces = text.encode if text else None
     tokenized, held_out = [], []
@@ -69,7 +68,7 @@ def load_data(
         ends = [len(many) - int(holdout * len(many)) for many in parts]
         learned = UnreadEpisodes([each for many, end in zip(parts, ends, strict=True) for each in many[:end]])
         last = UnreadEpisodes([each for many, end in zip(parts, ends, strict=True) for each in many[end:]])
-        longest = _longest_texts(tasks[number], text, same)
+        longest = longest_texts(tasks[number], text, chain(learned, last)) if text_pieces is None else {}
         tasks[number] = _with_room(tasks[number], longest) if text_pieces is None else tasks[number]
         tasks[number] = task = _sized(tasks[number], config, text, longest, text_pieces)
         common = task.id, task.tokenizer(config, text)
@@ -136,32 +135,6 @@ def _trained(store: EpisodeStore, text_pieces: int | None, grouped: bool) -> Tra
     return TrainedTask(store.env_id, space, store.action_space, pieces, store.env_kwargs, view)
 
 
-def _texts_of(task: TrainedTask, stores: Sequence[EpisodeStore]) -> Iterator[str]:
-    """All texts in a task's observations, and its text prompt."""
-    if any(isinstance(leaf.space, Text) for leaf in leaves(task.observation_space)):
-        for episode in _training_episodes(stores):
-            columns = episode.observations.values()
-            yield from (text for column in columns if column.dtype == object for text in column)
-    if task.prompt.text:
-        yield task.prompt.text
-
-
-def _longest_texts(task: TrainedTask, text: TextTokenizer | None, stores: Sequence[EpisodeStore]) -> dict[str, int]:
-    """Pieces of the longest text of each text leaf, by path."""
-    paths = [leaf.path for leaf in leaves(task.observation_space) if isinstance(leaf.space, Text)]
-    if text is None or not paths:
-        return {}
-    seen: dict[str, set[str]] = {path: set() for path in paths}
-    for episode in _training_episodes(stores):
-        for path, strings in seen.items():
-            strings.update(episode.observations[path])
-    return {path: max(len(text.encode(words)) for words in strings) for path, strings in seen.items()}
-
-
-def _training_episodes(stores: Sequence[EpisodeStore]) -> UnreadEpisodes:
-    return UnreadEpisodes([(store, i) for store in stores for i in training_indices(store)])
-
-
 def _prompted(tasks: list[TrainedTask], kind: Kind | Literal["auto"]) -> list[TrainedTask]:
     """Tasks with prompts of a kind; an instruction in the prompt is removed from the observation."""
     instructions = [instruction_of(task.id, task.observation_space, task.view) for task in tasks]
@@ -203,25 +176,8 @@ def _sized(
 
 def _with_room(task: TrainedTask, longest: Mapping[str, int]) -> TrainedTask:
     """Task whose texts have at least the tokens of the longest observed; a larger number is 1.5 times that."""
-    seen = task.view.space(task.observation_space)
-    columns = (
-        seen.spaces.items() if task.view.steps and isinstance(seen, Dict) else leaves(seen)
-    )  # paths as in episodes
-    pieces = max((longest.get(path, 0) for path, space in columns if isinstance(space, Text)), default=0)
+    pieces = max((longest[path] for path in viewed_texts(task)), default=0)
     return task if pieces <= task.text_pieces else replace(task, text_pieces=pieces + pieces // 2)
-
-
-def _user_text_model(model: Path | None, config: GatoConfig) -> TextTokenizer | None:
-    """Tokenizer of --text-model, None without one."""
-    if model is None:
-        return None
-    text = TextTokenizer.from_file(model)
-    if text.size > config.text:
-        raise UsageError(
-            f"--text-model {model} has {text.size} pieces and the model has room for {config.text}: "
-            "train a smaller one, or choose another --size"
-        )
-    return text
 
 
 def mixture(text: str, tasks: list[str]) -> list[float]:

@@ -91,7 +91,7 @@ class TokenizedTask:
         cls, name: str, tokenizer: SpaceTokenizer, episodes: Sequence[Episode],
         prompt: Prompt = NO_PROMPT, pieces: Callable[[str], Sequence[int]] | None = None,
     ) -> Self:  # fmt: skip
-        """Tokenize episodes, one after the other: each is read once, and may be freed before the next.
+        """Tokenize episodes, each once and in order, so that they need not be in memory together.
 
         Args:
             name: of the task.

@@ -1,6 +1,6 @@
 """Episodes of several stores as one sequence, each read when it is reached."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 from gato_agent.rollouts.storage.episode import Episode
@@ -8,7 +8,7 @@ from gato_agent.rollouts.storage.episode_store import EpisodeStore
 
 
 class UnreadEpisodes(Sequence[Episode]):
-    """Sequence that reads an episode each time it is reached, so that one at a time is in memory.
+    """Sequence that reads an episode each time it is reached, so that two at most are in memory.
 
     Args:
         places: store and index of each episode.
@@ -23,6 +23,10 @@ class UnreadEpisodes(Sequence[Episode]):
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self._places)
+
+    def __iter__(self) -> Iterator[Episode]:
+        """Episodes in order."""
+        return (store.fitting(index) for store, index in self._places)
 
     @overload
     def __getitem__(self, at: int) -> Episode: ...

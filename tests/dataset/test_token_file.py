@@ -118,11 +118,12 @@ def test_a_folder_named_twice_is_read_once(folder: Path) -> None:
 
 def test_two_episodes_at_most_are_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred episodes of raw frames would not fit: the next one is read, then the former is freed."""
-    alive, most, fitting = weakref.WeakSet[Episode](), list[int](), EpisodeStore.fitting
+    alive, most, fitting = list[weakref.ref[np.ndarray]](), list[int](), EpisodeStore.fitting
 
     def counted(store: EpisodeStore, index: int) -> Episode:
-        alive.add(episode := fitting(store, index))
-        most.append(len(alive))
+        episode = fitting(store, index)
+        alive.append(weakref.ref(next(iter(episode.observations.values()))))
+        most.append(sum(each() is not None for each in alive))
         return episode
 
     monkeypatch.setattr(EpisodeStore, "fitting", counted)

@@ -37,6 +37,16 @@ def test_stretches_of_all_tries_and_demonstrations_by_default(groups):
     assert 0.2 < kept / sum(store.stats(seed).steps for store in choice.stores for seed in store.indices()) < 0.8
 
 
+def test_the_bars_by_default_are_those_of_the_help(groups):
+    def bar(length, quantile):
+        choice = choose(groups, length, quantile)
+        assert choice is not None
+        return choice.bar
+
+    assert bar(12, None) == bar(12, 0.8) != bar(12, 0.6)
+    assert bar(0, None) == bar(0, 0.25)
+
+
 @pytest.mark.parametrize("success", [True, False])
 def test_whole_episodes_where_any_reports_success(groups, tmp_path, success):
     (one, two), report = groups[1], tmp_path / "reports"

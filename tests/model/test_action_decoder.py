@@ -237,7 +237,7 @@ def masks(legal: Legal, num_envs: int, steps: int, seed: int) -> list[Tensor]:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("actions", [3, 40, 256])
 def test_masks_are_obeyed_by_all_decoders_alike(layout: str, temperature: float, actions: int) -> None:
-    """Ids are among those that are allowed and legal, greedily and sampled, with up to 256 action tokens."""
+    """Ids are among those that are allowed and legal, greedily and sampled; recorded, with three action tokens."""
     model = shaped(layout, context=actions + 10)
     legal, steps = legal_for(model.config, actions), 8 if actions == 3 else 2
     allowed, draw = masks(legal, 3, steps, actions), sampled(3, actions) if temperature else None
