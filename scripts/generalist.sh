@@ -53,7 +53,7 @@ all_tasks() {
     noisy --suite box2d bullet minatar --episodes 200
     noisy --env MinAtar/Breakout-v1 --episodes 1000
     noisy --env MinAtar/SpaceInvaders-v1 --episodes 500
-    noisy --suite metaworld --episodes 300
+    noisy --suite metaworld --episodes 200
     noisy --suite toytext --episodes 1000
     noisy --suite classic --episodes 100
     noisy --suite atari --episodes 60
