@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def plot(runs: Sequence[Path]) -> bytes:
 
     logs = {run.name: read(run) for run in runs}
     families = sorted({family for _, log in logs.values() for entry in log for family in entry["family_loss"]})
-    colors = dict(zip(families, mpl.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
+    colors = dict(zip(families, cycle(mpl.colormaps["tab20"].colors)))  # type: ignore[attr-defined]
     with mpl.rc_context(RC_PARAMS):
         figure = Figure(figsize=(3.4 * len(runs) + 1.6, 3.4), layout="constrained")
         panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
@@ -106,12 +107,13 @@ def sources(path: Path) -> tuple[str, str]:
     """
     try:
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        commits, machines = (", ".join(dict.fromkeys(column)) for column in list(zip(*lines, strict=True))[1:3])
+        commits, machines = (list(dict.fromkeys(column)) for column in list(zip(*lines, strict=True))[1:3])
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {error}; it is made by scripts/generalist.sh {path.parent}") from error
-    if "dirty" in commits:
-        raise UsageError(f"{path}: a phase ran with changes that are in no commit: {commits}; run it again")
-    return commits, machines
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: {why}; it is made by scripts/generalist.sh {path.parent}") from error
+    if dirty := [commit for commit in commits if "dirty" in commit]:
+        raise UsageError(f"{path}: changes beside {dirty[0]} are in no commit: run the script in another folder")
+    return ", ".join(commits), "; ".join(machines)
 
 
 def main(config: Config) -> None:

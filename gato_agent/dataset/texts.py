@@ -43,7 +43,8 @@ def longest_texts(task: TrainedTask, text: TextTokenizer | None, episodes: Itera
                 try:
                     longest[path] = max(longest[path], len(encode(words)))
                 except SpaceError as error:
-                    raise GatoError(f"{task.id}: seed {episode.seed}: {path!a}: {error}") from error
+                    way_out = "correct the environment's text and collect again"
+                    raise GatoError(f"{task.id}: seed {episode.seed}: {path!a}: {error}; {way_out}") from error
     return longest
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gato_agent.envs.errors import EnvironmentFault, GatoError, UsageError, reason
-from gato_agent.envs.io.console import fitted, plain_console
+from gato_agent.envs.io.console import fitted, plain_console, plural
 from gato_agent.envs.make import find_spec, parse_kwargs
 from gato_agent.envs.tasks.task import Task, catalogue, families, find
 from gato_agent.rollouts.collection.by_hand import INTRODUCTION, play_by_hand, window_options
@@ -74,7 +74,7 @@ def collect(
         for store in stores:
             try:
                 _complete(config, store, episode_filter)
-                rows.append(_summary(store, _seeds(config)))
+                rows.append(_summary(store, _seeds(config), console))
             except (GatoError, OSError) as error:  # the other tasks are completed
                 problems.append(error)
                 console.print(f"{store.env_id}: {reason(error)}", highlight=False, markup=False, soft_wrap=True)
@@ -186,11 +186,16 @@ def _play_in_process(
                 yield [result]
 
 
-def _summary(store: EpisodeStore, seeds: range) -> list[str]:
-    """Row of the summary: the episodes of these seeds that are on disk."""
+def _summary(store: EpisodeStore, seeds: range, console: Console) -> list[str]:
+    """Row of the summary: the episodes of these seeds that are on disk. A line says how many end early."""
     present = [seed for seed in store.indices() if seed in seeds]
     stats = [store.stats(seed) for seed in present]
-    mean = f"{np.mean([each.total for each in stats]):.2f}" if stats else "-"
+    whole = [each.total for each in stats if not each.lost]
+    mean = f"{np.mean(whole):.2f}" if whole else "-"
+    if len(whole) < len(stats):
+        count = f"{len(stats) - len(whole):,} of {plural(len(stats), 'episode')}"
+        text = f"{store.env_id}: {count} end where the expert was lost, and are not in the mean return"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     steps = sum(each.steps for each in stats)
     return [
         store.env_id, store.kind, f"{len(present):,}", f"{len(set(present) & set(filtered_indices(store))):,}",

@@ -146,8 +146,10 @@ class Player:
         labels: list[Any] = []
         rewards: list[float] = []
         success: bool | None = None
+        lost = False
         for step in steps(actor, self._envs, [seed]):
-            if last is not None and getattr(actor, "lost", False):
+            lost = bool(getattr(actor, "lost", False))
+            if lost and last is not None:
                 break  # actions and labels without a plan are no demonstration
             last = step
             observed.append(step.obs)
@@ -172,7 +174,7 @@ class Player:
             truncated=last.truncated or not last.done,
             success=success,
             seed=seed,
-            provenance=self._provenance(),
+            provenance=self._provenance() | ({"lost": True} if lost else {}),
         )
 
     def _provenance(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class EpisodeBot:
         except LOST as error:
             if not self._reported:
                 why = one_line(error)
-                _log.warning("%s: the bot has no plan in some episodes (%s) and waits there", self._env_id, why)
+                _log.warning("%s: the bot has no plan in some episodes (%s): there it only waits", self._env_id, why)
             self._lost, self.waits, self._reported = state, True, True
             return int(self._env.actions.done)
 

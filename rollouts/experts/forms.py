@@ -20,8 +20,8 @@ STARTS = {"start", "starts", "episode_start", "episode_starts", "first", "is_fir
 ACCEPTED = (
     "accepted are an SB3 model or policy, an object with SB3's predict(observations, ...), with "
     "act(observations, start) or with act(observation), a function of one observation, and a function "
-    "(observation_space, action_space) or () that returns one of these; optional are reset(), reset(n), reset(seed) "
-    "and seed(seed)"
+    "(observation_space, action_space) or () that returns one of these; optional are reset(), reset(n), reset(seed), "
+    "seed(seed) and a bool `lost`"
 )
 
 

@@ -40,12 +40,16 @@ ABOUT: dict[str, Any] = {  # fields that are not arrays, and their types
 
 
 class EpisodeStats(NamedTuple):
-    """Number of steps, return, success and noise level of an episode; None for an unknown success or level."""
+    """Number of steps, return, success and noise level of an episode; None for an unknown success or level.
+
+    `lost` is True if the episode ends where its expert had no plan.
+    """
 
     steps: int
     total: float
     success: bool | None
     noise: float | None
+    lost: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +88,9 @@ class Episode:
 
     @property
     def stats(self) -> EpisodeStats:
-        """Length, return, success and noise."""
-        return EpisodeStats(len(self), self.total, self.success, self.provenance.get("noise"))
+        """Length, return, success, noise, and whether the expert was lost."""
+        about = self.provenance
+        return EpisodeStats(len(self), self.total, self.success, about.get("noise"), about.get("lost") is True)
 
     @property
     def targets(self) -> Columns:

@@ -27,7 +27,8 @@ class EpisodeFilter:
     """Filter of episodes by share of the expert's return, by success, or by both.
 
     The expert's return E is the largest mean over W consecutive episodes in the order of seeds, W = min(1000, 0.1 N) of
-    N episodes. The least return is E - (1 - keep_above) * |E|, which is keep_above * E for a positive E.
+    N episodes. The least return is E - (1 - keep_above) * |E|, which is keep_above * E for a positive E. Episodes that
+    end where the expert was lost have no return to compare: `keep_above` leaves them out.
 
     Attributes:
         keep_above: share of the expert's return, above 0 to 1; None for no limit.
@@ -49,8 +50,9 @@ class EpisodeFilter:
         """
         returns = np.array([each.total for each in stats])
         mask = np.ones(len(returns), np.bool_)
-        if self.keep_above is not None and len(returns):
-            expert = expert_return(returns)
+        if self.keep_above is not None:
+            mask = ~np.array([each.lost for each in stats], np.bool_)
+            expert = expert_return(returns[mask]) if mask.any() else 0.0
             mask &= returns >= expert - (1 - self.keep_above) * abs(expert)
         if self.success_only and any(each.success is not None for each in stats):
             mask &= np.array([bool(each.success) for each in stats])

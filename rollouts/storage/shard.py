@@ -165,13 +165,14 @@ class Shard:
         return GatoError(f"{self.path}: episode {seed} is damaged ({why}); {WAY_OUT}")
 
     def stats(self, seed: int) -> EpisodeStats:
-        """Length, return, success and noise of one episode, without reading the rest of it."""
+        """Length, return, success, noise and `lost` of one episode, without reading the rest of it."""
         i = self.rows[seed]
         (ends,) = (ends for name, _, ends in self._columns if name == "rewards")
         (rewards,) = (column for name, column, _ in self._columns if name == "rewards")
         about = self._about(i)
-        part = rewards[ends[i] : ends[i + 1]]
-        return EpisodeStats(len(part), float(part.sum()), about["success"], about["provenance"].get("noise"))
+        part, provenance = rewards[ends[i] : ends[i + 1]], about["provenance"]
+        lost = provenance.get("lost") is True
+        return EpisodeStats(len(part), float(part.sum()), about["success"], provenance.get("noise"), lost)
 
     def _about(self, i: int) -> dict[str, Any]:
         success = int(self._table["success"][i])

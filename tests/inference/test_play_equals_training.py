@@ -81,7 +81,8 @@ def uncached(checkpoint: Checkpoint, episode: Episode) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("checkpoint", "kind", "followed"), [
-    pytest.param(shape, kind, followed, marks=[pytest.mark.slow] * (kind is TracedDecoder and shape != SHAPES[0]))
+    pytest.param(shape, kind, followed, id=f"{shape}-{kind.__name__}-{followed}",
+                 marks=[pytest.mark.slow] * (kind is TracedDecoder and shape != SHAPES[0]))
     for shape in SHAPES for kind, followed in KINDS
 ], indirect=["checkpoint"])  # fmt: skip
 def test_logits_in_play_are_those_of_training(

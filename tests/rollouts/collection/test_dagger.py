@@ -109,10 +109,11 @@ def test_one_environment_only():
         Guided(Student(), ConstantExpert(EXPERT), ABOUT).reset(2)
 
 
+@pytest.mark.parametrize(("at", "steps"), [(2, 2), (0, 1), (9, 3)])
 @pytest.mark.parametrize("noise", [True, False])
-def test_an_episode_of_the_expert_ends_where_it_is_lost_too(tmp_path, monkeypatch, noise):
+def test_an_episode_of_the_expert_ends_where_it_is_lost_too(tmp_path, monkeypatch, capsys, noise, at, steps):
     """Waiting is no demonstration, with noise or without."""
-    monkeypatch.setattr(Lost, "at", 2)
+    monkeypatch.setattr(Lost, "at", at)
     collect(
         CollectConfig(("tests.helpers.testing_env:Testing-v0",), expert=f"{__name__}:lost_from_the_third", episodes=3,
                       noise=noise, workers=0, out=tmp_path),
@@ -120,8 +121,11 @@ def test_an_episode_of_the_expert_ends_where_it_is_lost_too(tmp_path, monkeypatc
     store = EpisodeStore(tmp_path / "Testing-v0")
     for seed in range(3):
         read = store.read(seed)
-        assert (len(read), read.terminated, read.truncated) == (2, False, True)
-        np.testing.assert_array_equal(read.targets[""], np.ones(2))
+        assert (len(read), read.terminated, read.truncated) == (steps, steps == 3, steps < 3)
+        assert store.stats(seed).lost is read.stats.lost is (steps < 3)
+        np.testing.assert_array_equal(read.targets[""], np.ones(steps))
+    said = "".join(capsys.readouterr())
+    assert ("Testing-v0: 3 of 3 episodes end where the expert was lost" in said) == (steps < 3)
 
 
 @pytest.mark.parametrize(("at", "steps"), [(2, 2), (1, 1), (0, 1), (9, 3)])

@@ -49,6 +49,14 @@ def test_episodes_near_the_experts_return_are_kept(returns, kept):
     assert EpisodeFilter(keep_above=0.8).apply(stats(returns)) == kept
 
 
+def test_an_episode_that_ends_where_the_expert_was_lost_is_not_compared():
+    """A few steps of -1 have a larger return than a whole episode."""
+    cut = EpisodeStats(1, -5.0, None, 0.0, lost=True)
+    assert EpisodeFilter(keep_above=0.8).apply([cut, *stats([-100, -119, -121])]) == [False, True, True, False]
+    assert EpisodeFilter(keep_above=0.8).apply([cut]) == [False]
+    assert EpisodeFilter().apply([cut]) == [True]
+
+
 def test_success_counts_where_there_is_such_a_thing():
     assert EpisodeFilter(success_only=True).apply([*stats([1], True), *stats([2], False), *stats([3])]) == [
         True,
