@@ -39,7 +39,7 @@ def longest_texts(task: TrainedTask, text: TextTokenizer | None, episodes: Itera
     encode = lru_cache(maxsize=4096)(text.encode)
     for episode in episodes:
         for path in longest:
-            for words in episode.observations[path]:
+            for words in dict.fromkeys(episode.observations[path]):
                 try:
                     longest[path] = max(longest[path], len(encode(words)))
                 except SpaceError as error:

@@ -53,13 +53,14 @@ def best_tries(tries: Tries, first: int = 0) -> list[Candidate]:
         first: place of the first try's store.
 
     Returns:
-        Candidates by seed. Seeds without a success are left out where any episode reports success or failure.
+        Candidates by seed. Seeds without a success are left out where any episode reports success or failure, and
+        episodes that end where an expert was lost, which have no return to compare.
     """
     reported = any(stats.success is not None for each in tries for stats in each.values())
     best: list[Candidate] = []
     for seed in sorted({seed for each in tries for seed in each}):
         known = [(number, each[seed]) for number, each in enumerate(tries) if seed in each]
-        known = [(number, stats) for number, stats in known if stats.success or not reported]
+        known = [(number, stats) for number, stats in known if (stats.success or not reported) and not stats.lost]
         if known:
             number, stats = max(known, key=lambda pair: pair[1].total)
             best.append(Candidate(first + number, seed, stats.total))

@@ -86,11 +86,6 @@ class Guided:
         self._steps_left = 0  # of the current stretch
         self._expert_acts = False
 
-    @property
-    def lost(self) -> bool:
-        """True if the expert had no plan in the latest step, so that its label is useless."""
-        return bool(getattr(self._expert, "lost", False))
-
     def seed(self, seed: int) -> None:
         """Seed the expert and the stretches of the next episode."""
         self._expert.seed(seed)

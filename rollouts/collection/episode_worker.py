@@ -115,6 +115,7 @@ class Player:
         )  # fmt: skip
         if expert.provenance != job.header["expert"]:
             raise GatoError(f"{job.env_id}: the expert {job.expert} changed while it was in use: repeat the command")
+        self._expert: Expert = expert
         self._actor: Expert | Noisy | Guided = expert
         if job.learner is not None:
             self._actor = Guided(job.learner.make(self._envs), expert, job.header["learner"])
@@ -148,7 +149,7 @@ class Player:
         success: bool | None = None
         lost = False
         for step in steps(actor, self._envs, [seed]):
-            lost = bool(getattr(actor, "lost", False))
+            lost = bool(getattr(self._expert, "lost", False))
             if lost and last is not None:
                 break  # actions and labels without a plan are no demonstration
             last = step

@@ -23,7 +23,9 @@ class FirstEpisodes:
         """Add an episode; after the tenth, return a warning if they score like random actions, else None."""
         if self._task is None or len(self._scores) == EPISODES:
             return None
-        success = played.episode.about.get("success")
+        success, lost = played.episode.about.get("success"), played.episode.about.get("provenance", {}).get("lost")
+        if lost and not self._task.by_success:  # the return of a part of an episode
+            return None
         self._scores.append(float(bool(success)) if self._task.by_success else played.total)
         return warning(self._task, self._scores) if len(self._scores) == EPISODES else None
 

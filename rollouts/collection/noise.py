@@ -39,11 +39,6 @@ class Noisy:
         self._held: Any = None
         self._hold = 0
 
-    @property
-    def lost(self) -> bool:
-        """True if the expert had no plan in the latest step, so that its label is useless."""
-        return bool(getattr(self._expert, "lost", False))
-
     def seed(self, seed: int) -> None:
         """Seed the expert and the noise of the next episode."""
         self._expert.seed(seed)

@@ -122,8 +122,8 @@ def data(command: Show | Verify | Compact | Filter | Export | Import) -> None:
 def _statistics(store: EpisodeStore) -> list[str]:
     indices = store.indices()
     stats = [store.stats(index) for index in indices]
-    returns = np.array([each.total for each in stats])
-    mean, std = (f"{returns.mean():.2f}", f"{returns.std():.2f}") if stats else ("-", "-")
+    returns = np.array([each.total for each in stats if not each.lost])
+    mean, std = (f"{returns.mean():.2f}", f"{returns.std():.2f}") if len(returns) else ("-", "-")
     return [
         store.env_id, store.kind, f"{len(stats):,}", f"{len(filtered_indices(store)):,}",
         f"{len(stats) - len(store.pending()):,}", f"{sum(each.steps for each in stats):,}", mean, std,

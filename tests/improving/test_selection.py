@@ -106,3 +106,10 @@ def test_a_copy_that_was_cut_short_is_completed(tmp_path, monkeypatch):
     assert copy.indices() == list(chosen)
     for seed, place in chosen.items():
         assert copy.read(seed).to_bytes() == stores[place].read(seed).to_bytes()
+
+
+def test_an_episode_that_ends_where_the_expert_was_lost_is_no_candidate():
+    """A few steps of -1 have a larger return than a whole episode."""
+    cut = EpisodeStats(5, -5.0, None, 0.0, lost=True)
+    whole = EpisodeStats(100, -100.0, None, 0.0)
+    assert [(each.seed, each.total) for each in best_tries([{1: cut, 2: cut}, {1: whole}])] == [(1, -100.0)]
