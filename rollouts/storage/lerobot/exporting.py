@@ -110,10 +110,11 @@ def _texts(store: EpisodeStore, episode: Episode) -> list[str]:
 
 
 def _described(observed: Mapping[str, Feature], episode: Episode) -> dict[str, pa.Array]:
-    """Columns of an episode's description that LeRobot's format lacks: ends, seed, noise and the last observation."""
+    """Columns of an episode's description that LeRobot's format lacks: ends, seed, noise, `lost`, last observation."""
     row = {f"{PREFIX}/{name}": pa.array([getattr(episode, name)], kind) for name, kind in FLAGS.items()}
     row |= {
         f"{PREFIX}/noise": pa.array([episode.provenance.get("noise")], pa.float64()),
+        f"{PREFIX}/lost": pa.array([episode.stats.lost], pa.bool_()),
         f"{PREFIX}/labels": pa.array([episode.labels is not None], pa.bool_()),
     }
     for path, feature in observed.items():
@@ -142,11 +143,11 @@ def _compare(store: EpisodeStore, numbers: list[int], folder: Path, *, video: bo
             images = {path: episode.observations[path] for path in lossy}
             if any(exported.observations[path].shape != image.shape for path, image in images.items()):
                 raise GatoError(f"LeRobot does not hold the images of episode {number} of {store.env_id}")
-            noise = {"noise": episode.provenance["noise"]} if "noise" in episode.provenance else {}
+            known = {key: episode.provenance[key] for key in ("noise", "lost") if key in episode.provenance}
             same = replace(
                 exported, observations={**exported.observations, **images}, provenance=episode.provenance
             ).to_bytes()
-            if same != episode.to_bytes() or exported.provenance != {"lerobot_episode": place} | noise:
+            if same != episode.to_bytes() or exported.provenance != {"lerobot_episode": place} | known:
                 raise GatoError(f"LeRobot does not hold episode {number} of {store.env_id} exactly")
     finally:
         files.close()

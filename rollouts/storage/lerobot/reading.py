@@ -56,6 +56,7 @@ class EpisodeReader:
         known: dict[str, Any] = {"lerobot_episode": number}
         known |= {"final_observation": "a copy of the last one"} if repeated else {}
         known |= {} if REWARD in flags else {"rewards": "unknown"}
+        known |= {"lost": True} if files.about(number, f"{PREFIX}/lost") else {}
         return Episode(
             observations=observations,
             actions=self._columns(self.spaces[1], self.acted, columns),

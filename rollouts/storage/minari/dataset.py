@@ -38,7 +38,8 @@ def read_episode(
     ]
     seed = more.get("seed")
     known = {"minari_seed": int(seed)} if seed is not None else {}
-    noise = {"noise": float(more["noise"])} if "noise" in more else {}
+    noise: dict[str, Any] = {"noise": float(more["noise"])} if "noise" in more else {}
+    noise |= {"lost": True} if more.get("lost") else {}
     terminated = bool(data["terminations"][-1])
     return Episode(
         observations=_columns("observations", spaces[0], data["observations"]),

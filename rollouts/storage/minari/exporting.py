@@ -33,7 +33,7 @@ def export(
     """Write the episodes that pass the folder's filter as one HDF5 data set.
 
     Observations, executed actions, rewards and end flags are exact: they are read back and compared. The expert's
-    labels are in the infos, if other actions were executed. Success and noise are in the metadata of episodes.
+    labels are in the infos, if other actions were executed. Success, noise and `lost` are in the metadata of episodes.
 
     Args:
         store: store of the episodes.
@@ -100,9 +100,9 @@ def _write(
         exact = {EXACT: {name: store.header[name] for name in SPACES}}
         dataset.storage.update_metadata(_scores(store) | _spec(store) | exact)
         stats = [store.stats(number) for number in numbers]
+        known = ({"success": each.success, "noise": each.noise, "lost": each.lost or None} for each in stats)
         dataset.storage.update_episode_metadata([
-            {key: value for key, value in (("success", each.success), ("noise", each.noise)) if value is not None}
-            for each in stats
+            {key: value for key, value in each.items() if value is not None} for each in known
         ])  # fmt: skip
 
 
@@ -118,9 +118,9 @@ def _compare(store: EpisodeStore, numbers: list[int], data: Path) -> None:
         numbers, storage.get_episodes(places), storage.get_episode_metadata(places), strict=True
     ):
         stored, exported = store.read(number), read_episode(episode, more, spaces, {})
-        noise = {"noise": stored.provenance["noise"]} if "noise" in stored.provenance else {}
+        known = {key: stored.provenance[key] for key in ("noise", "lost") if key in stored.provenance}
         same = replace(exported, seed=number, provenance=stored.provenance).to_bytes() == stored.to_bytes()
-        if not same or exported.provenance != {"minari_seed": number} | noise:
+        if not same or exported.provenance != {"minari_seed": number} | known:
             raise GatoError(f"Minari does not hold episode {number} of {store.env_id} exactly")
 
 

@@ -60,3 +60,12 @@ def test_where_episodes_end_at_success_that_counts() -> None:
 
 def test_of_an_unknown_task_nothing_is_said() -> None:
     assert FirstEpisodes(None).add(Played(0, 0, None, 1, 0.0, 0.0)) is None
+
+
+def test_a_return_of_a_part_of_an_episode_tells_nothing() -> None:
+    """The expert was lost in these episodes; as a success they count, since they are none."""
+    episode = SimpleNamespace(about={"success": None, "provenance": {"lost": True}})
+    for name, warned in (("MountainCar-v0", False), ("Meta-World/reach-v3", True)):
+        first = FirstEpisodes(find(name))
+        said = [first.add(Played(0, seed, episode, 1, -200.0, 0.0)) for seed in range(EPISODES)]
+        assert (said[-1] is not None) == warned

@@ -70,7 +70,7 @@ def made(seed: int, labels: bool = False, spaces: Any = (SPACE, ACTION)) -> Epis
         truncated=seed % 2 == 1,
         success=(None, True, False)[seed % 3],
         seed=3 * seed,
-        provenance={"noise": 0.3} if labels else {},
+        provenance={"noise": 0.3, "lost": True} if labels else {},
     )
 
 
@@ -99,6 +99,7 @@ def test_there_and_back_nothing_changes(tmp_path):
         assert back.indices() == [0, 3, 6, 9]  # the seeds
         assert all(same(back.read(episode.seed), episode) for episode in episodes)
         assert back.read(3).provenance["noise"] == 0.3
+        assert [back.stats(seed).lost for seed in (0, 3, 6, 9)] == [False, True, False, False]
     assert verify(tmp_path / "back") == (4, [])
     with import_(tmp_path / "lerobot" / ID, tmp_path / "back") as again:  # nothing is left to do
         assert again.indices() == [0, 3, 6, 9]

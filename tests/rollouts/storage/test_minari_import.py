@@ -58,7 +58,7 @@ def made(seed: int, labels: bool = False) -> Episode:
         truncated=seed % 2 == 1,
         success=(None, True, False)[seed % 3],
         seed=seed,
-        provenance={"noise": 0.3 * labels},
+        provenance={"noise": 0.3 * labels} | ({"lost": True} if labels else {}),
     )
 
 
@@ -108,6 +108,7 @@ def test_there_and_back_nothing_changes(tmp_path, home):
             read = back.read(episode.seed)
             assert read.provenance["minari_seed"] == episode.seed
             assert read.provenance["noise"] == episode.provenance["noise"]
+            assert read.stats.lost is episode.stats.lost
             assert replace(read, provenance=episode.provenance).to_bytes() == episode.to_bytes()
     with import_(dataset_id, tmp_path / "back", "Thing-v0") as again:  # by its id; nothing is left to do
         assert again.indices() == [0, 1, 2, 3]
