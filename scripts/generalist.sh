@@ -81,15 +81,16 @@ all_tasks() {
     read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
     local data=("$folder/data" "$folder/met")
     phase run
-    learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 10000 --decay-steps 6000 \
+    learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 9200 --decay-steps 5200 \
         --loss-over timesteps --mixture "${needed[@]}"
+    phase evaluate run
+    python scripts/temperatures.py "$folder/run" --suite babyai
+    results "$folder/run" "$folder/results" 50 --suite all
+
     phase nano
     learn "$folder/nano" --data "${data[@]}" --size nano --warmup 100 --steps 9000 --decay-steps 5000 \
         --loss-over timesteps --mixture "${needed[@]}"
-
-    phase evaluate
-    python scripts/temperatures.py "$folder/run" --suite babyai
-    results "$folder/run" "$folder/results" 50 --suite all
+    phase evaluate nano
     results "$folder/nano" "$folder/nano/results" 10 --suite all
 }
 ten_tasks() {
