@@ -24,11 +24,13 @@ noisy() { gato-agent collect "$@" --noise --workers 2 --out "$folder/data"; }
 met() { gato-agent collect "$@" --dagger "$folder/first" --workers 2 --out "$folder/met"; }
 learn() { # OUT, then options
     local out=$1 resume=()
+    [[ -e $out/trained ]] && return # its episodes need not be read again
     [[ -e $out/config.json ]] && resume=(--resume)
     torchrun --standalone --nproc-per-node 2 -m gato_agent train --out "$out" "${resume[@]}" --batch-size 8 \
         --min-segment 16 --schedule wsd --optimizer muon --learning-rate 3e-3 --weight-decay 0.1 --bin-label-smoothing 8 \
         --prompt text --num-threads 1 --precision "$precision" --save-dtype bfloat16 --save-every 100 --holdout 0.03 \
         "${@:2}"
+    touch "$out/trained"
 }
 results() { # RUN, OUT, episodes, then tasks
     gato-agent evaluate --checkpoint "$1" --out "$2" --episodes "$3" --workers 2 "${@:4}"
