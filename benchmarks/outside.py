@@ -4,8 +4,9 @@
 
 Each case is like a task of the catalogue, with another size, gravity, level or goal. The agent plays it zero-shot
 where the spaces are those it knows, then fine-tuned with 1, 10 and 50 episodes of the catalogue's expert, and
-an agent of the same size plays it after the same training from nothing. Scores are (mean - random) / (expert - random).
-Writes OUT/CASE/scores.json after each training, from which the same command resumes.
+an agent of the same size plays it after the same training from nothing: as many steps, tokens and learning rates.
+Scores are (mean - random) / (expert - random). Writes OUT/CASE/scores.json after each training, from which the same
+command resumes.
 """
 
 import json
@@ -20,14 +21,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from gato_agent.checkpoints.checkpoint import Checkpoint
+from gato_agent.checkpoints.checkpoint import Checkpoint, locate, read
 from gato_agent.checkpoints.task_matching import matching_task
 from gato_agent.commands.evaluate import EvaluateConfig, evaluate
-from gato_agent.commands.train import TrainConfig, fine_tuning, train
+from gato_agent.commands.train import TrainConfig, train
 from gato_agent.envs.errors import UsageError
 from gato_agent.envs.files import write_files
 from gato_agent.envs.make import make_vector
+from gato_agent.model.config import GatoConfig
 from gato_agent.rollouts.collection.collect import CollectConfig, collect
+from gato_agent.training.option_groups import Precision
 
 # Mean returns of random, expert and zero-shot, None of an agent that does not know the spaces; and of each kind of
 # training, by seed.
@@ -70,11 +73,17 @@ class Config:
     """Data set sizes in episodes."""
     seeds: int = 3
     """Number of seeds, each with its own episodes."""
-    steps: int = 200
-    """Optimizer steps of a training."""
-    size: str = "tiny"
-    """Size of the model that is trained from nothing."""
-    played: int = 50
+    steps: int = 150
+    """Optimizer steps of a training; the learning rate falls to zero over the last half."""
+    batch_size: int = 4
+    """Sequences in a batch."""
+    context: int = 256
+    """Context in tokens; a sequence has twice as many."""
+    learning_rate: float = 2e-3
+    """Peak learning rate, of Muon."""
+    precision: Precision = "float32"
+    """Precision of matrix products in training."""
+    played: int = 20
     """Episodes of an evaluation."""
     out: Path = Path("runs/outside")
     """Folder of all data, runs and scores."""
@@ -139,10 +148,16 @@ class Case:
             env=(self._env,), env_kwargs=self._kwargs, episodes=count, seed=10_000 * (1 + seed), noise=True, workers=0,
             out=data,
         ))  # fmt: skip
-        options: dict[str, Any] = {"data": (data,), "out": run, "steps": self._config.steps, "seed": seed}
-        options["resume"] = (run / "config.json").exists()
-        fine = start == FINE_TUNED
-        train(fine_tuning(self._config.init, **options) if fine else TrainConfig(size=self._config.size, **options))
+        config = self._config
+        size, shape = GatoConfig.from_json(read(locate(config.init))[1]["config"]).described()
+        options: dict[str, Any] = {
+            "data": (data,), "out": run, "resume": (run / "config.json").exists(), "seed": seed, "steps": config.steps,
+            "batch_size": config.batch_size, "shape": json.dumps({**json.loads(shape), "context": config.context}),
+            "optimizer": "muon", "learning_rate": config.learning_rate, "warmup": config.steps // 10,
+            "schedule": "wsd", "decay_steps": config.steps // 2, "save_every": config.steps,
+            "precision": config.precision, "size": size, "init": config.init if start == FINE_TUNED else None,
+        }  # fmt: skip
+        train(TrainConfig(**options))
         return self._mean(checkpoint=str(run))
 
     def _keep(self, name: str, score: float | list[float] | None) -> None:
@@ -156,13 +171,24 @@ def main(config: Config) -> None:
         raise UsageError(f"--case {unknown[0]}: there are {', '.join(CASES)}")
     trained = [f"{start}, {count}" for count in config.episodes for start in (FROM_NOTHING, FINE_TUNED)]
     table = Table("case", "task", "arguments", "random", "expert", ZERO_SHOT, *trained)
+    tenths = [(few, 10 * few) for few in config.episodes if 10 * few in config.episodes]
+    better = dict.fromkeys(tenths, 0)
     for name in config.case:
         case, (env, kwargs) = Case(name, config), CASES[name]
         case.measure()
         cells = [case.normalized(each) for each in (ZERO_SHOT, *trained)]
         raw = [f"{np.mean(case.scores[each] or 0.0):.4g}" for each in ("random", "expert")]
         table.add_row(name, env, json.dumps(kwargs), *raw, *("-" if each is None else f"{each:.2f}" for each in cells))
-    Console(width=220).print(table)
+        for few, many in tenths:
+            fine, nothing = case.normalized(f"{FINE_TUNED}, {few}"), case.normalized(f"{FROM_NOTHING}, {many}")
+            better[few, many] += fine is not None and nothing is not None and fine >= nothing
+    console = Console(width=220)
+    console.print(table)
+    for (few, many), count in better.items():
+        console.print(
+            f"{FINE_TUNED} with {few} episodes at least as good as {FROM_NOTHING} with {many}: "
+            f"{count} of {len(config.case)}"
+        )
 
 
 if __name__ == "__main__":

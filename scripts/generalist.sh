@@ -86,7 +86,8 @@ all_tasks() {
     learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 9200 --decay-steps 5200 \
         --loss-over timesteps --mixture "${needed[@]}"
     phase evaluate run
-    python scripts/temperatures.py "$folder/run" --suite babyai
+    python scripts/temperatures.py "$folder/run" --suite babyai babyai_rgb minatar
+    python scripts/temperatures.py "$folder/run" --suite atari --tried 0 1 --episodes 5
     results "$folder/run" "$folder/results" 50 --suite all
 
     phase nano
