@@ -16,7 +16,7 @@ echo "The cost is estimated, not yet measured: $([[ $quick ]] && echo half an ho
     "$folder/log.tsv has the times of its phases."
 
 # Each phase's beginning, with the commit and the machine: what it cost is the difference of the times.
-machine="$(OMP_NUM_THREADS= nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2-), $precision"
+machine="$(OMP_NUM_THREADS= nproc) cores of an$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2-), $precision"
 phase() { printf '%s\t%s\t%s\t%s\n' "$(date -u +%FT%TZ)" "$(git describe --always --dirty)" "$machine" "$*" >>"$folder/log.tsv"; }
 
 # Noisy expert episodes, states that an agent visits with the labels of the experts (DAgger), and a training.

@@ -96,13 +96,13 @@ def test_the_picture_of_the_readme_has_tasks_side_by_side(tmp_path: Path) -> Non
         assert (image.width, image.n_frames, image.info["duration"]) == (200, 4, 250)  # type: ignore[attr-defined]
 
 
-def test_what_a_training_took_is_written(tmp_path: Path, data: Path) -> None:
-    """From the folders of the script: episodes, steps and hours, and a plot of each family's loss."""
-    cost = runpy.run_path(str(SCRIPTS / "training_cost.py"))
-    config = cost["Config"](tmp_path, table=tmp_path / "table.json", plot=tmp_path / "plot.svg")
+def test_what_a_training_took_and_gave_is_written(tmp_path: Path, data: Path) -> None:
+    """From the folders of the script: scores, episodes, steps and hours, and a plot of each family's loss."""
+    cost = runpy.run_path(str(SCRIPTS / "generalist_tables.py"))
+    config = cost["Config"](tmp_path, tables=tmp_path / "tables", plot=tmp_path / "plot.svg")
     log = tmp_path / "log.tsv"
     for text, problem in ((None, "No such file"), ("", "not enough values"), ("t\ta-dirty\tm\tend\n", "in no commit"),
-                          ("t\tabc1234\t2 cores\tnoisy\nt\tabc1234\t2 cores\tend\n", "no runs")):  # fmt: skip
+                          ("t\tabc1234\t2 cores\tnoisy\nt\tabc1234\t2 cores\tevaluate run\n", "no runs")):  # fmt: skip
         if text is not None:
             log.write_text(text)
         with pytest.raises(UsageError, match=problem):
@@ -114,8 +114,20 @@ def test_what_a_training_took_is_written(tmp_path: Path, data: Path) -> None:
     entries = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
     entry = dict(entries[0], tokens_per_second=256 / 3600)  # an hour a step of two segments of 128 tokens
     (tmp_path / "first" / "log.jsonl").write_text("".join(json.dumps(entry | {"step": i}) + "\n" for i in range(4000)))
+    results = Results("it", None, None, {})
+    for task, mean in (("CartPole-v1", 500.0), ("Pendulum-v1", -1300.0), ("MinAtar/Breakout-v1", 0.5)):
+        results.tasks[task] = score(task, [Outcome(0, mean, 1, None), Outcome(1, mean, 1, None)])
+    results.save(tmp_path / "results" / "results.json")
     cost["main"](config)
-    table = json.loads(config.table.read_text())
+    families = json.loads((config.tables / "generalist-families.json").read_text())
+    heading, *figures = families["rows"][0]
+    assert heading == "classic, Box2D, toy text"
+    assert figures == ["2", ".466", ".466", ".466", "-.067", "1", "1", "1", "", ""]
+    assert [row[:2] for row in families["rows"][1:]] == [["pixels", "1"], ["all", "3"]]
+    tasks = json.loads((config.tables / "generalist-scores.json").read_text())["rows"]
+    assert tasks[0] == ["CartPole-v1", "500.0", "500.0 to 500.0", "21.9", "500.0", "", "1.000"]
+    assert [row[0] for row in tasks[1:]] == ["Pendulum-v1", "MinAtar/Breakout-v1"]
+    table = json.loads((config.tables / "generalist-cost.json").read_text())
     assert (table["commit"], table["machine"]) == ("abc1234", "2 cores")
     episodes, training = table["rows"]
     assert episodes[:2] == ["data", "4 episodes of 1 task"]
