@@ -83,7 +83,7 @@ all_tasks() {
     read -ra needed <<<"$(python scripts/by_need.py "$folder/first/results" "$shares")"
     local data=("$folder/data" "$folder/met")
     phase run
-    learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 9200 --decay-steps 5200 \
+    learn "$folder/run" --data "${data[@]}" --init "$folder/first" --warmup 30 --steps 10400 --decay-steps 6000 \
         --loss-over timesteps --mixture "${needed[@]}"
     phase evaluate run
     python scripts/temperatures.py "$folder/run" --suite babyai babyai_rgb minatar
