@@ -197,8 +197,8 @@ def main(config: Config) -> None:
         tables[f"{name}-families"] = (f"{who} by family", source, heads, family_rows(results))
         if name == "generalist":
             tasks = ["environment", "mean return", "95% interval", "random", "expert", "success", "score"]
-            shown = [task for task in SHOWN if task in results.tasks]
-            tables["generalist-tasks"] = (f"{who} in some tasks", source, tasks, task_rows(results, shown))
+            some = [task for task in SHOWN if task in results.tasks]
+            tables["generalist-tasks"] = (f"{who} in some tasks", source, tasks, task_rows(results, some))
             order = sorted(results.tasks, key=lambda task: (list(families()).index(results.tasks[task].family), task))
             tables["generalist-scores"] = (f"{who} in all tasks", source, tasks, task_rows(results, order))
     files = {
