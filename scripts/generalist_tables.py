@@ -61,7 +61,7 @@ def family_rows(results: Results) -> Rows:
         tasks = [task for task in results.scores() if name == ALL or task.family in GROUPS[name]]
         scores = [task.normalized for task in tasks if task.normalized is not None]
         above = [f"{sum(score > bound for score in scores)}" for bound in (0.5, 0.8, 0.9)]
-        figures = [shown(each) for each in (summary.iqm, summary.iqm_of_tasks, summary.mean, min(scores))]
+        figures = [shown(each) for each in (summary.iqm, summary.iqm_of_tasks, summary.mean, min(scores, default=None))]
         rows.append([name, f"{summary.tasks}", *figures, *above, percent(summary.success), known.get(name, "")])
     return rows
 
@@ -128,13 +128,13 @@ def plot(runs: Sequence[Path]) -> bytes:
     from matplotlib.lines import Line2D
 
     logs = {run.name: read(run) for run in runs}
-    families = sorted({family for _, log in logs.values() for entry in log for family in entry["family_loss"]})
-    colors = dict(zip(families, cycle(mpl.colormaps["tab20"].colors)))  # type: ignore[attr-defined]
+    names = sorted({family for _, log in logs.values() for entry in log for family in entry["family_loss"]})
+    colors = dict(zip(names, cycle(mpl.colormaps["tab20"].colors)))  # type: ignore[attr-defined]
     with mpl.rc_context(RC_PARAMS):
         figure = Figure(figsize=(3.4 * len(runs) + 1.6, 3.4), layout="constrained")
         panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
         for axes, (name, (config, log)) in zip(panels, logs.items(), strict=True):
-            for family in families:
+            for family in names:
                 points = np.array([
                     (entry["step"] * tokens_of(config) / 1e6, entry["family_loss"][family])
                     for entry in log if family in entry["family_loss"]
@@ -146,7 +146,7 @@ def plot(runs: Sequence[Path]) -> bytes:
             axes.set_title(name, fontsize=9, loc="left")
         panels[0].set_ylabel("loss in nats")
         lines = [Line2D([], [], color=color) for color in colors.values()]
-        figure.legend(lines, families, loc="outside right center", frameon=False)
+        figure.legend(lines, names, loc="outside right center", frameon=False)
         data = io.BytesIO()
         figure.savefig(data, format="svg", metadata={"Date": None})
     return data.getvalue()
@@ -161,6 +161,8 @@ def sources(path: Path, *phases: str) -> dict[str, str]:
     try:
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
         lines = [line for line in lines if not phases or line[3] in phases]
+        if phases and not lines:
+            raise ValueError(f"no phase {phases[0]!r}")
         commits, machines = (list(dict.fromkeys(column)) for column in list(zip(*lines, strict=True))[1:3])
     except (OSError, ValueError, IndexError) as error:
         why = error.strerror if isinstance(error, OSError) else error
@@ -189,11 +191,13 @@ def main(config: Config) -> None:
         "family", "tasks", "IQM", "IQM of tasks", "mean", "least", "above .5", "above .8", "above .9", "success",
         "published IQM",
     ]  # fmt: skip
-    for name, who, path in (("generalist", "the shipped weights", folder / "results"),
-                            ("generalist-nano", "a `nano` for all tasks", folder / "nano" / "results")):  # fmt: skip
+    for name, who, phase, path in (
+        ("generalist", "the shipped weights", "evaluate run", folder / "results"),
+        ("generalist-nano", "a `nano` for all tasks", "evaluate nano", folder / "nano" / "results"),
+    ):
         if not path.exists():
             continue
-        results, source = Results.load(path), sources(log, f"evaluate {'nano' if 'nano' in name else 'run'}")
+        results, source = Results.load(path), sources(log, phase)
         tables[f"{name}-families"] = (f"{who} by family", source, heads, family_rows(results))
         if name == "generalist":
             tasks = ["environment", "mean return", "95% interval", "random", "expert", "success", "score"]
